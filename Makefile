@@ -1,0 +1,42 @@
+# Everything a developer runs. `make demo` and `make test` work on a fresh machine.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
+
+.PHONY: demo test lint format bench clean
+
+demo: .venv/.runtime  ## watch a frozen model remember, offline
+	$(BIN)/deltamem demo
+
+test: .venv/.dev  ## every check that CI runs
+	$(MAKE) --no-print-directory lint
+	$(BIN)/pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: .venv/.dev  ## the figures that README quotes
+	$(BIN)/python benchmarks/scan.py --json benchmarks/results/scan.json --check
+	$(BIN)/python benchmarks/overhead.py --json benchmarks/results/overhead.json --check
+
+# PyTorch goes first: its pin keeps the CPU build where that is what the index has.
+.venv/.runtime: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install --upgrade --constraint constraints.txt pip
+	$(PIP) install --constraint constraints.txt torch
+	$(PIP) install --constraint constraints.txt --editable ".[demo]"
+	touch $@
+
+.venv/.dev: .venv/.runtime
+	$(PIP) install --constraint constraints.txt --group dev
+	touch $@
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,170 @@
+"""The model families that can carry a memory: where each keeps its attention's projections.
+
+A family is one row of :data:`FAMILIES`, named after its attention class. Only names differ between most;
+three layouts cover the rest.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from deltamem.config import Head
+
+Layout = Literal["separate", "stacked", "interleaved"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where one attention class keeps its projections.
+
+    Attributes:
+        attention: the class name of the attention module.
+        output: the name of the output projection.
+        inputs: the names of the q, k and v projections, or one name if they are packed.
+        layout: how a packed projection holds q, k and v: ``stacked`` one after another, ``interleaved``
+            head by head.
+    """
+
+    attention: str
+    output: str = "o_proj"
+    inputs: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+    layout: Layout = "separate"
+
+
+FAMILIES: dict[str, Family] = {
+    family.attention: family
+    for family in (
+        Family("Qwen2Attention"),
+        Family("Qwen3Attention"),
+        Family("Qwen3MoeAttention"),
+        Family("LlamaAttention"),
+        Family("MistralAttention"),
+        Family("SmolLM3Attention"),
+        Family("Gemma2Attention"),
+        Family("Gemma3Attention"),
+        Family("Olmo2Attention"),
+        Family("GraniteAttention"),
+        Family("PhiAttention", output="dense"),
+        Family("Phi3Attention", inputs=("qkv_proj",), layout="stacked"),
+        Family("GPT2Attention", output="c_proj", inputs=("c_attn",), layout="stacked"),
+        Family("GPTNeoXAttention", output="dense", inputs=("query_key_value",), layout="interleaved"),
+        Family("GPTNeoSelfAttention", output="out_proj"),
+        Family("GPTNeoFlashAttention2", output="out_proj"),
+    )
+}
+
+
+def register_family(family: Family) -> None:
+    """Makes :func:`deltamem.attach` accept another attention class, or another reading of a known one."""
+    FAMILIES[family.attention] = family
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """One attention module found in a model.
+
+    Attributes:
+        path: its dotted name in the model.
+        module: the module.
+        family: its row of the table.
+    """
+
+    path: str
+    module: nn.Module
+    family: Family
+
+
+def find_attention(model: nn.Module) -> list[AttentionSite]:
+    """Every self-attention module of the model that the table knows, in layer order.
+
+    Raises:
+        ValueError: there is none.
+    """
+    sites, strangers = [], set()
+    for path, module in model.named_modules():
+        name = type(module).__name__
+        if name in FAMILIES and not getattr(module, "is_cross_attention", False):
+            sites.append(AttentionSite(path, module, FAMILIES[name]))
+        elif "attention" in name.lower():
+            strangers.add(name)
+    if not sites:
+        seen = f"Its attention is {', '.join(sorted(strangers))}. " if strangers else "It has no attention module. "
+        raise ValueError(
+            f"No known attention class in {type(model).__name__}. {seen}To add one, tell where it keeps its "
+            "projections: deltamem.register_family(deltamem.Family('ItsAttentionClass', output='o_proj', "
+            "inputs=('q_proj', 'k_proj', 'v_proj'))). Known: " + ", ".join(sorted(FAMILIES))
+        )
+    return sites
+
+
+def projection_sizes(site: AttentionSite) -> dict[Head, int]:
+    """The widths of the q, k and v projections and of the attention's output."""
+    family, attention = site.family, site.module
+    if family.layout == "separate":
+        q, k, v = (_width(attention, name) for name in family.inputs)
+    else:
+        total = _width(attention, family.inputs[0])
+        config: Any = attention.config
+        kv_heads = getattr(config, "num_key_value_heads", None) if family.layout == "stacked" else None
+        k = v = total // 3 if kv_heads is None else kv_heads * int(getattr(attention, "head_dim", 0))
+        q = total - k - v
+    return {"q": q, "k": k, "v": v, "o": _width(attention, family.output)}
+
+
+def projection_weight(site: AttentionSite, head: Head) -> Tensor:
+    """The backbone's own float32 weight ``[out, in]`` of one head's projection, dequantised if need be.
+
+    Raises:
+        ValueError: the projection does not give its weight.
+    """
+    family = site.family
+    if head == "o":
+        return _weight(site, family.output)
+    if family.layout == "separate":
+        return _weight(site, family.inputs["qkv".index(head)])
+    packed, part = _weight(site, family.inputs[0]), "qkv".index(head)
+    if family.layout == "interleaved":
+        heads: int = site.module.config.num_attention_heads  # type: ignore[union-attr,assignment]
+        return torch.unflatten(packed, 0, (heads, 3, -1))[:, part].flatten(0, 1)
+    sizes = projection_sizes(site)
+    return torch.split(packed, [sizes["q"], sizes["k"], sizes["v"]])[part]
+
+
+def _module(attention: nn.Module, name: str) -> nn.Module:
+    module = getattr(attention, name, None)
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"{type(attention).__name__} has no projection {name!r}; its row in the table is wrong.")
+    return module
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The layer itself, below the wrappers that PEFT and we put around it."""
+    below = getattr(module, "base_layer", None)
+    return _unwrapped(below) if isinstance(below, nn.Module) else module
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    return type(module).__name__ == "Conv1D"
+
+
+def _width(attention: nn.Module, name: str) -> int:
+    module = _unwrapped(_module(attention, name))
+    if _is_transposed(module):
+        return int(module.nf)  # type: ignore[arg-type]
+    return int(module.out_features)  # type: ignore[arg-type]
+
+
+def _weight(site: AttentionSite, name: str) -> Tensor:
+    module = _unwrapped(_module(site.module, name))
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor) and hasattr(weight, "dequantize") and type(weight) is not nn.Parameter:
+        weight = weight.dequantize()
+    if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.is_floating_point():
+        raise ValueError(
+            f"{site.path}.{name} ({type(module).__name__}) does not give its weight, which init='base_slice' "
+            "needs; use init='random' or init='zero'."
+        )
+    weight = weight.detach().to(torch.float32)
+    return weight.t() if _is_transposed(module) else weight

@@ -1,0 +1,173 @@
+"""The configuration of an adapter: everything that fixes its tensors and its arithmetic."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Head = Literal["q", "k", "v", "o"]
+HEADS: tuple[Head, ...] = ("q", "k", "v", "o")
+
+Init = Literal["base_slice_fixed", "base_slice", "random", "zero"]
+UpdateRule = Literal["standard", "lambda_outside", "no_lambda"]
+Write = Literal["token", "message", "sentence"]
+SegmentReads = Literal["closed", "call"]
+Scale = Literal["none", "layer", "head"]
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "init": ("base_slice_fixed", "base_slice", "random", "zero"),
+    "update_rule": ("standard", "lambda_outside", "no_lambda"),
+    "write": ("token", "message", "sentence"),
+    "segment_reads": ("closed", "call"),
+    "scale": ("none", "layer", "head"),
+}
+_PLACES = ("all", "front", "middle", "back")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaMemConfig:
+    """What an adapter is. The defaults are the published ones (arXiv 2605.12357, section 4).
+
+    Args:
+        rank: R, the side of one state matrix.
+        states: N, how many states a layer keeps (more than one is the paper's multi-state write).
+        alpha: corrections are multiplied by ``alpha / rank``.
+        heads: which projections of the attention are corrected, any of ``q k v o``.
+        layers: ``"all"``; or ``"front:n"``, ``"middle:n"``, ``"back:n"``; or layer numbers.
+        write: ``"token"`` writes at every token; ``"message"`` and ``"sentence"`` write once a segment
+            and need segment ids.
+        segment_reads: what the tokens of an open segment read. ``"closed"``: every segment closed so
+            far, however the input is cut. ``"call"``: the state as one forward call found it, which is
+            what the published release does.
+        update_rule: how the keep gate enters the delta rule: ``standard``, ``lambda_outside``, ``no_lambda``.
+        coupled_gates: the keep gate is one minus the write gate; otherwise it has weights of its own.
+        rowwise_gates: one gate for each row of a state; otherwise one for each state.
+        normalize_qk: addresses pass through tanh and are scaled to unit length.
+        gate_bias: initial bias of the write gate (the uncoupled keep gate starts at minus this).
+        init: how the correction heads start: ``base_slice_fixed`` and ``base_slice`` take columns of the
+            backbone's own weights, ``random`` is Kaiming-uniform, ``zero`` leaves the backbone as it was
+            bit for bit until it is trained.
+        init_gain: multiplies the first three.
+        init_columns: the most columns that ``base_slice_fixed`` fills.
+        output_norm: RMS-normalise the output correction, with a learned weight.
+        output_norm_eps: the epsilon of that norm.
+        scale: a trained multiplier of the corrections: ``none``, one for a ``layer``, one for each ``head``.
+        scale_init: its initial value; must lie strictly between 0 and ``scale_max``.
+        scale_max: its upper bound; the multiplier is ``sigmoid(raw) * scale_max``.
+
+    Raises:
+        ValueError: a field has a value that no adapter can have; the message names it.
+    """
+
+    rank: int = 8
+    states: int = 1
+    alpha: float = 16.0
+    heads: tuple[Head, ...] = ("q", "o")
+    layers: str | tuple[int, ...] = "all"
+    write: Write = "token"
+    segment_reads: SegmentReads = "closed"
+    update_rule: UpdateRule = "standard"
+    coupled_gates: bool = True
+    rowwise_gates: bool = True
+    normalize_qk: bool = True
+    gate_bias: float = -1.5
+    init: Init = "base_slice_fixed"
+    init_gain: float = 0.05
+    init_columns: int = 8
+    output_norm: bool = False
+    output_norm_eps: float = 1e-6
+    scale: Scale = "none"
+    scale_init: float = 1.0
+    scale_max: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "states", "init_columns"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, not {value!r}.")
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+        for name in ("alpha", "output_norm_eps", "scale_max"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)!r}.")
+        if not 0 < self.scale_init < self.scale_max:
+            raise ValueError(
+                f"scale_init must lie between 0 and scale_max ({self.scale_max}), not {self.scale_init!r}."
+            )
+        unknown = sorted(set(self.heads) - set(HEADS))
+        if unknown or not self.heads or len(set(self.heads)) != len(tuple(self.heads)):
+            raise ValueError(f"heads must be distinct letters of {' '.join(HEADS)}, not {self.heads!r}.")
+        object.__setattr__(self, "heads", tuple(head for head in HEADS if head in self.heads))
+        if not isinstance(self.layers, str):
+            object.__setattr__(self, "layers", tuple(self.layers))
+        self._parse_layers()
+
+    @property
+    def width(self) -> int:
+        """N·R, the width of everything a layer reads and writes at one token."""
+        return self.states * self.rank
+
+    @property
+    def writes_segments(self) -> bool:
+        """Whether this adapter writes once a segment, and so needs segment ids."""
+        return self.write != "token"
+
+    def _parse_layers(self) -> tuple[str, int] | tuple[int, ...]:
+        if isinstance(self.layers, tuple):
+            bad = [i for i in self.layers if not isinstance(i, int) or isinstance(i, bool) or i < 0]
+            if bad or not self.layers or list(self.layers) != sorted(set(self.layers)):
+                raise ValueError(f"layers must be distinct ascending layer numbers, not {self.layers!r}.")
+            return self.layers
+        place, _, count = self.layers.partition(":")
+        if place not in _PLACES or (place == "all") == bool(count) or (count and not count.isdecimal()):
+            raise ValueError(
+                f"layers must be 'all', 'front:n', 'middle:n', 'back:n' or layer numbers, not {self.layers!r}."
+            )
+        return place, int(count or 0)
+
+    def select_layers(self, total: int) -> tuple[int, ...]:
+        """The numbers of the adapted layers in a backbone of ``total`` attention layers.
+
+        Raises:
+            ValueError: the backbone has too few layers.
+        """
+        parsed = self._parse_layers()
+        if isinstance(self.layers, tuple):
+            if self.layers[-1] >= total:
+                raise ValueError(
+                    f"layers names layer {self.layers[-1]}, but this backbone has layers 0 to {total - 1}."
+                )
+            return self.layers
+        place, count = parsed
+        if place == "all":
+            return tuple(range(total))
+        if not 1 <= int(count) <= total:
+            raise ValueError(f"layers={self.layers!r} asks for {count} of a backbone's {total} layers.")
+        start = {"front": 0, "middle": (total - int(count)) // 2, "back": total - int(count)}[str(place)]
+        return tuple(range(start, start + int(count)))
+
+    def to_json(self) -> str:
+        """This configuration as an indented JSON object."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "DeltaMemConfig":
+        """A configuration from the fields of :meth:`to_json`.
+
+        Raises:
+            ValueError: a field is unknown or has an impossible value.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(fields) - known)
+        if unknown:
+            raise ValueError(
+                f"Unknown adapter configuration field {', '.join(map(repr, unknown))}; "
+                "was it written by a newer deltamem? Known fields: " + ", ".join(sorted(known))
+            )
+        values = dict(fields)
+        for name in ("heads", "layers"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
+        return cls(**values)

@@ -1,0 +1,191 @@
+"""The memory of one attention layer: its projections, gates and correction heads (arXiv 2605.12357, section 3)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deltamem.config import DeltaMemConfig, Head
+from deltamem.ops import scan
+from deltamem.writing import ReadPlan, SegmentPlan, TokenPlan, WritePlan
+
+_NORM_FLOOR = 1e-6
+Corrections = dict[Head, Tensor]
+
+
+class DeltaMemory(nn.Module):
+    """Reads an associative memory at every token, corrects the attention, and writes the token back.
+
+    All that the layer projects its input to is one packed parameter, and so are its correction heads: one
+    product each, whatever is switched on. :meth:`named_parts` gives the tensors of MECHANISM's table.
+
+    Args:
+        config: the adapter's configuration.
+        hidden_size: D, the width of the attention's input and output.
+        outputs: for each corrected head the width of the projection it corrects.
+    """
+
+    def __init__(self, config: DeltaMemConfig, hidden_size: int, outputs: dict[Head, int]) -> None:
+        super().__init__()
+        self.config = config
+        self.outputs = {head: outputs[head] for head in config.heads}
+        width = config.width
+        self.gates = width if config.rowwise_gates else config.states
+        gate_kinds = 1 if config.coupled_gates else 2
+        self.projection = nn.Parameter(torch.zeros(3 * width + gate_kinds * self.gates, hidden_size))
+        self.gate_bias = nn.Parameter(torch.zeros(gate_kinds * self.gates))
+        self.heads = nn.Parameter(torch.zeros(sum(self.outputs.values()), width))
+        if config.output_norm and "o" in self.outputs:
+            self.output_norm = nn.Parameter(torch.ones(self.outputs["o"]))
+        if config.scale != "none":
+            self.scale = nn.Parameter(torch.zeros(1 if config.scale == "layer" else 4))
+        self.reset_memory()
+
+    @property
+    def pending_width(self) -> int:
+        """P, the width of what an open segment sums up: everything projected but the read address."""
+        return self.projection.shape[0] - self.config.width
+
+    def reset_memory(self) -> None:
+        """Initialises projections, gates and scale; the correction heads are left alone."""
+        config, width = self.config, self.config.width
+        if self.projection.is_meta:
+            return
+        with torch.no_grad():
+            for part in range(3):
+                nn.init.kaiming_uniform_(self.projection[part * width : (part + 1) * width], a=math.sqrt(5))
+            self.projection[3 * width :].zero_()
+            self.gate_bias[: self.gates].fill_(config.gate_bias)
+            self.gate_bias[self.gates :].fill_(-config.gate_bias)
+            if config.scale != "none":
+                ratio = config.scale_init / config.scale_max
+                self.scale.fill_(math.log(ratio / (1 - ratio)))
+
+    def named_parts(self) -> dict[str, Tensor]:
+        """The layer's tensors by name, as views into the packed parameters.
+
+        ``q_proj k_proj v_proj`` ``[N·R, D]``, ``beta_proj`` and ``lambda_proj`` ``[G, D]`` with
+        ``beta_bias`` and ``lambda_bias`` ``[G]``, ``delta_{q,k,v,o}`` ``[out, N·R]`` for the chosen heads,
+        ``output_norm`` ``[D]`` and ``scale`` ``[1 or 4]`` where the configuration has them.
+        """
+        width, gates = self.config.width, self.gates
+        parts: dict[str, Tensor] = {}
+        for i, name in enumerate(("q_proj", "k_proj", "v_proj")):
+            parts[name] = self.projection[i * width : (i + 1) * width]
+        for i, name in enumerate(("beta", "lambda")[: 1 if self.config.coupled_gates else 2]):
+            start = 3 * width + i * gates
+            parts[f"{name}_proj"] = self.projection[start : start + gates]
+            parts[f"{name}_bias"] = self.gate_bias[i * gates : (i + 1) * gates]
+        for head, weight in zip(self.outputs, torch.split(self.heads, list(self.outputs.values())), strict=True):
+            parts[f"delta_{head}"] = weight
+        for name in ("output_norm", "scale"):
+            if hasattr(self, name):
+                parts[name] = getattr(self, name)
+        return parts
+
+    def forward(
+        self, hidden_states: Tensor, state: Tensor, plan: WritePlan, pending: Tensor | None
+    ) -> tuple[Corrections, Tensor, Tensor | None]:
+        """One call of the layer.
+
+        Args:
+            hidden_states: ``[B, T, D]``, the input of the attention block.
+            state: ``[B, N, R, R]`` float32.
+            plan: what writes, and when.
+            pending: ``[B, P]``, the running sum of an open segment, for segment writes.
+
+        Returns:
+            the corrections ``[B, T, out]`` of each head, the new state, and the new running sum.
+        """
+        config = self.config
+        projected = F.linear(hidden_states.to(self.projection.dtype), self.projection).float()
+        address, written = projected[..., : config.width], projected[..., config.width :]
+        query = self._address(self._by_state(address))
+        if isinstance(plan, ReadPlan):
+            reads = _masked(torch.einsum("bnij,btnj->btni", state, query), plan.mask)
+        elif isinstance(plan, TokenPlan):
+            key, value, keep, erase, write = self._write_terms(written)
+            if plan.writable is not None:
+                keep, erase, write = _only(plan.writable, keep, erase, write)
+            reads, state = scan(query, key, value, keep, erase, write, state, plan.mask)
+        else:
+            assert pending is not None
+            reads, state, pending = self._segments(query, written, state, plan, pending)
+        return self._correct(reads.flatten(-2)), state, pending
+
+    def _segments(
+        self, query: Tensor, written: Tensor, state: Tensor, plan: SegmentPlan, pending: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        batch, length, width = written.shape
+        # Projections are linear, so the mean of the tokens' projections is the projection of their mean.
+        members = written * plan.member[..., None]
+        sums = written.new_zeros(batch, length + 1, width)
+        sums = sums.scatter_add(1, plan.run[..., None].expand(-1, -1, width), members)
+        sums = sums + F.pad(pending[:, None], (0, 0, 0, length))
+        means = sums / plan.count.clamp(min=1)[..., None]
+        at_slots = means.gather(1, plan.slot_run[..., None].expand(-1, -1, width))
+        key, value, keep, erase, write = self._write_terms(at_slots)
+        keep, erase, write = _only(plan.closes, keep, erase, write)
+        # The slot before a token comes first, so slot t writes at place t and token t reads at place t + 1.
+        later = F.pad(query, (0, 0, 0, 0, 1, 0))
+        reads, new_state = scan(later, key, value, keep, erase, write, state)
+        reads = torch.einsum("bnij,btnj->btni", state, query) if plan.reads_call_start else reads[:, 1:]
+        last = sums.gather(1, plan.last_run[:, None, None].expand(-1, 1, width))[:, 0]
+        still_open = last * (plan.open_count > 0)[:, None]
+        return _masked(reads, plan.mask), new_state, still_open
+
+    def _by_state(self, projected: Tensor) -> Tensor:
+        return torch.unflatten(projected, -1, (self.config.states, self.config.rank))
+
+    def _address(self, raw: Tensor) -> Tensor:
+        if not self.config.normalize_qk:
+            return raw
+        bounded = torch.tanh(raw)
+        length: Tensor = torch.linalg.vector_norm(bounded, dim=-1, keepdim=True)
+        return bounded / length.clamp(min=_NORM_FLOOR)
+
+    def _write_terms(self, written: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Key, value and the three gates, each ``[B, T, N, R]``, from projections ``[B, T, P]``."""
+        config, width = self.config, self.config.width
+        key = self._address(self._by_state(written[..., :width]))
+        value = self._by_state(written[..., width : 2 * width])
+        gates = torch.sigmoid(written[..., 2 * width :] + self.gate_bias)
+        beta = self._by_row(gates[..., : self.gates])
+        keep = 1 - beta if config.coupled_gates else self._by_row(gates[..., self.gates :])
+        if config.update_rule == "lambda_outside":
+            return key, value, keep, keep * beta, beta
+        if config.update_rule == "no_lambda":
+            keep = torch.ones_like(beta)
+        return key, value, keep, beta, beta
+
+    def _by_row(self, gate: Tensor) -> Tensor:
+        if self.config.rowwise_gates:
+            return self._by_state(gate)
+        return gate[..., None].expand(*gate.shape, self.config.rank)
+
+    def _correct(self, reads: Tensor) -> Corrections:
+        scaled = reads * (self.config.alpha / self.config.rank)
+        packed = F.linear(scaled.to(self.heads.dtype), self.heads)
+        corrections: Corrections = dict(
+            zip(self.outputs, torch.split(packed, list(self.outputs.values()), dim=-1), strict=True)
+        )
+        if self.config.scale != "none":
+            scale = torch.sigmoid(self.scale) * self.config.scale_max
+            for head in corrections:
+                corrections[head] = corrections[head] * scale["qkvo".index(head) % len(scale)]
+        if hasattr(self, "output_norm"):
+            corrections["o"] = F.rms_norm(
+                corrections["o"], self.output_norm.shape, self.output_norm, self.config.output_norm_eps
+            )
+        return corrections
+
+
+def _only(writes: Tensor, keep: Tensor, erase: Tensor, write: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gates ``[B, T, N, R]``, shut where ``writes`` ``[B, T]`` is false."""
+    shut = ~writes[..., None, None]
+    return keep.masked_fill(shut, 1), erase.masked_fill(shut, 0), write.masked_fill(shut, 0)
+
+
+def _masked(reads: Tensor, mask: Tensor | None) -> Tensor:
+    return reads if mask is None else reads.masked_fill(~mask[..., None, None], 0)

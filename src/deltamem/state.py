@@ -1,0 +1,161 @@
+"""The memory as a value: what one or many sessions remember, independent of any module."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+NO_SEGMENT = -1
+
+
+@dataclass(frozen=True)
+class OpenSegment:
+    """The segment that each row is in the middle of (segment writes only).
+
+    Attributes:
+        sums: for each adapted layer ``[B, P]``, the running sum of the tokens' projections.
+        count: ``[B]``, how many tokens those sums hold.
+        segment: ``[B]``, the id of the open segment, or -1.
+    """
+
+    sums: tuple[Tensor, ...]
+    count: Tensor
+    segment: Tensor
+
+
+@dataclass(frozen=True)
+class MemoryState:
+    """The state of every adapted layer, for a batch of rows that may be different sessions.
+
+    Nothing changes a ``MemoryState``: a forward pass takes one and gives a new one, so a state can be
+    kept, forked, batched, rolled back and sent elsewhere freely.
+
+    Attributes:
+        states: for each adapted layer a float32 tensor ``[B, N, R, R]``.
+        tokens: ``[B]`` int64, how many tokens each row has written.
+        open: what is pending of a segment not yet closed; ``None`` when writing tokens.
+    """
+
+    states: tuple[Tensor, ...]
+    tokens: Tensor
+    open: OpenSegment | None = None
+
+    def __post_init__(self) -> None:
+        if not self.states:
+            raise ValueError("A memory state needs at least one layer.")
+        shape = self.states[0].shape
+        for layer, state in enumerate(self.states):
+            if state.dtype != torch.float32:
+                raise ValueError(f"State {layer} is {state.dtype}; states are float32.")
+            if state.dim() != 4 or state.shape != shape or shape[2] != shape[3]:
+                raise ValueError(f"State {layer} has shape {tuple(state.shape)}; wanted [B, N, R, R] throughout.")
+        if self.tokens.shape != shape[:1]:
+            raise ValueError(f"tokens has shape {tuple(self.tokens.shape)}; wanted [{shape[0]}].")
+
+    @classmethod
+    def zeros(
+        cls, layers: int, batch: int, states: int, rank: int, *, pending: int = 0, device: torch.device | str = "cpu"
+    ) -> Self:
+        """Empty memories: ``layers`` tensors ``[batch, states, rank, rank]`` of zeros.
+
+        With segment writes ``pending`` is P, the width of what an open segment sums up, else 0.
+        """
+        empty = tuple(torch.zeros(batch, states, rank, rank, device=device) for _ in range(layers))
+        tokens = torch.zeros(batch, dtype=torch.int64, device=device)
+        if not pending:
+            return cls(empty, tokens)
+        opened = OpenSegment(
+            sums=tuple(torch.zeros(batch, pending, device=device) for _ in range(layers)),
+            count=torch.zeros(batch, dtype=torch.int64, device=device),
+            segment=torch.full((batch,), NO_SEGMENT, dtype=torch.int64, device=device),
+        )
+        return cls(empty, tokens, opened)
+
+    @property
+    def batch(self) -> int:
+        """B, the number of rows."""
+        return self.states[0].shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the states of all rows, without what is pending."""
+        return sum(state.numel() * state.element_size() for state in self.states)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by a stable name; each has the rows first. The inverse of :meth:`from_tensors`."""
+        named = {f"state.{i}": state for i, state in enumerate(self.states)} | {"tokens": self.tokens}
+        if self.open is not None:
+            named |= {f"open.sum.{i}": total for i, total in enumerate(self.open.sums)}
+            named |= {"open.count": self.open.count, "open.segment": self.open.segment}
+        return named
+
+    @classmethod
+    def from_tensors(cls, named: dict[str, Tensor]) -> Self:
+        """A state from the tensors of :meth:`tensors`.
+
+        Raises:
+            ValueError: a tensor is missing, left over, or has the wrong shape or dtype.
+        """
+        rest = dict(named)
+        layers = sum(name.startswith("state.") for name in named)
+        try:
+            states = tuple(rest.pop(f"state.{i}") for i in range(layers))
+            tokens = rest.pop("tokens")
+            opened = None
+            if "open.count" in rest:
+                opened = OpenSegment(
+                    sums=tuple(rest.pop(f"open.sum.{i}") for i in range(layers)),
+                    count=rest.pop("open.count"),
+                    segment=rest.pop("open.segment"),
+                )
+        except KeyError as missing:
+            raise ValueError(f"The memory state lacks the tensor {missing}.") from None
+        if rest:
+            raise ValueError(f"The memory state has unknown tensors: {', '.join(sorted(rest))}.")
+        return cls(states, tokens, opened)
+
+    def select(self, rows: Tensor | Sequence[int]) -> Self:
+        """The given rows, in the given order, repeats allowed: fork, reorder or drop sessions."""
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        return self.from_tensors({k: v.index_select(0, index.to(v.device)) for k, v in self.tensors().items()})
+
+    def row(self, row: int) -> Self:
+        """One row, as a state with B = 1."""
+        return self.select([row])
+
+    def repeat_interleave(self, times: int) -> Self:
+        """Every row ``times`` times in a row, as ``generate`` does for beams and return sequences."""
+        return self.select(torch.arange(self.batch).repeat_interleave(times))
+
+    @classmethod
+    def stack(cls, rows: Sequence[Self]) -> Self:
+        """One batch of the rows of several states, in order.
+
+        Raises:
+            ValueError: the states are of adapters of different shapes.
+        """
+        if not rows:
+            raise ValueError("Nothing to stack.")
+        tensors = [state.tensors() for state in rows]
+        if any(t.keys() != tensors[0].keys() for t in tensors):
+            raise ValueError("These states belong to adapters of different shapes; they cannot share a batch.")
+        return cls.from_tensors({name: torch.cat([t[name] for t in tensors]) for name in tensors[0]})
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same state on another device."""
+        return self.from_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def detach(self) -> Self:
+        """The same numbers without their gradient history."""
+        return self.from_tensors({name: tensor.detach() for name, tensor in self.tensors().items()})
+
+    def norms(self) -> Tensor:
+        """Frobenius norm of every state matrix: ``[L, B, N]``."""
+        return torch.stack([state.norm(dim=(-2, -1)).cpu() for state in self.states])
+
+    def diff(self, other: Self) -> Tensor:
+        """Frobenius norm of the change from ``other`` to this, state by state: ``[L, B, N]``."""
+        changed = tuple(a - b.to(a.device) for a, b in zip(self.states, other.states, strict=True))
+        return replace(self, states=changed).norms()

@@ -1,0 +1,146 @@
+"""One forward pass's dealings with the memory: what goes in, what is asked, what comes out."""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from deltamem.config import DeltaMemConfig
+from deltamem.state import MemoryState, OpenSegment
+from deltamem.writing import ReadPlan, SegmentPlan, TokenPlan, WritePlan, plan_segments
+
+
+class Step:
+    """Passed to a model as ``model(input_ids, memory=step)``; afterwards ``step.new_state`` is the new memory.
+
+    Args:
+        state: the memory that the pass starts from, one row a batch row.
+        write: ``False`` reads only. A bool tensor ``[B, T]`` or ``[B, 1]`` says which tokens may write.
+        mask: ``[B, T]`` bool, the real tokens. Taken from a two-dimensional ``attention_mask`` if not given.
+        segment_ids: ``[B, T]`` integers, for adapters that write segments: neighbours with equal ids form
+            one segment, -1 belongs to none.
+        close: also end the segment that the last token is in. Otherwise it stays open for the next call.
+
+    A step serves one forward pass; make a new one for the next.
+    """
+
+    def __init__(
+        self,
+        state: MemoryState,
+        *,
+        write: bool | Tensor = True,
+        mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        close: bool = False,
+    ) -> None:
+        self.state = state
+        self.write = write
+        self.mask = mask
+        self.segment_ids = segment_ids
+        self.close = close
+        self.length = 0
+        self._plan: WritePlan | None = None
+        self._states: dict[int, Tensor] = {}
+        self._pending: dict[int, Tensor | None] = {}
+
+    @property
+    def plan(self) -> WritePlan:
+        """The write plan of this pass, once the pass has begun."""
+        if self._plan is None:
+            raise RuntimeError(
+                "This memory step never met the model's base module: pass memory= to the model that "
+                "deltamem.attach() was given, not to one of its layers."
+            )
+        return self._plan
+
+    def begin(self, config: DeltaMemConfig, batch: int, length: int, device: torch.device) -> None:
+        """Checks the step against the call it is about to serve and fixes the write plan.
+
+        Raises:
+            ValueError: a shape does not fit, or segment ids are missing.
+            RuntimeError: the step has served a pass already.
+        """
+        if self._plan is not None:
+            raise RuntimeError("A memory step serves one forward pass; make a new Step for each call.")
+        if self.state.batch != batch:
+            raise ValueError(f"The memory has {self.state.batch} rows and the input {batch}; they must be equal.")
+        self.length = length
+        self.state = self.state.to(device)
+        self.mask = _check("mask", self.mask, batch, length)
+        if self.write is False:
+            self._plan = ReadPlan(self.mask)
+            return
+        writable = None if self.write is True else _check("write", self.write, batch, length)
+        if config.writes_segments:
+            self._plan = self._plan_segments(config, writable, batch, length)
+            return
+        if self.mask is None and writable is None:
+            written = self.state.tokens.new_full((batch,), length)
+        else:
+            allowed = [m for m in (self.mask, writable) if m is not None]
+            both = allowed[0] if len(allowed) == 1 else allowed[0] & allowed[1]
+            written = both.sum(1)
+        self._plan = TokenPlan(self.mask, writable, written)
+
+    def _plan_segments(self, config: DeltaMemConfig, writable: Tensor | None, batch: int, length: int) -> SegmentPlan:
+        ids = self.segment_ids
+        if ids is None:
+            raise ValueError(
+                f"This adapter writes once a {config.write} and needs segment ids: pass segment_ids "
+                "(deltamem.chat.segment_ids makes them from messages), or write=False to read only."
+            )
+        if ids.shape != (batch, length):
+            raise ValueError(f"segment_ids has shape {tuple(ids.shape)}; wanted [{batch}, {length}].")
+        if self.state.open is None:
+            raise ValueError(
+                "This memory was made for token writes; make an empty one with deltamem.new_state(model, batch)."
+            )
+        by_call = config.segment_reads == "call"
+        return plan_segments(
+            ids.to(self.state.tokens.device),
+            self.mask,
+            writable,
+            self.state.open,
+            close=self.close or by_call,
+            reads_call_start=by_call,
+        )
+
+    def take(self, layer: int, device: torch.device) -> tuple[Tensor, WritePlan, Tensor | None]:
+        """What adapted layer ``layer`` starts from, on its device: state, plan and open running sum."""
+        plan = self.plan
+        if device != self.state.tokens.device:
+            moved = {name: v.to(device) for name, v in vars(plan).items() if isinstance(v, Tensor)}
+            plan = dataclasses.replace(plan, **moved)  # type: ignore[arg-type]
+        opened = self.state.open
+        pending = None if opened is None else opened.sums[layer].to(device)
+        return self.state.states[layer].to(device), plan, pending
+
+    def put(self, layer: int, state: Tensor, pending: Tensor | None) -> None:
+        """Called by adapted layer ``layer`` with its new state ``[B, N, R, R]``."""
+        self._states[layer] = state
+        self._pending[layer] = pending
+
+    @property
+    def new_state(self) -> MemoryState:
+        """The memory after the pass."""
+        plan = self.plan
+        layers = range(len(self.state.states))
+        if len(self._states) < len(layers):
+            raise RuntimeError("The forward pass has not finished; its new memory is not complete.")
+        if isinstance(plan, ReadPlan):
+            return self.state
+        states = tuple(self._states[i] for i in layers)
+        tokens = self.state.tokens + plan.written.to(self.state.tokens.device)
+        opened = None
+        if isinstance(plan, SegmentPlan):
+            sums = tuple(total for i in layers if (total := self._pending[i]) is not None)
+            opened = OpenSegment(sums, plan.open_count, plan.open_segment)
+        return MemoryState(states, tokens, opened)
+
+
+def _check(name: str, flags: bool | Tensor | None, batch: int, length: int) -> Tensor | None:
+    if flags is None or isinstance(flags, bool):
+        return None
+    if flags.dim() != 2 or flags.shape[0] != batch or flags.shape[1] not in (1, length):
+        raise ValueError(f"{name} has shape {tuple(flags.shape)}; wanted [{batch}, {length}].")
+    return flags.bool().expand(batch, length)
