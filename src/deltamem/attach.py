@@ -1,5 +1,7 @@
 """Attaching memories to a Hugging Face decoder, and taking them off again."""
 
+import copy
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from deltamem.backbones import AttentionSite, find_attention, projection_sizes, projection_weight
 from deltamem.cache import MemoryCache
@@ -47,9 +49,16 @@ class Attachment:
     """The memories on one model. :func:`attach` makes it; :func:`attached` finds it again."""
 
     def __init__(self, model: nn.Module) -> None:
+        if any(isinstance(module, SteeredAttention) for module in model.modules()):
+            raise ValueError(
+                "A part of this model, or the model that it is part of, carries a memory already; use that one."
+            )
+        if not hasattr(model, "generate"):
+            raise ValueError(f"{type(model).__name__} cannot generate; attach to the causal language model.")
         self.model = model
         self.sites = find_attention(model)
         self.base = _base_model(model, self.sites)
+        self._arguments = list(inspect.signature(self.base.forward).parameters)
         self.configs: dict[str, DeltaMemConfig] = {}
         self.active: str | None = None
         self._steered: dict[int, SteeredAttention] = {}
@@ -85,15 +94,17 @@ class Attachment:
             raise ValueError(f"There is an adapter named {name!r} already; choose another name or remove() it.")
         if not name or "." in name:
             raise ValueError(f"An adapter's name must not be empty or contain a dot: {name!r}.")
-        for place, number in enumerate(config.select_layers(len(self.sites))):
+        numbers = config.select_layers(len(self.sites))
+        memories = [_fresh_memory(config, self.sites[number]) for number in numbers]
+        for place, (number, memory) in enumerate(zip(numbers, memories, strict=True)):
             steered = self._steer(number)
-            steered.adapters[name] = _fresh_memory(config, self.sites[number])
+            steered.adapters[name] = memory
             steered.index[name] = place
         self.configs[name] = config
         self.activate(name)
 
     def remove(self, name: str) -> None:
-        """Takes one adapter off; the last one remaining, if any, becomes active.
+        """Takes one adapter off; if it was active, the newest one remaining takes over.
 
         Raises:
             ValueError: there is no such adapter.
@@ -103,7 +114,8 @@ class Attachment:
         for steered in self._steered.values():
             if name in steered.adapters:
                 del steered.adapters[name], steered.index[name]
-        self.activate(next(reversed(self.configs), None))
+        if self.active == name:
+            self.activate(next(reversed(self.configs), None))
 
     def activate(self, name: str | None) -> None:
         """Makes an adapter the active one; ``None`` leaves the bare backbone.
@@ -169,41 +181,54 @@ class Attachment:
         del self.model.generate
         delattr(self.model, _KEY)
 
-    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The model's own ``generate``, with a memory in its cache.
 
         A :class:`MemoryCache` is made unless one is passed as ``past_key_values``. Long prompts are
         taken in by chunks of 1,024 tokens unless ``prefill_chunk_size`` says otherwise.
+
+        Raises:
+            ValueError: the cache asked for cannot carry a memory, or its memory has not one row a prompt.
         """
-        if self.active is None:
-            return self._generate(inputs, *args, **kwargs)
-        given = kwargs.get("generation_config") or getattr(self.model, "generation_config", None)
+        configs = (generation_config, getattr(self.model, "generation_config", None))
 
         def option(name: str) -> Any:
-            return kwargs[name] if name in kwargs else getattr(given, name, None)
+            if name in kwargs:
+                return kwargs[name]
+            return next((value for c in configs if (value := getattr(c, name, None)) is not None), None)
 
         cache = kwargs.get("past_key_values")
-        if cache is None and option("use_cache") is not False:
-            if option("cache_implementation") not in (None, "dynamic"):
+        if self.active is not None and option("use_cache") is not False:
+            kind = option("cache_implementation")
+            if kind not in (None, "dynamic", "hybrid"):
                 raise ValueError(
-                    f"cache_implementation={option('cache_implementation')!r} cannot carry a memory; leave it out "
-                    "or pass past_key_values=deltamem.memory_cache(model)."
+                    f"cache_implementation={kind!r} cannot carry a memory; leave it out, or pass "
+                    "past_key_values=deltamem.memory_cache(model)."
                 )
-            cache = kwargs["past_key_values"] = self.new_cache()
+            cache = kwargs["past_key_values"] = self._carrier(cache)
+            if kind is not None:
+                kwargs["cache_implementation"] = None
         prompt = inputs if inputs is not None else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
-        if isinstance(cache, MemoryCache) and prompt is not None:
-            length, mask = prompt.shape[1], kwargs.get("attention_mask")
-            whole = mask is None or mask.shape[1] == length
-            past = cache.position
-            new = length - past if whole else length
-            cache.begin_generation(past + new, _stop_tokens(option("eos_token_id"), option("pad_token_id")))
-            if new > _PREFILL_CHUNK and option("prefill_chunk_size") is None:
-                kwargs["prefill_chunk_size"] = _PREFILL_CHUNK
+        if self.active is None or prompt is None or not isinstance(cache, MemoryCache):
+            return self._generate(inputs, generation_config, *args, **kwargs)
+        if cache.memory is not None and cache.memory.batch != prompt.shape[0]:
+            raise ValueError(
+                f"The memory has {cache.memory.batch} rows for {prompt.shape[0]} prompts; it needs one row each."
+            )
+        length, mask = prompt.shape[1], kwargs.get("attention_mask")
+        whole = mask is None or mask.shape[1] == length
+        new = length - cache.position if whole else length
+        if new > _PREFILL_CHUNK and option("prefill_chunk_size") is None:
+            generation_config = copy.deepcopy(generation_config) or GenerationConfig()
+            generation_config.prefill_chunk_size = _PREFILL_CHUNK
+        # A row that other criteria stop is told by the padding it is fed from then on.
+        padded = option("stop_strings") or kwargs.get("stopping_criteria")
+        stops = _stop_tokens(option("eos_token_id"), option("pad_token_id") if padded else None)
+        cache.begin_generation(cache.position + new, stops)
         try:
-            return self._generate(inputs, *args, **kwargs)
+            return self._generate(inputs, generation_config, *args, **kwargs)
         finally:
-            if isinstance(cache, MemoryCache):
-                cache.begin_generation(0, set())
+            cache.begin_generation(0, set())
 
     def _known(self, name: str | None) -> str:
         if name not in self.configs:
@@ -218,10 +243,12 @@ class Attachment:
 
     def _before(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Gives every call of the base model a memory step, from the caller, the cache, or empty."""
+        kwargs |= zip(self._arguments, args, strict=False)
         step: Step | None = kwargs.pop("memory", None)
         if self.active is None:
-            return args, kwargs
-        tokens = kwargs.get("input_ids", args[0] if args else None)
+            return (), kwargs
+        self._refuse_reentrant()
+        tokens = kwargs.get("input_ids")
         inputs = tokens if tokens is not None else kwargs["inputs_embeds"]
         batch, length = inputs.shape[:2]
         cache = self._cache_of(kwargs, carried=step is not None)
@@ -240,13 +267,12 @@ class Attachment:
         if cache is not None:
             cache.step = step
         kwargs["memory"] = step
-        return args, kwargs
+        return (), kwargs
 
     def _after(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         cache = kwargs.get("past_key_values")
         if isinstance(cache, MemoryCache) and cache.step is not None:
             cache.memory = cache.step.new_state
-            cache.position += cache.step.length
             cache.step = None
 
     def _cache_of(self, kwargs: dict[str, Any], *, carried: bool) -> MemoryCache | None:
@@ -254,20 +280,40 @@ class Attachment:
         cache = kwargs.get("past_key_values")
         if isinstance(cache, MemoryCache):
             return cache
+        needed = not all(site.family.keywords for site in self.sites)
         if cache is None:
             use_cache = kwargs.get("use_cache")
             wanted = self.base.config.use_cache if use_cache is None else use_cache
-            if not wanted or (self.base.training and getattr(self.base, "gradient_checkpointing", False)):
+            if not (wanted or needed) or (self.base.training and getattr(self.base, "gradient_checkpointing", False)):
                 return None
-        elif carried:
+        elif carried and not needed:
             return None
-        elif type(cache) is not DynamicCache or cache.get_seq_length():
+        kwargs["past_key_values"] = fresh = self._carrier(cache)
+        return fresh
+
+    def _carrier(self, cache: Any) -> MemoryCache:
+        """A cache that can carry the memory, in place of none or of an empty plain one."""
+        if isinstance(cache, MemoryCache):
+            return cache
+        fresh = self.new_cache()
+        if cache is None:
+            return fresh
+        if type(cache) is not DynamicCache or cache.get_seq_length():
             raise ValueError(
                 f"This {type(cache).__name__} carries no memory. Pass past_key_values=deltamem.memory_cache(model), "
                 "or memory=deltamem.Step(state) on every call."
             )
-        kwargs["past_key_values"] = self.new_cache()
-        return kwargs["past_key_values"]  # type: ignore[no-any-return]
+        cache.layers = fresh.layers  # no longer empty after the call: going on with it is refused, not misread
+        return fresh
+
+    def _refuse_reentrant(self) -> None:
+        checkpoint = getattr(self.base, "_gradient_checkpointing_func", None)
+        reentrant = getattr(checkpoint, "keywords", {}).get("use_reentrant")
+        if reentrant and self.base.training and getattr(self.base, "gradient_checkpointing", False):
+            raise ValueError(
+                "Reentrant gradient checkpointing would lose the gradients of the memory; call "
+                "model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})."
+            )
 
     def _check_shape(self, state: MemoryState) -> None:
         config = self.config

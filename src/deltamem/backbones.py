@@ -25,12 +25,14 @@ class Family:
         inputs: the names of the q, k and v projections, or one name if they are packed.
         layout: how a packed projection holds q, k and v: ``stacked`` one after another, ``interleaved``
             head by head.
+        keywords: whether the blocks pass keywords on to the attention; where not, the cache brings the memory.
     """
 
     attention: str
     output: str = "o_proj"
     inputs: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
     layout: Layout = "separate"
+    keywords: bool = True
 
 
 FAMILIES: dict[str, Family] = {
@@ -50,8 +52,8 @@ FAMILIES: dict[str, Family] = {
         Family("Phi3Attention", inputs=("qkv_proj",), layout="stacked"),
         Family("GPT2Attention", output="c_proj", inputs=("c_attn",), layout="stacked"),
         Family("GPTNeoXAttention", output="dense", inputs=("query_key_value",), layout="interleaved"),
-        Family("GPTNeoSelfAttention", output="out_proj"),
-        Family("GPTNeoFlashAttention2", output="out_proj"),
+        Family("GPTNeoSelfAttention", output="out_proj", keywords=False),
+        Family("GPTNeoFlashAttention2", output="out_proj", keywords=False),
     )
 }
 

@@ -51,8 +51,19 @@ class MemoryState:
                 raise ValueError(f"State {layer} is {state.dtype}; states are float32.")
             if state.dim() != 4 or state.shape != shape or shape[2] != shape[3]:
                 raise ValueError(f"State {layer} has shape {tuple(state.shape)}; wanted [B, N, R, R] throughout.")
-        if self.tokens.shape != shape[:1]:
-            raise ValueError(f"tokens has shape {tuple(self.tokens.shape)}; wanted [{shape[0]}].")
+        _check_counts("tokens", self.tokens, shape[0])
+        if self.open is None:
+            return
+        _check_counts("open.count", self.open.count, shape[0])
+        _check_counts("open.segment", self.open.segment, shape[0])
+        if len(self.open.sums) != len(self.states):
+            raise ValueError(f"The open segment has {len(self.open.sums)} sums for {len(self.states)} layers.")
+        width = self.open.sums[0].shape[-1]
+        for layer, total in enumerate(self.open.sums):
+            if total.dtype != torch.float32 or total.shape != (shape[0], width):
+                raise ValueError(
+                    f"open.sum.{layer} is {total.dtype} {tuple(total.shape)}; wanted float32 [{shape[0]}, {width}]."
+                )
 
     @classmethod
     def zeros(
@@ -117,8 +128,11 @@ class MemoryState:
         return cls(states, tokens, opened)
 
     def select(self, rows: Tensor | Sequence[int]) -> Self:
-        """The given rows, in the given order, repeats allowed: fork, reorder or drop sessions."""
-        index = torch.as_tensor(rows, dtype=torch.int64)
+        """The rows of the given numbers, in that order, repeats allowed: fork, reorder or drop sessions."""
+        index = torch.as_tensor(rows)
+        if index.dim() != 1 or (index.numel() and (index.is_floating_point() or index.dtype == torch.bool)):
+            raise ValueError(f"rows must be row numbers, not {index.dtype} {tuple(index.shape)}.")
+        index = index.to(torch.int64)
         return self.from_tensors({k: v.index_select(0, index.to(v.device)) for k, v in self.tensors().items()})
 
     def row(self, row: int) -> Self:
@@ -139,7 +153,8 @@ class MemoryState:
         if not rows:
             raise ValueError("Nothing to stack.")
         tensors = [state.tensors() for state in rows]
-        if any(t.keys() != tensors[0].keys() for t in tensors):
+        shapes = [{name: tensor.shape[1:] for name, tensor in t.items()} for t in tensors]
+        if any(s != shapes[0] for s in shapes):
             raise ValueError("These states belong to adapters of different shapes; they cannot share a batch.")
         return cls.from_tensors({name: torch.cat([t[name] for t in tensors]) for name in tensors[0]})
 
@@ -159,3 +174,8 @@ class MemoryState:
         """Frobenius norm of the change from ``other`` to this, state by state: ``[L, B, N]``."""
         changed = tuple(a - b.to(a.device) for a, b in zip(self.states, other.states, strict=True))
         return replace(self, states=changed).norms()
+
+
+def _check_counts(name: str, counts: Tensor, batch: int) -> None:
+    if counts.dtype != torch.int64 or counts.shape != (batch,):
+        raise ValueError(f"{name} is {counts.dtype} {tuple(counts.shape)}; wanted int64 [{batch}].")

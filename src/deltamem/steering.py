@@ -147,5 +147,7 @@ class SteeredAttention(nn.Module):
         output = self.attention(SteeredInput(hidden_states, corrections), *args, **kwargs)
         if "o" not in corrections:
             return output
+        if isinstance(output, Tensor):
+            return output + corrections["o"].to(output.dtype)
         first = output[0] + corrections["o"].to(output[0].dtype)
         return (first, *output[1:])

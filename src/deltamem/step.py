@@ -66,11 +66,11 @@ class Step:
             raise ValueError(f"The memory has {self.state.batch} rows and the input {batch}; they must be equal.")
         self.length = length
         self.state = self.state.to(device)
-        self.mask = _check("mask", self.mask, batch, length)
+        self.mask = _check("mask", self.mask, batch, length, device)
         if self.write is False:
             self._plan = ReadPlan(self.mask)
             return
-        writable = None if self.write is True else _check("write", self.write, batch, length)
+        writable = None if self.write is True else _check("write", self.write, batch, length, device)
         if config.writes_segments:
             self._plan = self._plan_segments(config, writable, batch, length)
             return
@@ -117,8 +117,9 @@ class Step:
 
     def put(self, layer: int, state: Tensor, pending: Tensor | None) -> None:
         """Called by adapted layer ``layer`` with its new state ``[B, N, R, R]``."""
-        self._states[layer] = state
-        self._pending[layer] = pending
+        if layer not in self._states:  # gradient checkpointing calls again, with what it recomputed
+            self._states[layer] = state
+            self._pending[layer] = pending
 
     @property
     def new_state(self) -> MemoryState:
@@ -138,9 +139,9 @@ class Step:
         return MemoryState(states, tokens, opened)
 
 
-def _check(name: str, flags: bool | Tensor | None, batch: int, length: int) -> Tensor | None:
+def _check(name: str, flags: bool | Tensor | None, batch: int, length: int, device: torch.device) -> Tensor | None:
     if flags is None or isinstance(flags, bool):
         return None
     if flags.dim() != 2 or flags.shape[0] != batch or flags.shape[1] not in (1, length):
         raise ValueError(f"{name} has shape {tuple(flags.shape)}; wanted [{batch}, {length}].")
-    return flags.bool().expand(batch, length)
+    return flags.to(device, torch.bool).expand(batch, length)

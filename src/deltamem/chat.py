@@ -1,0 +1,111 @@
+"""Chat messages as tokens: which token belongs to which message, and to which segment."""
+
+import re
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from deltamem.state import NO_SEGMENT
+
+Message = Mapping[str, str]
+_SENTENCE = re.compile(r"[^.!?…。！？\n]*[.!?…。！？\n]+|[^.!?…。！？\n]+")
+
+
+@dataclass(frozen=True)
+class ChatTokens:
+    """A rendered conversation.
+
+    Attributes:
+        input_ids: ``[1, T]``.
+        message: ``[1, T]``, the number of the message a token belongs to, or -1 (the generation prompt).
+        segment: ``[1, T]``, segment ids for segment writes, or -1 (system messages, the generation prompt,
+            and, for sentences, what the template puts around a message).
+    """
+
+    input_ids: Tensor
+    message: Tensor
+    segment: Tensor
+
+    def of(self, numbers: Sequence[int]) -> Tensor:
+        """``[1, T]`` bool, the tokens of the given messages."""
+        return torch.isin(self.message, torch.tensor(list(numbers), dtype=torch.int64))
+
+
+def encode_chat(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    *,
+    segments: Literal["message", "sentence"] = "message",
+    add_generation_prompt: bool = False,
+    **template: Any,
+) -> ChatTokens:
+    """Renders messages with the tokenizer's chat template and finds every token's message and segment.
+
+    Args:
+        tokenizer: a fast tokenizer with a chat template.
+        messages: dicts with ``role`` and ``content``.
+        segments: what one segment is.
+        add_generation_prompt: end with the header of an assistant message.
+        template: further variables of the chat template.
+
+    Raises:
+        ValueError: there is no message, no chat template or no fast tokenizer, or the template rewrites
+            earlier messages when later ones follow, so that no token can be told apart.
+    """
+    if not messages:
+        raise ValueError("There is no message to encode.")
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError("Finding the tokens of a message needs a fast tokenizer (one with a tokenizer.json).")
+    if not tokenizer.chat_template:
+        raise ValueError("This tokenizer has no chat template; set tokenizer.chat_template.")
+
+    def render(count: int, prompt: bool = False) -> str:
+        part = [dict(message) for message in messages[:count]]
+        return str(tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=prompt, **template))
+
+    ends = [len(text) for text in _growing(render, len(messages))]
+    text = render(len(messages), add_generation_prompt)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    starts = [start for start, _ in encoded["offset_mapping"]]
+    owner = _span_of(starts, list(zip([0, *ends], ends, strict=False)))
+    segment = _span_of(starts, _segments(text, messages, [0, *ends], segments))
+    return ChatTokens(*(torch.tensor([row], dtype=torch.int64) for row in (encoded["input_ids"], owner, segment)))
+
+
+def _growing(render: Any, count: int) -> list[str]:
+    """The conversation's text after each message, checked to grow only at its end."""
+    texts = [render(n) for n in range(1, count + 1)]
+    for number, (text, longer) in enumerate(pairwise(texts), start=1):
+        if not longer.startswith(text):
+            raise ValueError(
+                f"The chat template renders the first {number} messages differently once message {number + 1} "
+                "follows, so their tokens cannot be told apart; encode them one by one, or use another template."
+            )
+    return texts
+
+
+def _span_of(starts: list[int], spans: list[tuple[int, int]]) -> list[int]:
+    """For each character position the number of the span that holds it, or -1; the spans ascend."""
+    begins = [begin for begin, _ in spans]
+    numbers = [bisect_right(begins, start) - 1 for start in starts]
+    return [n if n >= 0 and start < spans[n][1] else NO_SEGMENT for n, start in zip(numbers, starts, strict=True)]
+
+
+def _segments(text: str, messages: Sequence[Message], edges: list[int], kind: str) -> list[tuple[int, int]]:
+    spans: list[tuple[int, int]] = []
+    for message, start, end in zip(messages, edges, edges[1:], strict=False):
+        if message["role"] == "system":
+            continue
+        if kind == "message":
+            spans.append((start, end))
+            continue
+        content = message["content"].strip()
+        at = text.find(content, start, end)
+        if at >= 0:
+            spans += [(at + m.start(), at + m.end()) for m in _SENTENCE.finditer(content) if m.group().strip()]
+    return spans

@@ -1,0 +1,293 @@
+"""Adapter files: a folder with ``adapter_config.json`` and ``adapter.safetensors``, and what they hold.
+
+Files are mapped to tensors and back; no model is seen here.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from deltamem.config import HEADS, DeltaMemConfig, Head
+from deltamem.files import write_atomically
+from deltamem.memory import DeltaMemory
+
+CONFIG_FILE = "adapter_config.json"
+TENSOR_FILE = "adapter.safetensors"
+FORMAT = "deltamem-adapter"
+FORMAT_VERSION = 1
+
+
+class AdapterFileError(ValueError):
+    """An adapter file that is missing, damaged, or made for something else."""
+
+
+@dataclass(frozen=True)
+class BackboneShape:
+    """The shape of the backbone that an adapter was made for.
+
+    Attributes:
+        hidden_size: D.
+        layers: how many attention layers it has; ``None`` if the adapter's file does not say.
+        outputs: the width of each projection's output; one a layer where the layers differ.
+    """
+
+    hidden_size: int
+    layers: int | None
+    outputs: dict[Head, int | tuple[int, ...]]
+
+    @classmethod
+    def of(cls, sizes: list[dict[Head, int]]) -> "BackboneShape":
+        """The shape of a backbone whose attention layers have these projection widths."""
+        outputs: dict[Head, int | tuple[int, ...]] = {}
+        for head in HEADS:
+            widths = tuple(layer[head] for layer in sizes)
+            outputs[head] = widths[0] if len(set(widths)) == 1 else widths
+        return cls(sizes[0]["o"], len(sizes), outputs)
+
+    def at(self, layer: int) -> dict[Head, int]:
+        """The widths of one layer's projections."""
+        return {h: width if isinstance(width, int) else width[layer] for h, width in self.outputs.items()}
+
+    def differences(self, other: "BackboneShape") -> list[str]:
+        """What both know and do not agree on, for a message."""
+        pairs: list[tuple[str, Any, Any]] = [
+            ("hidden size", self.hidden_size, other.hidden_size),
+            ("layers", self.layers, other.layers),
+            *((f"{h} width", self.outputs.get(h), other.outputs.get(h)) for h in HEADS),
+        ]
+        return [f"{name} {a}, not {b}" for name, a, b in pairs if a is not None and b is not None and a != b]
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """A whole adapter, off any model.
+
+    Attributes:
+        config: its configuration.
+        tensors: float32, named ``layers.{i}.{part}`` with the parts of :meth:`DeltaMemory.named_parts`.
+        backbone: the shape it was made for.
+        base_model: Hub id of the backbone, if known.
+        base_revision: the commit of it, if known.
+
+    Raises:
+        AdapterFileError: tensors are missing, left over, of the wrong shape or not of floating point.
+    """
+
+    config: DeltaMemConfig
+    tensors: dict[str, Tensor]
+    backbone: BackboneShape
+    base_model: str | None = None
+    base_revision: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_tensors(self.tensors, self.wanted_shapes())
+        plain = {name: tensor.detach().float().cpu().contiguous() for name, tensor in self.tensors.items()}
+        object.__setattr__(self, "tensors", plain)
+
+    @property
+    def layer_numbers(self) -> tuple[int, ...]:
+        """The attention layers that the adapter is on."""
+        if self.backbone.layers is None:
+            if isinstance(self.config.layers, str):
+                raise AdapterFileError(f"layers={self.config.layers!r} needs the backbone's number of layers.")
+            return self.config.layers
+        try:
+            return self.config.select_layers(self.backbone.layers)
+        except ValueError as error:
+            raise AdapterFileError(str(error)) from None
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the adapter has."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+    def wanted_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor that this configuration has on this backbone."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer in self.layer_numbers:
+            outputs = self.backbone.at(layer)
+            if missing := set(self.config.heads) - set(outputs):
+                raise AdapterFileError(f"The file does not say how wide the heads {sorted(missing)} are.")
+            with torch.device("meta"):
+                memory = DeltaMemory(self.config, self.backbone.hidden_size, outputs)
+            shapes |= {f"layers.{layer}.{part}": tuple(t.shape) for part, t in memory.named_parts().items()}
+        return shapes
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the configuration and all tensors: what a saved memory belongs to."""
+        digest = hashlib.sha256(_canonical_config(self.config).encode())
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"\n{name} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.numpy().data)
+        return digest.hexdigest()
+
+
+def write_adapter(adapter: AdapterFile, folder: Path) -> None:
+    """Writes both files of an adapter, replacing those of another.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    from deltamem import __version__
+
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "deltamem_version": __version__,
+        "base_model": adapter.base_model,
+        "base_revision": adapter.base_revision,
+        "backbone": dataclasses.asdict(adapter.backbone),
+        "config": dataclasses.asdict(adapter.config),
+        "fingerprint": adapter.fingerprint,
+    }
+    write_atomically(folder / TENSOR_FILE, save(adapter.tensors))
+    write_atomically(folder / CONFIG_FILE, (json.dumps(description, indent=2) + "\n").encode())
+
+
+def read_adapter(folder: Path) -> AdapterFile:
+    """Reads an adapter folder.
+
+    Raises:
+        AdapterFileError: a file is missing, damaged, of a newer format, or the two do not belong together.
+    """
+    path = folder / CONFIG_FILE
+    found = read_json(path)
+    if found.get("format") != FORMAT:
+        raise AdapterFileError(f"{path} is no deltamem adapter: its format is {found.get('format')!r}.")
+    if found.get("format_version") != FORMAT_VERSION:
+        raise AdapterFileError(
+            f"{path} has format version {found.get('format_version')!r}; this deltamem reads version "
+            f"{FORMAT_VERSION}. Update deltamem, or save the adapter again."
+        )
+    try:
+        config = parse_config(found["config"])
+        backbone = _parse_backbone(found["backbone"])
+        base = _text_or_none(found["base_model"]), _text_or_none(found["base_revision"])
+        recorded = found["fingerprint"]
+    except KeyError as missing:
+        raise AdapterFileError(f"{path} lacks the field {missing}.") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise AdapterFileError(f"{path}: {error}") from None
+    adapter = build_adapter(folder, config, read_tensors(folder / TENSOR_FILE), backbone, *base)
+    if recorded != adapter.fingerprint:
+        raise AdapterFileError(
+            f"{folder}: {TENSOR_FILE} is not the one that {CONFIG_FILE} was written with, or one of them was "
+            "changed since; save the adapter again."
+        )
+    return adapter
+
+
+def build_adapter(folder: Path, *parts: Any) -> AdapterFile:
+    """An :class:`AdapterFile` whose errors name the folder it was read from.
+
+    Raises:
+        AdapterFileError: the parts do not fit together.
+    """
+    try:
+        return AdapterFile(*parts)
+    except ValueError as error:
+        raise AdapterFileError(f"{folder}: {error}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        AdapterFileError: there is none.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise AdapterFileError(f"Cannot read {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise AdapterFileError(f"{path} is not valid JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise AdapterFileError(f"{path} must hold a JSON object.")
+    return found
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        AdapterFileError: it is missing or damaged.
+    """
+    try:
+        return load(path.read_bytes())
+    except OSError as error:
+        raise AdapterFileError(f"Cannot read {path}: {error.strerror}.") from None
+    except SafetensorError as error:
+        raise AdapterFileError(f"{path} is truncated or damaged ({error}); fetch or save it again.") from None
+
+
+def parse_config(fields: dict[str, Any]) -> DeltaMemConfig:
+    """A configuration from a file's fields, whose types are checked as well as their values.
+
+    Raises:
+        ValueError: a field is unknown, of the wrong type, or has an impossible value.
+    """
+    for field in dataclasses.fields(DeltaMemConfig):
+        value, default = fields.get(field.name, field.default), field.default
+        kinds = (str, list, tuple) if field.name in ("heads", "layers") else (type(default),)
+        fits = isinstance(value, kinds) or (type(default) is float and type(value) is int)
+        if not fits or isinstance(value, bool) != isinstance(default, bool):
+            raise ValueError(f"{field.name} must be of type {type(default).__name__}, not {value!r}.")
+    return DeltaMemConfig.from_dict(fields)
+
+
+def _parse_backbone(found: dict[str, Any]) -> BackboneShape:
+    outputs: dict[Head, int | tuple[int, ...]] = {}
+    layers = found["layers"]
+    if layers is not None:
+        _positive("layers", layers, most=10_000)
+    for head, widths in found["outputs"].items():
+        if head not in HEADS:
+            raise ValueError(f"backbone.outputs has an unknown head {head!r}.")
+        if isinstance(widths, list) and len(widths) == layers:
+            outputs[head] = tuple(_positive(f"outputs.{head}", width) for width in widths)
+        else:
+            outputs[head] = _positive(f"outputs.{head}", widths)
+    return BackboneShape(_positive("hidden_size", found["hidden_size"]), layers, outputs)
+
+
+def _positive(name: str, value: Any, most: int = 2**31) -> int:
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"backbone.{name} must be an integer from 1 to {most}, not {value!r}.")
+    return value
+
+
+def _text_or_none(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"base_model and base_revision must be text or null, not {value!r}.")
+    return value
+
+
+def _check_tensors(tensors: dict[str, Tensor], wanted: dict[str, tuple[int, ...]]) -> None:
+    for kind, names in (("lacks", wanted.keys() - tensors.keys()), ("does not expect", tensors.keys() - wanted.keys())):
+        if names:
+            shown = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise AdapterFileError(f"The adapter {kind} the tensors {shown}.")
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != wanted[name]:
+            raise AdapterFileError(f"Tensor {name} has shape {list(tensor.shape)}; wanted {list(wanted[name])}.")
+        if not tensor.is_floating_point():
+            raise AdapterFileError(f"Tensor {name} is {tensor.dtype}; wanted floating point.")
+
+
+def _canonical_config(config: DeltaMemConfig) -> str:
+    """The fields that are not at their default, so that a field added later changes no fingerprint."""
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default:
+            changed[field.name] = float(value) if isinstance(field.default, float) else value
+    return json.dumps(changed, sort_keys=True)

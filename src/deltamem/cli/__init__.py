@@ -1,0 +1,1 @@
+"""The command line. Each command is one file here, named after it, with one function of that name."""

@@ -1,0 +1,49 @@
+"""``deltamem convert``: an adapter from one file format to the other."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """The formats that an adapter can be written in."""
+
+    deltamem = "deltamem"
+    release = "release"
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="An adapter folder in either format, or a Hub id.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write; made if need be.")],
+    to: Annotated[Format, typer.Option(help="The format to write.")] = Format.deltamem,
+    base_model: Annotated[
+        str | None, typer.Option(help="Hub id of the backbone to record; the release's files do not name one.")
+    ] = None,
+) -> None:
+    """Convert an adapter between this package's format and the published release's.
+
+    The release keeps its tensors in a pickle; they are read without running any code from it, and
+    written as safetensors. Nothing is lost either way.
+
+    Example: deltamem convert declare-lab/delta-mem_qwen3_4b-instruct my-adapter
+    --base-model Qwen/Qwen3-4B-Instruct-2507
+    """
+    from dataclasses import replace
+
+    from deltamem.adapters import read_adapter_from
+    from deltamem.card import model_card, write_card
+    from deltamem.checkpoint import write_adapter
+    from deltamem.release import write_release
+
+    adapter = read_adapter_from(source)
+    if base_model is not None:
+        adapter = replace(adapter, base_model=base_model, base_revision=None)
+    if to is Format.release:
+        write_release(adapter, target)
+    else:
+        write_adapter(adapter, target)
+        write_card(model_card(adapter), target)
+    layers = len(adapter.layer_numbers)
+    print(f"Wrote {target}: {adapter.parameters:,} parameters on {layers} layers, in the {to} format.")

@@ -1,0 +1,82 @@
+"""``deltamem inspect``: what an adapter or a saved memory is."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="An adapter folder, or a memory's file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    png: Annotated[
+        Path | None, typer.Option(help="Also draw a heatmap here: the states, or the norms of an adapter's parts.")
+    ] = None,
+) -> None:
+    """Show what an adapter or a saved memory is: shapes, norms a layer, tokens written, bytes.
+
+    The file is checked on the way: a damaged one is an error.
+
+    Example: deltamem inspect ravi.safetensors --png ravi.png
+    """
+    from deltamem.inspection import describe, draw, open_file
+
+    if not path.exists():
+        raise FileNotFoundError(f"There is no adapter folder or memory file {path}.")
+    found = open_file(path)
+    description = describe(found)
+    if as_json:
+        print(json.dumps(description, indent=2))
+    else:
+        _print(description)
+    if png is not None:
+        draw(found, png)
+        if not as_json:
+            print(f"Drew {png}.")
+
+
+def _print(description: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    facts = Table(box=None, show_header=False)
+    config = description.get("config", {})
+    for name, value in {**description, **config}.items():
+        if name not in ("norms", "shapes", "config"):
+            facts.add_row(name.replace("_", " ") if name not in config else name, _text(value))
+    console = Console()
+    console.print(facts)
+    console.print(_part_table(description) if description["kind"] == "adapter" else _state_table(description))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
+    return "unknown" if value is None else str(value)
+
+
+def _part_table(description: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    norms: dict[str, dict[str, float]] = description["norms"]
+    table = Table("layer", *next(iter(norms.values())), title="Frobenius norms")
+    for layer, parts in norms.items():
+        table.add_row(layer, *(f"{norm:.3g}" for norm in parts.values()))
+    return table
+
+
+def _state_table(description: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    columns = [
+        (row, state) for row in range(description["rows"]) for state in range(description["states"])
+    ]
+    table = Table("layer", *(f"row {r}, state {n}" for r, n in columns), title="Frobenius norms")
+    for layer, norms in enumerate(description["norms"]):
+        table.add_row(str(layer), *(f"{norms[r][n]:.3g}" for r, n in columns))
+    return table

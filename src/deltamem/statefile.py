@@ -1,0 +1,212 @@
+"""Memories as files: one safetensors file that knows which adapter it belongs to and whether it is whole."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from deltamem.adapters import adapter_fingerprint, hub_origin
+from deltamem.attach import attached
+from deltamem.files import write_atomically
+from deltamem.state import MemoryState
+
+FORMAT = "deltamem-state"
+FORMAT_VERSION = 1
+_KEY = "deltamem"
+# Layers are stacked in the file: a name for each would weigh as much as a small state.
+_STACKED = ("state", "open.sum")
+
+
+class StateFileError(ValueError):
+    """A saved memory that is damaged, or belongs to another adapter."""
+
+
+@dataclass(frozen=True)
+class StateInfo:
+    """What a saved memory says of itself.
+
+    Attributes:
+        fingerprint: the adapter it belongs to, see :func:`deltamem.adapter_fingerprint`.
+        backbone: Hub id of the backbone, if known.
+        tokens: how many tokens each row has written.
+    """
+
+    fingerprint: str
+    backbone: str | None
+    tokens: tuple[int, ...]
+
+
+def save_state(state: MemoryState, path: str | Path, model: nn.Module) -> None:
+    """Saves a memory of the model's active adapter to one file, replacing what was there.
+
+    Raises:
+        StateFileError: the memory is of another shape than the adapter's.
+        ValueError: the model carries no memory.
+        OSError: the file cannot be written.
+    """
+    write_atomically(Path(path), state_to_bytes(state, model))
+
+
+def load_state(path: str | Path, model: nn.Module) -> MemoryState:
+    """Loads a memory for the model's active adapter, onto the adapter's device.
+
+    Raises:
+        StateFileError: the file is missing, damaged, of a newer format, or belongs to another adapter.
+        ValueError: the model carries no memory.
+    """
+    data = _read(Path(path))
+    try:
+        return state_from_bytes(data, model)
+    except StateFileError as error:
+        raise StateFileError(f"{path}: {error}") from None
+
+
+def state_to_bytes(state: MemoryState, model: nn.Module) -> bytes:
+    """What :func:`save_state` writes, for a store or a wire.
+
+    Raises:
+        StateFileError: the memory is of another shape than the active adapter's.
+        ValueError: the model carries no memory.
+    """
+    _check_fit(state, model)
+    return pack_state(state, StateInfo(adapter_fingerprint(model), hub_origin(model)[0], _token_counts(state)))
+
+
+def state_from_bytes(data: bytes, model: nn.Module) -> MemoryState:
+    """The inverse of :func:`state_to_bytes`.
+
+    Raises:
+        StateFileError: the bytes are damaged, of a newer format, or of another adapter's memory.
+        ValueError: the model carries no memory.
+    """
+    state, info = unpack_state(data)
+    fingerprint, backbone = adapter_fingerprint(model), hub_origin(model)[0]
+    if info.fingerprint != fingerprint:
+        raise StateFileError(
+            f"This memory was written by another adapter ({info.fingerprint[:12]}…) than the active one "
+            f"({fingerprint[:12]}…) and means nothing to it. Load the adapter it was written with."
+        )
+    if None not in (info.backbone, backbone) and info.backbone != backbone:
+        raise StateFileError(f"This memory was written on {info.backbone}; this model is {backbone}.")
+    _check_fit(state, model)
+    return state.to(attached(model).memories()[0].projection.device)
+
+
+def read_state(path: str | Path) -> tuple[MemoryState, StateInfo]:
+    """A saved memory and what it says of itself, without a model.
+
+    Raises:
+        StateFileError: the file is missing, damaged, or of a newer format.
+    """
+    data = _read(Path(path))
+    try:
+        return unpack_state(data)
+    except StateFileError as error:
+        raise StateFileError(f"{path}: {error}") from None
+
+
+def pack_state(state: MemoryState, info: StateInfo) -> bytes:
+    """A memory and its description as the bytes of a safetensors file."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in _stack(state).items()}
+    description: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "fingerprint": info.fingerprint,
+        "backbone": info.backbone,
+        "tokens": list(info.tokens),
+        "rows": state.batch,
+        "shapes": {name: list(t.shape) for name, t in tensors.items()},
+    }
+    description["sha256"] = _checksum(description, tensors)
+    return save(tensors, {_KEY: json.dumps(description, sort_keys=True)})
+
+
+def unpack_state(data: bytes) -> tuple[MemoryState, StateInfo]:
+    """The inverse of :func:`pack_state`.
+
+    Raises:
+        StateFileError: the bytes are damaged, of a newer format, or no memory.
+    """
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        description = json.loads(header["__metadata__"][_KEY])
+    except SafetensorError as error:
+        raise StateFileError(f"This memory is truncated or damaged ({error}).") from None
+    except (KeyError, ValueError):
+        raise StateFileError("This is no saved memory of deltamem: its description is missing.") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise StateFileError("This is no saved memory of deltamem.")
+    if description.get("format_version") != FORMAT_VERSION:
+        raise StateFileError(
+            f"This memory has format version {description.get('format_version')!r}; this deltamem reads version "
+            f"{FORMAT_VERSION}. Update deltamem."
+        )
+    recorded = description.pop("sha256", None)
+    if recorded != _checksum(description, tensors):
+        raise StateFileError("This memory was changed or damaged after it was saved: its checksum is wrong.")
+    try:
+        state = MemoryState.from_tensors(_unstack(tensors))
+        info = StateInfo(description["fingerprint"], description["backbone"], tuple(description["tokens"]))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise StateFileError(f"This memory is malformed: {error}") from None
+    return state, info
+
+
+def _stack(state: MemoryState) -> dict[str, Tensor]:
+    flat = state.tensors()
+    tensors: dict[str, Tensor] = {}
+    for stem in _STACKED:
+        layers = [flat.pop(f"{stem}.{i}") for i in range(len(state.states)) if f"{stem}.{i}" in flat]
+        if layers:
+            tensors[stem] = torch.stack([layer.cpu() for layer in layers])
+    return tensors | flat
+
+
+def _unstack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    flat = {name: t for name, t in tensors.items() if name not in _STACKED}
+    for stem in _STACKED:
+        if stem in tensors:
+            flat |= {f"{stem}.{i}": layer for i, layer in enumerate(tensors[stem])}
+    return flat
+
+
+def _checksum(description: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check_fit(state: MemoryState, model: nn.Module) -> None:
+    wanted = attached(model).new_state(state.batch).tensors()
+    found = state.tensors()
+    if found.keys() != wanted.keys():
+        raise StateFileError(
+            f"The memory holds {len(state.states)} layers{', and an open segment' if state.open else ''}; the active "
+            "adapter's holds something else. It belongs to another adapter."
+        )
+    for name, tensor in wanted.items():
+        if found[name].shape != tensor.shape or found[name].dtype != tensor.dtype:
+            raise StateFileError(
+                f"{name} is {found[name].dtype} {list(found[name].shape)} in this memory; the active adapter wants "
+                f"{tensor.dtype} {list(tensor.shape)}."
+            )
+
+
+def _token_counts(state: MemoryState) -> tuple[int, ...]:
+    return tuple(int(count) for count in state.tokens)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StateFileError(f"Cannot read the memory {path}: {error.strerror}.") from None

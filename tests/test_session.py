@@ -1,0 +1,141 @@
+"""A conversation with a memory, on a tiny random backbone: what is written, when, and what survives."""
+
+import pytest
+import torch
+from tiny import assert_same_state, enliven
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+import deltamem
+from deltamem.demo.tokenizer import build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture
+def model(tokenizer):
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=96,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    model = Qwen3ForCausalLM(config).eval()
+    deltamem.attach(model, deltamem.DeltaMemConfig(rank=4))
+    enliven(model)
+    return model
+
+
+SHORT = {"max_new_tokens": 6, "do_sample": False}
+
+
+def test_observing_writes_and_shows_nothing(model, tokenizer):
+    session = deltamem.Session(model, tokenizer)
+    session.observe("I live in Lisbon.")
+    assert int(session.state.tokens) > 0
+    assert float(session.state.norms().sum()) > 0
+    assert session.visible == []
+
+
+def test_a_reply_reads_the_memory_and_then_writes_the_turn(model, tokenizer):
+    session = deltamem.Session(model, tokenizer, window=0)
+    session.observe("I live in Lisbon.")
+    before = session.state
+    answer = session.reply("Where do I live?", **SHORT)
+    other = deltamem.Session(model, tokenizer, before, window=0)
+    other.observe([{"role": "user", "content": "Where do I live?"}, {"role": "assistant", "content": answer}])
+    assert_same_state(session.state, other.state)
+
+
+def test_the_memory_changes_what_is_said(model, tokenizer):
+    empty = deltamem.Session(model, tokenizer, window=0)
+    told = deltamem.Session(model, tokenizer, window=0)
+    told.observe("I live in Lisbon.")
+    assert empty.reply("Where do I live?", **SHORT) != told.reply("Where do I live?", **SHORT)
+
+
+def test_streaming_says_the_same_and_writes_the_same(model, tokenizer):
+    whole, streamed = (deltamem.Session(model, tokenizer) for _ in range(2))
+    for said in ("I live in Lisbon.", "Where do I live?"):
+        assert "".join(streamed.stream(said, **SHORT)).strip() == whole.reply(said, **SHORT)
+    assert_same_state(streamed.state, whole.state)
+    assert streamed.visible == whole.visible
+
+
+def test_leaving_a_stream_early_writes_nothing(model, tokenizer):
+    session = deltamem.Session(model, tokenizer)
+    before = session.state
+    stream = session.stream("Hello there.", max_new_tokens=80, do_sample=False)
+    next(stream)
+    stream.close()
+    assert session.state is before
+    assert session.visible == []
+
+
+def test_a_failing_stream_raises_and_writes_nothing(model, tokenizer):
+    session = deltamem.Session(model, tokenizer)
+    before = session.state
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        list(session.stream("Hello there.", max_new_tokens=-1))
+    assert session.state is before
+
+
+def test_saved_and_loaded_it_says_what_it_would_have_said(model, tokenizer, tmp_path):
+    session = deltamem.Session(model, tokenizer, window=0)
+    session.observe("I live in Lisbon.")
+    session.save(tmp_path / "ravi.safetensors")
+    loaded = deltamem.Session.load(tmp_path / "ravi.safetensors", model, tokenizer, window=0)
+    assert_same_state(loaded.state, session.state)
+    assert loaded.reply("Where do I live?", **SHORT) == session.reply("Where do I live?", **SHORT)
+
+
+def test_the_window_slides(model, tokenizer):
+    session = deltamem.Session(model, tokenizer, window=2)
+    session.reply("One.", **SHORT)
+    session.reply("Two.", **SHORT)
+    assert [message["content"] for message in session.visible][0] == "Two."
+    session.clear_context()
+    assert session.visible == []
+
+
+def test_old_messages_give_way_to_a_long_one(model, tokenizer):
+    session = deltamem.Session(model, tokenizer, window=8)
+    session.reply("I like tea and coffee and water and milk. " * 4, **SHORT)
+    assert session.reply("I like tea and coffee and water and milk. " * 4, **SHORT) is not None
+    with pytest.raises(ValueError, match="96 positions"):
+        session.reply("I like tea and coffee. " * 40, **SHORT)
+
+
+def test_only_the_chosen_roles_are_written(model, tokenizer):
+    chat = [{"role": "user", "content": "I live in Lisbon."}, {"role": "assistant", "content": "Got it."}]
+    both = deltamem.Session(model, tokenizer)
+    mine = deltamem.Session(model, tokenizer, roles=("user",))
+    both.observe(chat)
+    mine.observe(chat)
+    assert 0 < int(mine.state.tokens) < int(both.state.tokens)
+
+
+def test_segment_adapters_converse_too(model, tokenizer):
+    for kind in ("message", "sentence"):
+        deltamem.attach(model, deltamem.DeltaMemConfig(rank=4, write=kind), name=kind)
+        enliven(model)
+        session = deltamem.Session(model, tokenizer)
+        session.observe("I live in Lisbon. I like tea.")
+        assert session.state.open.count.tolist() == [0]
+        session.reply("Where do I live?", **SHORT)
+        assert float(session.state.norms().sum()) > 0
+
+
+def test_a_session_is_one_row(model, tokenizer):
+    with pytest.raises(ValueError, match="one row"):
+        deltamem.Session(model, tokenizer, deltamem.new_state(model, 2))
