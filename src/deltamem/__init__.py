@@ -21,6 +21,7 @@ from deltamem.session import Session
 from deltamem.state import MemoryState, OpenSegment
 from deltamem.statefile import StateFileError, load_state, save_state, state_from_bytes, state_to_bytes
 from deltamem.step import Step
+from deltamem.version import __version__
 
 __all__ = [
     "AdapterFileError",
@@ -35,6 +36,7 @@ __all__ = [
     "Session",
     "StateFileError",
     "Step",
+    "__version__",
     "adapter_fingerprint",
     "attach",
     "attached",
@@ -53,4 +55,3 @@ __all__ = [
     "state_from_bytes",
     "state_to_bytes",
 ]
-__version__ = "0.1.0"

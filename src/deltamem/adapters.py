@@ -131,7 +131,9 @@ def adapter_file(
     """
     attachment = attached(model)
     numbered = zip(attachment.layer_numbers(name), attachment.memories(name), strict=True)
-    tensors = {f"layers.{i}.{part}": t for i, memory in numbered for part, t in memory.named_parts().items()}
+    tensors = {
+        f"layers.{i}.{part}": t.detach().clone() for i, memory in numbered for part, t in memory.named_parts().items()
+    }
     found_model, found_revision = hub_origin(model)
     return AdapterFile(
         config=attachment.configs[name or str(attachment.active)],

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,10 +54,10 @@ class Attachment:
             raise ValueError(
                 "A part of this model, or the model that it is part of, carries a memory already; use that one."
             )
-        if not hasattr(model, "generate"):
-            raise ValueError(f"{type(model).__name__} cannot generate; attach to the causal language model.")
         self.model = model
         self.sites = find_attention(model)
+        if not hasattr(model, "generate"):
+            raise ValueError(f"{type(model).__name__} cannot generate; attach to the causal language model.")
         self.base = _base_model(model, self.sites)
         self._arguments = list(inspect.signature(self.base.forward).parameters)
         self.configs: dict[str, DeltaMemConfig] = {}
@@ -311,8 +312,8 @@ class Attachment:
         reentrant = getattr(checkpoint, "keywords", {}).get("use_reentrant")
         if reentrant and self.base.training and getattr(self.base, "gradient_checkpointing", False):
             raise ValueError(
-                "Reentrant gradient checkpointing would lose the gradients of the memory; call "
-                "model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})."
+                "Reentrant gradient checkpointing would lose the gradients of the memory; "
+                "switch it on with use_reentrant=False."
             )
 
     def _check_shape(self, state: MemoryState) -> None:
@@ -409,7 +410,7 @@ def memory_cache(
 
 def _fresh_memory(config: DeltaMemConfig, site: AttentionSite) -> DeltaMemory:
     hidden_size = projection_sizes(site)["o"]
-    anchor = next(site.module.parameters())
+    anchor = next(itertools.chain(site.module.parameters(), site.module.buffers()))
     with torch.device(anchor.device):
         memory = DeltaMemory(config, hidden_size, projection_sizes(site))
     if anchor.is_meta or config.init == "zero":

@@ -161,7 +161,7 @@ def _width(attention: nn.Module, name: str) -> int:
 def _weight(site: AttentionSite, name: str) -> Tensor:
     module = _unwrapped(_module(site.module, name))
     weight = getattr(module, "weight", None)
-    if isinstance(weight, Tensor) and hasattr(weight, "dequantize") and type(weight) is not nn.Parameter:
+    if isinstance(weight, Tensor) and type(weight) not in (Tensor, nn.Parameter):
         weight = weight.dequantize()
     if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.is_floating_point():
         raise ValueError(

@@ -41,10 +41,14 @@ class MemoryCache(DynamicCache):
         self.write = write
         self.segment_ids = segment_ids
         self.step: Step | None = None
-        self.position = 0
         self._stops: Tensor | None = None
         self._prompt_end = 0
         self._finished: Tensor | None = None
+
+    @property
+    def position(self) -> int:
+        """How many tokens of each row the cache holds, padding included."""
+        return int(self.get_seq_length())
 
     def begin_generation(self, prompt_end: int, stops: set[int]) -> None:
         """From position ``prompt_end`` on a row that is fed a token of ``stops`` is finished.
@@ -123,9 +127,9 @@ class MemoryCache(DynamicCache):
             self.segment_ids = self.segment_ids.index_select(0, rows.to(self.segment_ids.device))
 
     def reset(self) -> None:
-        """Drops the keys and values; the memory stays, which is the point of having one."""
+        """Drops the keys and values, and the prompt's segment ids; the memory stays, which is the point of it."""
         super().reset()  # type: ignore[no-untyped-call]
-        self.position = 0
+        self.segment_ids = None
 
     @property
     def is_croppable(self) -> bool:

@@ -37,7 +37,7 @@ def model_card(adapter: AdapterFile, *, source: str = "path/or/hub-id", license:
         named += f" at revision `{adapter.base_revision}`"
     rows = "\n".join(f"| `{name}` | `{value}` |" for name, value in dataclasses.asdict(adapter.config).items())
     layers = adapter.backbone.layers if adapter.backbone.layers is not None else "an unknown number of"
-    terms = f"These weights are under `{license}`." if license is not None else "Their author states these weights' licence."
+    terms = f"These weights are under `{license}`." if license is not None else "Ask their author for their licence."
     return f"""{chr(10).join([*head, "---"])}
 {_MARKER}
 
@@ -45,7 +45,8 @@ def model_card(adapter: AdapterFile, *, source: str = "path/or/hub-id", license:
 
 A small associative memory beside a frozen language model: it is written while the model reads, kept when the text
 is gone, and carried to the next conversation as a file of a few kilobytes.
-Made for {named} (hidden size {adapter.backbone.hidden_size}, {layers} attention layers); {adapter.parameters:,} parameters.
+Made for {named} (hidden size {adapter.backbone.hidden_size}, {layers} attention layers).
+{adapter.parameters:,} parameters.
 
 ## Use
 

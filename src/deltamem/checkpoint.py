@@ -18,6 +18,7 @@ from torch import Tensor
 from deltamem.config import HEADS, DeltaMemConfig, Head
 from deltamem.files import write_atomically
 from deltamem.memory import DeltaMemory
+from deltamem.version import __version__
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter.safetensors"
@@ -66,7 +67,7 @@ class BackboneShape:
         return [f"{name} {a}, not {b}" for name, a, b in pairs if a is not None and b is not None and a != b]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdapterFile:
     """A whole adapter, off any model.
 
@@ -88,8 +89,9 @@ class AdapterFile:
     base_revision: str | None = None
 
     def __post_init__(self) -> None:
-        _check_tensors(self.tensors, self.wanted_shapes())
-        plain = {name: tensor.detach().float().cpu().contiguous() for name, tensor in self.tensors.items()}
+        wanted = self.wanted_shapes()
+        _check_tensors(self.tensors, wanted)
+        plain = {name: self.tensors[name].detach().float().cpu().contiguous() for name in wanted}
         object.__setattr__(self, "tensors", plain)
 
     @property
@@ -137,8 +139,6 @@ def write_adapter(adapter: AdapterFile, folder: Path) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    from deltamem import __version__
-
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -276,9 +276,10 @@ def _check_tensors(tensors: dict[str, Tensor], wanted: dict[str, tuple[int, ...]
         if names:
             shown = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise AdapterFileError(f"The adapter {kind} the tensors {shown}.")
-    for name, tensor in tensors.items():
-        if tuple(tensor.shape) != wanted[name]:
-            raise AdapterFileError(f"Tensor {name} has shape {list(tensor.shape)}; wanted {list(wanted[name])}.")
+    for name, shape in wanted.items():
+        tensor = tensors[name]
+        if tensor.shape != shape:
+            raise AdapterFileError(f"Tensor {name} has shape {list(tensor.shape)}; wanted {list(shape)}.")
         if not tensor.is_floating_point():
             raise AdapterFileError(f"Tensor {name} is {tensor.dtype}; wanted floating point.")
 

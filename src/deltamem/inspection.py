@@ -83,7 +83,7 @@ def _describe_adapter(adapter: AdapterFile) -> dict[str, Any]:
 
 
 def _describe_state(state: MemoryState, info: StateInfo) -> dict[str, Any]:
-    return {
+    described: dict[str, Any] = {
         "kind": "state",
         "adapter_fingerprint": info.fingerprint,
         "backbone": info.backbone,
@@ -93,9 +93,10 @@ def _describe_state(state: MemoryState, info: StateInfo) -> dict[str, Any]:
         "rank": state.states[0].shape[2],
         "bytes": state.nbytes,
         "tokens_written": list(info.tokens),
-        "open_segment_tokens": None if state.open is None else state.open.count.tolist(),
-        "norms": state.norms().tolist(),
     }
+    if state.open is not None:
+        described["open_segment_tokens"] = state.open.count.tolist()
+    return described | {"norms": state.norms().tolist()}
 
 
 def _part_norms(adapter: AdapterFile, layer: int) -> dict[str, float]:

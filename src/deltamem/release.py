@@ -107,13 +107,14 @@ def config_from_release(fields: dict[str, Any]) -> DeltaMemConfig:
     for name, legal in _FIXED.items():
         if fields[name] != legal or isinstance(fields[name], bool) != isinstance(legal, bool):
             raise AdapterFileError(f"{name} is {fields[name]!r}; only {legal!r} is supported.")
-    if fields["memory_write_granularity"] not in _WRITES:
-        raise AdapterFileError(
-            f"memory_write_granularity is {fields['memory_write_granularity']!r}; wanted one of {', '.join(_WRITES)}."
-        )
-    for name, kind in (("delta_heads", list), ("target_layers", list), ("trainable_delta_scale", bool)):
-        if not isinstance(fields[name], kind):
-            raise AdapterFileError(f"{name} must be of type {kind.__name__}, not {fields[name]!r}.")
+    choices = {"memory_write_granularity": tuple(_WRITES), "delta_scale_granularity": ("layer", "head")}
+    for name, allowed in choices.items():
+        if fields[name] not in allowed:
+            raise AdapterFileError(f"{name} is {fields[name]!r}; wanted one of {', '.join(allowed)}.")
+    kinds: dict[str, type] = {"delta_heads": list, "target_layers": list, "trainable_delta_scale": bool}
+    for name, wanted in kinds.items():
+        if not isinstance(fields[name], wanted):
+            raise AdapterFileError(f"{name} must be of type {wanted.__name__}, not {fields[name]!r}.")
     ours = {our_name: fields[name] for name, our_name in _FIELDS.items()}
     ours |= {
         "heads": fields["delta_heads"],
@@ -169,7 +170,9 @@ def read_release(folder: Path) -> AdapterFile:
     for name in ("q_proj", *(f"delta_{head}" for head in config.heads)):
         if name not in first or first[name].dim() != 2:
             raise AdapterFileError(f"{path} lacks the matrix {_THEIR_PARTS[name]}.")
-    outputs: dict[Head, int | tuple[int, ...]] = {h: first[f"delta_{h}"].shape[0] for h in HEADS if f"delta_{h}" in first}
+    outputs: dict[Head, int | tuple[int, ...]] = {
+        h: first[f"delta_{h}"].shape[0] for h in HEADS if f"delta_{h}" in first
+    }
     total = len(by_layer) if config.layers == "all" else None
     tensors: dict[str, Tensor] = {}
     for layer, parts in by_layer.items():
@@ -243,6 +246,4 @@ def _is_unused(part: str, config: DeltaMemConfig) -> bool:
 
 def _check_silent(part: str, tensor: Tensor, path: Path) -> None:
     if part != "output_norm" and tensor.any():
-        raise AdapterFileError(
-            f"{path} has weights in {_THEIR_PARTS[part]}, a head that delta_heads does not choose."
-        )
+        raise AdapterFileError(f"{path} has weights in {_THEIR_PARTS[part]}, a head that delta_heads does not choose.")

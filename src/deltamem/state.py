@@ -73,12 +73,12 @@ class MemoryState:
 
         With segment writes ``pending`` is P, the width of what an open segment sums up, else 0.
         """
-        empty = tuple(torch.zeros(batch, states, rank, rank, device=device) for _ in range(layers))
+        empty = tuple(torch.zeros(batch, states, rank, rank, dtype=torch.float32, device=device) for _ in range(layers))
         tokens = torch.zeros(batch, dtype=torch.int64, device=device)
         if not pending:
             return cls(empty, tokens)
         opened = OpenSegment(
-            sums=tuple(torch.zeros(batch, pending, device=device) for _ in range(layers)),
+            sums=tuple(torch.zeros(batch, pending, dtype=torch.float32, device=device) for _ in range(layers)),
             count=torch.zeros(batch, dtype=torch.int64, device=device),
             segment=torch.full((batch,), NO_SEGMENT, dtype=torch.int64, device=device),
         )
@@ -159,8 +159,10 @@ class MemoryState:
         return cls.from_tensors({name: torch.cat([t[name] for t in tensors]) for name in tensors[0]})
 
     def to(self, device: torch.device | str) -> Self:
-        """The same state on another device."""
-        return self.from_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
+        """The same state on another device; itself if it is there."""
+        named = self.tensors()
+        moved = {name: tensor.to(device) for name, tensor in named.items()}
+        return self if all(moved[name] is tensor for name, tensor in named.items()) else self.from_tensors(moved)
 
     def detach(self) -> Self:
         """The same numbers without their gradient history."""

@@ -85,4 +85,4 @@ def _assets() -> dict[str, str]:
     found = sorted((entry.name for entry in folder.iterdir()), key=str) if folder.is_dir() else []
     if not found:
         return {"demo": "missing: this installation is incomplete, or a source tree without the trained files"}
-    return {name: "present" for name in found}
+    return dict.fromkeys(found, "present")

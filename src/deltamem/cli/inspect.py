@@ -41,12 +41,16 @@ def _print(description: dict[str, Any]) -> None:
     from rich.table import Table
 
     facts = Table(box=None, show_header=False)
-    config = description.get("config", {})
-    for name, value in {**description, **config}.items():
+    for name, value in description.items():
         if name not in ("norms", "shapes", "config"):
-            facts.add_row(name.replace("_", " ") if name not in config else name, _text(value))
+            facts.add_row(name.replace("_", " "), _text(value))
     console = Console()
     console.print(facts)
+    if "config" in description:
+        config = Table(box=None, show_header=False, title="Configuration", title_justify="left", min_width=40)
+        for name, value in description["config"].items():
+            config.add_row(name, _text(value))
+        console.print(config)
     console.print(_part_table(description) if description["kind"] == "adapter" else _state_table(description))
 
 
@@ -64,7 +68,9 @@ def _part_table(description: dict[str, Any]) -> Any:
     from rich.table import Table
 
     norms: dict[str, dict[str, float]] = description["norms"]
-    table = Table("layer", *next(iter(norms.values())), title="Frobenius norms")
+    table = Table(box=None, title="Frobenius norms", title_justify="left", padding=(0, 1, 0, 0))
+    for heading in ("layer", *next(iter(norms.values()))):
+        table.add_column(heading, overflow="fold")
     for layer, parts in norms.items():
         table.add_row(layer, *(f"{norm:.3g}" for norm in parts.values()))
     return table
@@ -73,10 +79,10 @@ def _part_table(description: dict[str, Any]) -> Any:
 def _state_table(description: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    columns = [
-        (row, state) for row in range(description["rows"]) for state in range(description["states"])
-    ]
-    table = Table("layer", *(f"row {r}, state {n}" for r, n in columns), title="Frobenius norms")
+    columns = [(row, state) for row in range(description["rows"]) for state in range(description["states"])]
+    table = Table(
+        "layer", *(f"row {r}, state {n}" for r, n in columns), title="Frobenius norms", title_justify="left", box=None
+    )
     for layer, norms in enumerate(description["norms"]):
         table.add_row(str(layer), *(f"{norms[r][n]:.3g}" for r, n in columns))
     return table

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 # A command's module is light to import: what is heavy it imports when it runs.
-COMMANDS = ("convert", "doctor", "inspect", "parity")
+COMMANDS = ("demo", "chat", "inspect", "convert", "parity", "doctor")
 
 
 def build_app() -> typer.Typer:
@@ -32,8 +32,18 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from deltamem.version import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="On an error, show where it came from.")] = False,
 ) -> None:
     """A small memory for a frozen language model: written while it reads, kept when the text is gone.

@@ -1,0 +1,146 @@
+"""What a memory costs its backbone: an adapted beside a bare random Qwen3, on one thread, with shared weights.
+
+    python benchmarks/overhead.py --json benchmarks/results/overhead.json --check
+
+The backbones take turns (bare, adapted, adapted, bare) and each round gives one ratio; the figures are medians. Times
+are this process's CPU time, which other work on the machine lengthens less than wall time.
+"""
+
+import argparse
+import copy
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+import deltamem
+
+PROMPT = 512
+SHAPES: dict[str, dict[str, Any]] = {
+    "qwen3_0.6b": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 3072,
+    },
+    "small": {
+        "hidden_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "intermediate_size": 384,
+    },
+}
+ROUNDS = {"qwen3_0.6b": {"prefill": 4, "decode": 40}, "small": {"prefill": 40, "decode": 200}}
+CEILINGS = {"prefill_x": 1.03, "decode_x": 1.04}
+Work = Callable[[], Any]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
+    parser.add_argument("--check", action="store_true", help=f"exit 1 above the ceilings {CEILINGS}")
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)
+    report: dict[str, Any] = {"prompt": PROMPT, "machine": machine(), "ceilings": CEILINGS}
+    for name, shape in SHAPES.items():
+        report[name] = {"shape": shape} | measure(shape, ROUNDS[name])
+    for figure in ("prefill", "decode"):
+        report[f"{figure}_x"] = report["qwen3_0.6b"][figure]["x"]
+
+    if options.json == "-":
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
+        if options.json:
+            Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
+    above = [f"{key} is {report[key]}, above {ceiling}" for key, ceiling in CEILINGS.items() if report[key] > ceiling]
+    print(*above, sep="\n", end="\n" if above else "", file=sys.stderr)
+    return 1 if above and options.check else 0
+
+
+@torch.no_grad()
+def measure(shape: dict[str, Any], rounds: dict[str, int]) -> dict[str, Any]:
+    """Prefill of 512 tokens, and one decoded token with as many in the cache."""
+    bare, adapted = pair(shape)
+    ids = torch.randint(1000, (1, PROMPT))
+    caches = {id(model): model(ids).past_key_values for model in (bare, adapted)}  # also compiles the scan
+
+    def prefill(model: PreTrainedModel) -> Work:
+        return lambda: model(ids, logits_to_keep=1)
+
+    def decode(model: PreTrainedModel) -> Work:
+        return lambda: model(ids[:, :1], past_key_values=caches[id(model)])
+
+    return {
+        figure: compare(work(bare), work(adapted), rounds[figure])
+        for figure, work in (("prefill", prefill), ("decode", decode))
+    }
+
+
+def pair(shape: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """A bare backbone, and one with the same weights (the same memory, too) and a default adapter."""
+    torch.manual_seed(0)
+    bare = Qwen3ForCausalLM(Qwen3Config(vocab_size=1000, **shape)).eval()
+    adapted = copy.deepcopy(bare, {id(parameter): parameter for parameter in bare.parameters()})
+    deltamem.attach(adapted)
+    return bare, adapted
+
+
+def compare(bare: Work, adapted: Work, rounds: int) -> dict[str, float]:
+    """Median milliseconds of both, and the median over the rounds of adapted by bare."""
+    for _ in range(2):
+        bare(), adapted()
+    times = [[timed(run) for run in (bare, adapted, adapted, bare)] for _ in range(rounds)]
+    return {
+        "bare_ms": round(1000 * statistics.median(t for a, _, _, d in times for t in (a, d)), 3),
+        "adapted_ms": round(1000 * statistics.median(t for _, b, c, _ in times for t in (b, c)), 3),
+        "x": round(statistics.median((b + c) / (a + d) for a, b, c, d in times), 4),
+        "rounds": rounds,
+    }
+
+
+def timed(run: Work) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "numba")},
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    print(f"{'':12}{'':9}{'bare':>12}{'adapted':>14}{'ratio':>9}")
+    for name in SHAPES:
+        for figure in ("prefill", "decode"):
+            case = report[name][figure]
+            print(f"{name:12}{figure:9}{case['bare_ms']:9.2f} ms{case['adapted_ms']:11.2f} ms{case['x']:8.3f}x")
+    print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

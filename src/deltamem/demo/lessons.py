@@ -1,0 +1,149 @@
+"""Training dialogues for the embedded backbone: the world's events with questions among them, as weighted tokens.
+
+Each lesson asks several questions: with one question a dialogue, recall does not form in any reasonable time.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from deltamem.demo.tokenizer import END, START
+from deltamem.demo.world import (
+    Event,
+    Message,
+    Person,
+    Question,
+    current_facts,
+    question,
+    sample_events,
+    unanswerable_question,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+WINDOW = 512
+_UNANSWERABLE_SHARE = 0.17
+_ANSWER_WEIGHT, _UNKNOWN_WEIGHT, _REPLY_WEIGHT, _USER_WEIGHT = 1.0, 1.0, 0.2, 0.1
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A message and the weight of its tokens in the loss."""
+
+    message: Message
+    weight: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids ``[B, T]`` padded on the right, and the loss weight of each token ``[B, T]``."""
+
+    ids: Tensor
+    weights: Tensor
+
+
+def sample_lesson(rng: random.Random, max_facts: int, *, plain: bool = False) -> list[Turn]:
+    """A training dialogue of at most ``max_facts`` facts with questions between and after them.
+
+    A ``plain`` lesson has neither corrections nor small talk nor unanswerable questions: nothing but recall.
+    """
+    if plain:
+        facts = rng.randint(1, max_facts)
+        events, people = sample_events(rng, facts=facts)
+        return _with_questions(rng, events, people, [rng.randint(1, facts) for _ in range(2 * facts + 1)], 0.0)
+    facts = rng.randint(1, max_facts) if rng.random() > 0.06 else 0
+    corrections = sum(rng.random() < 0.2 for _ in range(facts))
+    events, people = sample_events(rng, facts=facts, corrections=corrections, small_talk=rng.choice((0, 0, 1, 2, 3)))
+    if rng.random() < 0.1:
+        events = events[rng.randint(0, len(events)) :]
+    asked = rng.randint(2, 4) + facts // 2
+    first = 0 if rng.random() < 0.15 else min(1, len(events))
+    places = [rng.randint(first, len(events)) for _ in range(asked)]
+    if rng.random() < 0.5:
+        places = [len(events)] * asked
+    return _with_questions(rng, events, people, places, _UNANSWERABLE_SHARE)
+
+
+def _with_questions(
+    rng: random.Random, events: list[Event], people: tuple[Person, ...], places: list[int], unanswerable: float
+) -> list[Turn]:
+    """The turns of ``events``, with a question after as many of them as each of ``places`` says."""
+    turns: list[Turn] = []
+    for place, event in enumerate([*events, Event(())]):
+        for _ in range(places.count(place)):
+            turns += _answered(_next_question(rng, events[:place], people, unanswerable))
+        turns += _reply(event.messages)
+    return turns
+
+
+def _next_question(rng: random.Random, told: list[Event], people: tuple[Person, ...], unanswerable: float) -> Question:
+    facts = current_facts(told)
+    if not facts or rng.random() < unanswerable:
+        return unanswerable_question(rng, facts, people, "train")
+    return question(rng, rng.choice(facts), people)
+
+
+def _answered(asked: Question) -> list[Turn]:
+    weight = _ANSWER_WEIGHT if asked.fact else _UNKNOWN_WEIGHT
+    return [Turn(Message("user", asked.ask), _USER_WEIGHT), Turn(Message("assistant", asked.answer), weight)]
+
+
+def _reply(messages: tuple[Message, ...]) -> list[Turn]:
+    return [Turn(message, _REPLY_WEIGHT if message.role == "assistant" else _USER_WEIGHT) for message in messages]
+
+
+class LessonTokens:
+    """Turns lessons into token ids and loss weights, one message at a time."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
+        self._pad = int(tokenizer.pad_token_id or 0)
+        self._end = int(tokenizer.convert_tokens_to_ids(END))  # type: ignore[arg-type]
+        self._newline = tokenizer.encode("\n")[-1]
+        self._heads = {
+            role: tokenizer.encode(f"{START}{role}\n", add_special_tokens=False) for role in ("user", "assistant")
+        }
+        self._encode = lru_cache(maxsize=50_000)(lambda text: tokenizer.encode(text, add_special_tokens=False))
+
+    def encode(self, turns: list[Turn]) -> tuple[list[int], list[float]]:
+        """Token ids of the chat, as the template gives them, and the loss weight of each; cut to the window."""
+        ids: list[int] = []
+        weights: list[float] = []
+        for turn in turns:
+            head = self._heads[turn.message.role]
+            body = [*self._encode(turn.message.text), self._end]
+            ids += [*head, *body, self._newline]
+            weights += [*[0.0] * len(head), *[turn.weight] * len(body), 0.0]
+        return ids[:WINDOW], weights[:WINDOW]
+
+    def batches(
+        self, rng: random.Random, *, max_facts: int, plain: bool, tokens: int, pool: int = 8
+    ) -> Iterator[Batch]:
+        """About ``pool`` batches of at most ``tokens`` tokens each, of lessons of like length, in random order."""
+        lessons: list[tuple[list[int], list[float]]] = []
+        while sum(len(ids) for ids, _ in lessons) < pool * tokens:
+            lessons.append(self.encode(sample_lesson(rng, max_facts, plain=plain)))
+        lessons.sort(key=lambda lesson: len(lesson[0]))
+        groups: list[list[tuple[list[int], list[float]]]] = [[]]
+        for lesson in lessons:
+            if len(lesson[0]) * (len(groups[-1]) + 1) > tokens:
+                groups.append([])
+            groups[-1].append(lesson)
+        rng.shuffle(groups)
+        for group in groups:
+            yield self.pad(group)
+
+    def pad(self, group: list[tuple[list[int], list[float]]]) -> Batch:
+        """A batch of encoded lessons."""
+        longest = max(len(ids) for ids, _ in group)
+        ids = torch.full((len(group), longest), self._pad)
+        weights = torch.zeros(len(group), longest)
+        for row, (row_ids, row_weights) in enumerate(group):
+            ids[row, : len(row_ids)] = torch.tensor(row_ids)
+            weights[row, : len(row_weights)] = torch.tensor(row_weights)
+        return Batch(ids, weights)

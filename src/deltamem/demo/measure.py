@@ -1,0 +1,162 @@
+"""The demo's measurements: recall with the text gone, corrections, forgetting, and what it costs the backbone."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from deltamem.demo.reader import ASSISTANT, Asked, Reader
+from deltamem.demo.results import Cost, Curve, Rate, Results, Updates
+from deltamem.demo.retrieval import relevant_turns
+from deltamem.demo.world import USER, Dialogue, Message, chat, sample_dialogue
+from deltamem.state import MemoryState
+
+ADAPTERS = ("token", "segment", "multi")
+METHODS = ("none", *ADAPTERS, "shuffled", "bm25", "full")
+WINDOWED = "window"
+FORGETTING_TOKENS = (0, 200, 400, 600, 1000, 2000)
+_UPDATE_FACTS, _UPDATE_CORRECTIONS, _FORGETTING_FACTS, _LOSS_FACTS = 4, 2, 4, 8
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many held-out dialogues each measurement takes.
+
+    Attributes:
+        recall: by number of facts; about as many questions come of each.
+        updates: dialogues in which two of four facts are corrected.
+        forgetting: dialogues of four facts that go on with small talk.
+        loss: dialogues of eight facts for the next-token loss.
+    """
+
+    recall: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({1: 160, 2: 100, 4: 60, 8: 32, 16: 18}))
+    updates: int = 80
+    forgetting: int = 25
+    loss: int = 24
+
+    @property
+    def steps(self) -> int:
+        """How often :func:`measure` tells its progress."""
+        return len(self.recall) + 3
+
+
+class Exam:
+    """Held-out dialogues, written to memory once by every adapter, and questions about them by every method."""
+
+    def __init__(self, reader: Reader, dialogues: Sequence[Dialogue]) -> None:
+        self.reader = reader
+        self.histories = [dialogue.messages for dialogue in dialogues]
+        self.states = {name: reader.remember(name, self.histories) for name in ADAPTERS}
+
+    def grade(self, asked: Sequence[Asked]) -> dict[str, list[bool]]:
+        """Which answers are right, by method."""
+        reader, rows = self.reader, len(self.histories)
+        others = self.states["multi"].select([(row + 1) % rows for row in range(rows)])
+        return {
+            "none": reader.recall(None, None, asked),
+            **{name: reader.recall(name, state, asked) for name, state in self.states.items()},
+            "shuffled": reader.recall("multi", others, asked),
+            "bm25": self._retrieved(asked),
+            "full": reader.read(None, self.histories, asked),
+        }
+
+    def _retrieved(self, asked: Sequence[Asked]) -> list[bool]:
+        prompts: list[list[Message]] = [[]] * len(asked)
+        for row, history in enumerate(self.histories):
+            places = [place for place, question in enumerate(asked) if question.row == row]
+            if places:
+                found = relevant_turns(history, [asked[place].ask for place in places])
+                for place, turns in zip(places, found, strict=True):
+                    prompts[place] = turns
+        return self.reader.read(None, prompts, [replace(question, row=p) for p, question in enumerate(asked)])
+
+
+def measure(reader: Reader, progress: Progress, sizes: Sizes | None = None) -> Results:
+    """Runs every measurement; ``progress`` is told what comes next."""
+    sizes = sizes or Sizes()
+    recall: dict[str, dict[int, Rate]] = {method: {} for method in METHODS}
+    bare, adapted, bytes_per_session = [], [], {}
+    for facts, count in sizes.recall.items():
+        progress(f"recall of {facts} fact{'s' * (facts > 1)}")
+        dialogues = _held_out(count, facts)
+        exam, asked = Exam(reader, dialogues), _asked(dialogues)
+        for method, right in exam.grade(asked).items():
+            recall[method][facts] = Rate.of(right)
+        bare.append(recall["full"][facts])
+        adapted.append(Rate.of(reader.read("multi", exam.histories, asked)))
+        bytes_per_session = {name: state.nbytes // state.batch for name, state in exam.states.items()}
+    progress("corrected facts")
+    updates = measure_updates(reader, sizes.updates)
+    progress("forgetting")
+    forgetting = measure_forgetting(reader, sizes.forgetting)
+    progress("what it costs the backbone")
+    in_context = {"bare": Rate.together(bare), "adapted": Rate.together(adapted)}
+    cost = Cost(in_context, measure_loss(reader, sizes.loss))
+    return Results(recall, updates, forgetting, cost, bytes_per_session)
+
+
+def measure_updates(reader: Reader, count: int) -> Updates:
+    """Asks about the corrected facts of ``count`` dialogues, and looks for the new value and for the old one."""
+    dialogues = _held_out(count, _UPDATE_FACTS, _UPDATE_CORRECTIONS)
+    corrected = [
+        (row, question.ask, question.fact)
+        for row, dialogue in enumerate(dialogues)
+        for question in dialogue.questions
+        if question.fact and question.fact.replaces
+    ]
+    new = [Asked(row, ask, f"{fact.value}.") for row, ask, fact in corrected]
+    old = [Asked(row, ask, f"{fact.replaces}.") for row, ask, fact in corrected]
+    right = Exam(reader, dialogues).grade([*new, *old])
+    return Updates(
+        new={method: Rate.of(graded[: len(new)]) for method, graded in right.items()},
+        old={method: Rate.of(graded[len(new) :]) for method, graded in right.items()},
+    )
+
+
+def measure_forgetting(reader: Reader, count: int) -> dict[str, Curve]:
+    """Tells a few facts, then nothing but small talk, and asks again from time to time.
+
+    The memory carries on from where it was; the window holds the last tokens of all the text so far.
+    """
+    dialogues = _held_out(count, _FORGETTING_FACTS)
+    asked = _asked(dialogues)
+    rng = random.Random("forgetting")
+    texts: list[list[Message]] = [[] for _ in dialogues]
+    news = [list(dialogue.messages) for dialogue in dialogues]
+    since = [0] * count
+    states: dict[str, MemoryState | None] = dict.fromkeys(ADAPTERS)
+    curves: dict[str, Curve] = {name: [] for name in (*ADAPTERS, WINDOWED)}
+    for mark in FORGETTING_TOKENS:
+        for row in range(count):
+            while since[row] < mark:
+                talk = chat(rng, 1)
+                since[row] += reader.length(talk)
+                news[row] += talk
+        tokens = round(sum(since) / count)
+        for name in ADAPTERS:
+            states[name] = state = reader.remember(name, news, states[name])
+            curves[name].append((tokens, Rate.of(reader.recall(name, state, asked))))
+        texts = [text + new for text, new in zip(texts, news, strict=True)]
+        curves[WINDOWED].append((tokens, Rate.of(reader.read(None, texts, asked))))
+        news = [[] for _ in dialogues]
+    return curves
+
+
+def measure_loss(reader: Reader, count: int) -> dict[str, float]:
+    """The loss of the assistant's tokens in ``count`` dialogues with their questions and answers, in nats."""
+    histories = []
+    for dialogue in _held_out(count, _LOSS_FACTS):
+        exchanges = [(Message(USER, q.ask), Message(ASSISTANT, q.answer)) for q in dialogue.questions]
+        histories.append([*dialogue.messages, *(message for exchange in exchanges for message in exchange)])
+    return {"bare": reader.loss(None, histories), "adapted": reader.loss("multi", histories)}
+
+
+def _held_out(count: int, facts: int, corrections: int = 0) -> list[Dialogue]:
+    rng = random.Random(f"held out/{facts}/{corrections}")
+    return [sample_dialogue(rng, facts=facts, corrections=corrections, split="test") for _ in range(count)]
+
+
+def _asked(dialogues: Sequence[Dialogue]) -> list[Asked]:
+    return [Asked(row, q.ask, q.answer) for row, dialogue in enumerate(dialogues) for q in dialogue.questions]

@@ -1,0 +1,93 @@
+"""The demo's pictures: recall by number of facts, the forgetting curve, and a state."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deltamem.demo.lessons import WINDOW
+from deltamem.demo.results import Curve, Rate, Results
+from deltamem.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Colours that stay apart for the colour-blind (M. Okabe and K. Ito, 2008).
+STYLES = {
+    "full": ("full context", "#000000", "--"),
+    "bm25": ("BM25 over the turns", "#999999", "--"),
+    "multi": ("memory, four states", "#0072B2", "-"),
+    "token": ("memory, token writes", "#E69F00", "-"),
+    "segment": ("memory, segment writes", "#009E73", "-"),
+    "shuffled": ("another dialogue's memory", "#CC79A7", ":"),
+    "none": ("no context", "#999999", ":"),
+    "window": ("full window of 512 tokens", "#000000", "--"),
+}
+
+
+def draw_plots(results: Results, state_file: Path, folder: Path) -> dict[str, Path]:
+    """Draws ``recall.png``, ``forgetting.png`` and ``state.png`` in ``folder`` and says where they lie.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        OSError: the folder cannot be written.
+    """
+    from deltamem.inspection import draw, open_file
+
+    paths = {name: folder / f"{name}.png" for name in ("recall", "forgetting", "state")}
+    _save(_recall_figure(results.recall), paths["recall"])
+    _save(_forgetting_figure(results.forgetting), paths["forgetting"])
+    draw(open_file(state_file), paths["state"])
+    return paths
+
+
+def _recall_figure(recall: Mapping[str, Mapping[int, Rate]]) -> "Figure":
+    figure, axes = _figure("facts told in the dialogue")
+    facts = list(recall["full"])
+    for method in STYLES:
+        if method in recall:
+            _line(axes, method, range(len(facts)), list(recall[method].values()))
+    axes.set_xticks(range(len(facts)), [str(number) for number in facts])
+    axes.set_title("Recall on held-out dialogues (shaded: 95 % intervals)")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def _forgetting_figure(curves: Mapping[str, Curve]) -> "Figure":
+    figure, axes = _figure("tokens of small talk since the facts were told")
+    for method in STYLES:
+        if method in curves:
+            _line(axes, method, [tokens for tokens, _ in curves[method]], [rate for _, rate in curves[method]])
+    axes.axvline(WINDOW, color="#999999", linewidth=0.8)
+    axes.annotate(
+        " the window ends", (WINDOW, 1.01), xycoords=("data", "axes fraction"), ha="center", fontsize=8, color="#666666"
+    )
+    axes.set_title("Recall of four facts while the conversation moves on", pad=18)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def _figure(x_label: str) -> tuple["Figure", Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(x_label)
+    axes.set_ylabel("answers right to the letter")
+    axes.set_ylim(-0.02, 1.02)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#eeeeee")
+    return figure, axes
+
+
+def _line(axes: Any, method: str, x: Sequence[int], rates: Sequence[Rate]) -> None:
+    label, colour, dashes = STYLES[method]
+    low, high = zip(*(rate.interval for rate in rates), strict=True)
+    axes.plot(x, [rate.value for rate in rates], dashes, color=colour, label=label, marker="o", markersize=4)
+    axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=140)
+    write_atomically(path, drawn.getvalue())

@@ -1,0 +1,180 @@
+"""Reads dialogues into memories or into the window, and grades the answers that greedy decoding would give."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from deltamem.attach import Attachment, attached
+from deltamem.demo.episodes import DialogueTokens
+from deltamem.demo.lessons import WINDOW
+from deltamem.demo.world import Message
+from deltamem.state import MemoryState
+from deltamem.train.episodes import Text, TextBatch
+from deltamem.train.objective import read, trained_logits, write
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+ASSISTANT = "assistant"
+_BATCH_TOKENS = 4096
+_NOTHING = Text((), (), ())
+
+History = Sequence[Message]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question to the memory or the history in row ``row``, and the answer that counts as right."""
+
+    row: int
+    ask: str
+    answer: str
+
+
+class Reader:
+    """The embedded backbone with its adapters, of which each call names one; ``None`` is the bare backbone.
+
+    An answer is right when greedy decoding gives it to the letter. That is so exactly when every token of it, the
+    end included, is the likeliest one, so one forward pass over question and answer decides it.
+    """
+
+    def __init__(self, model: "Qwen3ForCausalLM", tokenizer: "PreTrainedTokenizerFast") -> None:
+        self.model = model
+        self._tokens = DialogueTokens(tokenizer)
+
+    def length(self, history: History) -> int:
+        """How many tokens the messages are."""
+        return len(self._text(history).ids)
+
+    @torch.inference_mode()
+    def remember(self, adapter: str, histories: Sequence[History], state: MemoryState | None = None) -> MemoryState:
+        """Writes one history a row to memory and keeps nothing else.
+
+        A history longer than the window is read in passages of whole messages, each without the text before it.
+
+        Args:
+            adapter: the adapter's name.
+            histories: B histories.
+            state: what the B rows remember already; nothing by default.
+        """
+        rows = [self._tokens.passages([(message, 0.0) for message in history]) for history in histories]
+        with self._using(adapter) as attachment:
+            state = attachment.new_state(len(rows)) if state is None else state
+            for number in range(max(map(len, rows))):
+                passages = [row[number] if number < len(row) else _NOTHING for row in rows]
+                state, _ = write(self.model, state, self._pad(passages))
+        return state
+
+    @torch.inference_mode()
+    def recall(self, adapter: str | None, state: MemoryState | None, asked: Sequence[Asked]) -> list[bool]:
+        """Which answers come out right with nothing but the question in the window.
+
+        Args:
+            adapter: the adapter that reads; ``None`` for the bare backbone.
+            state: the memories, which are not written; ``None`` for the bare backbone.
+            asked: the questions.
+        """
+        questions = self._questions(asked)
+        with self._using(adapter):
+            if state is None:
+                hidden = self.model.model(questions.ids, use_cache=False).last_hidden_state
+            else:
+                hidden = read(self.model, state.select([question.row for question in asked]), questions)
+        return self._right(hidden, questions)
+
+    @torch.inference_mode()
+    def read(self, adapter: str | None, histories: Sequence[History], asked: Sequence[Asked]) -> list[bool]:
+        """Which answers come out right with a history in the window before the question.
+
+        Of a history that does not fit, the last tokens are in the window. An adapter starts empty, and reads and
+        writes all along.
+        """
+        questions = self._questions(asked)
+        room = WINDOW - questions.ids.shape[1]
+        contexts = [_last(self._text(history), room) for history in histories]
+        right = [False] * len(asked)
+        with self._using(adapter):
+            for rows in _groups([len(context.ids) for context in contexts]):
+                places = [place for place, question in enumerate(asked) if question.row in rows]
+                if not places:
+                    continue
+                group, within = self._pad(contexts[rows.start : rows.stop]), [asked[p].row - rows.start for p in places]
+                hidden = self._continue(group, within, questions.ids[places])
+                graded = self._right(hidden, _rows(questions, places))
+                for place, good in zip(places, graded, strict=True):
+                    right[place] = good
+        return right
+
+    @torch.inference_mode()
+    def loss(self, adapter: str | None, histories: Sequence[History]) -> float:
+        """Mean cross-entropy in nats over the assistant's tokens in the window.
+
+        An adapter starts empty, and reads and writes all along.
+        """
+        batch = self._pad([_last(self._text(history), WINDOW) for history in histories])
+        with self._using(adapter):
+            hidden = self.model.model(batch.ids, use_cache=False).last_hidden_state
+            logits, targets, _ = trained_logits(self.model, hidden, batch)
+        return F.cross_entropy(logits, targets).item()
+
+    @contextmanager
+    def _using(self, adapter: str | None) -> Iterator[Attachment]:
+        attachment = attached(self.model)
+        before = attachment.active
+        attachment.activate(adapter)
+        try:
+            yield attachment
+        finally:
+            attachment.activate(before)
+
+    def _continue(self, contexts: TextBatch, rows: list[int], ids: Tensor) -> Tensor:
+        """Hidden states ``[Q, T, D]`` of texts ``ids`` ``[Q, T]``, each after the context in its row of ``rows``."""
+        cache = self.model.model(contexts.ids, attention_mask=contexts.mask.long(), use_cache=True).past_key_values
+        cache.batch_select_indices(torch.tensor(rows))
+        before = contexts.mask[rows].long()
+        hidden: Tensor = self.model.model(
+            ids,
+            attention_mask=F.pad(before, (0, ids.shape[1]), value=1),
+            position_ids=before.sum(1, keepdim=True) + torch.arange(ids.shape[1]),
+            past_key_values=cache,
+        ).last_hidden_state
+        return hidden
+
+    def _right(self, hidden: Tensor, questions: TextBatch) -> list[bool]:
+        """Whether all weighted tokens of each row are the likeliest ones, given ``hidden`` ``[B, T, D]``."""
+        logits, targets, rows = trained_logits(self.model, hidden, questions)
+        wrong = set(rows[logits.argmax(-1) != targets].tolist())
+        return [row not in wrong for row in range(len(hidden))]
+
+    def _text(self, history: History) -> Text:
+        return self._tokens.text([(message, float(message.role == ASSISTANT)) for message in history])
+
+    def _questions(self, asked: Sequence[Asked]) -> TextBatch:
+        return self._pad([self._tokens.exchange([(question.ask, question.answer)]) for question in asked])
+
+    def _pad(self, texts: Sequence[Text]) -> TextBatch:
+        return TextBatch.pad(texts, self._tokens.pad_id)
+
+
+def _last(text: Text, tokens: int) -> Text:
+    return Text(text.ids[-tokens:], text.weights[-tokens:], text.segments[-tokens:])
+
+
+def _rows(batch: TextBatch, rows: list[int]) -> TextBatch:
+    return TextBatch(batch.ids[rows], batch.mask[rows], batch.weights[rows], batch.segments[rows])
+
+
+def _groups(lengths: list[int]) -> Iterator[range]:
+    """Runs of rows that make batches of bounded size."""
+    start = 0
+    while start < len(lengths):
+        end = start + 1
+        while end < len(lengths) and (end + 1 - start) * max(lengths[start : end + 1]) <= _BATCH_TOKENS:
+            end += 1
+        yield range(start, end)
+        start = end

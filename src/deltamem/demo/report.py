@@ -1,0 +1,142 @@
+"""The demo in a terminal: the conversation, the tables, and what they do not show."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from deltamem.demo.lessons import WINDOW
+from deltamem.demo.results import Rate, Results, Updates
+from deltamem.demo.retrieval import TURNS
+from deltamem.demo.story import TOLD, Story
+
+WIDTH = 100
+_LABELS = {
+    "none": "no context",
+    "token": "memory, token writes",
+    "segment": "memory, segment writes",
+    "multi": "memory, four states",
+    "shuffled": "another dialogue's memory",
+    "bm25": f"BM25, best {TURNS} turns",
+    "full": "full context",
+    "window": f"last {WINDOW} tokens of text",
+}
+
+
+def show_story(console: Console, story: Story) -> None:
+    """Prints the conversation, and the answers without and with the memory."""
+    _headline(console, "A conversation")
+    lines = [
+        Text.assemble((f"{who:>6} › ", colour), text)
+        for turn in TOLD
+        for who, colour, text in (("you", "bold cyan", turn[0]), ("model", "dim", turn[1]))
+    ]
+    console.print(Panel(Group(*lines), width=72, border_style="dim", padding=(0, 1)))
+    layers, states, rank = story.shape
+    console.print(
+        f"The text is dropped. What is left of it is a memory of [bold]{story.memory_bytes:,} bytes[/bold] "
+        f"({layers} layers × {states} states of {rank} × {rank} numbers), the same size whatever is told. Now a new "
+        "session: an empty window, and the same frozen weights.\n",
+        highlight=False,
+        width=WIDTH,
+    )
+    table = _table("asked", "bare backbone", "with the memory", "")
+    for reply in story.replies:
+        right = reply.memory == reply.answer
+        mark = "[green]✓[/green]" if right else f"[red]✗[/red] told: {reply.answer}"
+        table.add_row(reply.ask, f"[dim]{reply.bare}[/dim]", f"[bold]{reply.memory}[/bold]", mark)
+    console.print(table)
+
+
+def show_results(console: Console, results: Results) -> None:
+    """Prints the tables."""
+    _show_recall(console, results.recall)
+    _show_updates(console, results.updates)
+    _show_forgetting(console, results)
+    _show_cost(console, results)
+
+
+def show_end(console: Console, plots: Mapping[str, Path], memory: Path, seconds: float) -> None:
+    """Prints where the files lie, what to try next, and what all this does not show."""
+    _headline(console, "Files")
+    for name, path in plots.items():
+        console.print(f"{name:<11} {path}", highlight=False, soft_wrap=True)
+    console.print(f"{'memory':<11} {memory}   [dim](deltamem inspect reads it)[/dim]", highlight=False, soft_wrap=True)
+    console.print(
+        "\n[dim]What this does not show: how δ-mem does on a large model or on free text. This backbone has a million "
+        "parameters and knows one small world of templated sentences. Names, and which phrasing goes with which value, "
+        "are held out; the kinds of facts and the values are not.[/dim]\n"
+        "\nTalk to it: [bold]deltamem demo --ask[/bold]   What one can tell it: [bold]deltamem demo --facts[/bold]\n"
+        f"{seconds:.0f} seconds.",
+        highlight=False,
+        width=WIDTH,
+    )
+
+
+def _show_recall(console: Console, recall: Mapping[str, Mapping[int, Rate]]) -> None:
+    _headline(console, "Recall on held-out dialogues", "percent of answers right to the letter, 95 % interval")
+    facts = list(recall["full"])
+    table = _table("facts told", *(f"{number}" for number in facts), right=len(facts))
+    for method, rates in recall.items():
+        table.add_row(_LABELS[method], *(_cell(rates[number]) for number in facts), style=_style(method))
+    table.add_section()
+    table.add_row("questions", *(str(recall["full"][number].total) for number in facts), style="dim")
+    console.print(table)
+
+
+def _show_updates(console: Console, updates: Updates) -> None:
+    total = next(iter(updates.new.values())).total
+    _headline(console, "Corrected facts", f"two of four facts corrected later, {total} questions, percent")
+    table = _table("answer", "new value", "old value", right=2)
+    for method, rate in updates.new.items():
+        table.add_row(_LABELS[method], _cell(rate), _cell(updates.old[method]), style=_style(method))
+    console.print(table)
+
+
+def _show_forgetting(console: Console, results: Results) -> None:
+    curves = results.forgetting
+    marks = [tokens for tokens, _ in next(iter(curves.values()))]
+    total = next(iter(curves.values()))[0][1].total
+    _headline(console, "Forgetting", f"four facts, then small talk; {total} questions, percent")
+    table = _table("tokens since the facts", *(f"{tokens:,}" for tokens in marks), right=len(marks))
+    for method, curve in curves.items():
+        table.add_row(_LABELS[method], *(_cell(rate) for _, rate in curve), style=_style(method))
+    console.print(table)
+
+
+def _show_cost(console: Console, results: Results) -> None:
+    cost = results.cost
+    _headline(console, "What it costs the backbone", "text in the window; the memory starts empty and writes along")
+    table = _table("", "bare", "with adapter", right=2)
+    bare, adapted = cost.in_context["bare"], cost.in_context["adapted"]
+    table.add_row(f"answers right, percent ({bare.total} questions)", _cell(bare, 1), _cell(adapted, 1))
+    table.add_row("loss a token, nats (assistant's text)", f"{cost.loss['bare']:.3f}", f"{cost.loss['adapted']:.3f}")
+    console.print(table)
+    sizes = ", ".join(f"{name} {size:,}" for name, size in results.bytes_per_session.items())
+    console.print(f"Bytes a session: {sizes}.", highlight=False)
+
+
+def _headline(console: Console, title: str, detail: str = "") -> None:
+    console.print()
+    console.print(Text.assemble((title, "bold"), (f"   {detail}", "dim") if detail else ""))
+
+
+def _table(first: str, *others: str, right: int = 0) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right" if right else "left")
+    return table
+
+
+def _cell(rate: Rate, digits: int = 0) -> str:
+    low, high = rate.interval
+    span = f"{100 * low:.{digits}f}–{100 * high:.{digits}f}"
+    return f"{100 * rate.value:.{digits}f} [dim]{span:>6}[/dim]"
+
+
+def _style(method: str) -> str:
+    return "bold" if method == "multi" else ""

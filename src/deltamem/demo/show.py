@@ -1,0 +1,118 @@
+"""The demo as a whole: load, tell, measure, draw, print."""
+
+import importlib
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deltamem.demo.measure import Sizes, measure
+from deltamem.demo.reader import Reader
+from deltamem.demo.story import tell_story
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+
+def load_demo() -> tuple["Qwen3ForCausalLM", "PreTrainedTokenizerFast"]:
+    """The embedded backbone with its adapters, of which the last, ``multi``, is active, and the tokenizer."""
+    from transformers.utils import logging
+
+    from deltamem.demo.adapters import RECIPES, load_demo_adapter
+    from deltamem.demo.backbone import load_backbone
+
+    logging.disable_progress_bar()
+    model, tokenizer = load_backbone()
+    for which in RECIPES:
+        load_demo_adapter(model, which)
+    return model, tokenizer
+
+
+def run_demo(folder: Path, *, as_data: bool = False, sizes: Sizes | None = None) -> dict[str, Any]:
+    """Runs everything, writes pictures and a memory to ``folder``, and gives the numbers as plain data.
+
+    The report goes to standard output unless ``as_data``; progress goes to standard error.
+
+    Raises:
+        ImportError: a package of the ``demo`` extra is missing.
+        OSError: ``folder`` cannot be written.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from deltamem.demo.plots import draw_plots
+    from deltamem.demo.report import WIDTH, show_end, show_results, show_story
+
+    start = time.monotonic()
+    require_extra()
+    sizes = sizes or Sizes()
+    folder.mkdir(parents=True, exist_ok=True)
+    console, progress = Console(quiet=as_data), Console(stderr=True)
+    if not console.is_terminal:
+        console.width = WIDTH
+    with progress.status("loading the backbone and its adapters"):
+        model, tokenizer = load_demo()
+        story = tell_story(model, tokenizer, folder / "memory.safetensors")
+    show_story(console, story)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=progress, transient=True) as bar:
+        task = bar.add_task("measuring", total=sizes.steps + 1)
+
+        def advance(label: str) -> None:
+            bar.update(task, advance=1, description=label)
+
+        results = measure(Reader(model, tokenizer), advance, sizes)
+        advance("drawing")
+        plots = draw_plots(results, story.file, folder)
+    seconds = time.monotonic() - start
+    show_results(console, results)
+    show_end(console, plots, story.file, seconds)
+    return results.as_data() | {
+        "seconds": round(seconds, 2),
+        "story": [asdict(reply) for reply in story.replies],
+        "plots": {name: str(path) for name, path in plots.items()},
+    }
+
+
+def talk() -> None:
+    """Talks on standard input; a message is read once, written to memory with the reply, and dropped."""
+    from rich.console import Console
+
+    from deltamem.session import Session
+
+    console = Console()
+    with console.status("loading"):
+        model, tokenizer = load_demo()
+    session = Session(model, tokenizer, window=0)
+    console.print(
+        "Tell me something about yourself or a friend, then ask. I see one message at a time; all else is memory.\n"
+        "[dim]Like this:  I live in Porto.  ·  My friend Ravi plays the cello.  ·  Actually, I live in Oslo now.\n"
+        "            Where do I live?  ·  Which instrument does Ravi play?      More: deltamem demo --facts\n"
+        "An empty line ends.[/dim]",
+        highlight=False,
+    )
+    while True:
+        try:
+            said = console.input("[bold cyan]   you[/bold cyan] › ").strip()
+        except (EOFError, KeyboardInterrupt):
+            said = ""
+        if not said:
+            break
+        reply = session.reply(said, max_new_tokens=24)
+        written = int(session.state.tokens[0])
+        console.print(f"[dim] model[/dim] › {reply}", highlight=False, end="")
+        console.print(f"   [dim]({session.state.nbytes:,} bytes hold {written:,} tokens)[/dim]", highlight=False)
+    console.print()
+
+
+def require_extra() -> None:
+    """Checks for the packages of the ``demo`` extra before anything slow begins.
+
+    Raises:
+        ImportError: one is missing; the message names the command that installs it.
+    """
+    for package in ("matplotlib", "bm25s"):
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            raise ImportError(f'The demo needs {package}: pip install "deltamem[demo]"') from None

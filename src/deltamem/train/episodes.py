@@ -1,0 +1,141 @@
+"""Training episodes: what is written into a memory, and what is asked of it once the text is gone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deltamem.state import NO_SEGMENT
+
+
+@dataclass(frozen=True)
+class Text:
+    """The tokens of one forward pass.
+
+    Attributes:
+        ids: token ids.
+        weights: the loss weight of each token as a prediction; 0 for what is only read.
+        segments: the segment of each token, -1 for none (see :class:`deltamem.Step`).
+    """
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    segments: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.ids) == len(self.weights) == len(self.segments):
+            raise ValueError(
+                f"A text needs one weight and one segment a token; it has {len(self.ids)} tokens, "
+                f"{len(self.weights)} weights and {len(self.segments)} segments."
+            )
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A history that is written, and queries that only the memory of it can answer.
+
+    Attributes:
+        history: passages, each written by a forward pass that does not see the text of those before.
+        queries: texts, each read from the memory on its own, with weights on the answer's tokens.
+    """
+
+    history: tuple[Text, ...]
+    queries: tuple[Text, ...]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the history has."""
+        return sum(len(passage.ids) for passage in self.history)
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Texts padded on the right; each field ``[B, T]``.
+
+    Attributes:
+        ids: token ids, the padding id where there is no text.
+        mask: bool, the real tokens.
+        weights: loss weights, 0 on padding.
+        segments: segment ids, -1 on padding.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    weights: Tensor
+    segments: Tensor
+
+    @classmethod
+    def pad(cls, texts: Sequence[Text], pad_id: int) -> "TextBatch":
+        """One row a text; an empty text gives a row of padding."""
+        longest = max(1, max((len(text.ids) for text in texts), default=0))
+
+        def filled(rows: list[tuple[int, ...]] | list[tuple[float, ...]], value: float, dtype: torch.dtype) -> Tensor:
+            return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], dtype=dtype)
+
+        return cls(
+            ids=filled([text.ids for text in texts], pad_id, torch.int64),
+            mask=filled([(1,) * len(text.ids) for text in texts], 0, torch.bool),
+            weights=filled([text.weights for text in texts], 0, torch.float32),
+            segments=filled([text.segments for text in texts], NO_SEGMENT, torch.int64),
+        )
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """Episodes ready for the model.
+
+    Attributes:
+        passages: the forward passes that write, in order; row b of each belongs to episode b.
+        queries: all queries of all episodes, Q rows.
+        episode_of: ``[Q]``, the episode whose memory a query reads.
+        write_queries: whether queries also write as they are read, as they do in a running chat.
+    """
+
+    passages: tuple[TextBatch, ...]
+    queries: TextBatch
+    episode_of: Tensor
+    write_queries: bool = False
+
+
+_EMPTY = Text((), (), ())
+
+
+def collate(episodes: Sequence[Episode], pad_id: int, *, write_queries: bool = False) -> EpisodeBatch:
+    """A batch of episodes.
+
+    Raises:
+        ValueError: no episode of them asks anything.
+    """
+    if not any(episode.queries for episode in episodes):
+        raise ValueError("A batch of episodes needs at least one query.")
+    passes = max(len(episode.history) for episode in episodes)
+    columns = [[e.history[i] if i < len(e.history) else _EMPTY for e in episodes] for i in range(passes)]
+    return EpisodeBatch(
+        passages=tuple(TextBatch.pad(column, pad_id) for column in columns),
+        queries=TextBatch.pad([query for episode in episodes for query in episode.queries], pad_id),
+        episode_of=torch.tensor([row for row, episode in enumerate(episodes) for _ in episode.queries]),
+        write_queries=write_queries,
+    )
+
+
+def evenly(episodes: Sequence[Episode], groups: int) -> list[list[Episode]]:
+    """The episodes in ``groups`` groups of like length, each with about the same number of tokens.
+
+    Like lengths keep padding low; equal sums keep every step about equally long.
+
+    Raises:
+        ValueError: there are fewer episodes than groups.
+    """
+    if len(episodes) < groups:
+        raise ValueError(f"{len(episodes)} episodes cannot fill {groups} groups.")
+    waiting = sorted(episodes, key=lambda episode: episode.tokens)
+    result: list[list[Episode]] = []
+    for left in range(groups, 0, -1):
+        share, group = sum(episode.tokens for episode in waiting) / left, [waiting.pop(0)]
+        total = group[0].tokens
+        while len(waiting) > left - 1 and (left == 1 or total + waiting[0].tokens / 2 < share):
+            total += waiting[0].tokens
+            group.append(waiting.pop(0))
+        result.append(group)
+    return result

@@ -1,0 +1,166 @@
+"""The commands that look at files, as a person types them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import deltamem
+from deltamem.cli.main import COMMANDS, main
+from tiny import adapted, live_state
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Any:
+    """Runs a command line in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit:
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return int(exit.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    model = adapted(states=2)
+    deltamem.save_adapter(model, tmp_path / "adapter", base_model="owner/name")
+    deltamem.save_state(live_state(model, 2), tmp_path / "ravi.safetensors", model)
+    return tmp_path
+
+
+def test_help_names_every_command_and_each_teaches_by_example(run: Any) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(name in out for name in COMMANDS)
+    for name in COMMANDS:
+        code, out, _ = run(name, "--help")
+        assert code == 0
+        assert f"Example: deltamem {name}" in " ".join(out.split())
+
+
+def test_the_module_is_the_command() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "deltamem", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == deltamem.__version__
+
+
+def test_convert_there_and_back(run: Any, tmp_path: Path) -> None:
+    case = GOLDEN / "qwen3_o_rmsnorm_scale"
+    code, out, _ = run("convert", case, tmp_path / "ours", "--base-model", "owner/name")
+    assert code == 0
+    assert "parameters on 4 layers, in the deltamem format" in out
+    assert json.loads((tmp_path / "ours/adapter_config.json").read_text())["base_model"] == "owner/name"
+    assert run("convert", tmp_path / "ours", tmp_path / "theirs", "--to", "release")[0] == 0
+    theirs = (tmp_path / "theirs/delta_mem_config.json").read_text()
+    assert json.loads(theirs) == json.loads((case / "delta_mem_config.json").read_text())
+    assert run("convert", case, tmp_path / "x", "--to", "gguf")[0] == 2
+
+
+def test_inspect_an_adapter(run: Any, files: Path) -> None:
+    code, out, _ = run("inspect", files / "adapter", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["kind"], found["layers"], found["base_model"]) == ("adapter", [0, 1, 2], "owner/name")
+    assert found["parameters"] == sum(
+        p.numel() for m in deltamem.attached(adapted(states=2)).memories() for p in m.parameters()
+    )
+    assert found["state_bytes"] == 3 * 2 * 16 * 4
+    assert found["config"]["states"] == 2
+    assert found["norms"]["2"]["delta_o"] > 0
+    assert found["shapes"]["layers.1.q_proj"] == [8, 32]
+    code, out, _ = run("inspect", files / "adapter")
+    assert code == 0
+    assert all(word in out for word in ("owner/name", "rank", "delta_q", found["fingerprint"][:20]))
+
+
+def test_inspect_a_state(run: Any, files: Path) -> None:
+    code, out, _ = run("inspect", files / "ravi.safetensors", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["kind"], found["layers"], found["rows"], found["bytes"]) == ("state", 3, 2, 3 * 2 * 2 * 16 * 4)
+    assert found["tokens_written"] == [0, 0]
+    state = live_state(adapted(states=2), 2)
+    assert found["norms"][2][1][0] == pytest.approx(state.states[2][1, 0].norm().item())
+    code, out, _ = run("inspect", files / "ravi.safetensors")
+    assert code == 0
+    assert "row 1, state 1" in out
+
+
+@pytest.mark.parametrize("name", ["adapter", "ravi.safetensors"])
+def test_inspect_draws(run: Any, files: Path, name: str) -> None:
+    code, out, _ = run("inspect", files / name, "--png", files / "picture.png")
+    assert code == 0
+    assert "Drew" in out
+    assert (files / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_without_matplotlib_names_what_to_install(
+    run: Any, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, _, err = run("inspect", files / "adapter", "--png", files / "picture.png")
+    assert code == 1
+    assert err == 'deltamem: Plots need matplotlib: pip install "deltamem[plot]"\n'
+
+
+def test_an_error_is_one_line_and_debug_tells_more(run: Any, files: Path) -> None:
+    whole = (files / "ravi.safetensors").read_bytes()
+    (files / "ravi.safetensors").write_bytes(whole[:-5])
+    for arguments in (("inspect", files / "ravi.safetensors"), ("inspect", files / "none"), ("convert", files, files)):
+        code, out, err = run(*arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith("deltamem: ")
+        assert "Traceback" not in err
+    with pytest.raises(deltamem.StateFileError):
+        main(["inspect", str(files / "ravi.safetensors"), "--debug"])
+    with pytest.raises(FileNotFoundError):
+        main(["--debug", "inspect", str(files / "none")])
+
+
+def test_parity_prints_every_step(run: Any) -> None:
+    code, out, err = run("parity", GOLDEN / "qwen3_tsw_qo", GOLDEN / "smollm3_tsw_qo", "--json")
+    found = json.loads(out)
+    assert (code, err, found["passed"]) == (0, "", True)
+    assert list(found["cases"]) == ["qwen3_tsw_qo", "smollm3_tsw_qo"]
+    for steps in found["cases"].values():
+        assert len(steps) == 11
+        assert all(0 < step["logits"] <= 1e-4 and 0 <= step["states"] <= 1e-4 for step in steps.values())
+    code, out, err = run("parity", GOLDEN / "qwen3_tsw_qo")
+    assert (code, err) == (0, "")
+    assert "11 of 11 steps within 0.0001" in out
+
+
+def test_parity_fails_and_still_runs_the_rest(run: Any, tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "qwen3_tsw_qo", tmp_path / "qwen3_alone")
+    code, out, err = run("parity", tmp_path, GOLDEN / "qwen3_no_qk_norm", "--json")
+    found = json.loads(out)
+    assert (code, found["passed"], list(found["cases"])) == (1, False, ["qwen3_no_qk_norm"])
+    assert "backbone_qwen3" in found["errors"][str(tmp_path / "qwen3_alone")]
+    assert err.count("\n") == 1
+    shutil.copytree(GOLDEN / "backbone_qwen3", tmp_path / "backbone_qwen3")
+    config = json.loads((tmp_path / "qwen3_alone/delta_mem_config.json").read_text())
+    (tmp_path / "qwen3_alone/delta_mem_config.json").write_text(json.dumps({**config, "alpha": 15.0}))
+    code, out, err = run("parity", tmp_path)
+    assert (code, err) == (1, "")
+    assert "FAILED" in out
+
+
+def test_doctor_says_which_kernel_and_why(run: Any) -> None:
+    code, out, _ = run("doctor", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["versions"]["deltamem"] == deltamem.__version__
+    assert found["kernels"]["cpu"].startswith("cpu: compiled loop (numba)")
+    assert found["embedded assets"]
+    assert run("doctor")[0] == 0

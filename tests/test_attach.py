@@ -1,0 +1,299 @@
+"""Attaching: adapters by name, layer choice, reports, and what is refused."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from tiny import adapted, assert_same_state, backbone, enliven, live_state, tokens
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, Qwen3Config
+
+import deltamem
+from deltamem import DeltaMemConfig, Family, Step
+from deltamem.backbones import FAMILIES
+
+
+def logits(model: nn.Module, seed: int = 2) -> Tensor:
+    with torch.no_grad():
+        return model(tokens(2, 11, seed)).logits  # type: ignore[no-any-return]
+
+
+def test_several_adapters_one_active() -> None:
+    model = backbone()
+    bare = logits(model)
+    attachment = deltamem.attach(model, DeltaMemConfig(rank=4), name="first")
+    enliven(model)
+    first = logits(model)
+    assert deltamem.attach(model, DeltaMemConfig(rank=3, states=2, layers=(1,)), name="second") is attachment
+    enliven(model)
+    second = logits(model)
+    assert attachment.active == "second"
+    assert deltamem.new_state(model, 2).states[0].shape == (2, 2, 3, 3)
+    assert attachment.layer_numbers() == (1,)
+    assert attachment.layer_numbers("first") == (0, 1, 2)
+    attachment.activate("first")
+    assert torch.equal(logits(model), first)
+    attachment.activate(None)
+    assert torch.equal(logits(model), bare)
+    attachment.activate("second")
+    attachment.remove("first")
+    assert attachment.active == "second"
+    assert torch.equal(logits(model), second)
+    attachment.remove("second")
+    assert attachment.active is None
+    assert torch.equal(logits(model), bare)
+    assert len({tuple(x.flatten().tolist()) for x in (bare, first, second)}) == 3
+
+
+def test_removing_the_active_adapter_leaves_the_newest() -> None:
+    model = backbone()
+    for name in ("a", "b", "c"):
+        attachment = deltamem.attach(model, name=name)
+    attachment.remove("c")
+    assert attachment.active == "b"
+
+
+def test_names_are_checked() -> None:
+    attachment = deltamem.attach(backbone(), name="work")
+    with pytest.raises(ValueError, match="named 'work' already"):
+        attachment.add("work", DeltaMemConfig())
+    for name in ("", "a.b"):
+        with pytest.raises(ValueError, match="must not be empty or contain a dot"):
+            attachment.add(name, DeltaMemConfig())
+    for act in (attachment.activate, attachment.remove):
+        with pytest.raises(ValueError, match="no adapter 'home'; there are: work"):
+            act("home")
+
+
+def test_disabled_is_the_bare_backbone_even_after_an_error() -> None:
+    model = adapted()
+    live = logits(model)
+    with pytest.raises(KeyError), deltamem.disabled(model):
+        off = logits(model)
+        with deltamem.disabled(model):
+            assert torch.equal(logits(model), off)
+        assert torch.equal(logits(model), off)
+        raise KeyError
+    assert torch.equal(logits(model), live)
+    deltamem.detach(model)
+    assert torch.equal(logits(model), off)
+
+
+def test_only_the_adapter_trains() -> None:
+    model = adapted()
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert names
+    assert all(".adapters.default." in name for name in names)
+
+
+@pytest.mark.parametrize(("states", "millions"), [(1, 4.87), (4, 19.47)])
+def test_the_published_sizes_on_qwen3_4b(states: int, millions: float) -> None:
+    config = Qwen3Config(
+        hidden_size=2560, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+        intermediate_size=9728, vocab_size=151936,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    backbone_size = sum(parameter.numel() for parameter in model.parameters())
+    report = deltamem.attach(model, DeltaMemConfig(rank=8, states=states, heads=("q", "o"))).report()
+    assert round(report.adapter / 1e6, 2) == millions
+    assert report.trainable == report.adapter
+    assert report.total == report.adapter + backbone_size
+    assert f"{report.adapter:,} parameters" in str(report)
+
+
+@pytest.mark.parametrize(("layers", "chosen"), [("back:1", {2}), ("front:2", {0, 1}), ((0, 2), {0, 2})])
+def test_only_the_chosen_layers_remember(layers: Any, chosen: set[int]) -> None:
+    model = adapted(layers=layers, init="zero")
+    attachment = deltamem.attached(model)
+    assert set(attachment.layer_numbers()) == chosen
+    cache = deltamem.memory_cache(model)
+    with torch.no_grad():
+        model(tokens(1, 8), past_key_values=cache)
+    assert len(cache.memory.states) == len(chosen)
+    assert cache.memory.norms().min() > 0
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
+def test_attention_kernels_agree(family: str, attention: str) -> None:
+    model, other = adapted(family), adapted(family, attention=attention)
+    mask = torch.ones(2, 11, dtype=torch.int64)
+    mask[1, :4] = 0
+    steps = [Step(live_state(model, 2)) for _ in range(2)]
+    with torch.no_grad():
+        a = model(tokens(2, 11), attention_mask=mask, memory=steps[0]).logits
+        b = other(tokens(2, 11), attention_mask=mask, memory=steps[1]).logits
+    torch.testing.assert_close(a[mask.bool()], b[mask.bool()], rtol=1e-4, atol=1e-4)
+    assert_same_state(steps[0].new_state, steps[1].new_state)
+
+
+def test_a_bfloat16_backbone_keeps_a_float32_state() -> None:
+    model = backbone(dtype=torch.bfloat16)
+    deltamem.attach(model)
+    enliven(model)
+    cache = deltamem.memory_cache(model)
+    with torch.no_grad():
+        out = model(tokens(2, 9), past_key_values=cache)
+        model(tokens(2, 1), past_key_values=cache)
+    assert out.logits.dtype == torch.bfloat16
+    assert {state.dtype for state in cache.memory.states} == {torch.float32}
+    deltamem.attached(model).memories()[0].to(torch.bfloat16)
+    step = Step(cache.memory)
+    model(tokens(2, 9), memory=step)
+    assert step.new_state.states[0].dtype == torch.float32
+
+
+class OddAttention(nn.Module):
+    """An attention of its own kind, which returns a tensor and names its projections in its own way."""
+
+    def __init__(self, theirs: nn.Module) -> None:
+        super().__init__()
+        self.config = theirs.config
+        self.wq, self.wk, self.wv, self.wo = theirs.q_proj, theirs.k_proj, theirs.v_proj, theirs.o_proj
+
+    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
+        q, k, v = self.wq(hidden_states), self.wk(hidden_states), self.wv(hidden_states)
+        mixed = nn.functional.scaled_dot_product_attention(
+            *(x.unflatten(-1, (-1, 8)).transpose(1, 2) for x in (q, k, v)), is_causal=True, enable_gqa=True
+        )
+        return self.wo(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class Paired(nn.Module):
+    """Puts the tensor of an attention where its block looks for it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        return self.inner(*args, **kwargs), None
+
+
+def odd_model() -> nn.Module:
+    model = backbone("llama")
+    for block in model.model.layers:
+        block.self_attn = Paired(OddAttention(block.self_attn))
+    return model
+
+
+def test_an_unknown_attention_is_named_and_can_be_taught() -> None:
+    model = odd_model()
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    with pytest.raises(ValueError, match=r"OddAttention.*register_family\(.*Family\('ItsAttentionClass'"):
+        deltamem.attach(model)
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
+    try:
+        deltamem.register_family(Family("OddAttention", output="wo", inputs=("wq", "wk", "wv")))
+        bare = logits(model)
+        deltamem.attach(model, DeltaMemConfig(heads=("q", "k", "v", "o")))
+        enliven(model)
+        step = Step(live_state(model, 2))
+        with torch.no_grad():
+            live = model(tokens(2, 11), memory=step).logits
+            alone = model(tokens(2, 11)[1:], memory=Step(live_state(model, 2).row(1))).logits
+        assert not torch.allclose(live, bare, atol=1e-2)
+        torch.testing.assert_close(live[1:], alone, rtol=1e-4, atol=1e-4)
+        deltamem.detach(model)
+        assert torch.equal(logits(model), bare)
+    finally:
+        FAMILIES.pop("OddAttention", None)
+
+
+def test_a_wrong_row_of_the_table_is_named() -> None:
+    model = odd_model()
+    try:
+        deltamem.register_family(Family("OddAttention", output="wp", inputs=("wq", "wk", "wv")))
+        with pytest.raises(ValueError, match="OddAttention has no projection 'wp'"):
+            deltamem.attach(model)
+    finally:
+        FAMILIES.pop("OddAttention", None)
+
+
+def test_what_cannot_be_attached_to_is_left_as_it_was() -> None:
+    with pytest.raises(ValueError, match="no attention module"):
+        deltamem.attach(nn.Sequential(nn.Linear(2, 2)))
+    model = backbone()
+    with pytest.raises(ValueError, match="cannot generate"):
+        deltamem.attach(model.model)
+    with pytest.raises(ValueError, match="layers 0 to 2"):
+        deltamem.attach(model, DeltaMemConfig(layers=(3,)))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    for act in (deltamem.attached, deltamem.detach, deltamem.new_state, deltamem.memory_cache):
+        with pytest.raises(ValueError, match="carries no memory"):
+            act(model)
+
+
+def test_a_part_of_an_attached_model_is_not_attached_to_again() -> None:
+    model = nn.Module()
+    model.inner = adapted()
+    model.generate = None
+    with pytest.raises(ValueError, match="carries a memory already"):
+        deltamem.attach(model)
+
+
+def test_a_failed_second_adapter_changes_nothing() -> None:
+    model = adapted()
+    before, names = logits(model), list(model.state_dict())
+    with pytest.raises(ValueError, match="layers 0 to 2"):
+        deltamem.attach(model, DeltaMemConfig(layers=(3,)), name="second")
+    assert torch.equal(logits(model), before)
+    assert list(model.state_dict()) == names
+
+
+def test_a_state_of_another_adapter_is_refused() -> None:
+    model = adapted()
+    for other in ({"rank": 3}, {"states": 2}, {"layers": (1,)}):
+        state = deltamem.new_state(adapted(**other), 2)
+        with pytest.raises(ValueError, match="belongs to another adapter"):
+            model(tokens(2, 5), memory=Step(state))
+
+
+def test_positional_arguments_are_understood() -> None:
+    model, ids = adapted(), tokens(2, 8)
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    with torch.no_grad():
+        by_place = model.model(ids, mask).past_key_values.memory
+        by_name = model.model(input_ids=ids, attention_mask=mask).past_key_values.memory
+    assert by_place.tokens.tolist() == [5, 8]
+    assert_same_state(by_place, by_name)
+
+
+def test_embeddings_do_as_well_as_tokens() -> None:
+    model, ids = adapted(), tokens(2, 8)
+    with torch.no_grad():
+        by_id = model(ids)
+        by_vector = model(inputs_embeds=model.get_input_embeddings()(ids))
+    assert torch.equal(by_id.logits, by_vector.logits)
+    assert_same_state(by_id.past_key_values.memory, by_vector.past_key_values.memory)
+
+
+def test_a_copy_of_an_attached_model_is_its_own() -> None:
+    model = adapted()
+    before = logits(model)
+    twin = copy.deepcopy(model)
+    assert deltamem.attached(twin).model is twin
+    assert torch.equal(logits(twin), before)
+    enliven(twin, seed=9)
+    changed = logits(twin)
+    assert not torch.equal(changed, before)
+    assert torch.equal(logits(model), before)
+    with deltamem.disabled(model):
+        assert torch.equal(logits(twin), changed)
+        drawn = twin.generate(tokens(1, 4), max_new_tokens=3, do_sample=False)
+    deltamem.detach(model)
+    assert torch.equal(logits(twin), changed)
+    assert torch.equal(twin.generate(tokens(1, 4), max_new_tokens=3, do_sample=False), drawn)
+    deltamem.detach(twin)
+    assert torch.equal(logits(twin), logits(model))
+
+
+def test_a_state_dict_returns_to_an_attached_model() -> None:
+    model, other = adapted(), adapted()
+    enliven(other, seed=5)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(logits(model), logits(other))

@@ -1,0 +1,99 @@
+"""One layer's memory against the specification, written out in plain Python."""
+
+from typing import Any
+
+import plain
+import pytest
+import torch
+
+from deltamem import DeltaMemConfig, MemoryState, Step
+from deltamem.memory import DeltaMemory
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "four states": {"states": 4},
+    "lambda outside": {"update_rule": "lambda_outside"},
+    "no lambda": {"update_rule": "no_lambda"},
+    "uncoupled": {"coupled_gates": False},
+    "uncoupled outside": {"coupled_gates": False, "update_rule": "lambda_outside", "states": 2},
+    "one gate a state": {"rowwise_gates": False, "states": 3},
+    "one gate a state, uncoupled": {"rowwise_gates": False, "states": 3, "coupled_gates": False},
+    "raw addresses": {"normalize_qk": False},
+    "all heads": {"heads": ("q", "k", "v", "o")},
+    "k and v": {"heads": ("v", "k")},
+    "output norm": {"output_norm": True, "output_norm_eps": 1e-3},
+    "output norm without o": {"output_norm": True, "heads": ("q",)},
+    "layer scale": {"scale": "layer", "scale_max": 3.0},
+    "head scale": {"scale": "head", "heads": ("k", "o"), "output_norm": True},
+}
+
+
+@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS.keys())
+def test_every_variant_is_what_the_specification_says(fields: dict[str, Any]) -> None:
+    config = DeltaMemConfig(**{"rank": 3, "alpha": 5.0, **fields})
+    memory = plain.layer(config)
+    if not config.normalize_qk:
+        with torch.no_grad():
+            memory.projection[: 2 * config.width] *= 0.1
+    x = 0.5 * torch.randn(2, 9, 6, generator=torch.Generator().manual_seed(1))
+    start = torch.randn(2, config.states, 3, 3, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        found, step = plain.forward(memory, x, Step(MemoryState((start,), torch.zeros(2, dtype=torch.int64))))
+        parts = memory.named_parts()
+        for row in range(2):
+            state = start[row]
+            for t in range(9):
+                wanted = plain.corrections(config, parts, plain.read(config, parts, state, x[row, t]))
+                assert list(found) == list(wanted) == list(config.heads)
+                for head, delta in wanted.items():
+                    torch.testing.assert_close(found[head][row, t], delta, rtol=1e-4, atol=1e-4)
+                state = plain.write(config, parts, state, x[row, t])
+            torch.testing.assert_close(step.new_state.states[0][row], state, rtol=1e-4, atol=1e-4)
+    assert step.new_state.tokens.tolist() == [9, 9]
+
+
+def test_fresh_weights() -> None:
+    config = DeltaMemConfig(coupled_gates=False, gate_bias=-1.2, scale="head", scale_init=0.5, scale_max=2.0)
+    memory = DeltaMemory(config, 32, {"q": 16, "k": 8, "v": 8, "o": 32})
+    parts = memory.named_parts()
+    assert parts["q_proj"].shape == (8, 32)
+    for name in ("q_proj", "k_proj", "v_proj"):
+        assert 0.9 / 32**0.5 < parts[name].abs().max() <= 1 / 32**0.5  # Kaiming-uniform with a = √5
+    assert not parts["beta_proj"].any()
+    assert not parts["lambda_proj"].any()
+    torch.testing.assert_close(parts["beta_bias"], torch.full((8,), -1.2))
+    torch.testing.assert_close(parts["lambda_bias"], torch.full((8,), 1.2))
+    torch.testing.assert_close(torch.sigmoid(parts["scale"]) * 2, torch.full((4,), 0.5))
+    assert sum(part.numel() for part in parts.values()) == sum(p.numel() for p in memory.parameters())
+
+
+def test_parts_are_views_of_the_packed_weights() -> None:
+    memory = plain.layer(DeltaMemConfig(rank=3, heads=("q", "o")))
+    with torch.no_grad():
+        memory.named_parts()["delta_o"].fill_(7)
+    assert (memory.heads[10:] == 7).all()
+    assert not (memory.heads[:10] == 7).any()
+
+
+def test_a_shut_gate_keeps_and_an_open_one_replaces() -> None:
+    memory = plain.layer(DeltaMemConfig(rank=3))
+    start = MemoryState((torch.randn(1, 1, 3, 3),), torch.zeros(1, dtype=torch.int64))
+    x = torch.randn(1, 1, 6)
+    with torch.no_grad():
+        parts = memory.named_parts()
+        parts["beta_proj"].zero_()
+        parts["beta_bias"].fill_(-1e4)
+        _, shut = plain.forward(memory, x, Step(start))
+        assert torch.equal(shut.new_state.states[0], start.states[0])
+        parts["beta_bias"].fill_(1e4)
+        _, wide = plain.forward(memory, x, Step(start))
+        (key,) = plain.address(memory.config, parts["k_proj"], x[0, 0])
+        surprise = parts["v_proj"] @ x[0, 0] - start.states[0][0, 0] @ key
+    torch.testing.assert_close(wide.new_state.states[0][0, 0], torch.outer(surprise, key))
+
+
+def test_the_state_is_float32_under_a_bfloat16_input() -> None:
+    memory = plain.layer(DeltaMemConfig(rank=3))
+    start = MemoryState.zeros(1, 1, 1, 3)
+    _, step = plain.forward(memory, torch.randn(1, 5, 6).bfloat16(), Step(start))
+    assert step.new_state.states[0].dtype == torch.float32

@@ -1,0 +1,66 @@
+"""The public names: complete, sorted and documented."""
+
+import importlib
+import inspect
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import deltamem
+
+OPTIONAL = ("deltamem.vllm",)
+
+
+def modules() -> list[str]:
+    found = [info.name for info in pkgutil.walk_packages(deltamem.__path__, "deltamem.")]
+    return ["deltamem", *(name for name in found if not name.startswith(OPTIONAL))]
+
+
+def documented(name: str, value: Any) -> bool:
+    """Whether a docstring was written; a dataclass makes one up that repeats its fields."""
+    text = (value.__doc__ or "").strip()
+    return bool(text) and not text.startswith(f"{name}(")
+
+
+def test_the_public_names_are_sorted_and_exist() -> None:
+    names = deltamem.__all__
+    assert names == sorted(set(names))
+    for name in names:
+        assert documented(name, getattr(deltamem, name)), name
+
+
+def test_nothing_public_is_left_out() -> None:
+    own = {
+        name
+        for name, value in vars(deltamem).items()
+        if not name.startswith("_") and getattr(value, "__module__", "").startswith("deltamem")
+    }
+    assert own <= set(deltamem.__all__)
+
+
+def public_members(module: ModuleType) -> list[tuple[str, Any]]:
+    """The functions, classes and their methods that a module defines without a leading underscore."""
+    found = []
+    for name, value in vars(module).items():
+        if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
+            continue
+        if inspect.isfunction(value) or inspect.isclass(value):
+            found.append((name, value))
+        if inspect.isclass(value):
+            found += [
+                (f"{name}.{member}", inner)
+                for member, inner in vars(value).items()
+                if not member.startswith("_")
+                and (inspect.isfunction(inner) or isinstance(inner, property | classmethod | staticmethod))
+            ]
+    return found
+
+
+@pytest.mark.parametrize("name", modules())
+def test_everything_public_says_what_it_is(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__, f"{name} has no docstring"
+    missing = [member for member, value in public_members(module) if not documented(member, value)]
+    assert not missing, f"{name}: no docstring on {', '.join(missing)}"
