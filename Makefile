@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
+# torchao looks for compiled kernels of other Pythons and says so at length; the tests need none of them.
+export TORCHAO_FORCE_SKIP_LOADING_SO_FILES := 1
+
 .PHONY: demo test lint format bench clean
 
 demo: .venv/.runtime  ## watch a frozen model remember, offline

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import adapted, assert_same_state, backbone, enliven, live_state, tokens
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 import deltamem
 from deltamem import DeltaMemConfig, Family, Step
 from deltamem.backbones import FAMILIES
+from tiny import adapted, assert_same_state, backbone, enliven, live_state, tokens
 
 
 def logits(model: nn.Module, seed: int = 2) -> Tensor:
@@ -69,12 +69,13 @@ def test_names_are_checked() -> None:
 def test_disabled_is_the_bare_backbone_even_after_an_error() -> None:
     model = adapted()
     live = logits(model)
-    with pytest.raises(KeyError), deltamem.disabled(model):
+    with deltamem.disabled(model):
         off = logits(model)
         with deltamem.disabled(model):
             assert torch.equal(logits(model), off)
         assert torch.equal(logits(model), off)
-        raise KeyError
+    with pytest.raises(ValueError, match="exactly one of input_ids"), deltamem.disabled(model):
+        model()
     assert torch.equal(logits(model), live)
     deltamem.detach(model)
     assert torch.equal(logits(model), off)
@@ -261,6 +262,11 @@ def test_positional_arguments_are_understood() -> None:
         by_name = model.model(input_ids=ids, attention_mask=mask).past_key_values.memory
     assert by_place.tokens.tolist() == [5, 8]
     assert_same_state(by_place, by_name)
+
+
+def test_a_call_without_input_is_refused_by_the_model() -> None:
+    with pytest.raises(ValueError, match="exactly one of input_ids"):
+        adapted()()
 
 
 def test_embeddings_do_as_well_as_tokens() -> None:

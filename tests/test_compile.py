@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import adapted, assert_same_state, live_state, tokens
 
 from deltamem import Step
+from tiny import adapted, assert_same_state, live_state, tokens
 
 
 @pytest.fixture(autouse=True)

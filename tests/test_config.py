@@ -83,5 +83,5 @@ def test_json_and_back() -> None:
 
 
 def test_an_unknown_field_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="'depth'.*Known fields.*rank"):
+    with pytest.raises(ValueError, match=r"'depth'.*Known fields.*rank"):
         DeltaMemConfig.from_dict({"rank": 4, "depth": 3})

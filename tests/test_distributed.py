@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tiny import adapted, tokens
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import deltamem
 from deltamem import Step
+from tiny import adapted, tokens
 
 WORLD = 2
 
@@ -29,7 +29,9 @@ def gradients(model: nn.Module, inner: nn.Module, rows: slice) -> dict[str, Tens
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60))
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
+    )
     model = adapted()
     found = gradients(DistributedDataParallel(model), model, slice(2 * rank, 2 * rank + 2))
     torch.save(found, f"{folder}/{rank}.pt")

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CONFIGS, adapted, assert_same_state, backbone, enliven, live_state, tokens
 from torch import Tensor, nn
 
 import deltamem
 from deltamem import DeltaMemConfig, Step
+from tiny import CONFIGS, adapted, assert_same_state, backbone, enliven, live_state, tokens
 
 pytestmark = pytest.mark.parametrize("family", CONFIGS)
 LENGTH = 23

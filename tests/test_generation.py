@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import adapted, assert_same_state, backbone, live_state, tokens
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, QuantizedCache, StaticCache, TextStreamer
 
 import deltamem
 from deltamem import MemoryCache, MemoryState, Step
+from tiny import adapted, assert_same_state, backbone, live_state, tokens
 
 EOS, PAD = 2, 0
 LENGTHS = (9, 4, 1, 7)
@@ -190,7 +190,9 @@ def test_a_chunked_prompt_gives_the_same(family: str) -> None:
     assert_same_state(results[0][1], results[1][1], 1e-4)
 
 
-@pytest.mark.parametrize("config", [None, GenerationConfig(max_new_tokens=2, do_sample=False)], ids=["kwargs", "config"])
+@pytest.mark.parametrize(
+    "config", [None, GenerationConfig(max_new_tokens=2, do_sample=False)], ids=["kwargs", "config"]
+)
 def test_a_long_prompt_is_taken_in_by_pieces_and_without_its_logits(config: GenerationConfig | None) -> None:
     model = adapted("qwen3", layers="front:1")
     given, headed = [], []

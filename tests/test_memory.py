@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import plain
 import pytest
 import torch
 
+import plain
 from deltamem import DeltaMemConfig, MemoryState, Step
 from deltamem.memory import DeltaMemory
 

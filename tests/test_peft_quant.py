@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import assert_same_state, backbone, enliven, live_state, tokens
 from torch import Tensor, nn
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 import deltamem
 from deltamem import DeltaMemConfig, Step
+from tiny import assert_same_state, backbone, enliven, live_state, tokens
 
 # PEFT asks transformers for a property that is on its way out.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -20,9 +20,7 @@ ALL_HEADS = DeltaMemConfig(rank=4, alpha=4.0, heads=("q", "k", "v", "o"), init="
 
 
 def with_lora(family: str) -> Any:
-    config = LoraConfig(
-        r=2, target_modules=TARGETS[family], init_lora_weights=False, fan_in_fan_out=family == "gpt2"
-    )
+    config = LoraConfig(r=2, target_modules=TARGETS[family], init_lora_weights=False, fan_in_fan_out=family == "gpt2")
     torch.manual_seed(1)
     return get_peft_model(backbone(family), config).eval()
 

@@ -13,7 +13,10 @@ from deltamem import MemoryState
 def filled(batch: int = 3, *, pending: int = 0, layers: int = 2, rank: int = 4) -> MemoryState:
     """A state whose every number differs."""
     empty = MemoryState.zeros(layers, batch, 2, rank, pending=pending)
-    named = {name: torch.randn(t.shape) if t.is_floating_point() else torch.arange(batch) for name, t in empty.tensors().items()}
+    named = {
+        name: torch.randn(t.shape) if t.is_floating_point() else torch.arange(batch)
+        for name, t in empty.tensors().items()
+    }
     return MemoryState.from_tensors(named)
 
 

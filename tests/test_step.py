@@ -1,12 +1,12 @@
 """One forward pass's dealings with the memory."""
 
-import plain
 import pytest
 import torch
-from tiny import adapted, assert_same_state, live_state, tokens
 
 import deltamem
+import plain
 from deltamem import DeltaMemConfig, MemoryState, Step
+from tiny import adapted, assert_same_state, live_state, tokens
 
 
 def state(batch: int = 2) -> MemoryState:

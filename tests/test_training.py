@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import plain
 import pytest
 import torch
-from tiny import CONFIGS, adapted, backbone, tokens
 from torch import Tensor, nn
 
 import deltamem
+import plain
 from deltamem import DeltaMemConfig, MemoryState, Step
+from tiny import CONFIGS, adapted, backbone, tokens
 
 
 def gradients(model: nn.Module, *, both: bool = False, **config: Any) -> tuple[float, dict[str, Tensor]]:
@@ -27,7 +27,9 @@ def gradients(model: nn.Module, *, both: bool = False, **config: Any) -> tuple[f
     return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("fields", [{}, {"states": 2, "coupled_gates": False}, {"update_rule": "lambda_outside"}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{}, {"states": 2, "coupled_gates": False}, {"update_rule": "lambda_outside"}], ids=str
+)
 def test_a_layers_gradients_are_those_of_the_plain_walk(fields: dict[str, Any]) -> None:
     config = DeltaMemConfig(rank=3, output_norm=True, scale="head", heads=("q", "k", "v", "o"), **fields)
     memory = plain.layer(config)
@@ -83,7 +85,7 @@ def test_segment_writes_are_checkpointed_too() -> None:
 def test_reentrant_checkpointing_is_refused() -> None:
     model = adapted().train()
     model.activation_checkpointing_enable({"use_reentrant": True})
-    with pytest.raises(ValueError, match="Reentrant.*use_reentrant=False"):
+    with pytest.raises(ValueError, match=r"Reentrant.*use_reentrant=False"):
         model(tokens(1, 4))
     model.eval()
     model(tokens(1, 4))
@@ -92,7 +94,7 @@ def test_reentrant_checkpointing_is_refused() -> None:
 def test_checkpointing_where_keywords_do_not_pass_is_refused() -> None:
     model = adapted("gpt_neo").train()
     model.activation_checkpointing_enable()
-    with pytest.raises(RuntimeError, match="GPT-Neo.*gradient checkpointing cannot be used"):
+    with pytest.raises(RuntimeError, match=r"GPT-Neo.*gradient checkpointing cannot be used"):
         model(tokens(1, 4))
 
 

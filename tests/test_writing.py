@@ -1,13 +1,14 @@
 """Segment writes: one write a segment, however the input is cut and wherever its padding is."""
 
+from itertools import pairwise
 from typing import Any
 
-import plain
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import plain
 from deltamem import DeltaMemConfig, MemoryState, Step
 
 BATCH, LENGTH = 2, 12
@@ -43,7 +44,7 @@ def test_any_cut_is_the_plain_walk(ids: Any, mask: Any, cuts: set[int], close: b
     state, found = start(memory), []
     edges = [0, *sorted(cuts), LENGTH]
     with torch.no_grad():
-        for a, b in zip(edges, edges[1:], strict=False):
+        for a, b in pairwise(edges):
             step = Step(
                 state,
                 mask=torch.tensor(mask)[:, a:b],

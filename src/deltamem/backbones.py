@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from deltamem.config import Head
 
@@ -99,6 +100,29 @@ def find_attention(model: nn.Module) -> list[AttentionSite]:
             "inputs=('q_proj', 'k_proj', 'v_proj'))). Known: " + ", ".join(sorted(FAMILIES))
         )
     return sites
+
+
+def base_model(model: nn.Module, sites: list[AttentionSite]) -> PreTrainedModel:
+    """The innermost transformers model that holds all attention layers.
+
+    Raises:
+        ValueError: no transformers model does.
+    """
+    holders = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, PreTrainedModel)
+        and all(site.path.startswith(f"{path}." if path else "") for site in sites)
+    ]
+    if not holders:
+        raise ValueError(f"{type(model).__name__} is no transformers model; deltamem attaches to those.")
+    return max(holders, key=lambda holder: len(holder[0]))[1]
+
+
+def put_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Puts a module in the place of the one with the dotted name ``path``."""
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
 
 
 def projection_sizes(site: AttentionSite) -> dict[Head, int]:

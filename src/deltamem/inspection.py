@@ -48,7 +48,7 @@ def draw(found: Inspected, path: str | Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError('Plots need matplotlib: pip install "deltamem[plot]"') from None
+        raise ImportError('Plots need matplotlib: pip install "deltamem[demo]"') from None
     import io
 
     if isinstance(found, AdapterFile):

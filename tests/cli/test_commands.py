@@ -111,7 +111,7 @@ def test_a_picture_without_matplotlib_names_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, err = run("inspect", files / "adapter", "--png", files / "picture.png")
     assert code == 1
-    assert err == 'deltamem: Plots need matplotlib: pip install "deltamem[plot]"\n'
+    assert err == 'deltamem: Plots need matplotlib: pip install "deltamem[demo]"\n'
 
 
 def test_an_error_is_one_line_and_debug_tells_more(run: Any, files: Path) -> None:

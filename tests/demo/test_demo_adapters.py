@@ -37,7 +37,7 @@ def test_an_adapter_is_under_a_megabyte_and_of_its_recipe(
     assert json.loads(folder.joinpath(TRAINING_FILE).read_text("utf-8"))["steps"] == RECIPES[which].plan.steps
 
 
-@pytest.mark.parametrize(("which", "least"), [("token", 0.75), ("segment", 0.75), ("multi", 0.95)])
+@pytest.mark.parametrize(("which", "least"), [("token", 0.7), ("segment", 0.7), ("multi", 0.92)])
 def test_an_adapter_recalls_four_facts(
     demo: tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast], which: Which, least: float
 ) -> None:

@@ -143,6 +143,11 @@ def test_rank_zero_is_refused():
         scan(*(torch.zeros(1, 2, 1, 0) for _ in range(6)), torch.zeros(1, 1, 0, 0))
 
 
+def test_a_rank_too_large_for_the_compiled_loop_is_refused():
+    with pytest.raises(ValueError, match="takes R up to 128, got 129; use backend='chunked'"):
+        scan(*(torch.zeros(1, 1, 1, 129) for _ in range(6)), torch.zeros(1, 1, 129, 129))
+
+
 def test_the_cpu_backend_needs_cpu_tensors():
     with pytest.raises(ValueError, match="backend 'cpu' needs tensors on the CPU, got cuda"):
         backends.choose("cpu", torch.device("cuda"))

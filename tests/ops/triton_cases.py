@@ -29,8 +29,8 @@ def _mask(batch: int, length: int) -> torch.Tensor:
 
 @pytest.fixture
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "SPAN", 4)
-    monkeypatch.setattr(triton, "BLOCK", 2)
+    monkeypatch.setattr(triton, "SPAN", 2)
+    monkeypatch.setattr(triton, "BLOCK", 4)
 
 
 @pytest.mark.parametrize("rank", [4, 5, 8, 16, 32])
@@ -46,18 +46,18 @@ def test_short_with_four_states(length: int):
 
 @pytest.mark.parametrize(("rank", "states", "masked"), [(4, 2, True), (5, 1, False), (8, 1, True), (16, 1, False)])
 def test_chunks_in_parallel(short_chunks: None, rank: int, states: int, masked: bool):
-    assert triton.in_chunks(states, 18, rank)
-    mask = _mask(1, 18) if masked else None
-    assert_as_defined(_on_device(shut_and_open(arguments(1, 18, states, rank))), mask, "triton")
+    assert triton.in_chunks(states, 9, rank)
+    mask = _mask(1, 9) if masked else None
+    assert_as_defined(_on_device(shut_and_open(arguments(1, 9, states, rank))), mask, "triton")
 
 
-@pytest.mark.parametrize("cut", [1, 17])
+@pytest.mark.parametrize("cut", [1, 8])
 def test_split(short_chunks: None, cut: int):
-    assert_split_anywhere(_on_device(arguments(1, 18, 1, 4)), _mask(1, 18), cut, "triton")
+    assert_split_anywhere(_on_device(arguments(1, 9, 1, 4)), _mask(1, 9), cut, "triton")
 
 
 def test_garbage_behind_the_mask(short_chunks: None):
-    inputs, mask = _on_device(arguments(1, 17, 1, 4)), _mask(1, 17)
+    inputs, mask = _on_device(arguments(1, 9, 1, 4)), _mask(1, 9)
     wanted = outputs_and_gradients(inputs, mask, "triton")
     for x in inputs[:6]:
         x[~mask] = torch.nan

@@ -30,9 +30,9 @@ def chat(
 ) -> None:
     """Talk to a model that remembers across runs.
 
-    Example: [bold]deltamem chat --memory ravi.safetensors[/bold]. Tell it something, leave, start it again: the
+    Example: deltamem chat --memory ravi.safetensors. Tell it something, leave, start it again: the
     text is gone, the memory answers. With no --model it is the small embedded backbone, which knows only its
-    own small world ([bold]deltamem demo --facts[/bold] shows what one can tell it).
+    own small world (deltamem demo --facts shows what one can tell it).
     """
     from rich.console import Console
 

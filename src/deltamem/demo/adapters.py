@@ -41,10 +41,26 @@ class Recipe:
     plan: TrainingPlan = field(default_factory=TrainingPlan)
 
 
+# They depart from the published defaults in three things. Their keep gate is one (``no_lambda``) and their write gate
+# starts lower: what lets go of a little at every token has to learn to let go at few, and with the standard rule the
+# multi-state adapter had 0.43 of four held-out facts after 1,000 steps, where this one had 0.85. A segment is the mean
+# of its tokens and written once, so its write gate starts open. Larger initial heads make recall form sooner.
 RECIPES: dict[Which, Recipe] = {
-    "token": Recipe(DeltaMemConfig(init_gain=0.5), Mix(max_facts=5)),
-    "segment": Recipe(DeltaMemConfig(init_gain=0.5, write="message"), Mix(max_facts=5)),
-    "multi": Recipe(DeltaMemConfig(init_gain=0.5, states=4), Mix(max_facts=10)),
+    "token": Recipe(
+        DeltaMemConfig(init_gain=0.5, update_rule="no_lambda", gate_bias=-2.5),
+        Mix(max_facts=5),
+        TrainingPlan(steps=3000),
+    ),
+    "segment": Recipe(
+        DeltaMemConfig(init_gain=1.0, update_rule="no_lambda", gate_bias=1.0, write="message"),
+        Mix(max_facts=5, plain=0.12),
+        TrainingPlan(steps=3000),
+    ),
+    "multi": Recipe(
+        DeltaMemConfig(init_gain=0.5, update_rule="no_lambda", gate_bias=-2.5, states=4),
+        Mix(max_facts=10),
+        TrainingPlan(steps=3500),
+    ),
 }
 
 
@@ -129,7 +145,9 @@ def main() -> None:
     parser.add_argument("which", choices=get_args(Which))
     parser.add_argument("--output", type=Path, help=f"folder to write (default: {_ADAPTERS}/WHICH)")
     parser.add_argument("--backbone", type=Path, help="backbone folder (default: the package's)")
-    parser.add_argument("--checkpoint", type=Path, help="kept during the run, and resumed from (default: runs/WHICH.pt)")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="kept during the run, and resumed from (default: runs/WHICH.pt)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()

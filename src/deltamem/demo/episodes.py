@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING
 
 from deltamem.demo.lessons import WINDOW
 from deltamem.demo.tokenizer import END, START
-from deltamem.demo.world import Event, Message, Person, Question, current_facts, question, sample_events
-from deltamem.demo.world import unanswerable_question
+from deltamem.demo.world import (
+    Event,
+    Message,
+    Person,
+    Question,
+    current_facts,
+    question,
+    sample_events,
+    unanswerable_question,
+)
 from deltamem.state import NO_SEGMENT
 from deltamem.train.episodes import Episode, EpisodeBatch, Text, collate, evenly
 
@@ -40,7 +48,7 @@ class Mix:
     """
 
     max_facts: int
-    plain: float = 0.1
+    plain: float = 0.08
     grown: float = 0.4
     queries: int = 4
     corrections: float = 0.2
@@ -125,9 +133,7 @@ class EpisodeSampler:
         if self._pool[0] != number:
             self._pool = (number, self._sample_pool(number))
         rng = random.Random(f"batch {self.seed}/{step}")
-        return collate(
-            self._pool[1][place], self.tokens.pad_id, write_queries=rng.random() < self.mix.write_queries
-        )
+        return collate(self._pool[1][place], self.tokens.pad_id, write_queries=rng.random() < self.mix.write_queries)
 
     def episode(self, rng: random.Random, max_facts: int, *, cut: bool = False, paired: bool = False) -> Episode:
         """One episode of at most ``max_facts`` facts, its history in two passages if ``cut``."""

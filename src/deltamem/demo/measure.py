@@ -31,9 +31,9 @@ class Sizes:
         loss: dialogues of eight facts for the next-token loss.
     """
 
-    recall: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({1: 160, 2: 100, 4: 60, 8: 32, 16: 18}))
-    updates: int = 80
-    forgetting: int = 25
+    recall: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({1: 120, 2: 80, 4: 60, 8: 26, 16: 13}))
+    updates: int = 72
+    forgetting: int = 24
     loss: int = 24
 
     @property

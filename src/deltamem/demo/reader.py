@@ -79,13 +79,21 @@ class Reader:
             state: the memories, which are not written; ``None`` for the bare backbone.
             asked: the questions.
         """
-        questions = self._questions(asked)
+        texts = [self._question(question) for question in asked]
+        # Like lengths together: less padding.
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place].ids))
+        right = [False] * len(asked)
         with self._using(adapter):
-            if state is None:
-                hidden = self.model.model(questions.ids, use_cache=False).last_hidden_state
-            else:
-                hidden = read(self.model, state.select([question.row for question in asked]), questions)
-        return self._right(hidden, questions)
+            for group in _groups([len(texts[place].ids) for place in order]):
+                places = order[group.start : group.stop]
+                questions = self._pad([texts[place] for place in places])
+                if state is None:
+                    hidden = self.model.model(questions.ids, use_cache=False).last_hidden_state
+                else:
+                    hidden = read(self.model, state.select([asked[place].row for place in places]), questions)
+                for place, good in zip(places, self._right(hidden, questions), strict=True):
+                    right[place] = good
+        return right
 
     @torch.inference_mode()
     def read(self, adapter: str | None, histories: Sequence[History], asked: Sequence[Asked]) -> list[bool]:
@@ -94,7 +102,7 @@ class Reader:
         Of a history that does not fit, the last tokens are in the window. An adapter starts empty, and reads and
         writes all along.
         """
-        questions = self._questions(asked)
+        questions = self._pad([self._question(question) for question in asked])
         room = WINDOW - questions.ids.shape[1]
         contexts = [_last(self._text(history), room) for history in histories]
         right = [False] * len(asked)
@@ -154,8 +162,8 @@ class Reader:
     def _text(self, history: History) -> Text:
         return self._tokens.text([(message, float(message.role == ASSISTANT)) for message in history])
 
-    def _questions(self, asked: Sequence[Asked]) -> TextBatch:
-        return self._pad([self._tokens.exchange([(question.ask, question.answer)]) for question in asked])
+    def _question(self, question: Asked) -> Text:
+        return self._tokens.exchange([(question.ask, question.answer)])
 
     def _pad(self, texts: Sequence[Text]) -> TextBatch:
         return TextBatch.pad(texts, self._tokens.pad_id)

@@ -46,8 +46,8 @@ def show_story(console: Console, story: Story) -> None:
     table = _table("asked", "bare backbone", "with the memory", "")
     for reply in story.replies:
         right = reply.memory == reply.answer
-        mark = "[green]✓[/green]" if right else f"[red]✗[/red] told: {reply.answer}"
-        table.add_row(reply.ask, f"[dim]{reply.bare}[/dim]", f"[bold]{reply.memory}[/bold]", mark)
+        mark = Text("✓", "green") if right else Text.assemble(("✗", "red"), f" told: {reply.answer}")
+        table.add_row(reply.ask, Text(reply.bare, "dim"), Text(reply.memory, "bold"), mark)
     console.print(table)
 
 
@@ -63,8 +63,8 @@ def show_end(console: Console, plots: Mapping[str, Path], memory: Path, seconds:
     """Prints where the files lie, what to try next, and what all this does not show."""
     _headline(console, "Files")
     for name, path in plots.items():
-        console.print(f"{name:<11} {path}", highlight=False, soft_wrap=True)
-    console.print(f"{'memory':<11} {memory}   [dim](deltamem inspect reads it)[/dim]", highlight=False, soft_wrap=True)
+        console.print(Text(f"{name:<11} {path}"), soft_wrap=True)
+    console.print(Text.assemble(f"{'memory':<11} {memory}", ("   (deltamem inspect reads it)", "dim")), soft_wrap=True)
     console.print(
         "\n[dim]What this does not show: how δ-mem does on a large model or on free text. This backbone has a million "
         "parameters and knows one small world of templated sentences. Names, and which phrasing goes with which value, "

@@ -22,7 +22,7 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the share (E. B. Wilson, 1927)."""
+        """The 95 % interval of the share (E. B. Wilson, 1927), taking the answers as independent."""
         n, p, z = self.total, self.value, _Z95
         spread = math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         low, high = (p + z * z / (2 * n) - z * spread), (p + z * z / (2 * n) + z * spread)

@@ -77,6 +77,7 @@ def run_demo(folder: Path, *, as_data: bool = False, sizes: Sizes | None = None)
 def talk() -> None:
     """Talks on standard input; a message is read once, written to memory with the reply, and dropped."""
     from rich.console import Console
+    from rich.text import Text
 
     from deltamem.session import Session
 
@@ -100,8 +101,8 @@ def talk() -> None:
             break
         reply = session.reply(said, max_new_tokens=24)
         written = int(session.state.tokens[0])
-        console.print(f"[dim] model[/dim] › {reply}", highlight=False, end="")
-        console.print(f"   [dim]({session.state.nbytes:,} bytes hold {written:,} tokens)[/dim]", highlight=False)
+        size = f"   ({session.state.nbytes:,} bytes hold {written:,} tokens)"
+        console.print(Text.assemble((" model", "dim"), f" › {reply}", (size, "dim")))
     console.print()
 
 

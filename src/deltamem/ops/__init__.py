@@ -24,7 +24,7 @@ def scan(
     mask: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Read a memory before each token and write the token into it (arXiv 2605.12357; MECHANISM.md section 2).
+    """Read a memory before each token and write the token into it (arXiv 2605.12357; docs/mechanism.md).
 
         reads_t = S_{t-1} q_t
         S_t = keep_t * S_{t-1} - erase_t * (S_{t-1} k_t) k_t^T + write_t * v_t k_t^T      (gates scale rows of S)
@@ -49,7 +49,8 @@ def scan(
     a token. The state stays bounded while 0 <= keep <= 1 and |keep - erase |k|^2| <= 1, as normalised keys ensure.
 
     Raises:
-        ValueError: a wrong shape, dtype, device or backend; says which argument and what was wanted.
+        ValueError: a wrong shape, dtype, device or backend; says which argument and what was wanted. The compiled
+            loop takes R up to 128.
     """
     check(q, k, v, keep, erase, write, state, mask)
     backend = choose(backend, q.device)

@@ -5,8 +5,8 @@ a chunk of C tokens that begins with s_0, and with decay_tj the product of keep_
 
     (I + L) w = write v - erase decay_t0 (k_t . s_0),    L_tj = erase_t decay_tj (k_t . k_j) for j < t,
 
-so w is an affine function of s_0 (MECHANISM.md section 4; the WY form of DeltaNet and Gated DeltaNet, here with a gate
-per row). All chunks are solved at once; then one affine map a chunk carries s_0 on.
+so w is an affine function of s_0 (the WY form of DeltaNet and Gated DeltaNet, here with a gate per row). All chunks are
+solved at once; then one affine map a chunk carries s_0 on.
 
 The products are taken as running products, not as exponentials of sums of logarithms: a gate of exactly 0 then needs no
 clamp, and its gradient, which a clamp would lose, is right.

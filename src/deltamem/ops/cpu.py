@@ -15,7 +15,10 @@ _SHARE = 1 << 18  # T * R * R multiply-adds a thread must have to do before waki
 def forward(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor, erase: Tensor, write: Tensor, state: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Reads [B, T, N, R] and the final state [B, N, R, R], float32 (see `deltamem.ops.scan`)."""
+    """Reads [B, T, N, R] and the final state [B, N, R, R], float32 (see `deltamem.ops.scan`).
+
+    Raises ValueError where R is larger than the kernels take.
+    """
     from . import cpu_kernels
 
     batch, length, states, rank = q.shape

@@ -21,6 +21,9 @@ from .cpu_vector import FLOATS, load, mul, mul_add, neg, spread, stack, store
 BLOCK = 64
 """The gradient keeps one state every BLOCK tokens and recomputes those between."""
 
+MOST = 128
+"""The largest R: a kernel's four tiles are on the stack, which on some systems is 512 KB for a thread."""
+
 _MASK = types.CPointer(types.uint8)
 _COUNTS = (types.int64,) * 5  # masked, T, N, first row, row after the last
 _ZERO = np.float32(0)
@@ -33,7 +36,7 @@ def forward(rank: int) -> Callable[..., None]:
     Its arguments: the addresses of q, k, v, keep, erase, write, state, mask, reads and final; whether there is a mask,
     T and N; the first row (b * N + n) to do, and the one to stop before.
     """
-    size = rank * rank
+    size = _size(rank)
 
     def forward_kernel(q, k, v, keep, erase, write, state, mask, reads, final, masked, T, N, start, stop):
         columns = stack(size)
@@ -73,7 +76,7 @@ def backward(rank: int) -> Callable[..., None]:
     Its arguments: the addresses of q, k, v, keep, erase, write, state, mask, the gradients of reads and final, the
     seven gradients to fill, and scratch of `scratch_floats` floats; then as `forward`.
     """
-    size = rank * rank
+    size = _size(rank)
     stride = 2 * size + rank  # what is recomputed for a token: state by columns, by rows, and S k
 
     def backward_kernel(
@@ -188,6 +191,12 @@ def backward(rank: int) -> Callable[..., None]:
                 store(grad_state, row * size + i * rank, load(grad_rows, i * rank, rank))
 
     return _compile(backward_kernel, floats_before=7, floats_after=10)
+
+
+def _size(rank: int) -> int:
+    if rank > MOST:
+        raise ValueError(f"scan: the compiled loop takes R up to {MOST}, got {rank}; use backend='chunked'")
+    return rank * rank
 
 
 def scratch_floats(length: int, rank: int) -> int:

@@ -1,4 +1,4 @@
-"""The definition of the scan: the token loop of MECHANISM.md section 2, in the fewest lines."""
+"""The definition of the scan: the token loop of docs/mechanism.md ("Per token"), in the fewest lines."""
 
 import torch
 from torch import Tensor

@@ -17,12 +17,16 @@ from torch import Tensor
 
 SPAN = 64
 BLOCK = 8
-_PROGRAMS = 2048  # walks that a device runs at once, roughly; with more rows than that the chunked form only adds work
+_WARPS = 2048  # warps that a device runs at once, roughly; with more rows than fill it the chunks only add work
 
 
 def in_chunks(rows: int, length: int, rank: int) -> bool:
     """Whether `rows` = B * N sequences of `length` are cut into chunks: long ones that would leave the device idle."""
-    return length >= 4 * SPAN and rows * (rank + 2) <= _PROGRAMS
+    return length >= 4 * SPAN and rows * (rank + 2) * _warps(rank) <= _WARPS
+
+
+def _warps(rank: int) -> int:
+    return 1 if rank <= 16 else 4
 
 
 def forward(
@@ -86,7 +90,7 @@ class _Passes:
         self.mask = None if mask is None else mask.contiguous()
         self.grad_reads = grad_reads
         tile = max(2, 1 << (self.rank - 1).bit_length())
-        self.constants = {"R": self.rank, "TILE": tile, "num_warps": 1 if tile <= 16 else 4, "enable_fp_fusion": True}
+        self.constants = {"R": self.rank, "TILE": tile, "num_warps": _warps(self.rank), "enable_fp_fusion": True}
 
     def empty(self, shape: tuple[int, ...]) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=self.tokens[0].device)

@@ -140,7 +140,7 @@ class Trainer:
     def _update(self) -> float:
         result = episode_loss(self.model, self.batch_at(self.step))
         self.optimizer.zero_grad()
-        result.loss.backward()  # type: ignore[no-untyped-call]
+        result.loss.backward()
         torch.nn.utils.clip_grad_norm_(self.memories.parameters(), self.plan.clip)
         self.optimizer.step()
         self.schedule.step()

@@ -1,0 +1,85 @@
+"""What the demo's adapters recall on held-out dialogues, and how long they took to train.
+
+    python benchmarks/adapters.py --json benchmarks/results/adapters.json --check
+
+The measurements are the demo's own (``deltamem.demo.measure``) with more dialogues. Recall is the share of questions
+answered to the letter by greedy decoding, with nothing but the question in the window (``full``: with the history).
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deltamem.demo.adapters import RECIPES, TRAINING_FILE
+from deltamem.demo.measure import Sizes, measure
+from deltamem.demo.reader import Reader
+from deltamem.demo.show import load_demo
+
+SIZES = Sizes(recall={1: 240, 2: 120, 4: 100, 8: 50, 16: 25}, updates=120, forgetting=25, loss=32)
+FLOORS = {("multi", 4): 0.97, ("token", 4): 0.80, ("segment", 4): 0.80, ("multi", 8): 0.93}
+CORRECTED_FLOOR, BARE_CEILING, SHUFFLED_CEILING, LOST_CEILING = 0.90, 0.05, 0.10, 0.01
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
+    parser.add_argument("--check", action="store_true", help="exit 1 where a figure misses its target")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    data = run()
+    text = json.dumps(data, indent=2)
+    if arguments.json == "-":
+        print(text)
+    elif arguments.json:
+        Path(arguments.json).write_text(text + "\n")
+    for method, rates in data["recall"].items():
+        print(f"{method:8}", "  ".join(f"{facts}: {rate:.3f}" for facts, rate in rates.items()), file=sys.stderr)
+    print("corrected", data["updates"], file=sys.stderr)
+    print("cost", data["capability"], file=sys.stderr)
+    missed = misses(data)
+    for line in missed:
+        print("missed:", line, file=sys.stderr)
+    return int(arguments.check and bool(missed))
+
+
+def run() -> dict[str, Any]:
+    start = time.monotonic()
+    folder = files("deltamem.demo").joinpath("assets", "adapters")
+    results = measure(Reader(*load_demo()), lambda label: print(label, file=sys.stderr), SIZES)
+    training = {which: json.loads(folder.joinpath(which, TRAINING_FILE).read_text("utf-8")) for which in RECIPES}
+    return results.as_data() | {
+        "training": training,
+        "command": "python benchmarks/adapters.py --json benchmarks/results/adapters.json",
+        "seconds": round(time.monotonic() - start, 1),
+        "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "torch": torch.__version__},
+    }
+
+
+def misses(data: dict[str, Any]) -> list[str]:
+    recall = {method: {int(facts): rate for facts, rate in rates.items()} for method, rates in data["recall"].items()}
+    found = [
+        f"{method}, {facts} facts: {recall[method][facts]:.3f}, target {least}"
+        for (method, facts), least in FLOORS.items()
+        if recall[method][facts] < least
+    ]
+    if data["updates"]["multi"] < CORRECTED_FLOOR:
+        found.append(f"corrected facts: {data['updates']['multi']:.3f}, target {CORRECTED_FLOOR}")
+    for method, most in (("none", BARE_CEILING), ("shuffled", SHUFFLED_CEILING)):
+        found += [f"{method}, {n} facts: {r:.3f}, at most {most}" for n, r in recall[method].items() if r > most]
+    in_context = data["capability"]["in_context"]
+    if in_context["adapted"] < in_context["bare"] - LOST_CEILING:
+        found.append(f"in context: {in_context['adapted']:.3f} adapted, {in_context['bare']:.3f} bare")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
