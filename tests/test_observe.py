@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tiny import adapted, assert_same_state, live_state, tokens
 
 import deltamem
+from tiny import adapted, assert_same_state, live_state, tokens
 
 
 @pytest.fixture
@@ -40,7 +40,9 @@ def test_no_logits_are_computed(model):
 def test_no_chunk_is_longer_than_the_backbone_has_positions(model):
     lengths = []
     base = deltamem.attached(model).base
-    base.register_forward_pre_hook(lambda _, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True)
+    base.register_forward_pre_hook(
+        lambda _, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
     deltamem.observe(model, tokens(1, 600), chunk_size=10_000)
     assert lengths == [256, 256, 88]
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny import assert_same_state, enliven
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import deltamem
 from deltamem.demo.tokenizer import build_tokenizer
+from tiny import assert_same_state, enliven
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_the_window_slides(model, tokenizer):
     session = deltamem.Session(model, tokenizer, window=2)
     session.reply("One.", **SHORT)
     session.reply("Two.", **SHORT)
-    assert [message["content"] for message in session.visible][0] == "Two."
+    assert session.visible[0]["content"] == "Two."
     session.clear_context()
     assert session.visible == []
 

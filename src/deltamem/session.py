@@ -168,5 +168,5 @@ class _Stop(StoppingCriteria):
 
     requested = False
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         return torch.full((input_ids.shape[0],), self.requested, dtype=torch.bool, device=input_ids.device)

@@ -34,11 +34,12 @@ _ADAPTERS = Path("src/deltamem/demo/assets/adapters")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an adapter is and how it is trained."""
+    """What an adapter is and how it is trained: from scratch, or on from the adapter in the folder ``start``."""
 
     config: DeltaMemConfig
     mix: Mix
     plan: TrainingPlan = field(default_factory=TrainingPlan)
+    start: Path | None = None
 
 
 # They depart from the published defaults in three things. Their keep gate is one (``no_lambda``) and their write gate
@@ -63,6 +64,15 @@ RECIPES: dict[Which, Recipe] = {
     ),
 }
 
+# A second stage for the multi-state adapter: more facts, and more dialogues that are asked about while their text is
+# still there, which is what a memory that writes along disturbs.
+REFINED = Recipe(
+    RECIPES["multi"].config,
+    Mix(max_facts=12, plain=0.0, grown=0.02, answered=0.35),
+    TrainingPlan(steps=1600, peak_rate=3e-3),
+    start=_ADAPTERS / "multi",
+)
+
 
 def load_demo_adapter(model: "Qwen3ForCausalLM", which: Which, name: str | None = None) -> Attachment:
     """Puts one of the package's adapters on the package's backbone and makes it active.
@@ -83,21 +93,31 @@ def load_demo_adapter(model: "Qwen3ForCausalLM", which: Which, name: str | None 
 
 
 def train(
-    which: Which, output: Path, *, backbone: Path | None = None, checkpoint: Path | None = None, seed: int = 0
+    which: Which,
+    output: Path,
+    *,
+    backbone: Path | None = None,
+    checkpoint: Path | None = None,
+    seed: int = 0,
+    recipe: Recipe | None = None,
 ) -> bool:
     """Trains an adapter and writes its folder; false if a signal stopped it first.
 
     Args:
-        which: the recipe.
+        which: the adapter.
         output: the folder to write.
         backbone: the backbone's folder; the package's own by default.
         checkpoint: where to keep the run, and to resume it from.
         seed: of the dialogues and the initial weights.
+        recipe: the adapter's first stage by default.
     """
-    recipe = RECIPES[which]
+    recipe = recipe or RECIPES[which]
     torch.manual_seed(seed)
     model, tokenizer = load_folder(backbone) if backbone else load_backbone()
-    attach(model, recipe.config, name=which)
+    if recipe.start:
+        load_adapter(model, recipe.start, which)
+    else:
+        attach(model, recipe.config, name=which)
     sampler = EpisodeSampler(tokenizer, recipe.mix, steps=recipe.plan.steps, seed=seed)
     reader = Reader(model, tokenizer)
     trainer = Trainer(
@@ -113,7 +133,7 @@ def train(
         _round_to_bfloat16(model)
         save_adapter(model, output)
         record = {
-            "command": f"python -m deltamem.demo.adapters {which}",
+            "command": f"python -m deltamem.demo.adapters {which}{' --refine' * bool(recipe.start)}",
             "steps": trainer.step,
             "seconds": round(trainer.seconds),
             "threads": torch.get_num_threads(),
@@ -143,6 +163,7 @@ def main() -> None:
     """Trains one of the demo's adapters."""
     parser = argparse.ArgumentParser(prog="python -m deltamem.demo.adapters", description=__doc__)
     parser.add_argument("which", choices=get_args(Which))
+    parser.add_argument("--refine", action="store_true", help="the second stage of multi, on from the package's")
     parser.add_argument("--output", type=Path, help=f"folder to write (default: {_ADAPTERS}/WHICH)")
     parser.add_argument("--backbone", type=Path, help="backbone folder (default: the package's)")
     parser.add_argument(
@@ -151,6 +172,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    if arguments.refine and arguments.which != "multi":
+        parser.error("only multi has a second stage")
     torch.set_num_threads(arguments.threads)
     # Products of the frozen weights in bfloat16 where the CPU has it: over twice as fast, and the state stays float32.
     torch.set_float32_matmul_precision("medium")
@@ -158,8 +181,9 @@ def main() -> None:
         arguments.which,
         arguments.output or _ADAPTERS / arguments.which,
         backbone=arguments.backbone,
-        checkpoint=arguments.checkpoint or Path(f"runs/{arguments.which}.pt"),
-        seed=arguments.seed,
+        checkpoint=arguments.checkpoint or Path(f"runs/{arguments.which}{'-refined' * arguments.refine}.pt"),
+        seed=arguments.seed + arguments.refine,
+        recipe=REFINED if arguments.refine else None,
     )
 
 
