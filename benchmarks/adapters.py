@@ -54,7 +54,7 @@ def main() -> int:
 def run() -> dict[str, Any]:
     start = time.monotonic()
     folder = files("deltamem.demo").joinpath("assets", "adapters")
-    results = measure(Reader(*load_demo()), lambda label: print(label, file=sys.stderr), SIZES)
+    results = measure([Reader(*load_demo()), Reader(*load_demo())], lambda label: print(label, file=sys.stderr), SIZES)
     training = {which: json.loads(folder.joinpath(which, TRAINING_FILE).read_text("utf-8")) for which in RECIPES}
     return results.as_data() | {
         "training": training,

@@ -52,6 +52,26 @@ def test_every_variant_is_what_the_specification_says(fields: dict[str, Any]) ->
     assert step.new_state.tokens.tolist() == [9, 9]
 
 
+@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS.keys())
+def test_decoding_a_token_is_one_compiled_call_with_the_same_numbers(fields: dict[str, Any]) -> None:
+    config = DeltaMemConfig(**{"rank": 5, "alpha": 3.0, **fields})
+    memory = plain.layer(config)
+    start = torch.randn(3, 5, 5, config.states, generator=torch.Generator().manual_seed(2)).movedim(-1, 1)
+    mask = torch.tensor([[True], [False], [True]])
+    for size in (0.3, 1e4):
+        x = size * torch.randn(3, 1, 6, generator=torch.Generator().manual_seed(1))
+        results = []
+        for watched in (False, True):  # what autograd watches takes the operators
+            with torch.set_grad_enabled(watched):
+                step = Step(MemoryState((start,), torch.zeros(3, dtype=torch.int64)), mask=mask)
+                found, _ = plain.forward(memory, x, step)
+            results.append((found, step.new_state.states[0]))
+        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+        assert torch.equal(results[0][1][1], start[1])
+        if not config.output_norm or "o" not in config.heads:
+            assert not any(delta[1].any() for delta in results[0][0].values())
+
+
 def test_fresh_weights() -> None:
     config = DeltaMemConfig(coupled_gates=False, gate_bias=-1.2, scale="head", scale_init=0.5, scale_max=2.0)
     memory = DeltaMemory(config, 32, {"q": 16, "k": 8, "v": 8, "o": 32})

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deltamem.config import DeltaMemConfig, Head
-from deltamem.ops import scan
+from deltamem.ops import decode, scan
 from deltamem.writing import ReadPlan, SegmentPlan, TokenPlan, WritePlan
 
 _NORM_FLOOR = 1e-6
@@ -30,9 +30,19 @@ class DeltaMemory(nn.Module):
         super().__init__()
         self.config = config
         self.outputs = {head: outputs[head] for head in config.heads}
+        self.widths = list(self.outputs.values())
         width = config.width
         self.gates = width if config.rowwise_gates else config.states
         gate_kinds = 1 if config.coupled_gates else 2
+        self.form = decode.Form(
+            states=config.states,
+            rank=config.rank,
+            rowwise_gates=config.rowwise_gates,
+            coupled_gates=config.coupled_gates,
+            normalize_qk=config.normalize_qk,
+            rule=decode.RULES.index(config.update_rule),
+            gain=config.alpha / config.rank,
+        )
         self.projection = nn.Parameter(torch.zeros(3 * width + gate_kinds * self.gates, hidden_size))
         self.gate_bias = nn.Parameter(torch.zeros(gate_kinds * self.gates))
         self.heads = nn.Parameter(torch.zeros(sum(self.outputs.values()), width))
@@ -77,7 +87,7 @@ class DeltaMemory(nn.Module):
             start = 3 * width + i * gates
             parts[f"{name}_proj"] = self.projection[start : start + gates]
             parts[f"{name}_bias"] = self.gate_bias[i * gates : (i + 1) * gates]
-        for head, weight in zip(self.outputs, torch.split(self.heads, list(self.outputs.values())), strict=True):
+        for head, weight in zip(self.outputs, torch.split(self.heads, self.widths), strict=True):
             parts[f"delta_{head}"] = weight
         for name in ("output_norm", "scale"):
             if hasattr(self, name):
@@ -100,19 +110,25 @@ class DeltaMemory(nn.Module):
         """
         config = self.config
         projected = F.linear(hidden_states.to(self.projection.dtype), self.projection).float()
-        address, written = projected[..., : config.width], projected[..., config.width :]
-        query = self._address(self._by_state(address))
-        if isinstance(plan, ReadPlan):
-            reads = _masked(torch.einsum("bnij,btnj->btni", state, query), plan.mask)
-        elif isinstance(plan, TokenPlan):
-            key, value, keep, erase, write = self._write_terms(written)
+        width = config.width
+        if isinstance(plan, TokenPlan):
+            if plan.decoding:
+                scaled, state = decode.token(projected, self.gate_bias, state, plan.mask, self.form)
+                return self._correct(scaled), state, pending
+            both = torch.unflatten(projected[..., : 2 * width], -1, (2, config.states, config.rank))
+            query, key = self._address(both).unbind(-3)
+            value, keep, erase, write = self._value_and_gates(projected[..., 2 * width :])
             if plan.writable is not None:
                 keep, erase, write = _only(plan.writable, keep, erase, write)
             reads, state = scan(query, key, value, keep, erase, write, state, plan.mask)
+            return self._correct(reads.flatten(-2) * self.form.gain), state, pending
+        query = self._address(self._by_state(projected[..., :width]))
+        if isinstance(plan, ReadPlan):
+            reads = _masked(torch.einsum("bnij,btnj->btni", state, query), plan.mask)
         else:
             assert pending is not None
-            reads, state, pending = self._segments(query, written, state, plan, pending)
-        return self._correct(reads.flatten(-2)), state, pending
+            reads, state, pending = self._segments(query, projected[..., width:], state, plan, pending)
+        return self._correct(reads.flatten(-2) * self.form.gain), state, pending
 
     def _segments(
         self, query: Tensor, written: Tensor, state: Tensor, plan: SegmentPlan, pending: Tensor
@@ -125,7 +141,8 @@ class DeltaMemory(nn.Module):
         sums = sums + F.pad(pending[:, None], (0, 0, 0, length))
         means = sums / plan.count.clamp(min=1)[..., None]
         at_slots = means.gather(1, plan.slot_run[..., None].expand(-1, -1, width))
-        key, value, keep, erase, write = self._write_terms(at_slots)
+        key = self._address(self._by_state(at_slots[..., : self.config.width]))
+        value, keep, erase, write = self._value_and_gates(at_slots[..., self.config.width :])
         keep, erase, write = _only(plan.closes, keep, erase, write)
         # The slot before a token comes first, so slot t writes at place t and token t reads at place t + 1.
         later = F.pad(query, (0, 0, 0, 0, 1, 0))
@@ -145,36 +162,37 @@ class DeltaMemory(nn.Module):
         length: Tensor = torch.linalg.vector_norm(bounded, dim=-1, keepdim=True)
         return bounded / length.clamp(min=_NORM_FLOOR)
 
-    def _write_terms(self, written: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Key, value and the three gates, each ``[B, T, N, R]``, from projections ``[B, T, P]``."""
+    def _value_and_gates(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Value and the three gates, each ``[B, T, N, R]``, from the projections that follow the addresses."""
         config, width = self.config, self.config.width
-        key = self._address(self._by_state(written[..., :width]))
-        value = self._by_state(written[..., width : 2 * width])
-        gates = torch.sigmoid(written[..., 2 * width :] + self.gate_bias)
-        beta = self._by_row(gates[..., : self.gates])
-        keep = 1 - beta if config.coupled_gates else self._by_row(gates[..., self.gates :])
+        value = self._by_state(projected[..., :width])
+        gates = torch.sigmoid(projected[..., width:] + self.gate_bias)
+        if config.coupled_gates:
+            beta = self._by_row(gates)
+            keep = 1 - beta
+        else:
+            beta, keep = self._by_row(gates[..., : self.gates]), self._by_row(gates[..., self.gates :])
         if config.update_rule == "lambda_outside":
-            return key, value, keep, keep * beta, beta
+            return value, keep, keep * beta, beta
         if config.update_rule == "no_lambda":
             keep = torch.ones_like(beta)
-        return key, value, keep, beta, beta
+        return value, keep, beta, beta
 
     def _by_row(self, gate: Tensor) -> Tensor:
         if self.config.rowwise_gates:
             return self._by_state(gate)
         return gate[..., None].expand(*gate.shape, self.config.rank)
 
-    def _correct(self, reads: Tensor) -> Corrections:
-        scaled = reads * (self.config.alpha / self.config.rank)
+    def _correct(self, scaled: Tensor) -> Corrections:
+        """The corrections ``[B, T, out]`` from the reads ``[B, T, N·R]`` times α/R."""
         packed = F.linear(scaled.to(self.heads.dtype), self.heads)
-        corrections: Corrections = dict(
-            zip(self.outputs, torch.split(packed, list(self.outputs.values()), dim=-1), strict=True)
-        )
+        pieces = torch.split_with_sizes(packed, self.widths, dim=-1)
+        corrections: Corrections = dict(zip(self.outputs, pieces, strict=True))
         if self.config.scale != "none":
             scale = torch.sigmoid(self.scale) * self.config.scale_max
             for head in corrections:
                 corrections[head] = corrections[head] * scale["qkvo".index(head) % len(scale)]
-        if hasattr(self, "output_norm"):
+        if self.config.output_norm and "o" in corrections:
             corrections["o"] = F.rms_norm(
                 corrections["o"], self.output_norm.shape, self.output_norm, self.config.output_norm_eps
             )

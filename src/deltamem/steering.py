@@ -57,6 +57,7 @@ class SteeredProjection(nn.Module):
         super().__init__()
         self.base_layer = base
         self.parts = parts
+        self.heads = frozenset(parts)
         self.layout = layout
         self.count = count
 
@@ -66,7 +67,7 @@ class SteeredProjection(nn.Module):
             return self.base_layer(hidden_states)  # type: ignore[no-any-return]
         output: Tensor = self.base_layer(hidden_states.hidden_states)
         corrections = hidden_states.corrections
-        if not any(head in corrections for head in self.parts):
+        if self.heads.isdisjoint(corrections):
             return output
         return output + self._lay_out(corrections, output).to(output.dtype)
 
@@ -118,10 +119,10 @@ class SteeredAttention(nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         """What other code asks of the attention block (``layer_idx``, ``config``, …) it answers itself."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("attention"), name)
+        modules = self.__dict__.get("_modules", {})
+        if name in modules:
+            return modules[name]
+        return getattr(modules["attention"], name) if "attention" in modules else super().__getattr__(name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The attention's own forward, corrected by the active adapter; ``memory`` brings the step."""

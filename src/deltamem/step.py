@@ -1,11 +1,13 @@
 """One forward pass's dealings with the memory: what goes in, what is asked, what comes out."""
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deltamem.config import DeltaMemConfig
+from deltamem.ops import decode
 from deltamem.state import MemoryState, OpenSegment
 from deltamem.writing import ReadPlan, SegmentPlan, TokenPlan, WritePlan, plan_segments
 
@@ -39,6 +41,7 @@ class Step:
         self.segment_ids = segment_ids
         self.close = close
         self.length = 0
+        self.device = torch.device("cpu")
         self._plan: WritePlan | None = None
         self._states: dict[int, Tensor] = {}
         self._pending: dict[int, Tensor | None] = {}
@@ -65,6 +68,7 @@ class Step:
         if self.state.batch != batch:
             raise ValueError(f"The memory has {self.state.batch} rows and the input {batch}; they must be equal.")
         self.length = length
+        self.device = device
         self.state = self.state.to(device)
         self.mask = _check("mask", self.mask, batch, length, device)
         if self.write is False:
@@ -80,7 +84,8 @@ class Step:
             allowed = [m for m in (self.mask, writable) if m is not None]
             both = allowed[0] if len(allowed) == 1 else allowed[0] & allowed[1]
             written = both.sum(1)
-        self._plan = TokenPlan(self.mask, writable, written)
+        decoding = length == 1 and writable is None and decode.serves(self.state.tokens, config.rank)
+        self._plan = TokenPlan(self.mask, writable, written, decoding)
 
     def _plan_segments(self, config: DeltaMemConfig, writable: Tensor | None, batch: int, length: int) -> SegmentPlan:
         ids = self.segment_ids
@@ -107,13 +112,15 @@ class Step:
 
     def take(self, layer: int, device: torch.device) -> tuple[Tensor, WritePlan, Tensor | None]:
         """What adapted layer ``layer`` starts from, on its device: state, plan and open running sum."""
-        plan = self.plan
-        if device != self.state.tokens.device:
-            moved = {name: v.to(device) for name, v in vars(plan).items() if isinstance(v, Tensor)}
-            plan = dataclasses.replace(plan, **moved)  # type: ignore[arg-type]
-        opened = self.state.open
-        pending = None if opened is None else opened.sums[layer].to(device)
-        return self.state.states[layer].to(device), plan, pending
+        plan, state, opened = self.plan, self.state.states[layer], self.state.open
+        pending = None if opened is None else opened.sums[layer]
+        if device == self.device:
+            return state, plan, pending
+        moved: dict[str, Any] = {name: v.to(device) for name, v in vars(plan).items() if isinstance(v, Tensor)}
+        if isinstance(plan, TokenPlan):
+            moved["decoding"] = False
+        plan = dataclasses.replace(plan, **moved)
+        return state.to(device), plan, None if pending is None else pending.to(device)
 
     def put(self, layer: int, state: Tensor, pending: Tensor | None) -> None:
         """Called by adapted layer ``layer`` with its new state ``[B, N, R, R]``."""

@@ -16,11 +16,13 @@ class TokenPlan:
         mask: ``[B, T]`` bool, the real tokens; ``None`` when all are.
         writable: ``[B, T]`` bool, the tokens that may write; ``None`` when all may.
         written: ``[B]``, how many tokens of this call write.
+        decoding: the call has one token, and the compiled path for those may take it.
     """
 
     mask: Tensor | None
     writable: Tensor | None
     written: Tensor
+    decoding: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,13 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
 from types import MappingProxyType
+from typing import TypeVar
+
+import torch
 
 from deltamem.demo.reader import ASSISTANT, Asked, Reader
 from deltamem.demo.results import Cost, Curve, Rate, Results, Updates
@@ -18,6 +23,7 @@ FORGETTING_TOKENS = (0, 200, 400, 600, 1000, 2000)
 _UPDATE_FACTS, _UPDATE_CORRECTIONS, _FORGETTING_FACTS, _LOSS_FACTS = 4, 2, 4, 8
 
 Progress = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,9 +37,9 @@ class Sizes:
         loss: dialogues of eight facts for the next-token loss.
     """
 
-    recall: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({1: 120, 2: 80, 4: 60, 8: 26, 16: 13}))
-    updates: int = 72
-    forgetting: int = 24
+    recall: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({1: 100, 2: 70, 4: 60, 8: 25, 16: 12}))
+    updates: int = 60
+    forgetting: int = 20
     loss: int = 24
 
     @property
@@ -73,28 +79,61 @@ class Exam:
         return self.reader.read(None, prompts, [replace(question, row=p) for p, question in enumerate(asked)])
 
 
-def measure(reader: Reader, progress: Progress, sizes: Sizes | None = None) -> Results:
-    """Runs every measurement; ``progress`` is told what comes next."""
+def measure(readers: Sequence[Reader], progress: Progress, sizes: Sizes | None = None) -> Results:
+    """Runs every measurement, as many at a time as there are readers.
+
+    A reader is one thread with a model of its own: what the threads of one product would spend on waiting for one
+    another, on a model this small, is more than they save.
+
+    Args:
+        readers: equal readers; the results do not depend on their number.
+        progress: is told what has just been measured, :attr:`Sizes.steps` times.
+        sizes: how many dialogues to take.
+    """
     sizes = sizes or Sizes()
-    recall: dict[str, dict[int, Rate]] = {method: {} for method in METHODS}
-    bare, adapted, bytes_per_session = [], [], {}
-    for facts, count in sizes.recall.items():
-        progress(f"recall of {facts} fact{'s' * (facts > 1)}")
-        dialogues = _held_out(count, facts)
-        exam, asked = Exam(reader, dialogues), _asked(dialogues)
-        for method, right in exam.grade(asked).items():
-            recall[method][facts] = Rate.of(right)
-        bare.append(recall["full"][facts])
-        adapted.append(Rate.of(reader.read("multi", exam.histories, asked)))
-        bytes_per_session = {name: state.nbytes // state.batch for name, state in exam.states.items()}
-    progress("corrected facts")
-    updates = measure_updates(reader, sizes.updates)
-    progress("forgetting")
-    forgetting = measure_forgetting(reader, sizes.forgetting)
-    progress("what it costs the backbone")
-    in_context = {"bare": Rate.together(bare), "adapted": Rate.together(adapted)}
-    cost = Cost(in_context, measure_loss(reader, sizes.loss))
-    return Results(recall, updates, forgetting, cost, bytes_per_session)
+    free: SimpleQueue[Reader] = SimpleQueue()
+    for reader in readers:
+        free.put(reader)
+
+    def run(label: str, job: Callable[..., T], *arguments: int) -> T:
+        reader = free.get()
+        try:
+            return job(reader, *arguments)
+        finally:
+            free.put(reader)
+            progress(label)
+
+    pool = ThreadPoolExecutor(len(readers), initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        forgetting = pool.submit(run, "forgetting", measure_forgetting, sizes.forgetting)
+        recall = {
+            facts: pool.submit(run, f"recall, {facts} fact{'s' * (facts > 1)}", measure_recall, facts, count)
+            for facts, count in sorted(sizes.recall.items(), reverse=True)
+        }
+        updates = pool.submit(run, "corrected facts", measure_updates, sizes.updates)
+        loss = pool.submit(run, "next-token loss", measure_loss, sizes.loss)
+        graded = {facts: recall[facts].result() for facts in sizes.recall}
+        in_context = {
+            "bare": Rate.together([rates["full"] for rates, _ in graded.values()]),
+            "adapted": Rate.together([adapted for _, adapted in graded.values()]),
+        }
+        return Results(
+            recall={m: {facts: rates[m] for facts, (rates, _) in graded.items()} for m in METHODS},
+            updates=updates.result(),
+            forgetting=forgetting.result(),
+            cost=Cost(in_context, loss.result()),
+            bytes_per_session={name: readers[0].bytes_per_session(name) for name in ADAPTERS},
+        )
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def measure_recall(reader: Reader, facts: int, count: int) -> tuple[dict[str, Rate], Rate]:
+    """Asks for every fact of ``count`` dialogues: by method, and with an adapter on while the text is in the window."""
+    dialogues = _held_out(count, facts)
+    exam, asked = Exam(reader, dialogues), _asked(dialogues)
+    rates = {method: Rate.of(right) for method, right in exam.grade(asked).items()}
+    return rates, Rate.of(reader.read("multi", exam.histories, asked))
 
 
 def measure_updates(reader: Reader, count: int) -> Updates:

@@ -51,6 +51,11 @@ class Reader:
         """How many tokens the messages are."""
         return len(self._text(history).ids)
 
+    def bytes_per_session(self, adapter: str) -> int:
+        """The size of one session's memory."""
+        with self._using(adapter) as attachment:
+            return attachment.new_state().nbytes
+
     @torch.inference_mode()
     def remember(self, adapter: str, histories: Sequence[History], state: MemoryState | None = None) -> MemoryState:
         """Writes one history a row to memory and keeps nothing else.

@@ -2,13 +2,19 @@
 
 import importlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from deltamem.demo.measure import Sizes, measure
 from deltamem.demo.reader import Reader
 from deltamem.demo.story import tell_story
+
+_MOST_THREADS = 4
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
@@ -50,20 +56,17 @@ def run_demo(folder: Path, *, as_data: bool = False, sizes: Sizes | None = None)
     console, progress = Console(quiet=as_data), Console(stderr=True)
     if not console.is_terminal:
         console.width = WIDTH
-    with progress.status("loading the backbone and its adapters"):
-        model, tokenizer = load_demo()
-        story = tell_story(model, tokenizer, folder / "memory.safetensors")
-    show_story(console, story)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=progress, transient=True) as bar:
-        task = bar.add_task("measuring", total=sizes.steps + 1)
-
-        def advance(label: str) -> None:
-            bar.update(task, advance=1, description=label)
-
-        results = measure(Reader(model, tokenizer), advance, sizes)
-        advance("drawing")
-        plots = draw_plots(results, story.file, folder)
+    with _one_thread_each() as threads:
+        with progress.status("loading the backbone and its adapters"):
+            model, tokenizer = load_demo()
+            story = tell_story(model, tokenizer, folder / "memory.safetensors")
+            readers = [Reader(model, tokenizer), *(Reader(*load_demo()) for _ in range(1, min(threads, _MOST_THREADS)))]
+        show_story(console, story)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=progress, transient=True) as bar:
+            task = bar.add_task("measuring", total=sizes.steps)
+            results = measure(readers, lambda label: bar.update(task, advance=1, description=label), sizes)
+    plots = draw_plots(results, story.file, folder)
     seconds = time.monotonic() - start
     show_results(console, results)
     show_end(console, plots, story.file, seconds)
@@ -86,9 +89,11 @@ def talk() -> None:
         model, tokenizer = load_demo()
     session = Session(model, tokenizer, window=0)
     console.print(
-        "Tell me something about yourself or a friend, then ask. I see one message at a time; all else is memory.\n"
-        "[dim]Like this:  I live in Porto.  ·  My friend Ravi plays the cello.  ·  Actually, I live in Oslo now.\n"
-        "            Where do I live?  ·  Which instrument does Ravi play?      More: deltamem demo --facts\n"
+        "Tell me about yourself or a friend, then ask. I see one message at a time;\n"
+        "all I know of the others is in the memory. Things I understand:\n"
+        "[dim]  I live in Porto.                   Where do I live?\n"
+        "  My friend Ravi plays the cello.    Which instrument does Ravi play?\n"
+        "  Actually, I live in Oslo now.      More: deltamem demo --facts\n"
         "An empty line ends.[/dim]",
         highlight=False,
     )
@@ -104,6 +109,17 @@ def talk() -> None:
         size = f"   ({session.state.nbytes:,} bytes hold {written:,} tokens)"
         console.print(Text.assemble((" model", "dim"), f" › {reply}", (size, "dim")))
     console.print()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[int]:
+    """One thread a product within the block, which is told how many it may start itself."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 def require_extra() -> None:

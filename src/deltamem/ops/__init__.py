@@ -1,13 +1,13 @@
 """The scan: reads and gated delta-rule writes of a small associative memory (arXiv 2605.12357).
 
-`reference` is the definition; `cpu`, `chunked` and `triton` are the same numbers, faster. Letters: B batch rows,
-T tokens, N states, R rank.
+`reference` is the definition; `cpu`, `chunked` and `triton` are the same numbers, faster; `decode` is one token with
+what surrounds its scan. Letters: B batch rows, T tokens, N states, R rank.
 """
 
 from torch import Tensor
 
-from . import chunked, operator, reference
-from .backends import BACKENDS, backend_for, backend_reason, choose
+from . import chunked, cpu, operator, reference
+from .backends import BACKENDS, backend_for, backend_reason, choose, unwatched
 from .check import check
 
 __all__ = ["BACKENDS", "backend_for", "backend_reason", "scan"]
@@ -58,5 +58,7 @@ def scan(
         return reference.scan(q, k, v, keep, erase, write, state, mask)
     if backend == "chunked":
         return chunked.scan(q, k, v, keep, erase, write, state, mask)
+    if backend == "cpu" and unwatched(q):
+        return cpu.forward(q, k, v, keep, erase, write, state, mask)
     reads, final = operator.scan(q, k, v, keep, erase, write, state, mask, backend)
     return reads, final

@@ -39,6 +39,19 @@ def choose(backend: str | None, device: torch.device) -> str:
     return backend
 
 
+def unwatched(tensor: torch.Tensor) -> bool:
+    """Whether a kernel may be called on a CPU tensor past its operator, whose dispatch costs more than a token's scan.
+
+    It may if no autograd and no compiler watches.
+    """
+    return (
+        not torch.is_grad_enabled()
+        and type(tensor) is torch.Tensor
+        and tensor.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+    )
+
+
 def _default(device: str) -> tuple[str, str]:
     if device == "cpu":
         return "cpu", "compiled loop (numba), the fastest on a CPU"
