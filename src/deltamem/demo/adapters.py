@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
@@ -132,13 +132,15 @@ def train(
     if finished:
         _round_to_bfloat16(model)
         save_adapter(model, output)
-        record = {
+        record: dict[str, Any] = {
             "command": f"python -m deltamem.demo.adapters {which}{' --refine' * bool(recipe.start)}",
             "steps": trainer.step,
             "seconds": round(trainer.seconds),
             "threads": torch.get_num_threads(),
             "machine": f"{platform.machine()}, {platform.system()}, torch {torch.__version__}",
         }
+        if recipe.start:
+            record["after"] = json.loads((recipe.start / TRAINING_FILE).read_text("utf-8"))
         write_atomically(output / TRAINING_FILE, (json.dumps(record, indent=2) + "\n").encode())
     return finished
 
