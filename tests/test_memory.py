@@ -1,5 +1,6 @@
 """One layer's memory against the specification, written out in plain Python."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -58,16 +59,17 @@ def test_decoding_a_token_is_one_compiled_call_with_the_same_numbers(fields: dic
     memory = plain.layer(config)
     start = torch.randn(3, 5, 5, config.states, generator=torch.Generator().manual_seed(2)).movedim(-1, 1)
     mask = torch.tensor([[True], [False], [True]])
-    for size in (0.3, 1e4):
+    for size, write in itertools.product((0.3, 1e4), (True, False)):
         x = size * torch.randn(3, 1, 6, generator=torch.Generator().manual_seed(1))
         results = []
         for watched in (False, True):  # what autograd watches takes the operators
             with torch.set_grad_enabled(watched):
-                step = Step(MemoryState((start,), torch.zeros(3, dtype=torch.int64)), mask=mask)
+                step = Step(MemoryState((start,), torch.zeros(3, dtype=torch.int64)), mask=mask, write=write)
                 found, _ = plain.forward(memory, x, step)
             results.append((found, step.new_state.states[0]))
         torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
         assert torch.equal(results[0][1][1], start[1])
+        assert write or torch.equal(results[0][1], start)
         if not config.output_norm or "o" not in config.heads:
             assert not any(delta[1].any() for delta in results[0][0].values())
 

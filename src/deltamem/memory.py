@@ -108,13 +108,14 @@ class DeltaMemory(nn.Module):
         Returns:
             the corrections ``[B, T, out]`` of each head, the new state, and the new running sum.
         """
+        if not isinstance(plan, SegmentPlan) and plan.decoding and self.projection.dtype == torch.float32:
+            layer, writes = (self.projection, self.gate_bias, self.heads), isinstance(plan, TokenPlan)
+            packed, state = decode.token(hidden_states, *layer, state, plan.mask, self.form, writes=writes)
+            return self._unpack(packed), state, pending
         config = self.config
         projected = F.linear(hidden_states.to(self.projection.dtype), self.projection).float()
         width = config.width
         if isinstance(plan, TokenPlan):
-            if plan.decoding:
-                scaled, state = decode.token(projected, self.gate_bias, state, plan.mask, self.form)
-                return self._correct(scaled), state, pending
             both = torch.unflatten(projected[..., : 2 * width], -1, (2, config.states, config.rank))
             query, key = self._address(both).unbind(-3)
             value, keep, erase, write = self._value_and_gates(projected[..., 2 * width :])
@@ -129,6 +130,16 @@ class DeltaMemory(nn.Module):
             assert pending is not None
             reads, state, pending = self._segments(query, projected[..., width:], state, plan, pending)
         return self._correct(reads.flatten(-2) * self.form.gain), state, pending
+
+    def write_gates(self, hidden_states: Tensor) -> Tensor:
+        """The write gates β of every token, ``[B, T, G]`` float32 in (0, 1), from the input ``[B, T, D]`` of the layer.
+
+        :meth:`forward` computes its own; these are for looking at, and for training to keep them low.
+        """
+        start = 3 * self.config.width
+        rows = self.projection[start : start + self.gates]
+        raw = F.linear(hidden_states.to(rows.dtype), rows).float()
+        return torch.sigmoid(raw + self.gate_bias[: self.gates])
 
     def _segments(
         self, query: Tensor, written: Tensor, state: Tensor, plan: SegmentPlan, pending: Tensor
@@ -185,7 +196,10 @@ class DeltaMemory(nn.Module):
 
     def _correct(self, scaled: Tensor) -> Corrections:
         """The corrections ``[B, T, out]`` from the reads ``[B, T, N·R]`` times α/R."""
-        packed = F.linear(scaled.to(self.heads.dtype), self.heads)
+        return self._unpack(F.linear(scaled.to(self.heads.dtype), self.heads))
+
+    def _unpack(self, packed: Tensor) -> Corrections:
+        """The corrections of each head from all of them ``[B, T, C]``."""
         pieces = torch.split_with_sizes(packed, self.widths, dim=-1)
         corrections: Corrections = dict(zip(self.outputs, pieces, strict=True))
         if self.config.scale != "none":

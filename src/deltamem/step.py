@@ -22,6 +22,7 @@ class Step:
         segment_ids: ``[B, T]`` integers, for adapters that write segments: neighbours with equal ids form
             one segment, -1 belongs to none.
         close: also end the segment that the last token is in. Otherwise it stays open for the next call.
+        gates: a dict to fill with the write gates β of each adapted layer, ``[B, T, G]``, by the layer's place.
 
     A step serves one forward pass; make a new one for the next.
     """
@@ -34,12 +35,14 @@ class Step:
         mask: Tensor | None = None,
         segment_ids: Tensor | None = None,
         close: bool = False,
+        gates: dict[int, Tensor] | None = None,
     ) -> None:
         self.state = state
         self.write = write
         self.mask = mask
         self.segment_ids = segment_ids
         self.close = close
+        self.gates = gates
         self.length = 0
         self.device = torch.device("cpu")
         self._plan: WritePlan | None = None
@@ -71,8 +74,9 @@ class Step:
         self.device = device
         self.state = self.state.to(device)
         self.mask = _check("mask", self.mask, batch, length, device)
+        decoding = length == 1 and decode.serves(self.state.tokens, config.rank)
         if self.write is False:
-            self._plan = ReadPlan(self.mask)
+            self._plan = ReadPlan(self.mask, decoding)
             return
         writable = None if self.write is True else _check("write", self.write, batch, length, device)
         if config.writes_segments:
@@ -84,8 +88,7 @@ class Step:
             allowed = [m for m in (self.mask, writable) if m is not None]
             both = allowed[0] if len(allowed) == 1 else allowed[0] & allowed[1]
             written = both.sum(1)
-        decoding = length == 1 and writable is None and decode.serves(self.state.tokens, config.rank)
-        self._plan = TokenPlan(self.mask, writable, written, decoding)
+        self._plan = TokenPlan(self.mask, writable, written, decoding and writable is None)
 
     def _plan_segments(self, config: DeltaMemConfig, writable: Tensor | None, batch: int, length: int) -> SegmentPlan:
         ids = self.segment_ids
@@ -117,7 +120,7 @@ class Step:
         if device == self.device:
             return state, plan, pending
         moved: dict[str, Any] = {name: v.to(device) for name, v in vars(plan).items() if isinstance(v, Tensor)}
-        if isinstance(plan, TokenPlan):
+        if not isinstance(plan, SegmentPlan):
             moved["decoding"] = False
         plan = dataclasses.replace(plan, **moved)
         return state.to(device), plan, None if pending is None else pending.to(device)

@@ -31,9 +31,11 @@ class ReadPlan:
 
     Attributes:
         mask: ``[B, T]`` bool, the real tokens; ``None`` when all are.
+        decoding: as in :class:`TokenPlan`.
     """
 
     mask: Tensor | None
+    decoding: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from .backends import unwatched
 
 MOST = 128
 """The largest R."""
+ROWS = 8
+"""The largest batch: for more rows a product of matrices is the faster way to project and to correct."""
 
 RULES = ("standard", "lambda_outside", "no_lambda")
 
@@ -36,98 +38,139 @@ class Form(NamedTuple):
 
 
 def serves(tensor: Tensor, rank: int) -> bool:
-    """Whether `token` may stand in for the operators: on a CPU, with a small R, and nothing that watches the call."""
-    return unwatched(tensor) and rank <= MOST
+    """Whether `token` may stand in for the operators: on a CPU, few rows, a small R, and nothing that watches the call.
 
-
-def token(projected: Tensor, bias: Tensor, state: Tensor, mask: Tensor | None, form: Form) -> tuple[Tensor, Tensor]:
-    """Reads `[B, 1, N·R]`, times `form.gain`, and the new state `[B, N, R, R]`, both float32.
-
-    `projected` is float32 `[B, 1, P]` and contiguous: the token's projections in the order q, k, v, write gate, keep
-    gate. `bias` is that of the gates, `state` float32, and `mask` bool `[B, 1]`.
+    `tensor` is `[B]`.
     """
-    batch, _, width = projected.shape
-    bias, state = bias.float(), state.contiguous()
+    return unwatched(tensor) and rank <= MOST and len(tensor) <= ROWS
+
+
+def token(
+    hidden: Tensor,
+    projection: Tensor,
+    bias: Tensor,
+    heads: Tensor,
+    state: Tensor,
+    mask: Tensor | None,
+    form: Form,
+    *,
+    writes: bool,
+) -> tuple[Tensor, Tensor]:
+    """Corrections `[B, 1, C]`, and the state `[B, N, R, R]`, a new one if the token `writes`; all float32.
+
+    `hidden` is the layer's input `[B, 1, D]`. `projection` `[P, D]` has the rows q, k, v, write gate, keep gate, `bias`
+    `[G]` is that of the gates, and `heads` `[C, N·R]` makes corrections of what was read, times `form.gain`; all three
+    are float32 and contiguous. `mask` is bool `[B, 1]`.
+    """
+    hidden, state = hidden.float().contiguous(), state.contiguous()
     shown = None if mask is None else mask.contiguous()
-    reads = projected.new_empty(batch, 1, form.states * form.rank)
-    final = torch.empty_like(state)
+    corrections = hidden.new_empty(len(hidden), 1, len(heads))
+    final = torch.empty_like(state) if writes else state
+    scratch = hidden.new_empty(len(projection) + form.states * form.rank)
     _kernel()(
-        projected.data_ptr(),
+        hidden.data_ptr(),
+        projection.data_ptr(),
         bias.data_ptr(),
+        heads.data_ptr(),
         state.data_ptr(),
         None if shown is None else shown.data_ptr(),
-        reads.data_ptr(),
+        scratch.data_ptr(),
+        corrections.data_ptr(),
         final.data_ptr(),
         form.gain,
-        batch,
-        width,
+        len(hidden),
+        hidden.shape[-1],
+        len(projection),
+        len(heads),
         shown is not None,
+        writes,
         *form[:-1],
     )
-    return reads, final
+    return corrections, final
 
 
 @functools.cache
 def _kernel() -> Callable[..., None]:
     import numpy as np
-    from numba import cfunc, types
+    from numba import cfunc, njit, types
 
     from .cpu_vector import FLOATS, stack
 
     one, zero, floor = np.float32(1), np.float32(0), np.float32(1e-6)
 
+    # A sum may be taken in any order, or it would not be taken in vectors.
+    @njit(types.void(FLOATS, FLOATS, types.int64, FLOATS, *[types.int64] * 3), fastmath={"contract", "reassoc", "nsz"})
+    def product(matrix, vector, start, result, to, rows, columns):
+        for row in range(rows):
+            total = zero
+            for column in range(columns):
+                total += matrix[row * columns + column] * vector[start + column]
+            result[to + row] = total
+
+    @njit(types.void(FLOATS, types.int64, types.int64, types.int64, FLOATS), fastmath={"contract"})
+    def address(projected, start, size, normalized, result):
+        squares = zero
+        for j in range(size):
+            result[j] = projected[start + j]
+            if normalized:
+                result[j] = math.tanh(result[j])
+                squares += result[j] * result[j]
+        if normalized:
+            length = max(math.sqrt(squares), floor)
+            for j in range(size):
+                result[j] /= length
+
     def kernel(
-        projected, bias, state, mask, reads, final, gain, B, P, masked, N, R, rowwise, coupled, normalized, rule
+        hidden, projection, bias, heads, state, mask, projected, corrections, final, gain,
+        B, D, P, C, masked, writes, N, R, rowwise, coupled, normalized, rule,
     ):  # fmt: skip
-        q, k = stack(MOST), stack(MOST)
+        query, key = stack(MOST), stack(MOST)
         W = N * R
         G = W if rowwise else N
         for b in range(B):
-            for n in range(N):
-                at, to, first = b * P + n * R, b * W + n * R, (b * N + n) * R * R
-                if masked and mask[b] == 0:
-                    for i in range(R):
-                        reads[to + i] = zero
-                    for i in range(R * R):
-                        final[first + i] = state[first + i]
-                    continue
-                q_squares, k_squares = zero, zero
+            if masked and mask[b] == 0:
+                for i in range(C):
+                    corrections[b * C + i] = zero
+                if writes:
+                    for i in range(W * R):
+                        final[b * W * R + i] = state[b * W * R + i]
+                continue
+            product(projection, hidden, b * D, projected, 0, P if writes else W, D)
+            for row in range(W):
+                if row % R == 0:
+                    address(projected, row, R, normalized, query)
+                    if writes:
+                        address(projected, W + row, R, normalized, key)
+                at = (b * W + row) * R
+                read = zero
                 for j in range(R):
-                    q[j], k[j] = projected[at + j], projected[at + W + j]
-                    if normalized:
-                        q[j], k[j] = math.tanh(q[j]), math.tanh(k[j])
-                        q_squares += q[j] * q[j]
-                        k_squares += k[j] * k[j]
-                if normalized:
-                    q_length, k_length = max(math.sqrt(q_squares), floor), max(math.sqrt(k_squares), floor)
-                    for j in range(R):
-                        q[j] /= q_length
-                        k[j] /= k_length
-                for i in range(R):
-                    gate = n * R + i if rowwise else n
-                    write = one / (one + math.exp(-(projected[b * P + 3 * W + gate] + bias[gate])))
-                    keep, erase = one - write, write
-                    if not coupled:
-                        keep = one / (one + math.exp(-(projected[b * P + 3 * W + G + gate] + bias[G + gate])))
-                    if rule == 1:
-                        erase = keep * write
-                    elif rule == 2:
-                        keep = one
-                    read, held = zero, zero
-                    for j in range(R):
-                        read += state[first + i * R + j] * q[j]
-                        held += state[first + i * R + j] * k[j]
-                    reads[to + i] = gain * read
-                    new = write * projected[at + 2 * W + i] - erase * held
-                    for j in range(R):
-                        final[first + i * R + j] = keep * state[first + i * R + j] + new * k[j]
+                    read += state[at + j] * query[j]
+                projected[P + row] = gain * read
+                if not writes:
+                    continue
+                gate = row if rowwise else row // R
+                write = one / (one + math.exp(-(projected[3 * W + gate] + bias[gate])))
+                keep, erase = one - write, write
+                if not coupled:
+                    keep = one / (one + math.exp(-(projected[3 * W + G + gate] + bias[G + gate])))
+                if rule == 1:
+                    erase = keep * write
+                elif rule == 2:
+                    keep = one
+                held = zero
+                for j in range(R):
+                    held += state[at + j] * key[j]
+                new = write * projected[2 * W + row] - erase * held
+                for j in range(R):
+                    final[at + j] = keep * state[at + j] + new * key[j]
+            product(heads, projected, P, corrections, b * C, C, W)
 
-    flags = (types.int64,) * 9
-    signature = types.void(*[FLOATS] * 3, types.CPointer(types.uint8), *[FLOATS] * 2, types.float32, *flags)
+    flags = (types.int64,) * 12
+    signature = types.void(*[FLOATS] * 5, types.CPointer(types.uint8), *[FLOATS] * 3, types.float32, *flags)
     options: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
     try:
         compiled: Any = cfunc(signature, cache=True, **options)(kernel)
     except (RuntimeError, OSError):  # neither the package's folder nor the user's cache can be written
         compiled = cfunc(signature, **options)(kernel)
-    pointers = [ctypes.c_void_p] * 6
-    return ctypes.CFUNCTYPE(None, *pointers, ctypes.c_float, *[ctypes.c_int64] * 9)(compiled.address)
+    pointers = [ctypes.c_void_p] * 9
+    return ctypes.CFUNCTYPE(None, *pointers, ctypes.c_float, *[ctypes.c_int64] * 12)(compiled.address)
