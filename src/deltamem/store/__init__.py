@@ -1,0 +1,58 @@
+"""Where sessions live: versioned memories of many tenants in SQLite or PostgreSQL, encrypted if wanted."""
+
+try:
+    import sqlalchemy as _sqlalchemy  # noqa: F401
+except ImportError:
+    raise ImportError("The session store needs SQLAlchemy: pip install 'deltamem[serve]'") from None
+
+from deltamem.store.apikeys import ApiKeys
+from deltamem.store.checks import NAME_PATTERN
+from deltamem.store.encryption import StateKeys
+from deltamem.store.errors import (
+    ConflictError,
+    EncryptionError,
+    ExistsError,
+    FingerprintError,
+    FrozenError,
+    InvalidError,
+    NotFoundError,
+    SchemaError,
+    StoreError,
+    UnavailableError,
+)
+from deltamem.store.records import (
+    KeyLimits,
+    KeyRecord,
+    NewKey,
+    Page,
+    SessionRecord,
+    StoredMessage,
+    Version,
+    VersionInfo,
+)
+from deltamem.store.sessions import SessionStore
+
+__all__ = [
+    "NAME_PATTERN",
+    "ApiKeys",
+    "ConflictError",
+    "EncryptionError",
+    "ExistsError",
+    "FingerprintError",
+    "FrozenError",
+    "InvalidError",
+    "KeyLimits",
+    "KeyRecord",
+    "NewKey",
+    "NotFoundError",
+    "Page",
+    "SchemaError",
+    "SessionRecord",
+    "SessionStore",
+    "StateKeys",
+    "StoreError",
+    "StoredMessage",
+    "UnavailableError",
+    "Version",
+    "VersionInfo",
+]

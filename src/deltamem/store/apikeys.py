@@ -1,0 +1,120 @@
+"""API keys: who may open which tenant's sessions."""
+
+import contextlib
+import hashlib
+import hmac
+import secrets
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, insert, select, update
+
+from deltamem.store.checks import check_label, check_name, check_number
+from deltamem.store.errors import NotFoundError, UnavailableError
+from deltamem.store.records import KeyLimits, KeyRecord, NewKey
+from deltamem.store.rows import now
+from deltamem.store.schema import api_keys
+from deltamem.store.sessions import SessionStore
+
+PREFIX = "dm_"
+_SECRET_BYTES = 32
+_HINT = len(PREFIX) + 4
+_LIMITS = tuple(KeyLimits.__dataclass_fields__)
+_USE_INTERVAL = timedelta(minutes=1)
+
+
+class ApiKeys:
+    """The API keys in a store's database. A key is kept as its SHA-256: it has 256 random bits, so it needs no salt.
+
+    Args:
+        store: an open store; it is not closed with this object.
+    """
+
+    def __init__(self, store: SessionStore) -> None:
+        self._database = store.database
+        self._noted: dict[str, datetime] = {}
+
+    def create(self, tenant: str, label: str | None = None, limits: KeyLimits | None = None) -> NewKey:
+        """A new key for a tenant. Its secret is in the answer and nowhere else.
+
+        Raises:
+            InvalidError: the tenant's name, the label or a limit is malformed.
+        """
+        allowed = limits or KeyLimits()
+        for name in _LIMITS:
+            if getattr(allowed, name) is not None:
+                check_number(name, getattr(allowed, name))
+        secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
+        record = KeyRecord(
+            id=f"key_{secrets.token_hex(6)}",
+            tenant=check_name("tenant", tenant),
+            label=check_label(label),
+            hint=secret[:_HINT],
+            limits=allowed,
+            created=now(),
+            last_used=None,
+            revoked=None,
+        )
+        row = {name: value for name, value in vars(record).items() if name != "limits"}
+        with self._database.write() as connection:
+            connection.execute(insert(api_keys).values(row | vars(allowed) | {"digest": _digest(secret)}))
+        return NewKey(secret, record)
+
+    def list(self, tenant: str | None = None) -> tuple[KeyRecord, ...]:
+        """The keys of a tenant, or of all; the oldest first, the revoked ones too."""
+        wanted = select(api_keys).order_by(api_keys.c.created, api_keys.c.id)
+        if tenant is not None:
+            wanted = wanted.where(api_keys.c.tenant == check_name("tenant", tenant))
+        with self._database.read() as connection:
+            return tuple(_record(row) for row in connection.execute(wanted))
+
+    def revoke(self, key_id: str) -> KeyRecord:
+        """Makes a key open nothing, from now on; revoking it twice changes nothing.
+
+        Raises:
+            NotFoundError: there is no such key.
+        """
+        name = check_name("key", key_id)
+        unrevoked = update(api_keys).where(api_keys.c.id == name, api_keys.c.revoked.is_(None))
+        with self._database.write() as connection:
+            connection.execute(unrevoked.values(revoked=now()))
+            row = connection.execute(select(api_keys).where(api_keys.c.id == name)).one_or_none()
+        if row is None:
+            raise NotFoundError(f"There is no API key {name!r}; list them to see their ids.")
+        return _record(row)
+
+    def authenticate(self, secret: str) -> KeyRecord | None:
+        """The record of a key that opens something; ``None`` for any other text.
+
+        What time this takes depends on the text's SHA-256 alone, which tells nothing about the keys there are.
+        """
+        digest = _digest(secret)
+        with self._database.read() as connection:
+            row = connection.execute(select(api_keys).where(api_keys.c.digest == digest)).one_or_none()
+        stored = row.digest if row is not None else _digest("")
+        if not hmac.compare_digest(stored, digest) or row is None or row.revoked is not None:
+            return None
+        record = _record(row)
+        self._note_use(record)
+        return record
+
+    def _note_use(self, record: KeyRecord) -> None:
+        moment = now()
+        last = max(filter(None, (record.last_used, self._noted.get(record.id))), default=None)
+        if last is not None and moment - last < _USE_INTERVAL:
+            return
+        self._noted[record.id] = moment
+        # A database that cannot be written for a while is no reason to turn a reader away.
+        with contextlib.suppress(UnavailableError), self._database.write() as connection:
+            connection.execute(update(api_keys).where(api_keys.c.id == record.id).values(last_used=moment))
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _record(row: Row[Any]) -> KeyRecord:
+    columns = row._mapping
+    named = KeyRecord.__dataclass_fields__.keys() - {"limits"}
+    limits = KeyLimits(**{name: columns[name] for name in _LIMITS})
+    return KeyRecord(**{name: columns[name] for name in named}, limits=limits)

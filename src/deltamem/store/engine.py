@@ -1,0 +1,245 @@
+"""Opening a database: URLs, locks, durability, and the driver's errors in words."""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from deltamem.store.errors import InvalidError, SchemaError, StoreError, UnavailableError
+
+_WRITES = "deltamem_writes"
+_DRIVERS = {
+    "sqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+# PostgreSQL's classes of errors: connection, authorisation, no such database, resources, operator intervention.
+_OUT_OF_REACH = ("08", "28", "3D", "53", "57")
+
+
+class Database:
+    """An SQLite or PostgreSQL database, shared by threads.
+
+    Args:
+        url: SQLAlchemy's URL of it; ``sqlite://`` lives in memory and dies with the object.
+        timeout: seconds that a call waits for another's lock.
+
+    Raises:
+        InvalidError: the URL is malformed or of another kind of database.
+        ImportError: psycopg is needed and not installed.
+    """
+
+    def __init__(self, url: str, *, timeout: float) -> None:
+        self._timeout = timeout
+        self._url = _parse(url)
+        self._closed = False
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self.in_memory = self.is_sqlite and self._url.database in (None, "", ":memory:")
+        # SQLite has one writer at a time. Its own way to wait is to poll; threads of one process queue here.
+        self._turn = threading.Lock()
+        if self.is_sqlite and not self.in_memory:
+            _make_private(str(self._url.database))
+        self._engine = _engine(self._url, self.in_memory, timeout)
+        event.listen(self._engine, "begin", self._begin)
+        if self.is_sqlite:
+            event.listen(self._engine, "connect", self._configure)
+        self._writer = self._engine.execution_options(**{_WRITES: True})
+        self._reader = self._engine
+        if not self.is_sqlite:
+            # SQLite's transactions read from one snapshot anyway.
+            self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    @property
+    def engine(self) -> Engine:
+        """SQLAlchemy's engine below."""
+        return self._engine
+
+    @property
+    def place(self) -> str:
+        """The URL without its password."""
+        return self._url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one snapshot.
+
+        Raises:
+            UnavailableError: the database is locked or out of reach.
+        """
+        with self._guarded(), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that is durable once the block has been left, and undone if it raises.
+
+        Raises:
+            UnavailableError: the database is locked, full or out of reach.
+        """
+        with self._in_turn(), self._guarded(), self._writer.begin() as connection:
+            yield connection
+
+    def scrub(self) -> None:
+        """Empties SQLite's write-ahead log, where rows that were deleted can still be read.
+
+        While another process reads from the log it stays; it is emptied with the next deletion.
+        """
+        if not self.is_sqlite or self.in_memory:
+            return
+        with self._in_turn(), self._guarded(), self._engine.connect() as connection:
+            cursor = connection.connection.cursor()
+            try:
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                cursor.close()
+
+    def close(self) -> None:
+        """Closes the connections; later calls are refused."""
+        self._closed = True
+        self._engine.dispose()
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        if not self.is_sqlite:
+            yield
+            return
+        if not self._turn.acquire(timeout=self._timeout):
+            raise UnavailableError(self._locked())
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _begin(self, connection: Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITES, False)
+        if self.is_sqlite:
+            # A writer that began as a reader could not wait for another: it would fail at once.
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        elif writes:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(self._timeout * 1000)}")
+
+    def _configure(self, connection: sqlite3.Connection, record: object) -> None:
+        # The driver must not begin transactions itself; _begin does.
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout = {round(self._timeout * 1000)}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("PRAGMA synchronous = FULL")
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode not in ("wal", "memory"):
+            raise UnavailableError(
+                f"{self.place} cannot keep a write-ahead log: its file system has no shared memory, as on a network "
+                "share. Put the file on a local disk, or use PostgreSQL."
+            )
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        if self._closed:
+            raise StoreError(f"The store {self.place} is closed; open it again.")
+        try:
+            yield
+        except PoolTimeoutError:
+            raise UnavailableError(f"All connections to {self.place} are in use; try again later.") from None
+        except DBAPIError as error:
+            raise self._in_words(error) from error
+
+    def _in_words(self, error: DBAPIError) -> Exception:
+        if isinstance(error.orig, sqlite3.Error):
+            return self._sqlite_error(error.orig) or error
+        return self._postgresql_error(error) or error
+
+    def _sqlite_error(self, error: sqlite3.Error) -> StoreError | None:
+        match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                return UnavailableError(self._locked())
+            case sqlite3.SQLITE_FULL:
+                return UnavailableError(
+                    f"The disk under {self.place} is full. Nothing was written; free some space and try again."
+                )
+            case sqlite3.SQLITE_IOERR:
+                return UnavailableError(f"The disk under {self.place} fails ({error}). Check it and try again.")
+            case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN:
+                return UnavailableError(
+                    f"{self.place} cannot be opened and written ({error}): does its folder exist, and may this "
+                    "process write in it?"
+                )
+            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+                return SchemaError(f"{self.place} is damaged, or no SQLite database ({error}). Restore a backup.")
+        return None
+
+    def _postgresql_error(self, error: DBAPIError) -> StoreError | None:
+        state: str | None = getattr(error.orig, "sqlstate", None)
+        if state in ("55P03", "40001", "40P01"):
+            return UnavailableError(self._locked())
+        if state == "53100":
+            return UnavailableError(
+                f"The disk of {self.place} is full. Nothing was written; free some space and try again."
+            )
+        # Without a state the error is the driver's own, as when it cannot connect.
+        lost = isinstance(error, OperationalError) if state is None else state[:2] in _OUT_OF_REACH
+        if lost or error.connection_invalidated or state == "25006":
+            return UnavailableError(
+                f"{self.place} cannot be used now ({_first_line(error.orig)}). Try again once the server runs and "
+                "lets this user in; if a write was under way, load the session to see whether it was saved."
+            )
+        return None
+
+    def _locked(self) -> str:
+        return (
+            f"Another writer has held its lock on {self.place} for more than {self._timeout:g} s. Nothing was written; "
+            "try again, and see what holds it (a backup, a shell)."
+        )
+
+
+def _parse(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        # The text may hold a password.
+        raise InvalidError(
+            "The store's URL is malformed; write sqlite:///sessions.db or postgresql://user@host/database."
+        ) from None
+    if url.drivername not in _DRIVERS:
+        raise InvalidError(f"A store is SQLite or PostgreSQL, not {url.drivername}: sqlite:/// or postgresql://.")
+    if url.drivername.startswith("sqlite") and (url.database or "").startswith("file:"):
+        raise InvalidError("SQLite's own file: addresses are not taken; write sqlite:///sessions.db.")
+    return url.set(drivername=_DRIVERS[url.drivername])
+
+
+def _engine(url: URL, in_memory: bool, timeout: float) -> Engine:
+    # Parameters are people's data and stay out of errors and logs.
+    options: dict[str, Any] = {"hide_parameters": True}
+    if in_memory:
+        # One connection for all threads: another would be another database.
+        options |= {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
+        options |= {"connect_args": {"check_same_thread": False}}
+    elif url.get_backend_name() == "postgresql":
+        options |= {"pool_pre_ping": True, "pool_size": 10, "max_overflow": 10}
+        if "connect_timeout" not in url.query:
+            options |= {"connect_args": {"connect_timeout": max(2, round(timeout))}}
+    try:
+        return create_engine(url, **options)
+    except ModuleNotFoundError:
+        raise ImportError("PostgreSQL needs psycopg: pip install 'deltamem[postgres]'") from None
+
+
+def _make_private(path: str) -> None:
+    """Makes the database's file so that only its owner reads it; SQLite gives the log the same permissions."""
+    try:
+        os.close(os.open(Path(path), os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError:
+        # It is there already; or it cannot be made, and SQLite says so at the first connection.
+        return
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

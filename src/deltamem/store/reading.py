@@ -1,0 +1,186 @@
+"""The reading half of a store."""
+
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import select
+
+from deltamem.store.checks import check_label, check_name, check_number
+from deltamem.store.encryption import StateKeys
+from deltamem.store.engine import Database
+from deltamem.store.errors import FingerprintError, SchemaError
+from deltamem.store.messages import previous_message, read_messages
+from deltamem.store.records import Page, SessionRecord, StoredMessage, Version, VersionInfo
+from deltamem.store.rows import Order, find, page
+from deltamem.store.schema import Place, check_version, found_version, versions
+from deltamem.store.versions import INFO, read_tail, read_version, version_info
+
+
+class Reading:
+    """What can be asked of a store; :class:`SessionStore` is one, and writes too."""
+
+    def __init__(
+        self, database: Database, keys: StateKeys | None, *, keep_messages: bool, keep_versions: int | None
+    ) -> None:
+        self.database = database
+        self.keep_messages = keep_messages
+        self.keep_versions = keep_versions
+        self._keys = keys
+
+    def close(self) -> None:
+        """Closes the connections. Later calls are refused."""
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def check(self) -> None:
+        """Asks the database for the version of its tables: raises if the store is not ready to serve.
+
+        Raises:
+            SchemaError: the tables are gone, or were made newer while this process ran.
+        """
+        with self.database.read() as connection:
+            found = found_version(connection)
+        if found is None:
+            raise SchemaError(f"{self.database.place} has lost the store's tables. Restore a backup.")
+        check_version(found)
+
+    def get(self, tenant: str, session: str) -> SessionRecord:
+        """A session's record.
+
+        Raises:
+            NotFoundError: it is not there.
+        """
+        place = place_of(tenant, session)
+        with self.database.read() as connection:
+            return find(connection, place)
+
+    def list(
+        self,
+        tenant: str,
+        *,
+        label: str | None = None,
+        search: str | None = None,
+        limit: int = 50,
+        after: str | None = None,
+        order: Order = "updated",
+    ) -> Page:
+        """A tenant's sessions, the latest first.
+
+        Args:
+            tenant: whose.
+            label: only those with exactly this label.
+            search: only those whose label holds this text, in any case.
+            limit: how many, up to 1000.
+            after: the ``after`` of the page before.
+            order: by ``updated``, as people look for them; or by ``created``, where a session that is
+                written between two pages cannot move from one to the other.
+        """
+        check_name("tenant", tenant)
+        label, search = check_label(label), check_label(search)
+        with self.database.read() as connection:
+            return page(connection, tenant, label=label, search=search, limit=limit, after=after, order=order)
+
+    def load(self, tenant: str, session: str, version: int | None = None, *, expect: str | None = None) -> Version:
+        """A version with its memory; the head by default.
+
+        Args:
+            tenant: whose.
+            session: which.
+            version: which version.
+            expect: the fingerprint of the adapter that is going to use it.
+
+        Raises:
+            NotFoundError: the session or the version is not there.
+            FingerprintError: the memory belongs to another adapter than the expected one.
+            EncryptionError: the memory cannot be decrypted.
+        """
+        place = place_of(tenant, session)
+        with self.database.read() as connection:
+            head = find(connection, place).head
+            number = head if version is None else check_number("version", version)
+            found, _ = read_version(connection, self._keys, place, number)
+        if expect is not None and found.fingerprint != expect:
+            raise FingerprintError(
+                f"The memory of session {session!r} was written by another adapter ({found.fingerprint[:12]}…) than "
+                f"the one in use ({expect[:12]}…) and means nothing to it. Use the adapter it was written with, or "
+                "start fresh."
+            )
+        return found
+
+    def versions(
+        self, tenant: str, session: str, *, limit: int = 100, before: int | None = None
+    ) -> tuple[VersionInfo, ...]:
+        """The session's timeline as far as it is kept, the latest first.
+
+        Args:
+            tenant: whose.
+            session: which.
+            limit: how many.
+            before: only versions below this number.
+
+        Raises:
+            NotFoundError: the session is not there.
+        """
+        place = place_of(tenant, session)
+        wanted = (
+            select(*INFO)
+            .where(place.within(versions))
+            .order_by(versions.c.number.desc())
+            .limit(check_number("limit", limit))
+        )
+        if before is not None:
+            wanted = wanted.where(versions.c.number < check_number("before", before))
+        with self.database.read() as connection:
+            find(connection, place)
+            return tuple(version_info(row) for row in connection.execute(wanted))
+
+    def messages(
+        self,
+        tenant: str,
+        session: str,
+        *,
+        version: int | None = None,
+        limit: int = 100,
+        before: int | None = None,
+    ) -> tuple[StoredMessage, ...]:
+        """The last messages that led to a version (the head by default), oldest first.
+
+        Those of turns that were rolled back are not among them; a version they led to still has them.
+        A store that keeps no messages has none.
+
+        Args:
+            tenant: whose.
+            session: which.
+            version: the log as it was at this version.
+            limit: how many.
+            before: only messages before the one at this position.
+
+        Raises:
+            NotFoundError: the session or the version is not there.
+            EncryptionError: a message cannot be decrypted.
+        """
+        place = place_of(tenant, session)
+        limit = check_number("limit", limit)
+        with self.database.read() as connection:
+            head = find(connection, place).head
+            if before is not None:
+                tail = previous_message(connection, place, check_number("before", before))
+            else:
+                tail = read_tail(connection, place, head if version is None else check_number("version", version))
+            return tuple(read_messages(connection, self._keys, place, tail, limit))
+
+
+def place_of(tenant: str, session: str) -> Place:
+    """Where the rows of a session are, if both names are ones.
+
+    Raises:
+        InvalidError: one is not.
+    """
+    return Place(check_name("tenant", tenant), check_name("session", session))

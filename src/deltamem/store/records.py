@@ -1,0 +1,140 @@
+"""What a store gives back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SessionRecord:
+    """A session, without its memory.
+
+    Attributes:
+        tenant: whose it is.
+        session: its name, one of its kind within the tenant.
+        head: the number of its current version.
+        fingerprint: of the adapter that wrote the current version.
+        tokens: how many tokens the current version has written.
+        label: a line for people, or ``None``.
+        frozen: whether writes are refused.
+        created: when, in UTC; so are the other times.
+        updated: when the current version was made.
+        expires: from when on the session is gone, or ``None``.
+        origin: for a fork, the session and the version it was taken from.
+    """
+
+    tenant: str
+    session: str
+    head: int
+    fingerprint: str
+    tokens: int
+    label: str | None
+    frozen: bool
+    created: datetime
+    updated: datetime
+    expires: datetime | None
+    origin: tuple[str, int] | None
+
+
+@dataclass(frozen=True)
+class VersionInfo:
+    """A point of a session's timeline.
+
+    Attributes:
+        number: 1 for the first, one more for each that follows; the head's is the highest.
+        parent: the version that was the head before it; ``None`` for the first.
+        origin: for a rollback, the version whose memory it took up again.
+        kind: ``create``, ``fork``, ``rollback``, or what the writer called it: ``turn``, ``observe``, …
+        tokens: how many tokens the memory has written.
+        fingerprint: of the adapter that wrote it.
+        created: when, in UTC.
+    """
+
+    number: int
+    parent: int | None
+    origin: int | None
+    kind: str
+    tokens: int
+    fingerprint: str
+    created: datetime
+
+
+@dataclass(frozen=True)
+class Version(VersionInfo):
+    """A version with its memory, the bytes that ``state_to_bytes`` made."""
+
+    state: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class StoredMessage:
+    """A message of a session's log.
+
+    Attributes:
+        position: its number within the session; gaps are turns that were rolled back.
+        version: the version it was committed with.
+        message: what was committed: a role, a content, and whatever else the writer gave.
+        created: when, in UTC.
+    """
+
+    position: int
+    version: int
+    message: Mapping[str, Any] = field(repr=False)
+    created: datetime
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some of a tenant's sessions, and where the next page starts (``None`` after the last)."""
+
+    sessions: tuple[SessionRecord, ...]
+    after: str | None
+
+
+@dataclass(frozen=True)
+class KeyLimits:
+    """What one API key may do; ``None`` leaves it to the server's own limits.
+
+    Attributes:
+        requests_per_minute: how many requests.
+        tokens_per_minute: how many tokens, read and generated.
+        request_bytes: how large a request's body may be.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    request_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class KeyRecord:
+    """An API key, without the key.
+
+    Attributes:
+        id: what to call it when revoking it.
+        tenant: whose sessions it opens.
+        label: a line for people, or ``None``.
+        hint: how the key begins.
+        limits: what it may do.
+        created: when, in UTC; so are the other times.
+        last_used: to the minute; ``None`` if never.
+        revoked: since when it opens nothing; ``None`` while it does.
+    """
+
+    id: str
+    tenant: str
+    label: str | None
+    hint: str
+    limits: KeyLimits
+    created: datetime
+    last_used: datetime | None
+    revoked: datetime | None
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """A key that was just made: the only time that ``secret`` can be read."""
+
+    secret: str = field(repr=False)
+    record: KeyRecord

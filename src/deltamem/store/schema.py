@@ -1,0 +1,198 @@
+"""The tables, and how a database comes to have those of this version."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Connection,
+    DateTime,
+    Dialect,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    and_,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
+
+from deltamem.store.errors import SchemaError
+
+metadata = MetaData()
+
+# Names compare by their bytes in both databases, so that both sort alike.
+_Name = String(128).with_variant(String(128, collation="C"), "postgresql")
+
+
+class Timestamp(TypeDecorator[datetime]):
+    """A moment in UTC, aware in Python and without a zone in the database, which SQLite has none of."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To UTC, without the zone."""
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """With the zone again."""
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+def _of_session() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        ["tenant", "session"], ["deltamem_sessions.tenant", "deltamem_sessions.session"], ondelete="CASCADE"
+    )
+
+
+schema_version = Table("deltamem_schema", metadata, Column("version", Integer, nullable=False))
+
+sessions = Table(
+    "deltamem_sessions",
+    metadata,
+    Column("tenant", _Name, primary_key=True),
+    Column("session", _Name, primary_key=True),
+    Column("head", Integer, nullable=False),
+    # How many positions of the log have been given out.
+    Column("positions", Integer, nullable=False),
+    Column("label", Text),
+    Column("label_folded", Text),
+    Column("frozen", Boolean, nullable=False),
+    Column("created", Timestamp, nullable=False),
+    Column("updated", Timestamp, nullable=False),
+    Column("expires", Timestamp),
+    Column("origin_session", _Name),
+    Column("origin_version", Integer),
+    Index("deltamem_sessions_updated", "tenant", "updated", "session"),
+    Index("deltamem_sessions_created", "tenant", "created", "session"),
+    Index("deltamem_sessions_expires", "expires"),
+)
+
+versions = Table(
+    "deltamem_versions",
+    metadata,
+    Column("tenant", _Name, primary_key=True),
+    Column("session", _Name, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("parent", Integer),
+    Column("origin", Integer),
+    Column("kind", String(32), nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("fingerprint", String(128), nullable=False),
+    # The last message of the log as this version sees it; each message names the one before.
+    Column("tail", Integer),
+    Column("created", Timestamp, nullable=False),
+    Column("key_id", String(64)),
+    Column("state", LargeBinary, nullable=False),
+    _of_session(),
+)
+
+messages = Table(
+    "deltamem_messages",
+    metadata,
+    Column("tenant", _Name, primary_key=True),
+    Column("session", _Name, primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("previous", Integer),
+    Column("version", Integer, nullable=False),
+    Column("created", Timestamp, nullable=False),
+    Column("key_id", String(64)),
+    Column("body", LargeBinary, nullable=False),
+    _of_session(),
+)
+
+api_keys = Table(
+    "deltamem_api_keys",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", _Name, nullable=False, index=True),
+    Column("label", Text),
+    Column("hint", String(16), nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("requests_per_minute", Integer),
+    Column("tokens_per_minute", Integer),
+    Column("request_bytes", Integer),
+    Column("created", Timestamp, nullable=False),
+    Column("last_used", Timestamp),
+    Column("revoked", Timestamp),
+)
+
+
+class Place(NamedTuple):
+    """Which session: the first two columns of its rows in every table."""
+
+    tenant: str
+    session: str
+
+    def within(self, table: Table) -> ColumnElement[bool]:
+        """The condition for this session's rows."""
+        return and_(table.c.tenant == self.tenant, table.c.session == self.session)
+
+    def row(self) -> dict[str, Any]:
+        """The two columns, for an insert."""
+        return self._asdict()
+
+
+# Entry i takes a database from version i + 1 to version i + 2.
+UPGRADES: tuple[Callable[[Connection], None], ...] = ()
+VERSION = 1 + len(UPGRADES)
+
+
+def found_version(connection: Connection) -> int | None:
+    """The version of the tables in a database; ``None`` if it has none of them.
+
+    Raises:
+        SchemaError: the version cannot be made out.
+    """
+    if not inspect(connection).has_table(schema_version.name):
+        return None
+    found = connection.execute(select(schema_version.c.version)).scalars().all()
+    if len(found) != 1 or found[0] < 1:
+        raise SchemaError(f"{schema_version.name} holds {found} and should hold one number: restore a backup.")
+    return int(found[0])
+
+
+def prepare(connection: Connection, upgrades: Sequence[Callable[[Connection], None]] = UPGRADES) -> None:
+    """Makes the tables, or brings those of an older version up to date, in the caller's write transaction.
+
+    Raises:
+        SchemaError: the tables are of a newer version.
+    """
+    if connection.dialect.name == "postgresql":
+        # SQLite's write lock already keeps two processes from making the tables at once.
+        connection.execute(text("SELECT pg_advisory_xact_lock(7310093)"))
+    wanted = 1 + len(upgrades)
+    found = found_version(connection)
+    if found is None:
+        metadata.create_all(connection)
+        connection.execute(insert(schema_version).values(version=wanted))
+        return
+    check_version(found, wanted)
+    for upgrade in upgrades[found - 1 :]:
+        upgrade(connection)
+    connection.execute(update(schema_version).values(version=wanted))
+
+
+def check_version(found: int, wanted: int = VERSION) -> None:
+    """Refuses tables that only a newer deltamem understands.
+
+    Raises:
+        SchemaError: they are of a newer version.
+    """
+    if found > wanted:
+        raise SchemaError(
+            f"The store's tables have version {found}; this deltamem knows up to version {wanted}. Update deltamem."
+        )
