@@ -123,7 +123,7 @@ class MemoryCalls(ABC):
 
     def _before(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Gives every call of the base model a memory step, from the caller, the cache, or empty."""
-        kwargs |= zip(self._arguments, args, strict=False)
+        kwargs.update(zip(self._arguments[: len(args)], args, strict=True))
         step: Step | None = kwargs.pop("memory", None)
         if self.active is None:
             return (), kwargs
