@@ -50,10 +50,32 @@ def test_sentences_are_segments_without_the_template_around_them(tokenizer):
     assert chat.segment.max() == 2
 
 
-def test_a_template_that_rewrites_earlier_messages_is_refused(tokenizer):
-    rewriting = tokenizer.__class__(tokenizer_object=tokenizer.backend_tokenizer)
-    rewriting.chat_template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    with pytest.raises(ValueError, match="renders the first 1 messages differently"):
+REASONING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_messages_are_found_though_the_template_shows_the_last_one_otherwise(tokenizer):
+    reasoning = tokenizer.__class__(tokenizer_object=tokenizer.backend_tokenizer, chat_template=REASONING)
+    chat = encode_chat(
+        reasoning,
+        [*MESSAGES, {"role": "user", "content": "Ok."}, {"role": "assistant", "content": "Ok."}],
+        segments="sentence",
+    )
+    assert text_of(tokenizer, chat, chat.of([2])) == "<|im_start|>assistant\nGot it.<|im_end|>\n"
+    assert text_of(tokenizer, chat, chat.of([4])) == ("<|im_start|>assistant\n<think>\n\n</think>\n\nOk.<|im_end|>\n")
+    assert (chat.message >= 0).all()
+    assert text_of(tokenizer, chat, chat.segment == 2).strip() == "Got it."
+    prompt = encode_chat(reasoning, [*MESSAGES, {"role": "user", "content": "Where?"}], add_generation_prompt=True)
+    assert text_of(tokenizer, prompt, prompt.message == -1) == "<|im_start|>assistant\n"
+
+
+def test_a_template_that_does_not_show_the_text_is_refused(tokenizer):
+    counting = "{{ messages | length }}{% for m in messages %}{{ m['content'] | upper }}{% endfor %}"
+    rewriting = tokenizer.__class__(tokenizer_object=tokenizer.backend_tokenizer, chat_template=counting)
+    with pytest.raises(ValueError, match="does not show the text of message 1"):
         encode_chat(rewriting, MESSAGES)
 
 

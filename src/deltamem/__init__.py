@@ -1,27 +1,37 @@
-"""δ-mem for PyTorch: a small associative memory beside a frozen language model (arXiv 2605.12357)."""
+"""δ-mem for PyTorch: a small associative memory beside a frozen language model (arXiv 2605.12357).
 
-from deltamem.adapters import adapter_fingerprint, load_adapter, push_to_hub, save_adapter
-from deltamem.attach import (
-    Attachment,
-    ParameterReport,
-    attach,
-    attached,
-    detach,
-    disabled,
-    memory_cache,
-    new_state,
-)
-from deltamem.backbones import Family, register_family
-from deltamem.cache import MemoryCache
-from deltamem.chat import ChatTokens, encode_chat
-from deltamem.checkpoint import AdapterFileError
-from deltamem.config import DeltaMemConfig
-from deltamem.observe import observe
-from deltamem.session import Session
-from deltamem.state import MemoryState, OpenSegment
-from deltamem.statefile import StateFileError, load_state, save_state, state_from_bytes, state_to_bytes
-from deltamem.step import Step
+The public names are loaded when first used, so that importing the package costs nothing.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
 from deltamem.version import __version__
+
+if TYPE_CHECKING:
+    from deltamem.adapters import adapter_fingerprint, load_adapter, push_to_hub, save_adapter
+    from deltamem.attach import (
+        Attachment,
+        ParameterReport,
+        attach,
+        attached,
+        detach,
+        disabled,
+        memory_cache,
+        new_state,
+    )
+    from deltamem.backbones import Family, register_family
+    from deltamem.cache import MemoryCache
+    from deltamem.chat import ChatTokens, encode_chat
+    from deltamem.checkpoint import AdapterFileError
+    from deltamem.config import DeltaMemConfig
+    from deltamem.observe import observe
+    from deltamem.session import Retriever, Session, SessionBusyError, TurnReport
+    from deltamem.state import MemoryState, OpenSegment
+    from deltamem.statefile import StateFileError, load_state, save_state, state_from_bytes, state_to_bytes
+    from deltamem.step import Step
 
 __all__ = [
     "AdapterFileError",
@@ -33,9 +43,12 @@ __all__ = [
     "MemoryState",
     "OpenSegment",
     "ParameterReport",
+    "Retriever",
     "Session",
+    "SessionBusyError",
     "StateFileError",
     "Step",
+    "TurnReport",
     "__version__",
     "adapter_fingerprint",
     "attach",
@@ -55,3 +68,44 @@ __all__ = [
     "state_from_bytes",
     "state_to_bytes",
 ]
+
+# The public names by the module they come from.
+_HOMES = {
+    "adapters": "adapter_fingerprint load_adapter push_to_hub save_adapter",
+    "attach": "Attachment ParameterReport attach attached detach disabled memory_cache new_state",
+    "backbones": "Family register_family",
+    "cache": "MemoryCache",
+    "chat": "ChatTokens encode_chat",
+    "checkpoint": "AdapterFileError",
+    "config": "DeltaMemConfig",
+    "observe": "observe",
+    "session": "Retriever Session SessionBusyError TurnReport",
+    "state": "MemoryState OpenSegment",
+    "statefile": "StateFileError load_state save_state state_from_bytes state_to_bytes",
+    "step": "Step",
+}
+_MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name when it is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Python binds a submodule to its package as it is imported; ``deltamem.attach`` stays the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _MODULES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -13,6 +13,8 @@ from torch import Tensor
 from deltamem.state import NO_SEGMENT
 
 Message = Mapping[str, str]
+_Render = Callable[..., str]
+_MARK = "\u2060content\u2060"
 _SENTENCE = re.compile(r"[^.!?…。！？\n]*[.!?…。！？\n]+|[^.!?…。！？\n]+")
 
 
@@ -54,8 +56,8 @@ def encode_chat(
         template: further variables of the chat template.
 
     Raises:
-        ValueError: there is no message, no chat template or no fast tokenizer, or the template rewrites
-            earlier messages when later ones follow, so that no token can be told apart.
+        ValueError: there is no message, no chat template or no fast tokenizer, or the template does not show
+            every message's text once, so that no token can be told apart.
     """
     if not messages:
         raise ValueError("There is no message to encode.")
@@ -64,29 +66,45 @@ def encode_chat(
     if not tokenizer.chat_template:
         raise ValueError("This tokenizer has no chat template; set tokenizer.chat_template.")
 
-    def render(count: int, prompt: bool = False) -> str:
-        part = [dict(message) for message in messages[:count]]
-        return str(tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=prompt, **template))
+    def render(part: Sequence[Message], prompt: bool = False) -> str:
+        shown = [dict(message) for message in part]
+        return str(tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=prompt, **template))
 
-    ends = [len(text) for text in _growing(render, len(messages))]
-    text = render(len(messages), add_generation_prompt)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    text = render(messages, add_generation_prompt)
+    ends = _growing_ends(text, render, messages) or _marked_ends(text, render, messages, add_generation_prompt)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     starts = [start for start, _ in encoded["offset_mapping"]]
     owner = _span_of(starts, list(zip([0, *ends], ends, strict=False)))
     segment = _span_of(starts, _segments(text, messages, [0, *ends], segments))
     return ChatTokens(*(torch.tensor([row], dtype=torch.int64) for row in (encoded["input_ids"], owner, segment)))
 
 
-def _growing(render: Any, count: int) -> list[str]:
-    """The conversation's text after each message, checked to grow only at its end."""
-    texts = [render(n) for n in range(1, count + 1)]
-    for number, (text, longer) in enumerate(pairwise(texts), start=1):
-        if not longer.startswith(text):
+def _growing_ends(text: str, render: _Render, messages: Sequence[Message]) -> list[int]:
+    """Where each message ends in ``text``; none if the conversation's text does not only grow at its end."""
+    beginnings = [render(messages[:number]) for number in range(1, len(messages) + 1)]
+    grows = all(longer.startswith(shorter) for shorter, longer in pairwise([*beginnings, text]))
+    return [len(beginning) for beginning in beginnings] if grows else []
+
+
+def _marked_ends(text: str, render: _Render, messages: Sequence[Message], prompt: bool) -> list[int]:
+    """The same for a template that shows a message otherwise once others follow, as Qwen3's does with reasoning.
+
+    A mark in the place of a message's content tells where the content lies in ``text``, and what the template puts
+    after it.
+    """
+    ends = []
+    for number, message in enumerate(messages):
+        marked = [*messages[:number], {**message, "content": _MARK}, *messages[number + 1 :]]
+        before, found, after = render(marked, prompt).partition(_MARK)
+        if not found or _MARK in after or not text.startswith(before) or not text.endswith(after):
             raise ValueError(
-                f"The chat template renders the first {number} messages differently once message {number + 1} "
-                "follows, so their tokens cannot be told apart; encode them one by one, or use another template."
+                f"The chat template does not show the text of message {number + 1} once and by itself, so its tokens "
+                "cannot be told apart; encode the messages one by one, or use another template."
             )
-    return texts
+        closing = render(marked[: number + 1]).rpartition(_MARK)[2]
+        end = len(text) - len(after)
+        ends.append(end + len(closing) * text.startswith(closing, end))
+    return ends
 
 
 def _span_of(starts: list[int], spans: list[tuple[int, int]]) -> list[int]:

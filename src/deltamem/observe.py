@@ -1,5 +1,7 @@
 """Reading tokens into a memory, in chunks and without computing a single logit."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -40,8 +42,7 @@ def observe(
         ValueError: the shapes do not fit, or segment ids are missing.
     """
     attachment = attached(model)
-    positions = getattr(attachment.base.config, "max_position_embeddings", None) or chunk_size
-    size = max(1, min(chunk_size, positions))
+    size = _chunk_size(attachment.base.config, chunk_size)
     state = state if state is not None else attachment.new_state(input_ids.shape[0])
     length = input_ids.shape[1]
     for start in range(0, length, size):
@@ -62,3 +63,53 @@ def observe(
             )
         state = step.new_state
     return state
+
+
+def observe_stream(
+    model: nn.Module,
+    parts: Iterable[tuple[Tensor, Tensor]],
+    state: MemoryState | None = None,
+    *,
+    chunk_size: int = CHUNK,
+) -> MemoryState:
+    """Writes a text that arrives in parts, of which it holds no more than a part and a chunk at a time.
+
+    The parts are joined and cut into the chunks that :func:`observe` would make of the whole text, so the
+    memory does not depend on where the parts end.
+
+    Args:
+        model: an attached model.
+        parts: token ids and segment ids ``[B, T]`` of each part, any length; the segment ids matter to
+            adapters that write segments.
+        state: the memory to start from; empty by default.
+        chunk_size: tokens a forward pass; at most what the backbone has positions for.
+
+    Raises:
+        ValueError: there are no tokens.
+    """
+    size = _chunk_size(attached(model).base.config, chunk_size)
+    chunks = _rechunk(parts, size)
+    ahead = next(chunks, None)
+    if ahead is None:
+        raise ValueError("There is no text to observe.")
+    while ahead is not None:
+        (ids, segments), ahead = ahead, next(chunks, None)
+        state = observe(model, ids, state, segment_ids=segments, close=ahead is None, chunk_size=size)
+    return state  # type: ignore[return-value]
+
+
+def _chunk_size(config: object, wanted: int) -> int:
+    positions = getattr(config, "max_position_embeddings", None) or wanted
+    return max(1, min(wanted, positions))
+
+
+def _rechunk(parts: Iterable[tuple[Tensor, Tensor]], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same tokens in chunks of ``size``; the last is shorter."""
+    held: tuple[Tensor, ...] | None = None
+    for part in parts:
+        held = part if held is None else tuple(torch.cat(pair, 1) for pair in zip(held, part, strict=True))
+        while held[0].shape[1] >= size:
+            yield held[0][:, :size], held[1][:, :size]
+            held = tuple(tensor[:, size:] for tensor in held)
+    if held is not None and held[0].shape[1]:
+        yield held[0], held[1]

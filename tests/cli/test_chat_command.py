@@ -1,4 +1,4 @@
-"""``deltamem chat`` on the embedded backbone: what is told in one run is known in the next."""
+"""``deltamem chat`` on the embedded backbone, through a pipe: what is told in one run is known in the next."""
 
 import io
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from deltamem.cli.main import main
+from deltamem.cli.terminal.chat import SUGGESTIONS
 
 
 @pytest.fixture
@@ -15,6 +16,7 @@ def say(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> A
 
     def say(*lines: str, options: tuple[object, ...] = ()) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        monkeypatch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit) as exit:
             main(["chat", *map(str, options)])
         out, err = capfd.readouterr()
@@ -23,25 +25,113 @@ def say(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> A
     return say
 
 
+def turns(out: str) -> list[str]:
+    """What was shown after each prompt."""
+    return [part.strip() for part in out.split("you › ")[1:]]
+
+
 def test_a_fact_outlives_the_process_that_heard_it(say: Any, tmp_path: Path) -> None:
     options = ("--memory", tmp_path / "me.safetensors", "--window", 0)
     code, out, _ = say("I live in Oslo.", "/quit", options=options)
     assert code == 0
-    assert "Oslo" not in out
+    assert "Oslo" not in "".join(turns(out))
     assert (tmp_path / "me.safetensors").stat().st_size < 20_000
     code, out, _ = say("Where do I live?", options=options)
     assert code == 0
-    assert "Oslo." in out
+    assert "tokens of earlier conversations" in out
+    assert turns(out)[0] == "model › Oslo."
 
 
 def test_commands_explain_show_and_forget(say: Any) -> None:
-    code, out, _ = say("I live in Oslo.", "/memory", "/forget", "/save", "/what", "/quit")
+    code, out, _ = say("I live in Oslo.", "/memory", "/context off", "/save", "/what", "/forget", "/memory", "/quit")
     assert code == 0
-    assert "6,144 bytes" in out
-    assert "tokens written" in out
-    assert "visible text is gone" in out
-    assert "Nothing saved" in out
-    assert out.count("/quit") == 2
+    _, memory, context, save, what, forget, empty, _ = turns(out)
+    assert "6,144 bytes" in memory
+    assert "tokens written" in memory
+    assert [line.split()[0] for line in memory.splitlines()[2:]] == list("012345")
+    assert memory.count("█") > 28
+    assert "visible text is gone" in context
+    assert "Nothing saved" in save
+    assert "no command /what" in what
+    assert "/rollback [N]" in what
+    assert "memory is empty" in forget
+    assert ", 0 tokens written" in empty
+    assert "█" not in empty
+
+
+def test_the_suggestions_on_screen_are_ones_it_can_answer(say: Any) -> None:
+    answers = ("Porto.", "cello.", "Oslo.")
+    lines = [line for told, asked in SUGGESTIONS for line in (told, "/context off", asked)]
+    code, out, _ = say(*lines)
+    assert code == 0
+    shown = turns(out)
+    for (told, asked), answer, reply in zip(SUGGESTIONS, answers, shown[2::3], strict=True):
+        assert told in out
+        assert asked in out
+        assert reply == f"model › {answer}"
+
+
+def test_branches_rollback_and_freezing(say: Any) -> None:
+    code, out, _ = say(
+        "I live in Porto.",
+        "/context off",
+        "/fork other",
+        "Actually, I live in Oslo now.",
+        "/compare Where do I live?",
+        "/switch main",
+        "/compare Where do I live?",
+        "/switch other",
+        "/rollback",
+        "/compare Where do I live?",
+        "/rollback 99",
+        "/rollback two",
+        "/freeze",
+        "/forget",
+        "/unfreeze",
+        "/switch nowhere",
+        "/fork main",
+    )
+    assert code == 0
+    assert "you (other) › " in out
+    assert "you (other, frozen) › " in out
+    rows = [line.split("│")[1:3] for line in out.splitlines() if line.startswith("│")]
+    assert [row[0].strip() for row in rows] == ["Oslo.", "Porto.", "Porto."]
+    assert [row[1].strip() for row in rows] == ["I don't know."] * 3
+    for said in ("cannot be rolled back", "number of turns", "unfreeze()", "one of: main, other", "takes a new name"):
+        assert said in out
+
+
+def test_saving_loading_and_reading_files(say: Any, tmp_path: Path) -> None:
+    story, saved = tmp_path / "story.txt", tmp_path / "a file.safetensors"
+    story.write_text("I live in Oslo.")
+    code, out, _ = say(
+        f"/read {story}", f"/save {saved}", "/forget", f"/load {saved}", "Where do I live?", f"/load {story}", "/load"
+    )
+    assert code == 0
+    read, save, _, load, answer, damaged, *_ = turns(out)
+    assert "tokens in" in read
+    assert "a file.safetensors" in save
+    assert "tokens are in this memory" in load
+    assert answer == "model › Oslo."
+    assert "story.txt" in damaged
+    assert "/load takes a file" in out
+
+
+def test_a_line_that_ends_in_a_backslash_goes_on(say: Any) -> None:
+    _, out, _ = say("I live \\", "in Oslo.", "/context off", "Where do I live?")
+    assert turns(out)[2] == "model › Oslo."
+
+
+def test_what_goes_wrong_is_said_and_the_chat_goes_on(say: Any, tmp_path: Path) -> None:
+    code, out, _ = say("word " * 600, "/read nowhere.txt", "/context", "/compare", "Hello!", "/quit", "never read")
+    assert code == 0
+    long, missing, context, compare, hello, *rest = turns(out)
+    assert "512 positions" in long
+    assert "nowhere.txt" in missing
+    assert "on or off" in context
+    assert "takes a question" in compare
+    assert hello.startswith("model › ")
+    assert len(rest) == 1
 
 
 def test_a_model_needs_an_adapter(say: Any) -> None:

@@ -1,42 +1,20 @@
 """A conversation with a memory, on a tiny random backbone: what is written, when, and what survives."""
 
 import pytest
-import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from talkers import SHORT, chat_tokenizer, talker
 
 import deltamem
-from deltamem.demo.tokenizer import build_tokenizer
 from tiny import assert_same_state, enliven
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return build_tokenizer()
+    return chat_tokenizer()
 
 
 @pytest.fixture
-def model(tokenizer):
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=96,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-    )
-    model = Qwen3ForCausalLM(config).eval()
-    deltamem.attach(model, deltamem.DeltaMemConfig(rank=4))
-    enliven(model)
-    return model
-
-
-SHORT = {"max_new_tokens": 6, "do_sample": False}
+def model():
+    return talker(positions=96)
 
 
 def test_observing_writes_and_shows_nothing(model, tokenizer):

@@ -1,0 +1,1 @@
+"""The terminal chat: reading lines, running commands, showing the memory."""

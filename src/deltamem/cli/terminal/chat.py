@@ -1,0 +1,133 @@
+"""The chat itself: turns, and the session they belong to."""
+
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deltamem.cli.terminal.commands import COMMANDS, help_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from deltamem.cli.terminal.lines import Lines
+    from deltamem.session import Session
+
+MAIN = "main"
+SUGGESTIONS = (
+    ("I live in Porto.", "Where do I live?"),
+    ("My friend Ravi plays the cello.", "Which instrument does Ravi play?"),
+    ("Actually, I live in Oslo now.", "Which city do I live in?"),
+)
+
+
+class Chat:
+    """A conversation at the terminal, with branches of it by name.
+
+    Args:
+        session: the conversation.
+        console: where to show it.
+        memory: the file that its memory is saved to whenever it has changed, if any.
+        max_new_tokens: the longest reply.
+    """
+
+    def __init__(self, session: "Session", console: "Console", memory: Path | None, max_new_tokens: int) -> None:
+        self.branches = {MAIN: session}
+        self.branch = MAIN
+        self.console = console
+        self.memory = memory
+        self.max_new_tokens = max_new_tokens
+        self.window = session.window or 8
+
+    @property
+    def session(self) -> "Session":
+        """The conversation of the branch one is in."""
+        return self.branches[self.branch]
+
+    def welcome(self, *, embedded: bool) -> None:
+        """Says how to begin; with the embedded backbone also what it understands."""
+        if embedded:
+            self.note("A small model that knows a small world. Tell it something, then ask:")
+            width = max(len(told) for told, _ in SUGGESTIONS)
+            for told, asked in SUGGESTIONS:
+                self.note(f"  {told:{width}}   {asked}")
+            self.note("More of its world: deltamem demo --facts")
+        written = int(self.session.state.tokens[0])
+        if written:
+            self.note(f"Its memory holds {written:,} tokens of earlier conversations.")
+        self.note("/help lists the commands; Ctrl-D or /quit leaves, Ctrl-C stops an answer.")
+
+    def run(self, lines: "Lines") -> None:
+        """Reads and answers until there is nothing more to read."""
+        while True:
+            try:
+                if said := lines.read(self.prompt()).strip():
+                    self.take(said)
+            except KeyboardInterrupt:
+                self.console.print()
+                if not lines.interactive:
+                    break
+            except EOFError:
+                self.console.print()
+                break
+        if self.memory is not None:
+            self.save(self.memory)
+
+    def take(self, said: str) -> None:
+        """Runs a command or answers a message; what goes wrong is said, and the chat goes on.
+
+        Raises:
+            EOFError: it was time to leave.
+        """
+        before, held = self.session.last_turn, self.session.state
+        try:
+            if said.startswith("/"):
+                self._command(said)
+            else:
+                self._answer(said)
+            if self.memory is not None and self.session.state is not held:
+                self.session.save(self.memory)
+        except KeyboardInterrupt:
+            self.note("\nStopped; nothing was written." if self.session.last_turn is before else "\nStopped.")
+        except (ValueError, RuntimeError, OSError) as error:
+            self.console.print(str(error), style="red", markup=False, highlight=False)
+
+    def prompt(self) -> str:
+        """What stands before a line to be typed."""
+        marks = [self.branch] * (len(self.branches) > 1) + ["frozen"] * self.session.frozen
+        return f"you ({', '.join(marks)}) › " if marks else "you › "
+
+    def completions(self, typed: str) -> Iterable[str]:
+        """The commands that begin as typed; after one that takes a word, the words it knows."""
+        name, blank, _ = typed.partition(" ")
+        if not typed.startswith("/"):
+            return []
+        words = {"/context": ("on", "off"), "/switch": tuple(self.branches)}.get(name, ()) if blank else ()
+        wholes = [f"{name} {word}" for word in words] if blank else [f"/{command}" for command in COMMANDS]
+        return [whole for whole in wholes if whole.startswith(typed)]
+
+    def save(self, path: Path) -> None:
+        """Saves the memory of this branch and says so."""
+        self.session.save(path)
+        self.note(f"Memory saved to {path} ({path.stat().st_size:,} bytes).")
+
+    def note(self, text: str) -> None:
+        """Says something that is not part of the conversation."""
+        self.console.print(text, style="dim", markup=False, highlight=False)
+
+    def _command(self, said: str) -> None:
+        name, _, argument = said.removeprefix("/").partition(" ")
+        if name not in COMMANDS:
+            self.note(f"There is no command /{name}. There are:\n{help_text()}")
+            return
+        COMMANDS[name].run(self, argument.strip())
+
+    def _answer(self, said: str) -> None:
+        self.console.print("model › ", end="", style="bold")
+        with closing(self.session.stream(said, max_new_tokens=self.max_new_tokens)) as pieces:
+            for piece in pieces:
+                self.console.print(piece, end="", markup=False, highlight=False)
+        self.console.print()
+        turn = self.session.last_turn
+        if turn is not None and turn.left and self.session.window:
+            self.note(f"{len(turn.left)} messages left the visible text; what was written of them is in the memory.")

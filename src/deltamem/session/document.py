@@ -1,0 +1,101 @@
+"""Long documents as tokens, a block at a time: what is held never grows with the document."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+from deltamem.chat import ChatTokens, encode_chat
+from deltamem.state import NO_SEGMENT
+
+BLOCK = 1024
+_PLACE = "\u2060document\u2060"
+_FRAMED = "{{ before }}{{ messages[0]['content'] }}{{ after }}"
+# Where to cut, best first, and whether a sentence ends there. Most tokenizers begin a token at a single space.
+_CUTS = (
+    (re.compile(r"(?<=[.!?…]) (?=\S)|(?<=[。！？])(?=[^\s.!?…。！？])"), True),
+    (re.compile(r"(?<=\n)(?=\S)"), True),
+    (re.compile(r"(?<=\S) (?=\S)"), False),
+    (re.compile(r"(?<=\S)(?=\s)"), False),
+)
+
+
+def encode_document(
+    tokenizer: Any, pieces: Iterable[str], *, segments: Literal["message", "sentence"] = "message"
+) -> Iterator[ChatTokens]:
+    """The tokens of one user's message that arrives in pieces.
+
+    The text is cut into blocks of about a thousand characters where a sentence ends, else at a space, and each block
+    is tokenised by itself. Where it is cut depends on the text alone, so the tokens do not depend on the pieces. In
+    prose, where a block ends at a single space, they are those of the whole text.
+
+    Args:
+        tokenizer: a fast tokenizer with a chat template.
+        pieces: the text in pieces of any length.
+        segments: what one segment is. A sentence that no block holds whole is one segment all the same.
+
+    Raises:
+        ValueError: there is no text, or the chat template does not show it as it is.
+    """
+    before, after = _frame(tokenizer)
+    sentences, open_sentence = 0, False
+    for block, ends_sentence, first, last in _ends(_blocks(pieces)):
+        chat = encode_chat(
+            tokenizer,
+            [{"role": "user", "content": block}],
+            segments=segments,
+            chat_template=_FRAMED,
+            before=before if first else "",
+            after=after if last else "",
+        )
+        if segments == "sentence":
+            start = sentences - open_sentence
+            found = chat.segment != NO_SEGMENT
+            chat = replace(chat, segment=chat.segment + start * found)
+            sentences = max(sentences, int(chat.segment.max()) + 1)
+            open_sentence = not ends_sentence and bool(found.any())
+        yield chat
+
+
+def _frame(tokenizer: Any) -> tuple[str, str]:
+    """What the chat template puts before and after a user's message."""
+    message = [{"role": "user", "content": _PLACE}]
+    parts = str(tokenizer.apply_chat_template(message, tokenize=False)).split(_PLACE)
+    if len(parts) != 2:
+        raise ValueError("The chat template does not show a message's text once as it is; observe messages instead.")
+    return parts[0], parts[1]
+
+
+def _blocks(pieces: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """The text in blocks, and whether each ends a sentence."""
+    held, blank = "", True
+    for piece in pieces:
+        # By parts, so that one huge piece is not copied once a block.
+        for start in range(0, len(piece), BLOCK):
+            held += piece[start : start + BLOCK]
+            while len(held) > BLOCK:
+                cut, ends_sentence = _cut(held[: BLOCK + 1])
+                yield held[:cut], ends_sentence
+                blank = blank and held[:cut].isspace()
+                held = held[cut:]
+    if blank and not held.strip():
+        raise ValueError("There is no text to observe.")
+    yield held, True
+
+
+def _cut(text: str) -> tuple[int, bool]:
+    """Where to cut a text of ``BLOCK + 1`` characters, and whether a sentence ends there."""
+    for pattern, ends_sentence in _CUTS:
+        places = [match.start() for match in pattern.finditer(text) if match.start()]
+        if places:
+            return places[-1], ends_sentence
+    return BLOCK, False
+
+
+def _ends(blocks: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, bool, bool, bool]]:
+    """Every block with whether it is the first and whether it is the last."""
+    first, ahead = True, next(blocks, None)
+    while ahead is not None:
+        (block, ends_sentence), ahead = ahead, next(blocks, None)
+        yield block, ends_sentence, first, ahead is None
+        first = False

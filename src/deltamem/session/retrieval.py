@@ -1,0 +1,76 @@
+"""Retrieval beside memory: the past turns that share the most telling words with a message (BM25)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from deltamem.chat import Message
+
+Exchange = tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """How a session brings back past turns that are no longer visible.
+
+    The session then keeps the text of all its turns, in this process and for this purpose alone. Documents that
+    were observed are not among them.
+
+    Attributes:
+        into: ``"prompt"`` shows the turns to the model again, before what is visible. ``"memory"`` reads them
+            into a copy of the memory that answers this one message and is not kept.
+        turns: the most turns brought back.
+    """
+
+    into: Literal["prompt", "memory"] = "prompt"
+    turns: int = 3
+
+    def __post_init__(self) -> None:
+        if self.into not in ("prompt", "memory"):
+            raise ValueError(f"A retriever puts turns into 'prompt' or 'memory', not {self.into!r}.")
+        if self.turns < 1:
+            raise ValueError(f"A retriever brings back at least one turn, not {self.turns}.")
+
+    def relevant(self, log: Sequence[Exchange], message: str) -> list[Exchange]:
+        """The turns of ``log`` that share words with a message, most telling first chosen, in their own order.
+
+        Raises:
+            ImportError: bm25s is not installed; the message names the extra.
+        """
+        texts = [" ".join(part["content"] for part in exchange) for exchange in log]
+        found = best_matches(texts, [message], self.turns)[0] if log else []
+        return [log[place] for place, score in found if score > 0]
+
+
+def best_matches(texts: Sequence[str], queries: Sequence[str], count: int) -> list[list[tuple[int, float]]]:
+    """For each query the places of the ``count`` texts that BM25 ranks highest, ascending, with their scores.
+
+    Raises:
+        ImportError: bm25s is not installed; the message names the extra.
+    """
+    try:
+        import bm25s
+    except ImportError:
+        raise ImportError('Retrieval needs bm25s: pip install "deltamem[retrieval]"') from None
+
+    def words(sources: Sequence[str]) -> list[list[str]]:
+        return list(bm25s.tokenize(list(sources), stopwords="en", return_ids=False, show_progress=False))
+
+    count = min(count, len(texts))
+    corpus = words(texts)
+    if not any(corpus):  # bm25s cannot index texts without a single word
+        return [[(place, 0.0) for place in range(count)] for _ in queries]
+    index = bm25s.BM25()
+    index.index(corpus, show_progress=False)
+    places, scores = index.retrieve(words(queries), k=count, show_progress=False)
+    return [sorted(zip(*row, strict=True)) for row in zip(places.tolist(), scores.tolist(), strict=True)]
+
+
+def exchanges(messages: Sequence[Message]) -> list[Exchange]:
+    """Messages in turns, each of which begins with a user's message."""
+    turns: list[list[Message]] = []
+    for message in messages:
+        if message["role"] == "user" or not turns:
+            turns.append([])
+        turns[-1].append(message)
+    return [tuple(turn) for turn in turns]
