@@ -57,7 +57,6 @@ class SteeredProjection(nn.Module):
         super().__init__()
         self.base_layer = base
         self.parts = parts
-        self.heads = frozenset(parts)
         self.layout = layout
         self.count = count
 
@@ -67,7 +66,7 @@ class SteeredProjection(nn.Module):
             return self.base_layer(hidden_states)  # type: ignore[no-any-return]
         output: Tensor = self.base_layer(hidden_states.hidden_states)
         corrections = hidden_states.corrections
-        if self.heads.isdisjoint(corrections):
+        if not any(head in corrections for head in self.parts):
             return output
         return output + self._lay_out(corrections, output).to(output.dtype)
 
@@ -145,6 +144,8 @@ class SteeredAttention(nn.Module):
         layer = self.index[self.active]
         corrections, state, pending = memory(hidden_states, *step.take(layer, hidden_states.device))
         step.put(layer, state, pending)
+        if step.gates is not None:
+            step.gates.setdefault(layer, memory.write_gates(hidden_states))
         output = self.attention(SteeredInput(hidden_states, corrections), *args, **kwargs)
         if "o" not in corrections:
             return output

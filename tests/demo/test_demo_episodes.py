@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from deltamem.chat import encode_chat
-from deltamem.demo.episodes import DialogueTokens, EpisodeSampler, Mix
-from deltamem.demo.lessons import WINDOW
+from deltamem.demo.episodes import EpisodeSampler, Mix
+from deltamem.demo.lessons import WINDOW, DialogueTokens
 from deltamem.demo.tokenizer import build_tokenizer
 from deltamem.demo.world import Message, chat
 

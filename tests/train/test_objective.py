@@ -1,14 +1,33 @@
 """The objective: what it counts, what it does not see, and where its gradient flows."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 from pairs import pair_batch, small_model
-from transformers import Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    PreTrainedConfig,
+    Qwen3ForCausalLM,
+)
 
-from deltamem import Step, attached
+from deltamem import Family, Step, attach, attached, register_family
 from deltamem.train import Episode, Text, TextBatch, collate, episode_loss, read, write
+from deltamem.train.objective import trained_logits
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
 
 
 @pytest.fixture
@@ -109,7 +128,27 @@ def test_recall_is_the_share_of_queries_right_to_the_last_token(model: Qwen3ForC
     assert episode_loss(model, changed).recall == 0.5
 
 
-def test_a_backbone_that_rescales_its_logits_is_refused(model: Qwen3ForCausalLM) -> None:
-    model.config.final_logit_softcapping = 30.0
-    with pytest.raises(ValueError, match="final_logit_softcapping"):
+def test_a_backbone_that_rescales_its_logits_in_an_unknown_way_is_refused(model: Qwen3ForCausalLM) -> None:
+    model.config.output_multiplier = 0.5
+    with pytest.raises(ValueError, match="output_multiplier"):
         episode_loss(model, pair_batch(0))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=2.0),
+        GraniteConfig(**SIZES, logits_scaling=3.0),
+        CohereConfig(**SIZES, logit_scale=0.3),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_logits_are_those_of_the_model_itself(config: PreTrainedConfig) -> None:
+    model = AutoModelForCausalLM.from_config(config).eval()
+    register_family(Family("CohereAttention"))
+    attach(model)
+    text = TextBatch.pad([Text((1, 2, 3, 4), (0.0, 1.0, 1.0, 1.0), (0,) * 4)], 0)
+    state = attached(model).new_state(1)
+    logits, _, _ = trained_logits(model, read(model, state, text), text)
+    expected = model(text.ids, memory=Step(state, write=False), use_cache=False).logits
+    torch.testing.assert_close(logits, expected[0, :-1])

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 # A command's module is light to import: what is heavy it imports when it runs.
-COMMANDS = ("demo", "chat", "inspect", "convert", "parity", "doctor")
+COMMANDS = ("demo", "chat", "inspect", "convert", "data", "parity", "doctor")
 
 
 def build_app() -> typer.Typer:
@@ -15,7 +15,11 @@ def build_app() -> typer.Typer:
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_root)
     for name in COMMANDS:
-        app.command(name)(getattr(importlib.import_module(f"deltamem.cli.{name}"), name))
+        command = getattr(importlib.import_module(f"deltamem.cli.{name}"), name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     return app
 
 

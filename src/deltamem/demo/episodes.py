@@ -3,11 +3,9 @@
 import random
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from deltamem.demo.lessons import WINDOW
-from deltamem.demo.tokenizer import END, START
+from deltamem.demo.lessons import DialogueTokens
 from deltamem.demo.world import (
     Event,
     Message,
@@ -18,7 +16,6 @@ from deltamem.demo.world import (
     sample_events,
     unanswerable_question,
 )
-from deltamem.state import NO_SEGMENT
 from deltamem.train.episodes import Episode, EpisodeBatch, Text, collate, evenly
 
 if TYPE_CHECKING:
@@ -59,55 +56,6 @@ class Mix:
     cut: float = 0.2
     write_queries: float = 0.2
     episodes: int = 16
-
-
-class DialogueTokens:
-    """Turns chats into token ids, as the chat template gives them, with loss weights and a segment a message."""
-
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
-        self.pad_id = int(tokenizer.pad_token_id or 0)
-        self._end = int(tokenizer.convert_tokens_to_ids(END))  # type: ignore[arg-type]
-        self._newline = tokenizer.encode("\n", add_special_tokens=False)[-1]
-        self._heads = {
-            role: tokenizer.encode(f"{START}{role}\n", add_special_tokens=False) for role in ("user", "assistant")
-        }
-        self._encode = lru_cache(maxsize=50_000)(lambda text: tokenizer.encode(text, add_special_tokens=False))
-
-    def text(self, turns: list[tuple[Message, float]]) -> Text:
-        """A chat in which each message's words, and its end, have a loss weight; every message is a segment."""
-        ids: list[int] = []
-        weights: list[float] = []
-        segments: list[int] = []
-        for number, (message, weight) in enumerate(turns):
-            head = self._heads[message.role]
-            body = [*self._encode(message.text), self._end]
-            ids += [*head, *body, self._newline]
-            weights += [*[0.0] * len(head), *[weight] * len(body), 0.0]
-            segments += [number] * (len(head) + len(body) + 1)
-        return Text(tuple(ids), tuple(weights), tuple(segments))
-
-    def passages(self, turns: list[tuple[Message, float]]) -> tuple[Text, ...]:
-        """A chat as one text or, beyond the backbone's window, as several that break between messages."""
-        whole = self.text(turns)
-        if len(whole.ids) <= WINDOW:
-            return (whole,) if turns else ()
-        half = len(turns) // 2
-        return (*self.passages(turns[:half]), *self.passages(turns[half:]))
-
-    def exchange(self, asked: list[tuple[str, str]]) -> Text:
-        """Questions, each followed by its answer, which is what counts.
-
-        What generation would have to produce, or is given as its prompt, belongs to no segment.
-        """
-        ids: list[int] = []
-        weights: list[float] = []
-        segments: list[int] = []
-        for number, (ask, answer) in enumerate(asked):
-            said = self.text([(Message("user", ask), 0.0), (Message("assistant", answer), 1.0)])
-            ids += said.ids
-            weights += said.weights
-            segments += [NO_SEGMENT if segment else number for segment in said.segments]
-        return Text(tuple(ids[:-1]), tuple(weights[:-1]), tuple(segments[:-1]))
 
 
 class EpisodeSampler:
@@ -192,7 +140,8 @@ class EpisodeSampler:
     ) -> list[tuple[Message, float]]:
         """The messages of a history, in some dialogues with a few questions among them, answered and trained on."""
         answered = rng.random() < self.mix.answered
-        places = [rng.randint(0, len(events)) for _ in range(rng.randint(2, 4))] if answered else []
+        # Half of the questions come at the end, where there is most to keep apart.
+        places = [rng.choice((rng.randint(0, len(events)), len(events))) for _ in range(rng.randint(2, 5) * answered)]
         turns: list[tuple[Message, float]] = []
         for place in range(len(events) + 1):
             for _ in range(places.count(place)):

@@ -23,6 +23,8 @@ from deltamem.demo.world import (
     sample_events,
     unanswerable_question,
 )
+from deltamem.state import NO_SEGMENT
+from deltamem.train.episodes import Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -98,28 +100,65 @@ def _reply(messages: tuple[Message, ...]) -> list[Turn]:
     return [Turn(message, _REPLY_WEIGHT if message.role == "assistant" else _USER_WEIGHT) for message in messages]
 
 
-class LessonTokens:
-    """Turns lessons into token ids and loss weights, one message at a time."""
+class DialogueTokens:
+    """Turns chats into token ids, as the chat template gives them, with loss weights and a segment a message."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
-        self._pad = int(tokenizer.pad_token_id or 0)
+        self.pad_id = int(tokenizer.pad_token_id or 0)
         self._end = int(tokenizer.convert_tokens_to_ids(END))  # type: ignore[arg-type]
-        self._newline = tokenizer.encode("\n")[-1]
+        self._newline = tokenizer.encode("\n", add_special_tokens=False)[-1]
         self._heads = {
             role: tokenizer.encode(f"{START}{role}\n", add_special_tokens=False) for role in ("user", "assistant")
         }
         self._encode = lru_cache(maxsize=50_000)(lambda text: tokenizer.encode(text, add_special_tokens=False))
 
-    def encode(self, turns: list[Turn]) -> tuple[list[int], list[float]]:
-        """Token ids of the chat, as the template gives them, and the loss weight of each; cut to the window."""
+    def text(self, turns: list[tuple[Message, float]]) -> Text:
+        """A chat in which each message's words, and its end, have a loss weight; every message is a segment."""
         ids: list[int] = []
         weights: list[float] = []
-        for turn in turns:
-            head = self._heads[turn.message.role]
-            body = [*self._encode(turn.message.text), self._end]
+        segments: list[int] = []
+        for number, (message, weight) in enumerate(turns):
+            head = self._heads[message.role]
+            body = [*self._encode(message.text), self._end]
             ids += [*head, *body, self._newline]
-            weights += [*[0.0] * len(head), *[turn.weight] * len(body), 0.0]
-        return ids[:WINDOW], weights[:WINDOW]
+            weights += [*[0.0] * len(head), *[weight] * len(body), 0.0]
+            segments += [number] * (len(head) + len(body) + 1)
+        return Text(tuple(ids), tuple(weights), tuple(segments))
+
+    def passages(self, turns: list[tuple[Message, float]]) -> tuple[Text, ...]:
+        """A chat as one text or, beyond the backbone's window, as several that break between messages."""
+        whole = self.text(turns)
+        if len(whole.ids) <= WINDOW:
+            return (whole,) if turns else ()
+        half = len(turns) // 2
+        return (*self.passages(turns[:half]), *self.passages(turns[half:]))
+
+    def exchange(self, asked: list[tuple[str, str]]) -> Text:
+        """Questions, each followed by its answer, which is what counts.
+
+        What generation would have to produce, or is given as its prompt, belongs to no segment.
+        """
+        ids: list[int] = []
+        weights: list[float] = []
+        segments: list[int] = []
+        for number, (ask, answer) in enumerate(asked):
+            said = self.text([(Message("user", ask), 0.0), (Message("assistant", answer), 1.0)])
+            ids += said.ids
+            weights += said.weights
+            segments += [NO_SEGMENT if segment else number for segment in said.segments]
+        return Text(tuple(ids[:-1]), tuple(weights[:-1]), tuple(segments[:-1]))
+
+
+class LessonTokens:
+    """Turns lessons into token ids and loss weights."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
+        self._tokens = DialogueTokens(tokenizer)
+
+    def encode(self, turns: list[Turn]) -> tuple[list[int], list[float]]:
+        """Token ids of the chat, as the template gives them, and the loss weight of each; cut to the window."""
+        text = self._tokens.text([(turn.message, turn.weight) for turn in turns])
+        return list(text.ids[:WINDOW]), list(text.weights[:WINDOW])
 
     def batches(
         self, rng: random.Random, *, max_facts: int, plain: bool, tokens: int, pool: int = 8
@@ -141,7 +180,7 @@ class LessonTokens:
     def pad(self, group: list[tuple[list[int], list[float]]]) -> Batch:
         """A batch of encoded lessons."""
         longest = max(len(ids) for ids, _ in group)
-        ids = torch.full((len(group), longest), self._pad)
+        ids = torch.full((len(group), longest), self._tokens.pad_id)
         weights = torch.zeros(len(group), longest)
         for row, (row_ids, row_weights) in enumerate(group):
             ids[row, : len(row_ids)] = torch.tensor(row_ids)

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deltamem.attach import Attachment, attached
-from deltamem.demo.episodes import DialogueTokens
-from deltamem.demo.lessons import WINDOW
+from deltamem.demo.lessons import WINDOW, DialogueTokens
 from deltamem.demo.world import Message
 from deltamem.state import MemoryState
 from deltamem.train.episodes import Text, TextBatch

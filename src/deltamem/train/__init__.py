@@ -1,17 +1,21 @@
 """Training adapters: write a history into the memory, drop the text, and learn from the answers."""
 
 from deltamem.train.episodes import Episode, EpisodeBatch, Text, TextBatch, collate, evenly
-from deltamem.train.objective import EpisodeLoss, episode_loss, read, write
+from deltamem.train.long import Writing
+from deltamem.train.objective import EpisodeObjective, ObjectiveOptions, ObjectiveResult, episode_loss, read, write
 from deltamem.train.trainer import Trainer, TrainingPlan
 
 __all__ = [
     "Episode",
     "EpisodeBatch",
-    "EpisodeLoss",
+    "EpisodeObjective",
+    "ObjectiveOptions",
+    "ObjectiveResult",
     "Text",
     "TextBatch",
     "Trainer",
     "TrainingPlan",
+    "Writing",
     "collate",
     "episode_loss",
     "evenly",

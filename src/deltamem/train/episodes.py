@@ -80,6 +80,11 @@ class TextBatch:
             segments=filled([text.segments for text in texts], NO_SEGMENT, torch.int64),
         )
 
+    def columns(self, start: int, stop: int) -> "TextBatch":
+        """The tokens from ``start`` up to ``stop`` of every text."""
+        part = slice(start, stop)
+        return TextBatch(self.ids[:, part], self.mask[:, part], self.weights[:, part], self.segments[:, part])
+
 
 @dataclass(frozen=True)
 class EpisodeBatch:
@@ -90,12 +95,17 @@ class EpisodeBatch:
         queries: all queries of all episodes, Q rows.
         episode_of: ``[Q]``, the episode whose memory a query reads.
         write_queries: whether queries also write as they are read, as they do in a running chat.
+        full: the queries once more with the text of their history before them, as the chat template renders it, and
+            the same tokens trained. Where it is missing, history and query are joined as they are.
+        plain: prompts that need no memory, with weights on the tokens whose prediction is to stay as it was.
     """
 
     passages: tuple[TextBatch, ...]
     queries: TextBatch
     episode_of: Tensor
     write_queries: bool = False
+    full: TextBatch | None = None
+    plain: TextBatch | None = None
 
 
 _EMPTY = Text((), (), ())

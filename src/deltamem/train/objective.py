@@ -1,99 +1,196 @@
 """The training objective: write the histories, read the queries from the memory alone, predict the answers."""
 
-from contextlib import nullcontext
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from deltamem.attach import attached
 from deltamem.state import MemoryState
-from deltamem.step import Step
 from deltamem.train.episodes import EpisodeBatch, TextBatch
+from deltamem.train.long import Writing, write_history
+from deltamem.train.passes import Answers, answers, forward, read, reading_step, trained_logits, write
+from deltamem.train.terms import Contrast, Distillation, Reading, Term, WriteSparsity, cross_entropy, preservation
+from deltamem.train.views import View, full_texts, mixed_texts, sample_views
 
-# On a CPU the fused attention is slower than the plain one below about this many tokens.
-_SHORT = 256
-_SCALED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+__all__ = [
+    "EpisodeObjective",
+    "ObjectiveOptions",
+    "ObjectiveResult",
+    "episode_loss",
+    "read",
+    "trained_logits",
+    "write",
+]
+_WEIGHTS = ("cross_entropy", "sparsity", "distillation", "contrast_empty", "contrast_other", "preservation")
 
 
-@dataclass(frozen=True)
-class EpisodeLoss:
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions:
+    """What is minimised: the sum of the terms by their weights. A term of weight 0 costs nothing.
+
+    Attributes:
+        cross_entropy: weight of the answers' cross-entropy.
+        sparsity: weight of the write sparsity; 0.01 in the published runs of Qwen3.
+        sparsity_target: the mean write gate it draws each layer to.
+        distillation: weight of the KL divergence from the bare backbone that sees the history's text.
+        temperature: of both sides of the distillation.
+        contrast_empty: weight of the hinge against an empty memory.
+        contrast_other: weight of the hinge against another episode's memory.
+        margin: of both hinges, in nats a token.
+        preservation: weight of the KL divergence from the bare backbone on prompts that need no memory.
+        state_and_text: the share of episodes whose queries see the history's text beside the memory.
+        no_memory: the share whose queries see the text and begin with an empty memory. The rest see the memory alone.
+        seed: of the views' draws.
+        writing: how histories are written, for long ones.
+    """
+
+    cross_entropy: float = 1.0
+    sparsity: float = 0.0
+    sparsity_target: float = 0.05
+    distillation: float = 0.0
+    temperature: float = 1.0
+    contrast_empty: float = 0.0
+    contrast_other: float = 0.0
+    margin: float = 1.0
+    preservation: float = 0.0
+    state_and_text: float = 0.0
+    no_memory: float = 0.0
+    seed: int = 0
+    writing: Writing = field(default_factory=Writing)
+
+    def __post_init__(self) -> None:
+        for name in _WEIGHTS:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"The weight {name} must be a number of at least 0; it is {value}.")
+        if not any(getattr(self, name) for name in _WEIGHTS):
+            raise ValueError(f"All terms have weight 0; give one of {', '.join(_WEIGHTS)}.")
+        for name in ("temperature", "margin"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be above 0; it is {value}.")
+        if not 0 <= self.sparsity_target <= 1:
+            raise ValueError(f"sparsity_target is a gate, in [0, 1]; it is {self.sparsity_target}.")
+        shares = (self.state_and_text, self.no_memory)
+        if not (min(shares) >= 0 and sum(shares) <= 1):
+            raise ValueError(f"state_and_text and no_memory are shares of the episodes; they are {shares}.")
+
+    def terms(self) -> dict[str, tuple[float, Term]]:
+        """The terms in use, by name, with their weights."""
+        every: dict[str, Term] = {
+            "cross_entropy": cross_entropy,
+            "sparsity": WriteSparsity(self.sparsity_target),
+            "distillation": Distillation(self.temperature),
+            "contrast_empty": Contrast("empty", self.margin),
+            "contrast_other": Contrast("other", self.margin),
+            "preservation": preservation,
+        }
+        return {name: (weight, term) for name, term in every.items() if (weight := getattr(self, name))}
+
+
+class ObjectiveResult(NamedTuple):
     """What one batch of episodes costs.
 
     Attributes:
-        loss: the scalar to minimise: cross-entropy a token, by weight.
-        recall: the share of queries whose trained tokens are all predicted right.
+        loss: the scalar to minimise, the sum of the parts by their weights.
+        parts: the value of each term in use, before its weight, without gradient.
+        recall: the share of queries whose trained tokens are all predicted right, in the view they were read in.
     """
 
     loss: Tensor
+    parts: dict[str, Tensor]
     recall: float
 
 
-def write(model: PreTrainedModel, state: MemoryState, text: TextBatch) -> tuple[MemoryState, Tensor]:
-    """Write one passage a row: the new memory, and the hidden states ``[B, T, D]`` of the passage.
+class EpisodeObjective(nn.Module):
+    """The objective over a batch of episodes, differentiable through the reads into the writes.
 
-    The last segment of the passage is closed, so a segment adapter writes all of it.
+    A module that holds the model, so that what wraps modules for several processes (DDP, FSDP2) can wrap the whole of
+    a step: one call of it is one forward pass to them.
+
+    Args:
+        model: an attached model; its active adapter is what the loss trains.
+        options: the terms and their weights.
     """
-    return _forward(model, Step(state, mask=text.mask, segment_ids=text.segments, close=True), text)
 
+    def __init__(self, model: PreTrainedModel, options: ObjectiveOptions | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.options = options or ObjectiveOptions()
 
-def read(model: PreTrainedModel, state: MemoryState, text: TextBatch, *, writing: bool = False) -> Tensor:
-    """Hidden states ``[B, T, D]`` of texts that read the memory, and write too if ``writing``."""
-    step = Step(state, write=writing, mask=text.mask if writing else None, segment_ids=text.segments)
-    return _forward(model, step, text)[1]
+    def forward(self, batch: EpisodeBatch, step: int = 0) -> ObjectiveResult:
+        """What a batch costs.
 
+        Histories are written passage by passage. Then one pass reads all queries, each from its episode's memory; the
+        history's text is not in it, but for the views that show it. Trained tokens inside a history (questions
+        answered while the text is still there) count in the cross-entropy with their weights.
 
-def trained_logits(model: PreTrainedModel, hidden: Tensor, text: TextBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """For the M tokens of non-zero weight: logits ``[M, V]``, targets ``[M]`` and their rows in the batch ``[M]``.
+        Args:
+            batch: the episodes.
+            step: any number that changes as training goes on, so that an episode that comes again can have another
+                view.
 
-    Raises:
-        ValueError: the model does more to its logits than one linear map.
-    """
-    scaled = [name for name in _SCALED_LOGITS if getattr(model.config, name, None) not in (None, 1.0)]
-    if scaled:
-        raise ValueError(
-            f"{type(model).__name__} rescales its logits ({', '.join(scaled)}), which this objective does not do; "
-            "train on a backbone with a plain output layer."
+        Raises:
+            ValueError: a term needs what the batch has not got; the message says what.
+        """
+        terms = self.options.terms()
+        reading = self._read(batch, step, gates="sparsity" in terms)
+        values = {name: term(reading) for name, (_, term) in terms.items()}
+        loss = torch.stack([weight * values[name] for name, (weight, _) in terms.items()]).sum()
+        recall = 1 - len(reading.asked.wrong()) / len(batch.episode_of)
+        return ObjectiveResult(loss, {name: value.detach() for name, value in values.items()}, recall)
+
+    def _read(self, batch: EpisodeBatch, step: int, *, gates: bool) -> Reading:
+        model, options = self.model, self.options
+        empty = attached(model).new_state(batch.passages[0].ids.shape[0])
+        state, told = write_history(model, empty, batch.passages, options.writing)
+        seed = f"{options.seed}/{step}"
+        episodes = sample_views(batch, state_and_text=options.state_and_text, no_memory=options.no_memory, seed=seed)
+        views = episodes[batch.episode_of]
+        texts, memories, writing = self._seen(batch, state, views)
+        recorded: dict[int, Tensor] | None = {} if gates else None
+        hidden = forward(model, texts, reading_step(memories, texts, writing, recorded))
+        return Reading(
+            model=model,
+            batch=batch,
+            state=state,
+            told=_answers_inside(model, batch.passages, told),
+            asked=answers(model, hidden, texts),
+            views=views,
+            texts=texts,
+            gates=tuple(recorded[layer] for layer in sorted(recorded)) if recorded else (),
         )
-    chosen = text.weights[:, 1:] > 0
-    head = model.get_output_embeddings()
-    return head(hidden[:, :-1][chosen]), text.ids[:, 1:][chosen], chosen.nonzero()[:, 0]
+
+    def _seen(
+        self, batch: EpisodeBatch, state: MemoryState, views: Tensor
+    ) -> tuple[TextBatch, MemoryState, bool | Tensor]:
+        """The texts, memories and permission to write with which the queries are read."""
+        memories = state.select(batch.episode_of)
+        if not views.any():
+            return batch.queries, memories, batch.write_queries
+        positions = getattr(attached(self.model).base.config, "max_position_embeddings", None)
+        texts = mixed_texts(batch.queries, full_texts(batch, positions), views != View.STATE)
+        # Row Q + q is the empty memory that query q may begin with.
+        choices = MemoryState.stack([memories, attached(self.model).new_state(len(views))])
+        rows = torch.arange(len(views), device=views.device)
+        memories = choices.select(rows + len(views) * (views == View.NO_MEMORY))
+        writes = views == View.NO_MEMORY
+        if batch.write_queries:
+            writes = writes | (views == View.STATE)
+        return texts, memories, writes[:, None]
 
 
-def episode_loss(model: PreTrainedModel, batch: EpisodeBatch) -> EpisodeLoss:
-    """The loss of a batch of episodes, differentiable through the reads into the writes.
-
-    Histories are written in one pass a passage. Then one pass reads all queries, each from its episode's
-    memory; the history's text is not in it. Trained tokens inside a history (questions answered while the
-    text is still there) count with their weights beside the queries.
-    """
-    state = attached(model).new_state(batch.passages[0].ids.shape[0])
-    total = weight = torch.zeros(())
-    for passage in batch.passages:
-        state, hidden = write(model, state, passage)
-        if passage.weights.any():
-            losses, weights, _ = _losses(model, hidden, passage)
-            total, weight = total + (losses * weights).sum(), weight + weights.sum()
-    hidden = read(model, state.select(batch.episode_of), batch.queries, writing=batch.write_queries)
-    losses, weights, wrong = _losses(model, hidden, batch.queries)
-    total, weight = total + (losses * weights).sum(), weight + weights.sum()
-    return EpisodeLoss(total / weight, 1 - len(wrong) / len(batch.episode_of))
+def episode_loss(model: PreTrainedModel, batch: EpisodeBatch) -> ObjectiveResult:
+    """The plain :class:`EpisodeObjective`: the cross-entropy of what is asked once the text is gone."""
+    return EpisodeObjective(model).forward(batch)
 
 
-def _losses(model: PreTrainedModel, hidden: Tensor, text: TextBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """For each trained token its loss and weight, and the rows in which a prediction is wrong."""
-    logits, targets, rows = trained_logits(model, hidden, text)
-    weights = text.weights[:, 1:]
-    losses = F.cross_entropy(logits.float(), targets, reduction="none")
-    return losses, weights[weights > 0], rows[logits.argmax(-1) != targets].unique()
-
-
-def _forward(model: PreTrainedModel, step: Step, text: TextBatch) -> tuple[MemoryState, Tensor]:
-    short = text.ids.device.type == "cpu" and text.ids.shape[1] <= _SHORT
-    # Padding is on the right: the causal mask is mask enough, and without another the fast attention is used.
-    with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():
-        hidden = attached(model).base(text.ids, memory=step, use_cache=False).last_hidden_state
-    return step.new_state, hidden
+def _answers_inside(
+    model: PreTrainedModel, passages: tuple[TextBatch, ...], told: list[Tensor | None]
+) -> tuple[Answers, ...]:
+    pairs = zip(passages, told, strict=True)
+    return tuple(answers(model, hidden, passage) for passage, hidden in pairs if hidden is not None)

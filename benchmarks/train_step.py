@@ -1,0 +1,166 @@
+"""One training step on the embedded backbone with 1,024 written tokens, against the same step with the token loop.
+
+    python benchmarks/train_step.py --json benchmarks/results/train_step.json --check
+
+Two passages of 512 tokens, the backbone's window, are written, four questions read from the memory, and the four-state
+adapter updated: forward, backward, clipping, AdamW, with products in bfloat16 as the embedded adapters are trained. The
+loop is the scan's definition in PyTorch. The sides take turns, and each round gives one ratio; the figures are medians.
+Times are this process's CPU time on one thread, which other work on the machine lengthens less than wall time. Peak
+memory is what two steps hold at most in a fresh process, beyond what it held after a short one.
+"""
+
+import argparse
+import functools
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import deltamem.memory
+from deltamem.attach import attach, attached
+from deltamem.demo.adapters import RECIPES
+from deltamem.demo.backbone import load_backbone
+from deltamem.demo.episodes import EpisodeSampler, Mix
+from deltamem.ops import scan
+from deltamem.train import Episode, EpisodeBatch, EpisodeObjective, Text, collate
+from long_history import peak_mib
+from overhead import machine, timed
+
+PASSAGE, PASSAGES, QUERIES = 512, 2, 4
+FLOOR = 8.0
+SIDES = ("compiled", "loop")
+Step = Callable[[], float]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
+    parser.add_argument("--check", action="store_true", help=f"exit 1 below {FLOOR}x")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--profile", action="store_true", help="only print where the time of a step goes")
+    parser.add_argument("--peak", choices=SIDES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("medium")
+    if options.peak:
+        print(peak(options.peak))
+        return 0
+    if options.profile:
+        print(where_time_goes())
+        return 0
+    report = measure(options.rounds)
+    if options.json == "-":
+        print(json.dumps(report, indent=2))
+    else:
+        print(f"step {report['compiled_ms']:.0f} ms, with the loop {report['loop_ms']:.0f} ms: {report['step_x']:.1f}x")
+        print(f"peak memory {report['compiled_mib']:.0f} MiB, with the loop {report['loop_mib']:.0f} MiB")
+        if options.json:
+            Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
+    return 1 if options.check and report["step_x"] < FLOOR else 0
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """The figures of both sides."""
+    step = training_step()
+    with looping():
+        loss = step()
+    torch.testing.assert_close(training_step()(), loss, rtol=1e-3, atol=0)  # the sides compute the same
+    times: list[tuple[float, float]] = []
+    for _ in range(rounds):
+        compiled = statistics.median(timed(step) for _ in range(3))
+        with looping():
+            times.append((compiled, timed(step)))
+    return {
+        "step_x": round(statistics.median(loop / compiled for compiled, loop in times), 2),
+        "compiled_ms": round(1000 * statistics.median(compiled for compiled, _ in times), 1),
+        "loop_ms": round(1000 * statistics.median(loop for _, loop in times), 1),
+        **{f"{side}_mib": peak_of(side) for side in SIDES},
+        "written_tokens": PASSAGE * PASSAGES,
+        "adapter": json.loads(RECIPES["multi"].config.to_json()),
+        "rounds": rounds,
+        "floor": FLOOR,
+        "load": os.getloadavg(),
+        "command": "python benchmarks/train_step.py --json benchmarks/results/train_step.json",
+        "machine": machine(),
+    }
+
+
+def training_step(passage: int = PASSAGE) -> Step:
+    """A function that takes one step of the four-state adapter and gives its loss."""
+    torch.manual_seed(0)
+    model, tokenizer = load_backbone()
+    attach(model, RECIPES["multi"].config)
+    parameters = [p for memory in attached(model).memories() for p in memory.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    objective = EpisodeObjective(model)
+    told = told_batch(EpisodeSampler(tokenizer, Mix(max_facts=4, answered=0), steps=1), passage)
+
+    def step() -> float:
+        loss = objective(told).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def told_batch(sampler: EpisodeSampler, passage: int) -> EpisodeBatch:
+    """One episode of the toy world: passages filled to the token with dialogues, and questions about them."""
+    rng = random.Random(0)
+    episodes = [sampler.episode(rng, 4) for _ in range(40)]
+    tokens = [
+        token for episode in episodes for text in episode.history for token in zip(*vars(text).values(), strict=True)
+    ]
+    parts = [tokens[i * passage : (i + 1) * passage] for i in range(PASSAGES)]
+    history = tuple(Text(*zip(*part, strict=True)) for part in parts)
+    queries = tuple(query for episode in episodes for query in episode.queries)[:QUERIES]
+    return collate([Episode(history, queries)], sampler.tokens.pad_id)
+
+
+@contextmanager
+def looping() -> Iterator[None]:
+    """Within the block memories walk their tokens with the scan's definition, in PyTorch."""
+    deltamem.memory.scan = functools.partial(scan, backend="reference")
+    try:
+        yield
+    finally:
+        deltamem.memory.scan = scan
+
+
+def peak_of(side: str) -> float:
+    """MiB that two steps of one side need at most, in a process that has done nothing else."""
+    command = [sys.executable, __file__, "--peak", side]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def peak(side: str) -> float:
+    training_step(passage=32)()  # loads and compiles what any step needs
+    step = training_step()
+    with looping() if side == "loop" else nullcontext():
+        return peak_mib(lambda: (step(), step()))
+
+
+def where_time_goes() -> str:
+    """A table of the operators of three steps by their own CPU time."""
+    step = training_step()
+    step(), step()
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for _ in range(3):
+            step()
+    return str(profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=50))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

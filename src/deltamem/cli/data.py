@@ -1,0 +1,191 @@
+"""``deltamem data``: makes training data of published data sets, and checks training data."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from deltamem.train.data import EpisodeDataset
+    from deltamem.train.data.converters import Example
+
+data = typer.Typer(
+    no_args_is_help=True,
+    help="Make and check the chat data that adapters are trained on.\n\n"
+    "Example: deltamem data check chats.jsonl --tokenizer Qwen/Qwen3-4B-Instruct-2507",
+)
+
+
+class DataKind(StrEnum):
+    """The data sets that can be converted."""
+
+    qasper = "qasper"
+    hotpotqa = "hotpotqa"
+    locomo = "locomo"
+    squad = "squad"
+    documents = "documents"
+
+
+class Target(StrEnum):
+    """Which assistant turns are learned."""
+
+    final = "final"
+    every = "every"
+
+
+class Write(StrEnum):
+    """What the adapter writes once for."""
+
+    token = "token"
+    message = "message"
+    sentence = "sentence"
+
+
+_Tokenizer = typer.Option("--tokenizer", "--model", help="Hub id or folder of the backbone or its tokenizer.")
+
+
+@data.command("convert")
+def convert_data(
+    kind: Annotated[DataKind, typer.Argument(help="The layout of INPUT.")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A .json, .jsonl or .txt file, or a folder of them.")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The .jsonl or .jsonl.gz file to write.")],
+    shortest: Annotated[int | None, typer.Option(min=1, help="Keep only the so many shortest lines.")] = None,
+    tokenizer: Annotated[str | None, _Tokenizer] = None,
+    ask: Annotated[str | None, typer.Option(help="The visible turn, with {question} in it.")] = None,
+    parts: Annotated[
+        bool, typer.Option(help="A turn for each section, passage, session or paragraph instead of one for all.")
+    ] = False,
+    paragraphs: Annotated[int, typer.Option(min=2, help="For documents: paragraphs a line, the target included.")] = 8,
+) -> None:
+    """Convert a published data set to training lines.
+
+    Each line has what is to be remembered, then a question, then its answer. Lengths are measured in
+    characters, or in tokens with --tokenizer.
+
+    Example: deltamem data convert qasper qasper-train-v0.3.json qasper.jsonl --shortest 2219
+    """
+    from rich.progress import track
+
+    from deltamem.train.data.converters import Style, convert
+
+    counted: dict[str, Any] = {}
+    if tokenizer is not None:
+        counted["measure"] = _TokenCount(_load_tokenizer(tokenizer))
+    done = convert(
+        kind,
+        source,
+        target,
+        ask=ask,
+        style=Style(parts=parts, paragraphs=paragraphs),
+        shortest=shortest,
+        progress=lambda rows: track(rows, "Converting", transient=True),
+        **counted,
+    )
+    print(f"Wrote {target}: {done.lines:,} lines from {done.rows:,} rows.")
+    for reason, count in sorted(done.skipped.items()):
+        print(f"Skipped {count:,}: {reason}.")
+    if done.longer:
+        print(f"Left out {done.longer:,} longer lines.")
+
+
+@data.command("check")
+def check_data(
+    source: Annotated[str, typer.Argument(metavar="FILE", help="A file, folder or glob; a dataset's id with --hub.")],
+    tokenizer: Annotated[str, _Tokenizer],
+    hub: Annotated[bool, typer.Option("--hub", help="FILE is a dataset on the Hub.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Of a Hub dataset.")] = None,
+    split: Annotated[str, typer.Option(help="Of a Hub dataset.")] = "train",
+    target: Annotated[Target, typer.Option(help="Which assistant turns are learned.")] = Target.final,
+    write: Annotated[Write, typer.Option(help="What the adapter writes once for.")] = Write.token,
+    write_tokens: Annotated[int, typer.Option(min=1, help="Most tokens written; the last are kept.")] = 8192,
+    read_tokens: Annotated[int, typer.Option(min=1, help="Most tokens visible; the last are kept.")] = 512,
+    limit: Annotated[int | None, typer.Option(min=1, help="Check so many lines, drawn at random.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Check training data: counts, lengths in tokens, what is cut, and which lines are bad.
+
+    Fails if a line is bad. What is tokenised here is kept for the training.
+
+    Example: deltamem data check chats.jsonl --tokenizer Qwen/Qwen3-4B-Instruct-2507 --target every
+    """
+    from deltamem.config import DeltaMemConfig
+    from deltamem.train.data import DataOptions, EpisodeDataset
+
+    options = DataOptions(
+        path=None if hub else source,
+        hub=source if hub else None,
+        revision=revision,
+        split=split,
+        target=target.value,
+        write_tokens=write_tokens,
+        read_tokens=read_tokens,
+        on_bad="skip",
+        limit=limit,
+    )
+    loaded = _load_tokenizer(tokenizer)
+    found = EpisodeDataset(options, loaded, DeltaMemConfig(write=write.value), progress=not as_json)
+    if as_json:
+        print(json.dumps(_as_data(found), indent=2, ensure_ascii=False))
+    else:
+        _print_report(found)
+    if found.report.skipped:
+        raise typer.Exit(1)
+
+
+class _TokenCount:
+    """The length of a training line in tokens, without what a chat template adds."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, line: "Example") -> int:
+        texts = [message["content"] for message in line.messages]
+        return sum(len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"])
+
+
+def _load_tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(name)
+
+
+def _lengths(found: "EpisodeDataset") -> dict[str, dict[str, int]]:
+    table = found.table
+    return {"written": _spread(table.written), "visible": _spread(table.read), "target": _spread(table.trained)}
+
+
+def _spread(lengths: "Tensor") -> dict[str, int]:
+    ordered = lengths.sort().values
+    places = {"least": 0.0, "median": 0.5, "95 %": 0.95, "most": 1.0}
+    values = {name: int(ordered[round(place * (len(ordered) - 1))]) for name, place in places.items()}
+    return {**values, "total": int(lengths.sum())}
+
+
+def _as_data(found: "EpisodeDataset") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(found.report), "tokens": _lengths(found)}
+
+
+def _print_report(found: "EpisodeDataset") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    report, console = found.report, Console()
+    console.print(f"{report.lines:,} lines, {report.episodes:,} episodes, {report.skipped:,} bad", highlight=False)
+    table = Table("tokens")
+    lengths = _lengths(found)
+    for heading in lengths["written"]:
+        table.add_column(heading, justify="right")
+    for name, spread in lengths.items():
+        table.add_row(name, *(f"{value:,}" for value in spread.values()))
+    console.print(table)
+    console.print(f"Cut from the left: {report.cut_histories:,} histories, {report.cut_reads:,} visible parts.")
+    for bad in report.bad:
+        console.print(str(bad), style="red", markup=False, highlight=False, soft_wrap=True)
+    if report.skipped > len(report.bad):
+        console.print(f"… and {report.skipped - len(report.bad):,} more.")

@@ -1,0 +1,8 @@
+"""Training episodes from chat data: JSON lines or a Hub dataset, tokenised once and kept on disk."""
+
+from deltamem.train.data.batches import LengthGroupedBatches
+from deltamem.train.data.dataset import DataReport, EpisodeDataset
+from deltamem.train.data.lines import BadDataError, BadLine
+from deltamem.train.data.options import DataOptions
+
+__all__ = ["BadDataError", "BadLine", "DataOptions", "DataReport", "EpisodeDataset", "LengthGroupedBatches"]

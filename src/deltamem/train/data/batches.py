@@ -1,0 +1,92 @@
+"""Batches of like length: shuffled, and the same for the same seed and epoch."""
+
+import random
+from collections.abc import Iterator, Sequence
+
+from torch.utils.data import Sampler
+
+
+class LengthGroupedBatches(Sampler[list[int]]):
+    """Batches of episodes of about the same length, for the ``batch_sampler`` of a DataLoader.
+
+    Episodes are shuffled, cut into pools, sorted by length within a pool and cut into batches, and the batches
+    are shuffled. Only the last batch may be short. Batches that several processes take at the same time are of
+    like length too, so that none waits long for another.
+
+    Args:
+        lengths: the tokens of each episode.
+        batch_size: episodes a batch.
+        processes: batches that are used at the same time.
+        pool: batches (times ``processes``) that are sorted together; more gives less padding and less chance.
+        seed: another seed, another order.
+        drop_last: leave out the last batch if it is short.
+
+    Raises:
+        ValueError: a size is not positive.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        *,
+        processes: int = 1,
+        pool: int = 50,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        for name, value in (("batch_size", batch_size), ("processes", processes), ("pool", pool)):
+            if value < 1:
+                raise ValueError(f"{name} must be positive, not {value}.")
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.processes = processes
+        self.pool = pool
+        self.seed = seed
+        self.drop_last = drop_last
+        self.epoch = 0
+        self._start = 0
+
+    @property
+    def sampler(self) -> "LengthGroupedBatches":
+        """Itself: accelerate sets the epoch of a sharded batch sampler's ``sampler``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another epoch, another order; the same one changes nothing."""
+        if epoch != self.epoch:
+            self.epoch, self._start = epoch, 0
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """The next iteration is that of ``epoch`` without its first ``batch`` batches, counted over all processes.
+
+        Raises:
+            ValueError: the epoch has no such batch.
+        """
+        if not 0 <= batch <= len(self):
+            raise ValueError(f"Cannot start at batch {batch} of an epoch of {len(self)} batches.")
+        self.epoch, self._start = epoch, batch
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.lengths), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start, self._start = self._start, 0
+        yield from self._batches()[start:]
+
+    def _batches(self) -> list[list[int]]:
+        rng = random.Random(f"batches {self.seed}/{self.epoch}")
+        order = list(range(len(self.lengths)))
+        rng.shuffle(order)
+        together = self.batch_size * self.processes
+        groups = []
+        for begin in range(0, len(order), self.pool * together):
+            pool = sorted(order[begin : begin + self.pool * together], key=self.lengths.__getitem__)
+            groups += [pool[i : i + together] for i in range(0, len(pool), together)]
+        # accelerate takes a short batch for the end of the epoch, so it has to be there.
+        short = [groups.pop()] if groups and len(groups[-1]) < together else []
+        rng.shuffle(groups)
+        size = self.batch_size
+        batches = [group[i : i + size] for group in groups + short for i in range(0, len(group), size)]
+        return batches[: len(self)]

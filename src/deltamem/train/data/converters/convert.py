@@ -1,0 +1,124 @@
+"""Converting a data set's files to one file of training lines."""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from deltamem.files import write_atomically
+from deltamem.train.data.converters.dialogues import dialogues
+from deltamem.train.data.converters.documents import documents
+from deltamem.train.data.converters.example import Example, Row, Skipped, Style
+from deltamem.train.data.converters.hotpotqa import hotpotqa
+from deltamem.train.data.converters.qasper import qasper
+from deltamem.train.data.converters.rows import read_rows
+from deltamem.train.data.converters.squad import squad
+from deltamem.train.data.lines import BadDataError
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A data set's layout.
+
+    Attributes:
+        examples: the training lines of one row.
+        ask: the visible turn, unless another is asked for.
+    """
+
+    examples: Callable[[Row, Style], Iterator[Example | Skipped]]
+    ask: str = "{question}"
+
+
+KINDS: dict[str, Kind] = {
+    "qasper": Kind(qasper),
+    "hotpotqa": Kind(hotpotqa, "{question}\nReply with a short span or yes/no only."),
+    "locomo": Kind(dialogues, "{question}\nWrite a short answer in a few words."),
+    "squad": Kind(squad),
+    "documents": Kind(documents, "Continue with the next paragraph."),
+}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What became of the rows.
+
+    Attributes:
+        rows: how many rows were read.
+        lines: how many training lines were written.
+        skipped: how many questions or documents made no line, by reason.
+        longer: how many lines were left out for being longer than the shortest that were asked for.
+    """
+
+    rows: int
+    lines: int
+    skipped: dict[str, int]
+    longer: int = 0
+
+
+def convert(
+    kind: str,
+    source: Path,
+    target: Path,
+    *,
+    ask: str | None = None,
+    style: Style | None = None,
+    shortest: int | None = None,
+    measure: Callable[[Example], int] = attrgetter("characters"),
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Conversion:
+    """Writes the training lines of a data set to a ``.jsonl`` or ``.jsonl.gz`` file, all of them or none.
+
+    Args:
+        kind: a key of :data:`KINDS`.
+        source: a file or folder of the data set.
+        target: the file to write.
+        ask: the visible turn; the kind's own if not given.
+        style: how lines are put together otherwise.
+        shortest: keep only so many lines, the shortest, in their order.
+        measure: the length of a line; by default its characters.
+        progress: wraps the rows as they are read.
+
+    Raises:
+        BadDataError: the source cannot be read, has another layout, or gives no line; the message names the place.
+        ValueError: there is no such kind, or the target's name has another ending.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"There is no converter {kind!r}; there are {', '.join(KINDS)}.")
+    if not target.name.endswith((".jsonl", ".jsonl.gz")):
+        raise ValueError(f"{target} must end in .jsonl or .jsonl.gz.")
+    layout, rows = KINDS[kind], 0
+    chosen = replace(style or Style(), ask=ask if ask is not None else layout.ask)
+    examples: list[Example] = []
+    skipped: Counter[str] = Counter()
+    for place, row in progress(read_rows(source)):
+        rows += 1
+        try:
+            for item in layout.examples(row, chosen):
+                if isinstance(item, Example):
+                    examples.append(item)
+                else:
+                    skipped[item.reason] += 1
+        except (ValueError, TypeError, AttributeError) as error:
+            raise BadDataError(f"{place} is not laid out as {kind} is: {error}.") from error
+    if not examples:
+        raise BadDataError(f"{source} gives no training line ({rows} rows, skipped: {dict(skipped)}).")
+    kept = examples if shortest is None else _shortest(examples, shortest, measure)
+    text = "".join(f"{json.dumps(_as_line(item), ensure_ascii=False)}\n" for item in kept)
+    data = text.encode(errors="replace")
+    # No time stamp, so that the same data gives the same file.
+    write_atomically(target, gzip.compress(data, mtime=0) if target.name.endswith(".gz") else data)
+    return Conversion(rows, len(kept), dict(skipped), len(examples) - len(kept))
+
+
+def _shortest(examples: list[Example], count: int, measure: Callable[[Example], int]) -> list[Example]:
+    lengths = [measure(item) for item in examples]
+    kept = sorted(sorted(range(len(examples)), key=lengths.__getitem__)[:count])
+    return [examples[number] for number in kept]
+
+
+def _as_line(item: Example) -> dict[str, Any]:
+    return {"id": item.name, "messages": list(item.messages)}

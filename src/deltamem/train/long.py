@@ -1,0 +1,104 @@
+"""Writing long histories in bounded memory: by chunks, recomputed in the backward pass, and cut off further back.
+
+A chunk is one forward pass whose attention sees that chunk alone, from position 0 on, as :func:`deltamem.observe`
+reads a text: what one chunk knows of those before comes from the memory. So training writes as use does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from deltamem.state import MemoryState
+from deltamem.step import Step
+from deltamem.train.episodes import TextBatch
+from deltamem.train.passes import forward
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How histories are written.
+
+    Attributes:
+        chunk: tokens a forward pass; ``None`` writes each passage in one.
+        recompute: keep of each chunk only the memory it starts from, and run it again in the backward pass.
+        truncate: gradients flow through the memory back over at most this many chunks, and over all of the last
+            so many; ``None`` for no bound. The chunks of all passages count.
+    """
+
+    chunk: int | None = None
+    recompute: bool = False
+    truncate: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("chunk", "truncate"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, or None; it is {value}.")
+
+
+def write_history(
+    model: PreTrainedModel, state: MemoryState, passages: Sequence[TextBatch], writing: Writing
+) -> tuple[MemoryState, list[Tensor | None]]:
+    """Writes the passages of a batch of histories, one after another.
+
+    The memory is detached where a multiple of ``writing.truncate`` chunks is left to write; chunks from which
+    neither the memory nor a trained token can carry a gradient are run without any.
+
+    Args:
+        model: an attached model.
+        state: the memory to start from.
+        passages: one row an episode; each passage closes its last segment.
+        writing: how.
+
+    Returns:
+        the memory at the end, and for each passage with trained tokens its hidden states ``[B, T, D]``.
+    """
+    cut = [_chunks(passage, writing.chunk) for passage in passages]
+    left = sum(len(chunks) for chunks in cut)
+    told: list[Tensor | None] = []
+    for passage, chunks in zip(passages, cut, strict=True):
+        trained = bool(passage.weights.any())
+        hidden = []
+        for place, chunk in enumerate(chunks):
+            if writing.truncate is not None and left % writing.truncate == 0:
+                state = state.detach()
+            beyond = writing.truncate is not None and left > writing.truncate and not trained
+            closes = place == len(chunks) - 1
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not beyond):
+                if writing.recompute and torch.is_grad_enabled():
+                    result = checkpoint(
+                        _write_chunk,
+                        model,
+                        state,
+                        chunk,
+                        closes,
+                        use_reentrant=False,
+                        preserve_rng_state=model.training,
+                    )
+                else:
+                    result = _write_chunk(model, state, chunk, closes)
+            state = result[0]
+            if trained:
+                hidden.append(result[1])
+            left -= 1
+        told.append(torch.cat(hidden, 1) if trained else None)
+    return state, told
+
+
+def _write_chunk(
+    model: PreTrainedModel, state: MemoryState, chunk: TextBatch, close: bool
+) -> tuple[MemoryState, Tensor]:
+    step = Step(state, mask=chunk.mask, segment_ids=chunk.segments, close=close)
+    hidden = forward(model, chunk, step)
+    return step.new_state, hidden
+
+
+def _chunks(passage: TextBatch, size: int | None) -> list[TextBatch]:
+    length = passage.ids.shape[1]
+    if size is None or length <= size:
+        return [passage]
+    return [passage.columns(start, start + size) for start in range(0, length, size)]

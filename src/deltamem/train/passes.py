@@ -1,0 +1,134 @@
+"""The forward passes of training: one writes a text, one reads a text, one is the bare backbone."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel
+
+from deltamem.attach import attached, disabled
+from deltamem.state import MemoryState
+from deltamem.step import Step
+from deltamem.train.episodes import TextBatch
+
+# On a CPU the fused attention is slower than the plain one below about this many tokens.
+_SHORT = 256
+_UNKNOWN_SCALES = ("output_multiplier", "lm_head_multiplier", "dim_model_base")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The predictions of the M tokens of a batch of texts that have a loss weight.
+
+    Attributes:
+        logits: ``[M, V]``.
+        targets: ``[M]``, the tokens themselves.
+        weights: ``[M]``, their loss weights.
+        rows: ``[M]``, the text each is in.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    weights: Tensor
+    rows: Tensor
+
+    def losses(self) -> Tensor:
+        """``[M]`` float32, the cross-entropy of each token."""
+        return F.cross_entropy(self.logits.float(), self.targets, reduction="none")
+
+    def wrong(self) -> Tensor:
+        """The numbers of the texts in which a prediction is wrong."""
+        rows: Tensor = self.rows[self.logits.argmax(-1) != self.targets].unique()
+        return rows
+
+
+def write(model: PreTrainedModel, state: MemoryState, text: TextBatch) -> tuple[MemoryState, Tensor]:
+    """Write one passage a row: the new memory, and the hidden states ``[B, T, D]`` of the passage.
+
+    The last segment of the passage is closed, so a segment adapter writes all of it.
+    """
+    step = Step(state, mask=text.mask, segment_ids=text.segments, close=True)
+    hidden = forward(model, text, step)
+    return step.new_state, hidden
+
+
+def read(model: PreTrainedModel, state: MemoryState, text: TextBatch, *, writing: bool | Tensor = False) -> Tensor:
+    """Hidden states ``[B, T, D]`` of texts that read the memory.
+
+    Args:
+        model: an attached model.
+        state: a memory for each text.
+        text: the texts.
+        writing: whether they write too, or ``[B, 1]`` bool, which of them do.
+    """
+    return forward(model, text, reading_step(state, text, writing))
+
+
+def reading_step(
+    state: MemoryState, text: TextBatch, writing: bool | Tensor = False, gates: dict[int, Tensor] | None = None
+) -> Step:
+    """The step of :func:`read`, which fills ``gates`` if given."""
+    mask = None if writing is False else text.mask
+    return Step(state, write=writing, mask=mask, segment_ids=text.segments, gates=gates)
+
+
+@torch.no_grad()
+def read_bare(model: PreTrainedModel, text: TextBatch) -> Answers:
+    """What the bare backbone predicts, without gradients."""
+    with disabled(model):
+        return answers(model, forward(model, text), text)
+
+
+def forward(model: PreTrainedModel, text: TextBatch, step: Step | None = None) -> Tensor:
+    """Hidden states ``[B, T, D]`` of one forward pass, for which the memory must be disabled or a step given."""
+    base = attached(model).base
+    # Layers that are checkpointed one by one would be recomputed without the choice of kernel made here.
+    short = text.ids.device.type == "cpu" and text.ids.shape[1] <= _SHORT and not base.is_activation_checkpointing
+    memory = {} if step is None else {"memory": step}
+    # Padding is on the right: the causal mask is mask enough, and without another the fast attention is used.
+    with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():
+        hidden: Tensor = base(text.ids, use_cache=False, **memory).last_hidden_state
+    return hidden
+
+
+def answers(model: PreTrainedModel, hidden: Tensor, text: TextBatch) -> Answers:
+    """The predictions of a text's trained tokens, from its hidden states ``[B, T, D]``.
+
+    Raises:
+        ValueError: the model rescales its logits in a way that is not known here.
+    """
+    logits, targets, rows = trained_logits(model, hidden, text)
+    weights = text.weights[:, 1:]
+    return Answers(logits, targets, weights[weights > 0], rows)
+
+
+def trained_logits(model: PreTrainedModel, hidden: Tensor, text: TextBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """For the M tokens of non-zero weight: logits ``[M, V]``, targets ``[M]`` and their rows in the batch ``[M]``.
+
+    Raises:
+        ValueError: the model rescales its logits in a way that is not known here.
+    """
+    chosen = text.weights[:, 1:] > 0
+    logits = model.get_output_embeddings()(hidden[:, :-1][chosen])
+    return _scaled(model, logits), text.ids[:, 1:][chosen], chosen.nonzero()[:, 0]
+
+
+def _scaled(model: PreTrainedModel, logits: Tensor) -> Tensor:
+    """What some models do to their logits after the output layer: Granite divides, Cohere multiplies, Gemma caps."""
+    config = model.config.get_text_config(decoder=True)
+    unknown = [name for name in _UNKNOWN_SCALES if getattr(config, name, None) not in (None, 1.0)]
+    if unknown:
+        raise ValueError(
+            f"{type(model).__name__} rescales its logits by {', '.join(unknown)}, which training does not know; "
+            "train on a backbone with a plain output layer."
+        )
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:
+        logits = logits / divisor
+    if (scale := getattr(config, "logit_scale", None)) is not None:
+        logits = logits * scale
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits

@@ -1,0 +1,250 @@
+"""Converters: hand-written rows in each data set's own layout become the expected lines."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deltamem.train.data import BadDataError
+from deltamem.train.data.converters import KINDS, Conversion, Example, Skipped, Style, convert
+from deltamem.train.data.converters.documents import split_paragraphs
+from deltamem.train.data.lines import RawLine, parse_messages
+
+
+def answer(**fields: Any) -> dict[str, Any]:
+    empty = {"unanswerable": False, "extractive_spans": [], "yes_no": None, "free_form_answer": ""}
+    return {"answer": {**empty, **fields}, "annotation_id": "x"}
+
+
+ANSWERS = [
+    (answer(free_form_answer="A memory."), "A memory."),
+    (answer(extractive_spans=["small", "fast"]), "small, fast"),
+    (answer(yes_no=True), "Yes"),
+    (answer(yes_no=False), "No"),
+    (answer(unanswerable=True), "Unanswerable"),
+]
+PAPER = {
+    "title": "On memory",
+    "abstract": "We write.",
+    "full_text": [
+        {"section_name": "Introduction", "paragraphs": ["One.", "Two."]},
+        {"section_name": None, "paragraphs": ["Three."]},
+    ],
+    "qas": [
+        {"question": f"Question {n}?", "question_id": str(n), "answers": [given, answer(yes_no=True)]}
+        for n, (given, _) in enumerate(ANSWERS)
+    ],
+}
+HOTPOT = {
+    "_id": "5a8b",
+    "question": "Same nationality?",
+    "answer": "yes",
+    "type": "comparison",
+    "level": "hard",
+    "supporting_facts": [["Ed Wood", 0]],
+    "context": [["Ed Wood", ["An American.", " He filmed."]], ["Scott", ["Also one."]]],
+}
+DIALOGUE = {
+    "sample_id": "conv-1",
+    "conversation": {
+        "speaker_a": "Ana",
+        "speaker_b": "Ben",
+        "session_10_date_time": "2 May",
+        "session_10": [{"speaker": "Ben", "dia_id": "D10:1", "text": "Rex!", "blip_caption": "a photo of a dog"}],
+        "session_2_date_time": "1 May",
+        "session_2": [
+            {"speaker": "Ana", "dia_id": "D2:1", "text": "Hi!"},
+            {"speaker": "Ben", "dia_id": "D2:2", "text": "Hey."},
+        ],
+        "session_11_date_time": "3 May",
+    },
+    "qa": [
+        {"question": "When?", "answer": 2022, "evidence": ["D2:1"], "category": 2},
+        {"question": "Which cat?", "adversarial_answer": "Tom", "evidence": [], "category": 5},
+    ],
+}
+ARTICLE = {
+    "title": "New_York",
+    "paragraphs": [
+        {
+            "context": "It is a city.",
+            "qas": [
+                {"id": "a", "question": "What is it?", "answers": [{"text": "a city", "answer_start": 6}]},
+                {"id": "b", "question": "When?", "answers": [], "is_impossible": True},
+                {"id": "c", "question": "Hidden?"},
+            ],
+        }
+    ],
+}
+
+
+def lines(kind: str, row: dict[str, Any], **style: Any) -> list[Example | Skipped]:
+    return list(KINDS[kind].examples(row, Style(**style)))
+
+
+def contents(item: Example | Skipped) -> list[str]:
+    assert isinstance(item, Example)
+    assert [message["role"] for message in item.messages] == ["user"] * (len(item.messages) - 1) + ["assistant"]
+    return [message["content"] for message in item.messages]
+
+
+def test_qasper_has_a_line_a_question_with_the_first_answer() -> None:
+    found = lines("qasper", {"id": "1909.1", **PAPER})
+    assert [contents(item)[1:] for item in found] == [[f"Question {n}?", text] for n, (_, text) in enumerate(ANSWERS)]
+    paper = "On memory\n\nWe write.\n\nIntroduction\nOne.\nTwo.\n\nThree."
+    assert {contents(item)[0] for item in found} == {paper}
+    assert isinstance(found[0], Example)
+    assert found[0].name == "1909.1/0"
+
+
+def test_qasper_in_parts_has_a_turn_a_section() -> None:
+    assert contents(lines("qasper", PAPER, parts=True)[0])[:3] == [
+        "On memory\n\nWe write.",
+        "Introduction\nOne.\nTwo.",
+        "Three.",
+    ]
+
+
+def columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def test_qasper_and_hotpotqa_read_the_hubs_columns_too() -> None:
+    qas = [{**asked, "answers": columns(asked["answers"])} for asked in PAPER["qas"]]
+    on_hub = {**PAPER, "full_text": columns(PAPER["full_text"]), "qas": columns(qas)}
+    assert lines("qasper", on_hub) == lines("qasper", PAPER)
+    context = {"title": ["Ed Wood", "Scott"], "sentences": [["An American.", " He filmed."], ["Also one."]]}
+    assert lines("hotpotqa", {**HOTPOT, "context": context}) == lines("hotpotqa", HOTPOT)
+
+
+def test_hotpotqa_numbers_its_passages() -> None:
+    (item,) = lines("hotpotqa", HOTPOT, ask="{question} Briefly.")
+    assert contents(item) == [
+        "Passage 1 - Ed Wood:\nAn American. He filmed.\n\nPassage 2 - Scott:\nAlso one.",
+        "Same nationality? Briefly.",
+        "yes",
+    ]
+    assert lines("hotpotqa", {**HOTPOT, "answer": None}) == [Skipped("no answer")]
+
+
+def test_dialogues_have_their_sessions_in_order_and_skip_what_has_no_answer() -> None:
+    first, second = lines("locomo", DIALOGUE, parts=True)
+    assert contents(first) == [
+        'DATE: 1 May\nCONVERSATION:\nAna said, "Hi!"\nBen said, "Hey."',
+        'DATE: 2 May\nCONVERSATION:\nBen said, "Rex!" and shared a photo of a dog.',
+        "When?",
+        "2022",
+    ]
+    assert second == Skipped("no answer")
+
+
+def test_squad_has_a_line_a_question_as_an_article_or_flat() -> None:
+    answered, impossible, hidden = lines("squad", ARTICLE)
+    assert contents(answered) == ["New York\n\nIt is a city.", "What is it?", "a city"]
+    assert contents(impossible)[-1] == "Unanswerable"
+    assert hidden == Skipped("no answer")
+    flat = {"id": "a", "title": "New_York", "context": "It is a city.", "question": "What is it?"}
+    assert lines("squad", {**flat, "answers": {"text": ["a city"], "answer_start": [6]}}) == [answered]
+
+
+def test_documents_remember_paragraphs_and_predict_the_next() -> None:
+    paragraphs = [f"Paragraph {n} " + "goes on and on. " * 6 for n in range(7)]
+    found = lines("documents", {"id": "d", "text": "\n\n \n".join(paragraphs)}, paragraphs=3, parts=True, ask="More.")
+    told = [contents(item) for item in found]
+    assert [[text.split(" goes")[0] for text in line] for line in told] == [
+        ["Paragraph 0", "Paragraph 1", "More.", "Paragraph 2"],
+        ["Paragraph 3", "Paragraph 4", "More.", "Paragraph 5"],
+    ]
+    assert lines("documents", {"text": paragraphs[0]}) == [Skipped("fewer than two paragraphs")]
+
+
+def test_headings_belong_to_what_follows_and_no_text_is_lost() -> None:
+    body = "Long enough to stand alone. " * 4
+    text = f"# Title\r\n\r\n{body}\n\n## Part\n\n{body}\n\nEnd."
+    found = split_paragraphs(text)
+    assert [paragraph.split("\n")[0] for paragraph in found] == ["# Title", "## Part"]
+    assert " ".join(found).split() == text.split()
+    assert split_paragraphs("short") == ["short"]
+    assert split_paragraphs("") == []
+
+
+FILES = {
+    "qasper.json": ("qasper", {"1909.1": PAPER}, 5),
+    "hotpot.json": ("hotpotqa", [HOTPOT, HOTPOT], 2),
+    "locomo.json": ("locomo", [DIALOGUE], 1),
+    "squad.json": ("squad", {"version": "v2.0", "data": [ARTICLE]}, 2),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_official_files_become_lines_that_training_reads(name: str, tmp_path: Path) -> None:
+    kind, data, count = FILES[name]
+    (tmp_path / name).write_text(json.dumps(data), encoding="utf-8")
+    done = convert(kind, tmp_path / name, tmp_path / "out.jsonl")
+    assert done.lines == count
+    written = (tmp_path / "out.jsonl").read_bytes().splitlines()
+    assert [len(parse_messages(RawLine("out", n, data))) for n, data in enumerate(written)] == [3] * count
+
+
+def test_the_shortest_lines_are_kept_in_their_order(tmp_path: Path) -> None:
+    texts = [f"{'long ' * (9 - n)}{n}" for n in range(8)] + ["1 8"]
+    rows = [{**HOTPOT, "_id": str(n), "question": text} for n, text in enumerate(texts)]
+    source = tmp_path / "rows.jsonl.gz"
+    source.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+
+    def ids(**options: Any) -> list[str]:
+        done = convert("hotpotqa", source, tmp_path / "out.jsonl.gz", shortest=3, **options)
+        assert done == Conversion(rows=9, lines=3, skipped={}, longer=6)
+        return [json.loads(line)["id"] for line in gzip.open(tmp_path / "out.jsonl.gz")]
+
+    assert ids() == ["6", "7", "8"]
+    assert ids(measure=lambda item: -item.characters) == ["0", "1", "2"]
+
+
+def test_text_files_of_a_folder_are_documents(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("\n\n".join(["A paragraph of some length. " * 4] * 3), encoding="utf-8")
+    (tmp_path / "in" / "b.png").write_bytes(b"\x89PNG")
+    assert convert("documents", tmp_path / "in", tmp_path / "out.jsonl").lines == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "data", "message"),
+    [
+        ("qasper", "a.jsonl", b'{"title": "x"}', "a.jsonl:1 is not laid out as qasper is: expected a list of rows"),
+        (
+            "hotpotqa",
+            "a.json",
+            b'[{"question": "x", "answer": "y"}]',
+            "row 1 is not laid out as hotpotqa is: 'context'",
+        ),
+        ("locomo", "a.json", b"[3]", "row 1 is not laid out as locomo is"),
+        ("squad", "a.json", b'{"data": [{}]}', "'context' is missing or not a str"),
+        ("squad", "a.json", b'{\n"data": }', r"a.json:2: not JSON: Expecting value at column 9"),
+        ("documents", "a.txt", b"a\n\xff", "a.txt:2: not UTF-8: byte 0xff"),
+        ("documents", "a.txt", b"short", "gives no training line"),
+        ("documents", "a.pdf", b"", "not a .jsonl, .json, .txt or .md file"),
+        ("documents", "a.json.gz", b"x", "cannot be read"),
+    ],
+)
+def test_other_files_are_refused_and_nothing_is_written(
+    kind: str, name: str, data: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    (tmp_path / "out.jsonl").write_text("before", encoding="utf-8")
+    with pytest.raises(BadDataError, match=message):
+        convert(kind, tmp_path / name, tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").read_text(encoding="utf-8") == "before"
+
+
+def test_unknown_kinds_and_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no converter 'quac'; there are qasper"):
+        convert("quac", tmp_path, tmp_path / "out.jsonl")
+    with pytest.raises(ValueError, match=r"must end in .jsonl"):
+        convert("squad", tmp_path, tmp_path / "out.json")
+    with pytest.raises(ValueError, match="paragraphs must be 2 or more"):
+        Style(paragraphs=1)
+    with pytest.raises(BadDataError, match="no such file or folder"):
+        convert("squad", tmp_path / "none.json", tmp_path / "out.jsonl")

@@ -1,0 +1,89 @@
+"""Batches of like length: complete, repeatable, resumable, and fit for several processes."""
+
+import random
+from itertools import chain
+
+import pytest
+from accelerate.data_loader import BatchSamplerShard, prepare_data_loader
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from deltamem.train.data import LengthGroupedBatches
+
+LENGTHS = [random.Random(n).randint(1, 500) for n in range(103)]
+
+
+@given(st.lists(st.integers(1, 99), max_size=60), st.integers(1, 7), st.integers(1, 3), st.integers(1, 4))
+def test_every_episode_is_in_one_batch_and_only_the_last_is_short(
+    lengths: list[int], batch_size: int, processes: int, pool: int
+) -> None:
+    sampler = LengthGroupedBatches(lengths, batch_size, processes=processes, pool=pool)
+    batches = list(sampler)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert len(batches) == len(sampler)
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    whole = list(LengthGroupedBatches(lengths, batch_size, processes=processes, pool=pool, drop_last=True))
+    assert whole == [batch for batch in batches if len(batch) == batch_size]
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        sampler = LengthGroupedBatches(LENGTHS, 4, seed=seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 0) != order(1, 0)
+
+
+def padding(batches: list[list[int]]) -> int:
+    return sum(max(LENGTHS[i] for i in batch) - LENGTHS[j] for batch in batches for j in batch)
+
+
+def test_like_lengths_are_together() -> None:
+    grouped = padding(list(LengthGroupedBatches(LENGTHS, 4)))
+    shuffled = padding(list(LengthGroupedBatches(LENGTHS, 4, pool=1)))
+    assert grouped < shuffled / 5
+
+
+def test_batches_used_at_the_same_time_are_of_like_length() -> None:
+    batches = list(LengthGroupedBatches(LENGTHS, 2, processes=4, drop_last=True))
+    together = [[*chain(*batches[i : i + 4])] for i in range(0, len(batches) // 4 * 4, 4)]
+    assert padding(together) < padding([b for b in LengthGroupedBatches(LENGTHS, 8, pool=1) if len(b) == 8]) / 3
+
+
+def test_an_epoch_goes_on_where_it_stopped() -> None:
+    sampler = LengthGroupedBatches(LENGTHS, 4)
+    sampler.set_epoch(2)
+    whole = list(sampler)
+    resumed = LengthGroupedBatches(LENGTHS, 4)
+    resumed.start_at(2, 5)
+    resumed.set_epoch(2)
+    assert list(resumed) == whole[5:]
+    assert list(resumed) == whole
+    with pytest.raises(ValueError, match="batch 27 of an epoch of 26"):
+        resumed.start_at(0, 27)
+
+
+def test_accelerate_shares_the_batches_between_processes() -> None:
+    sampler = LengthGroupedBatches(LENGTHS[:96], 4, processes=2)
+    shards = [list(BatchSamplerShard(sampler, 2, rank)) for rank in (0, 1)]
+    assert [batch for pair in zip(*shards, strict=True) for batch in pair] == list(sampler)
+
+
+def test_accelerate_sets_the_epoch() -> None:
+    sampler = LengthGroupedBatches(LENGTHS[:96], 4)
+    loader = DataLoader(list(range(96)), batch_sampler=sampler, collate_fn=list)
+    for processes in (1, 2):
+        prepared = prepare_data_loader(loader, num_processes=processes, process_index=0, put_on_device=False)
+        prepared.set_epoch(3)
+        assert sampler.epoch == 3
+        sampler.set_epoch(0)
+
+
+@pytest.mark.parametrize("field", ["batch_size", "processes", "pool"])
+def test_sizes_are_positive(field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} must be positive"):
+        LengthGroupedBatches(LENGTHS, **{"batch_size": 1, field: 0})
