@@ -37,10 +37,10 @@ class Sizes:
         loss: dialogues of eight facts for the next-token loss.
     """
 
-    recall: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({1: 100, 2: 70, 4: 60, 8: 25, 16: 12}))
-    updates: int = 60
-    forgetting: int = 20
-    loss: int = 24
+    recall: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({1: 80, 2: 50, 4: 40, 8: 20, 16: 10}))
+    updates: int = 40
+    forgetting: int = 16
+    loss: int = 16
 
     @property
     def steps(self) -> int:
