@@ -104,20 +104,29 @@ def push_to_hub(
         ValueError: the model carries no such adapter.
         huggingface_hub.errors.HfHubHTTPError: the Hub refuses.
     """
-    from huggingface_hub import HfApi
-
     adapter = adapter_file(model, name, base_model=base_model, base_revision=base_revision)
-    hub = HfApi(token=token)
-    hub.create_repo(repo_id, private=private, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         write_adapter(adapter, Path(folder))
         write_card(model_card(adapter, source=repo_id, license=license), Path(folder))
-        pushed = hub.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            allow_patterns=[CONFIG_FILE, TENSOR_FILE, CARD_FILE],
-            commit_message="Add a deltamem adapter",
-        )
+        return push_folder(Path(folder), repo_id, private=private, token=token)
+
+
+def push_folder(folder: Path, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+    """Uploads the adapter in a folder and its model card to the Hub, and returns the commit's address.
+
+    Raises:
+        huggingface_hub.errors.HfHubHTTPError: the Hub refuses.
+    """
+    from huggingface_hub import HfApi
+
+    hub = HfApi(token=token)
+    hub.create_repo(repo_id, private=private, exist_ok=True)
+    pushed = hub.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        allow_patterns=[CONFIG_FILE, TENSOR_FILE, CARD_FILE],
+        commit_message="Add a deltamem adapter",
+    )
     return pushed.commit_url
 
 

@@ -18,13 +18,16 @@ _CITATION = """@misc{lei2026deltamem,
 }"""
 
 
-def model_card(adapter: AdapterFile, *, source: str = "path/or/hub-id", license: str | None = None) -> str:
+def model_card(
+    adapter: AdapterFile, *, source: str = "path/or/hub-id", license: str | None = None, training: str = ""
+) -> str:
     """A model card in Markdown with the Hub's metadata.
 
     Args:
         adapter: what the card is for.
         source: what a reader passes to ``load_adapter``.
         license: the Hub's identifier of the weights' licence, for example ``apache-2.0``.
+        training: further sections in Markdown on how it was trained and what it is worth.
     """
     base = adapter.base_model
     head = ["---", "library_name: deltamem", "tags: [deltamem, memory, adapter]"]
@@ -63,7 +66,7 @@ deltamem.load_adapter(model, "{source}")
 | field | value |
 |---|---|
 {rows}
-
+{training}
 Fingerprint: `{adapter.fingerprint}`. A saved memory belongs to the adapter with this fingerprint.
 
 ## Licence and attribution

@@ -1,0 +1,80 @@
+"""``deltamem train``: an adapter from a recipe."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from deltamem.train.recipe import Recipe
+    from deltamem.train.run import Outcome
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as schedule.steps=100.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in output.folder.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what the run would be; loads no weights.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train an adapter by a recipe, on one machine or many.
+
+    SIGINT or SIGTERM ends it after the step it is in, with a checkpoint to go on from. For several processes start
+    it by accelerate launch -m deltamem train RECIPE, or torchrun.
+
+    Example: deltamem train recipes/embedded.yaml schedule.steps=200 output.folder=runs/short
+    """
+    try:
+        from deltamem.train.recipefile import load_recipe
+    except ImportError as error:
+        raise ImportError(f'Training needs {error.name}: pip install "deltamem[train]"') from None
+    checked = load_recipe(recipe, changes or ())
+    if dry_run:
+        _plan(checked, as_json)
+        return
+    from deltamem.train.run import run
+
+    outcome = run(checked, resume=resume)
+    _tell(outcome, as_json)
+    if outcome.signal:
+        raise typer.Exit(128 + outcome.signal)
+
+
+def _plan(recipe: "Recipe", as_json: bool) -> None:
+    from deltamem.train.plan import plan_run
+
+    plan = plan_run(recipe)
+    if as_json:
+        print(json.dumps(plan, indent=2))
+        return
+    for name, value in plan.items():
+        print(f"{name.replace('_', ' '):26}{value:,}" if isinstance(value, int) else f"{name:26}{value}")
+
+
+def _tell(outcome: "Outcome", as_json: bool) -> None:
+    import os
+
+    from deltamem.train.checkpoints import RECIPE_FILE
+    from deltamem.train.report import measured_table
+
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if as_json:
+        measured = outcome.measured.metrics() if outcome.measured else None
+        done = {"folder": str(outcome.folder), "steps": outcome.steps, "finished": not outcome.signal}
+        print(json.dumps({**done, "measured": measured, "pushed": outcome.pushed}, indent=2))
+        return
+    if outcome.signal:
+        print(f"Stopped after step {outcome.steps}, with a checkpoint. Go on with:")
+        print(f"  deltamem train {outcome.folder / RECIPE_FILE} --resume")
+        return
+    print(f"Wrote the adapter to {outcome.folder}: {outcome.steps} updates.")
+    if outcome.measured:
+        print(f"\n{measured_table(outcome.measured)}")
+    if outcome.pushed:
+        print(f"Pushed: {outcome.pushed}")

@@ -1,0 +1,65 @@
+"""A recipe as the arguments of transformers' ``Trainer``."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+from deltamem.train.recipe import Recipe
+
+# Which way the metrics that a best checkpoint can be chosen by are better.
+HIGHER_IS_BETTER = {"own_loss": False, "recall": True, "memory_share": True, "recovered_share": True}
+
+
+def processes() -> int:
+    """How many processes the launcher (``torchrun``, ``accelerate launch``) started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def training_arguments(recipe: Recipe, folder: Path, *, evaluates: bool) -> TrainingArguments:
+    """The arguments of one training.
+
+    Args:
+        recipe: the run's recipe.
+        folder: where checkpoints go.
+        evaluates: whether it measures and looks for the best checkpoint on the way.
+
+    Raises:
+        ValueError: the batch does not divide among the processes.
+    """
+    optimiser, schedule, logging, evaluation = recipe.optimiser, recipe.schedule, recipe.logging, recipe.evaluation
+    measured = evaluates and evaluation.every is not None
+    return TrainingArguments(
+        output_dir=str(folder),
+        use_cpu=not torch.accelerator.is_available(),
+        seed=recipe.seed,
+        per_device_train_batch_size=schedule.micro_batch,
+        gradient_accumulation_steps=schedule.accumulation(processes()),
+        num_train_epochs=schedule.epochs or 1.0,
+        max_steps=schedule.steps or -1,
+        lr_scheduler_type="constant_with_warmup" if schedule.kind == "constant" else schedule.kind,
+        warmup_steps=schedule.warm_up,
+        optim="adamw_torch_fused",
+        learning_rate=optimiser.learning_rate,
+        weight_decay=optimiser.weight_decay,
+        adam_beta1=optimiser.betas[0],
+        adam_beta2=optimiser.betas[1],
+        max_grad_norm=optimiser.clip,
+        bf16=optimiser.precision == "bf16",
+        # Every parameter of the adapter takes part in every step.
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=False,
+        logging_steps=logging.every,
+        report_to=list(logging.report_to) or "none",
+        run_name=logging.name,
+        disable_tqdm=not sys.stderr.isatty(),
+        eval_strategy="steps" if measured else "no",
+        eval_steps=evaluation.every if measured else None,
+        metric_for_best_model=f"eval_{evaluation.metric}" if measured else None,
+        greater_is_better=HIGHER_IS_BETTER[evaluation.metric] if measured else None,
+        save_strategy="steps",
+        save_steps=recipe.output.save_every,
+        save_total_limit=recipe.output.keep,
+    )

@@ -1,0 +1,42 @@
+"""The checkpoints of a run's folder, and whether a recipe may go on from them."""
+
+from pathlib import Path
+
+import yaml
+
+from deltamem.train.recipe import Recipe
+
+RECIPE_FILE = "recipe.yaml"
+# What may change between a stop and going on.
+_FREE = ("logging", "output")
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The whole checkpoint of a folder that has the most steps, if there is one."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    return max(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+
+def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
+    """Refuses to write over a run, and to go on from one of another recipe.
+
+    Raises:
+        ValueError: the folder holds a run and ``resume`` is false, or one that differs; the message says in what.
+    """
+    runs = [path for path in (folder, folder / "control") if last_checkpoint(path)]
+    if not resume:
+        if runs:
+            raise ValueError(
+                f"{folder} holds a run already. Go on with it by --resume, or choose another output.folder."
+            )
+        return
+    if not (folder / RECIPE_FILE).exists():
+        raise ValueError(f"{folder} holds no run to go on with; leave --resume out.")
+    saved = yaml.safe_load((folder / RECIPE_FILE).read_text("utf-8"))
+    now = recipe.model_dump(mode="json", exclude_none=True)
+    changed = sorted(key for key in {*saved, *now} if key not in _FREE and saved.get(key) != now.get(key))
+    if changed:
+        raise ValueError(
+            f"The run in {folder} was started with another recipe (different: {', '.join(changed)}), so it cannot go "
+            f"on to the same result. Use its own, {folder / RECIPE_FILE}, or another output.folder."
+        )

@@ -1,0 +1,265 @@
+"""transformers' ``Trainer`` for adapters: DDP, FSDP2, DeepSpeed, precision and accumulation are accelerate's.
+
+It departs from the stock one in four things. A batch is an :class:`EpisodeBatch`; a micro-batch counts by its trained
+tokens, so that accumulation and processes give the loss of one large batch; checkpoints hold the adapter alone, in the
+format of a finished one, and appear whole or not at all; and an evaluation is that of :mod:`deltamem.train.measure`.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object, save_fsdp_optimizer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import rotate_checkpoints
+
+from deltamem.checkpoint import write_adapter
+from deltamem.train.data.batches import LengthGroupedBatches
+from deltamem.train.episodes import EpisodeBatch, collate
+from deltamem.train.measure import Condition, Measured, Tally, add, mean_loss, summarise
+from deltamem.train.module import EpisodeModule, gather_adapter, moved, trained_weight
+from deltamem.train.strangers import Strangers
+
+CHECKPOINT = "checkpoint-"
+STATE_FILE = "trainer_state.json"
+_SCHEDULER_FILE = "scheduler.pt"
+
+
+class HeldOut:
+    """Held-out episodes in batches, their own and with strangers' histories, and what is constant about them.
+
+    Attributes:
+        static: the static control's loss on them, once it has been measured.
+    """
+
+    def __init__(self, dataset: Dataset[Any], batch_size: int, pad_id: int) -> None:
+        self.own = list(_batches(dataset, batch_size, pad_id))
+        self.other = list(_batches(Strangers(dataset), batch_size, pad_id))
+        self.bounds: tuple[Tally, Tally] | None = None
+        self.static: float | None = None
+
+
+class EpisodeTrainer(Trainer):
+    """Trains the active adapter of the model in ``module``.
+
+    Args:
+        module: what is trained.
+        args: transformers' arguments.
+        dataset: of :class:`Episode` or of ready :class:`EpisodeBatch`.
+        pad_id: the padding token.
+        held_out: what an evaluation measures.
+        callbacks: further callbacks.
+
+    Attributes:
+        measured: the last evaluation.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        module: EpisodeModule,
+        args: TrainingArguments,
+        dataset: Dataset[Any],
+        *,
+        pad_id: int,
+        held_out: HeldOut | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self.pad_id = pad_id
+        self.held_out = held_out
+        self.measured: Measured | None = None
+        self._seen: list[dict[str, float]] = []
+        # The stock trainer only asks whether there is an evaluation set.
+        evaluated = held_out.own if held_out else None
+        super().__init__(
+            module,
+            args,
+            data_collator=self._collate,
+            train_dataset=dataset,
+            eval_dataset=evaluated,
+            callbacks=list(callbacks),
+        )
+
+    def _collate(self, items: list[Any]) -> dict[str, EpisodeBatch]:
+        return {"batch": as_batch(items, self.pad_id)}
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Episodes by like length, in an order that the seed and the epoch fix; ready batches one after another."""
+        dataset: Any = self.train_dataset
+        loader: DataLoader[Any]
+        if isinstance(dataset[0], EpisodeBatch):
+            loader = DataLoader(dataset, batch_size=1, sampler=SequentialSampler(dataset), collate_fn=self._collate)
+        else:
+            lengths = getattr(dataset, "lengths", None) or [_length(dataset[i]) for i in range(len(dataset))]
+            together = self.args.world_size * self.args.gradient_accumulation_steps
+            size, seed = self.args.per_device_train_batch_size, self.args.seed
+            batches = LengthGroupedBatches(lengths, size, processes=together, seed=seed)
+            loader = DataLoader(dataset, batch_sampler=batches, collate_fn=self._collate)
+        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"batch": moved(inputs["batch"], self.args.device)}
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, EpisodeBatch]], device: torch.device) -> Tensor:
+        """The trained weight of all micro-batches of an update, over all processes."""
+        total = torch.tensor(sum(trained_weight(sample["batch"]) for sample in batch_samples), device=device)
+        return self.accelerator.gather(total).sum()  # type: ignore[no-any-return]
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The objective, weighed by the micro-batch's share of the update's trained tokens."""
+        result = model(inputs["batch"], self.state.global_step)
+        self._seen.append({"recall": result.recall} | {f"loss_{name}": v.item() for name, v in result.parts.items()})
+        loss = result.loss
+        if num_items_in_batch is not None:
+            # The processes' gradients are averaged, hence their number.
+            processes = self.accelerator.num_processes
+            loss = loss * (trained_weight(inputs["batch"]) * processes / num_items_in_batch)
+        return (loss, result) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds recall and the objective's parts to the training loss."""
+        if "loss" in logs and self._seen:
+            every = gather_object(self._seen) if self.args.world_size > 1 else self._seen
+            logs |= {name: sum(seen[name] for seen in every) / len(every) for name in every[0]}
+            self._seen = []
+        super().log(logs, start_time)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Measures the held-out episodes.
+
+        Raises:
+            ValueError: there are none.
+        """
+        self.measured = self.measure()
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measured.metrics().items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def measure(self) -> Measured:
+        """What the adapter as it is now is worth on the held-out episodes.
+
+        Raises:
+            ValueError: there are none.
+        """
+        held = self._held_out()
+        if held.bounds is None:
+            held.bounds = (self.tally(held.own, Condition.NOTHING), self.tally(held.own, Condition.FULL))
+        nothing, full = held.bounds
+        own, other = self.tally(held.own, Condition.MEMORY), self.tally(held.other, Condition.MEMORY)
+        return summarise(nothing, own, other, full, held.static)
+
+    def static_loss(self) -> float:
+        """The mean held-out loss from strangers' memories, on which a static control is trained."""
+        return mean_loss(self.tally(self._held_out().other, Condition.MEMORY))
+
+    def tally(self, batches: Sequence[EpisodeBatch], condition: Condition) -> Tally:
+        """Answers batches in a condition, shared among the processes."""
+        model: Any = self.model
+        training = model.training
+        model.eval()
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        tallies = []
+        with torch.no_grad():
+            for start in range(0, len(batches), processes):
+                # Sharded models need all processes in every pass, so one without a batch of its own repeats another.
+                place = min(start + rank, len(batches) - 1)
+                counted = model(moved(batches[place], self.args.device), condition=condition)
+                if start + rank < len(batches):
+                    tallies.append(Tally(*(value.cpu() for value in counted)))
+        model.train(training)
+        return add(gather_object(tallies) if processes > 1 else tallies)
+
+    def _held_out(self) -> HeldOut:
+        if self.held_out is None:
+            raise ValueError("There are no held-out episodes to measure; give the recipe evaluation.data or held_out.")
+        return self.held_out
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Also asks for a checkpoint of what is best so far."""
+        best: bool = super()._determine_best_metric(metrics, trial)
+        self.control.should_save |= best
+        return best
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Writes a checkpoint beside its place and moves it there when it is whole."""
+        run, step = Path(str(self.args.output_dir)), self.state.global_step
+        staging, final = run / f".{CHECKPOINT}{step}", run / f"{CHECKPOINT}{step}"
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self.save_model(str(staging))
+        self._save_optimizer_and_scheduler(str(staging))
+        self._save_scaler(str(staging))
+        self._save_rng_state(str(staging))
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(run / f"{CHECKPOINT}{self.state.best_global_step}")
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            parts = (*self.callback_handler.callbacks, self.control)
+            exported: Any = {type(part).__name__: part.state() for part in parts if isinstance(part, ExportableState)}
+            self.state.stateful_callbacks = exported
+            self.state.save_to_json(str(staging / STATE_FILE))
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(staging, final)
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(
+                output_dir=str(run), save_total_limit=self.args.save_total_limit, best_model_checkpoint=best
+            )
+        self.accelerator.wait_for_everyone()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes the adapter, and nothing of the backbone."""
+        module = self.accelerator.unwrap_model(self.model)
+        adapter = gather_adapter(module.model)
+        if self.args.should_save:
+            write_adapter(adapter, Path(output_dir or str(self.args.output_dir)))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # The stock method would save the whole backbone too.
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save:
+            schedule: Any = self.lr_scheduler
+            torch.save(schedule.state_dict(), os.path.join(output_dir, _SCHEDULER_FILE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Nothing: the adapter was put on the model before it was wrapped."""
+
+
+def as_batch(items: list[Any], pad_id: int) -> EpisodeBatch:
+    """Items of a dataset as one batch."""
+    first = items[0]
+    return first if isinstance(first, EpisodeBatch) else collate(items, pad_id)
+
+
+def _batches(dataset: Dataset[Any], size: int, pad_id: int) -> Iterator[EpisodeBatch]:
+    assert isinstance(dataset, Sized)
+    if isinstance(dataset[0], EpisodeBatch):
+        size = 1
+    for start in range(0, len(dataset), size):
+        yield as_batch([dataset[i] for i in range(start, min(start + size, len(dataset)))], pad_id)
+
+
+def _length(episode: Any) -> int:
+    return int(episode.tokens) + sum(len(query.ids) for query in episode.queries)

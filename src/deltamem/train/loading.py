@@ -1,0 +1,157 @@
+"""What a recipe names, loaded: the backbone with its adapter, the training episodes and the held-out ones."""
+
+import importlib
+import random
+from collections.abc import Sequence, Sized
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, set_seed
+
+from deltamem.adapters import load_adapter
+from deltamem.attach import attach
+from deltamem.train.data.dataset import EpisodeDataset
+from deltamem.train.data.options import DataOptions
+from deltamem.train.episodes import EpisodeBatch
+from deltamem.train.recipe import Backbone, Factory, Recipe
+from deltamem.train.strangers import texts_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Loaded(NamedTuple):
+    """A bare backbone and its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: "PreTrainedTokenizerBase"
+
+
+class Part(Dataset[Any]):
+    """Some of a dataset's items, in a given order."""
+
+    def __init__(self, dataset: Dataset[Any], places: Sequence[int]) -> None:
+        self.dataset = dataset
+        self.places = places
+        lengths, texts = getattr(dataset, "lengths", None), getattr(dataset, "texts", None)
+        self.lengths = None if lengths is None else [lengths[place] for place in places]
+        self.texts = None if texts is None else [texts[place] for place in places]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[self.places[index]]
+
+
+def load_backbone(backbone: Backbone) -> Loaded:
+    """The backbone and its tokenizer.
+
+    Raises:
+        ValueError: the factory is not there.
+        OSError: there is no such model.
+    """
+    if backbone.factory is not None:
+        return Loaded(*_function(backbone.factory)(**backbone.factory.options))
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    name = str(backbone.model)
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=backbone.revision)
+    dtype = backbone.dtype if backbone.dtype == "auto" else getattr(torch, backbone.dtype)
+    options = {} if backbone.attention is None else {"attn_implementation": backbone.attention}
+    model = AutoModelForCausalLM.from_pretrained(name, revision=backbone.revision, dtype=dtype, **options)
+    return Loaded(model.eval(), tokenizer)
+
+
+def add_trained_adapter(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Puts the adapter that is to be trained on a bare backbone: fresh, or the one to go on from.
+
+    Raises:
+        ValueError: the adapter to go on from has another configuration than the recipe's.
+    """
+    set_seed(recipe.seed)
+    if recipe.start is None:
+        attach(model, recipe.adapter)
+        return
+    found = load_adapter(model, recipe.start).config
+    if found != recipe.adapter:
+        raise ValueError(
+            f"The adapter {recipe.start} is {found}, but the recipe's adapter section says {recipe.adapter}; "
+            "make them agree."
+        )
+
+
+def load_episodes(data: DataOptions | Factory, tokenizer: Any, recipe: Recipe, *, progress: bool) -> Dataset[Any]:
+    """A dataset of episodes, or of ready batches of them.
+
+    Raises:
+        ValueError: the source is bad; the message says what.
+    """
+    if isinstance(data, Factory):
+        made = _function(data)(tokenizer, **data.options)
+        if not isinstance(made, Sized) or not len(made):
+            raise ValueError(f"{data.source} gave no dataset with a length above 0.")
+        return made  # type: ignore[return-value]
+    return EpisodeDataset(data, tokenizer, recipe.adapter, progress=progress)
+
+
+def load_data(recipe: Recipe, tokenizer: Any, *, progress: bool) -> tuple[Dataset[Any], Dataset[Any] | None]:
+    """The training episodes and the held-out ones, if the recipe has any.
+
+    Raises:
+        ValueError: a source is bad, or has too few episodes to hold some out.
+    """
+    training = load_episodes(recipe.data, tokenizer, recipe, progress=progress)
+    wanted = recipe.evaluation
+    if wanted.data is not None:
+        held = load_episodes(wanted.data, tokenizer, recipe, progress=progress)
+    elif wanted.held_out is not None:
+        training, held = split_off(training, wanted.held_out, recipe.seed)
+    else:
+        return training, None
+    count = len(held)  # type: ignore[arg-type]
+    if count > wanted.episodes and not isinstance(held[0], EpisodeBatch):
+        held = Part(held, sorted(random.Random(f"held out {recipe.seed}").sample(range(count), wanted.episodes)))
+    return training, held
+
+
+def split_off(dataset: Dataset[Any], count: int, seed: int) -> tuple[Part, Part]:
+    """The dataset without at least ``count`` items, and those.
+
+    Episodes about one text stay together, so that no held-out history has been trained on.
+
+    Raises:
+        ValueError: nothing would be left to train on.
+    """
+    assert isinstance(dataset, Sized)
+    places = list(range(len(dataset)))
+    random.Random(f"split {seed}").shuffle(places)
+    texts = texts_of(dataset)
+    groups: dict[int, list[int]] = {}
+    for place in places:
+        groups.setdefault(texts[place], []).append(place)
+    held: list[int] = []
+    for group in groups.values():
+        if len(held) >= count:
+            break
+        held += group
+    kept = sorted(set(places).difference(held))
+    if not kept or len(held) < count:
+        raise ValueError(f"Of {len(places)} training episodes {count} cannot be held out; hold out fewer.")
+    return Part(dataset, kept), Part(dataset, sorted(held))
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The token that fills up rows; it is masked everywhere, so any will do where the tokenizer has none."""
+    return int(tokenizer.pad_token_id or 0)
+
+
+def _function(factory: Factory) -> Any:
+    module, _, name = factory.source.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"There is no {factory.source}: {error}. Give module:function of an installed package."
+        ) from None

@@ -1,0 +1,139 @@
+"""Recipe files: YAML that may extend another file, with changes from the command line, checked key by key."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from deltamem.files import write_atomically
+from deltamem.train.recipe import Recipe
+
+_EXTENDS = "extends"
+
+
+class RecipeError(ValueError):
+    """A recipe that is missing, unreadable or wrong; the message names the key and what to do."""
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads and checks a recipe.
+
+    Args:
+        path: a YAML file; its key ``extends`` names another, from its own folder, whose values it changes.
+        overrides: ``key=value`` with dots between the keys of sections; the value is YAML.
+
+    Raises:
+        RecipeError: a file is missing or no YAML, a key is unknown, or a value is impossible.
+    """
+    values = _read(Path(path), ())
+    for override in overrides:
+        _override(values, override)
+    return parse_recipe(values, str(path))
+
+
+def parse_recipe(values: dict[str, Any], name: str = "the recipe") -> Recipe:
+    """A recipe from plain values.
+
+    Raises:
+        RecipeError: a key is unknown or a value is impossible.
+    """
+    unknown = [f"{'.'.join(place)}{_nearest(place[-1], known)}" for place, known in _unknown(values, Recipe, ())]
+    if unknown:
+        raise RecipeError(f"{name} has unknown keys: {'; '.join(unknown)}.")
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(f"{name}: {'; '.join(_problems(error))}.") from None
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Writes a recipe, so that the file stands alone."""
+    write_atomically(path, recipe_yaml(recipe).encode())
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """A recipe as YAML with every value in it."""
+    values = recipe.model_dump(mode="json", exclude_none=True)
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in below:
+        raise RecipeError(f"{path} extends itself.")
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise RecipeError(f"Cannot read the recipe {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} must hold keys and values: backbone, data, schedule, output and others.")
+    base = values.pop(_EXTENDS, None)
+    return values if base is None else _merge(_read(path.parent / base, (*below, path.resolve())), values)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *sections, last = key.split(".")
+    if not equals or not last:
+        raise RecipeError(f"Cannot read the change {override!r}; write key=value, for example schedule.steps=100.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"The value in {override!r} is no YAML; put it in quotes.") from None
+    place = values
+    for section in sections:
+        if not isinstance(place.get(section), dict):
+            place[section] = {}
+        place = place[section]
+    place[last] = value
+
+
+def _unknown(values: Any, kind: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Every key that its section does not have, with the keys that it has."""
+    fields = _fields(kind, values)
+    if not fields or not isinstance(values, dict):
+        return
+    for key, value in values.items():
+        if key in fields:
+            yield from _unknown(value, fields[key], (*place, key))
+        else:
+            yield (*place, str(key)), list(fields)
+
+
+def _fields(kind: Any, values: Any) -> dict[str, Any]:
+    """The fields of a section and their types; none for what is no section."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    if dataclasses.is_dataclass(kind):
+        return {field.name: field.type for field in dataclasses.fields(kind)}
+    kinds = [fields for option in get_args(kind) if (fields := _fields(option, values))]
+    if len(kinds) < 2 or not isinstance(values, dict):
+        return kinds[0] if kinds else {}
+    # Data is either made by a function, and says which, or read from files.
+    return next((fields for fields in kinds if ("source" in fields) == ("source" in values)), kinds[0])
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(known)})"
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        place = ".".join(str(part) for part in problem["loc"] if part not in ("chat", "factory"))
+        message = problem["msg"].removeprefix("Value error, ").rstrip(".")
+        given = "" if isinstance(problem["input"], dict) or problem["type"] == "missing" else f" ({problem['input']!r})"
+        yield f"{place or 'the whole'}: {message}{given}"

@@ -1,0 +1,69 @@
+"""What a run tells: progress lines, and the training section of the model card."""
+
+import sys
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from deltamem.train.measure import Measured
+
+_SHOWN = {
+    "nothing_loss": "nothing (bare backbone, the query alone)",
+    "own_loss": "the memory of its own history",
+    "other_loss": "the memory of another history",
+    "static_loss": "static control (trained on others' memories only)",
+    "full_loss": "full text (bare backbone)",
+}
+_SHARES = ("recovered_share", "memory_share")
+
+
+class ProgressLines(TrainerCallback):
+    """One line on stderr for every logged step and every evaluation, from the main process."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Prints what is new."""
+        if not state.is_world_process_zero or not logs:
+            return
+        if "loss" in logs:
+            print(
+                f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  recall {logs['recall']:.3f}  "
+                f"rate {logs['learning_rate']:.1e}",
+                file=sys.stderr,
+                flush=True,
+            )
+        elif "eval_own_loss" in logs:
+            shares = [f"{name} {logs[f'eval_{name}']:.3f}" for name in _SHARES if f"eval_{name}" in logs]
+            losses = f"held-out loss {logs['eval_own_loss']:.4f}  recall {logs['eval_recall']:.3f}"
+            print(f"step {state.global_step}  {losses}  {'  '.join(shares)}", file=sys.stderr, flush=True)
+
+
+def measured_table(measured: Measured) -> str:
+    """The held-out losses as a Markdown table, and what they come to."""
+    values = measured.metrics()
+    gap = measured.nothing - measured.full
+    rows = [
+        f"| {text} | {values[name]:.4f} | {(measured.nothing - values[name]) / gap:.3f} |"
+        for name, text in _SHOWN.items()
+        if name in values
+    ]
+    memory = measured.memory_share
+    claim = (
+        "No static control was trained, so these numbers do not tell how much of the gain is memory."
+        if memory is None
+        else f"**Memory: {memory:.3f} of the gap** (static control − own memory); only this share is memory."
+    )
+    head = "| with | loss, nats a token | share of the gap nothing → full text |\n|---|---|---|"
+    return f"{head}\n{chr(10).join(rows)}\n\nRecall: {measured.recall:.3f} of the queries. {claim}"
+
+
+def training_section(recipe: str, measured: Measured | None, steps: int) -> str:
+    """The model card's section on how the adapter was made and what it was worth on held-out episodes."""
+    numbers = f"\n## Measured on held-out episodes\n\n{measured_table(measured)}\n" if measured else ""
+    return f"{numbers}\n## Training\n\n{steps} updates by this recipe:\n\n```yaml\n{recipe}```\n"

@@ -1,0 +1,91 @@
+"""Episodes with another's history in the place of their own: what can be learned from them is everything but memory."""
+
+import dataclasses
+import random
+from collections.abc import Sized
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from deltamem.train.episodes import Episode, EpisodeBatch
+
+
+class Strangers(Dataset[Any]):
+    """A dataset in which every query meets the memory of a stranger.
+
+    The static control is trained on this, and the loss under another row's state is measured on it. Of a dataset of
+    episodes, each gets the history of another one, drawn once; of one of ready batches, the rows of each batch are
+    turned by one.
+
+    Args:
+        dataset: of :class:`Episode` or of :class:`EpisodeBatch`.
+        seed: another seed, other strangers.
+
+    Raises:
+        ValueError: no two episodes have different histories.
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int = 0) -> None:
+        self.dataset = dataset
+        self.lengths = getattr(dataset, "lengths", None)
+        self._others = [] if isinstance(dataset[0], EpisodeBatch) else _others(dataset, seed)
+
+    def __len__(self) -> int:
+        return _size(self.dataset)
+
+    def __getitem__(self, index: int) -> Episode | EpisodeBatch:
+        item = self.dataset[index]
+        if isinstance(item, EpisodeBatch):
+            return turn_rows(item)
+        episode: Episode = item
+        return dataclasses.replace(episode, history=self.dataset[self._others[index]].history)
+
+
+def turn_rows(batch: EpisodeBatch) -> EpisodeBatch:
+    """The batch with each query reading the memory of the next row.
+
+    Raises:
+        ValueError: there is no other row.
+    """
+    rows = batch.passages[0].ids.shape[0]
+    if rows < 2:
+        raise ValueError("Another row's memory needs at least two episodes in a batch; this one has 1.")
+    turned = torch.roll(torch.arange(rows, device=batch.episode_of.device), -1)
+    return dataclasses.replace(batch, episode_of=turned[batch.episode_of], full=None)
+
+
+def _others(dataset: Dataset[Any], seed: int) -> list[int]:
+    """For each episode the number of another with a history of a different text.
+
+    Along a random order, an episode meets the one half way round, or the next after it that differs: several
+    questions about one text must not meet that text.
+    """
+    count = _size(dataset)
+    order = list(range(count))
+    random.Random(f"strangers {seed}").shuffle(order)
+    texts = texts_of(dataset)
+    others = [0] * count
+    for place, index in enumerate(order):
+        for step in range(count):
+            other = order[(place + count // 2 + step) % count]
+            if texts[other] != texts[index]:
+                break
+        else:
+            raise ValueError("All episodes have the same history, so there is no stranger among them.")
+        others[index] = other
+    return others
+
+
+def texts_of(dataset: Dataset[Any]) -> list[int]:
+    """A number for each item, the same for episodes whose histories are of one text. Batches share none."""
+    numbers: list[int] | None = getattr(dataset, "texts", None)
+    if numbers is not None:
+        return numbers
+    items = (dataset[index] for index in range(_size(dataset)))
+    return [place if isinstance(item, EpisodeBatch) else hash(item.history) for place, item in enumerate(items)]
+
+
+def _size(dataset: Dataset[Any]) -> int:
+    assert isinstance(dataset, Sized)
+    return len(dataset)

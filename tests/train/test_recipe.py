@@ -1,0 +1,147 @@
+"""Recipes: what is refused and how, overrides and bases, and the recipes of the repository."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from toy import recipe
+
+from deltamem.train.plan import meta_backbone, plan_run
+from deltamem.train.recipefile import RecipeError, load_recipe, parse_recipe, save_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+STRATEGIES = {"tsw": ("token", 1), "ssw": ("message", 1), "msw": ("token", 4)}
+BACKBONES = {
+    "qwen3-4b-instruct-2507": ("Qwen/Qwen3-4B-Instruct-2507", 0.01, {"tsw": 4_866_336, "msw": 19_465_344}),
+    "qwen3-8b": ("Qwen/Qwen3-8B", 0.01, {}),
+    "smollm3-3b": ("HuggingFaceTB/SmolLM3-3B", 0.0, {}),
+}
+
+
+def write(path: Path, values: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(values), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("schedul", {"steps": 3}, r"schedul \(did you mean schedule\?\)"),
+        ("adapter", {"rnak": 8}, r"adapter.rnak \(did you mean rank\?\)"),
+        ("optimiser", {"lerning_rate": 1}, r"optimiser.lerning_rate \(did you mean learning_rate\?\)"),
+        ("objective", {"sparsty": 1}, r"objective.sparsty \(did you mean sparsity\?\)"),
+        ("objective", {"writing": {"chunks": 1}}, r"objective.writing.chunks \(did you mean chunk\?\)"),
+        ("data", {"sorce": "a:b"}, r"data.sorce \(did you mean source\?\)"),
+        ("evaluation", {"qqq": 1}, r"evaluation.qqq \(known: data, held_out"),
+        ("adapter", {"rank": 0}, "adapter: rank"),
+        ("optimiser", {"learning_rate": "fast"}, r"optimiser.learning_rate: .*\('fast'\)"),
+        ("schedule", {"epochs": 1}, "give either epochs or steps"),
+        ("schedule", {"batch": 9}, "multiple of micro_batch"),
+        ("evaluation", {"control": True}, "nothing held out"),
+        ("evaluation", {"held_out": 4, "metric": "memory_share"}, "set control: true"),
+        ("evaluation", {"held_out": 4, "patience": 2}, "give every"),
+        ("backbone", {"model": "a/b"}, "give either model"),
+    ],
+)
+def test_a_wrong_recipe_names_the_key(tmp_path: Path, section: str, change: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(recipe(tmp_path, **{section: change}))
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"schedule.kind.*output.keep"):
+        parse_recipe(recipe(tmp_path, schedule={"kind": "steps"}, output={"keep": 0}))
+
+
+def test_files_of_chats_and_factories_are_told_apart(tmp_path: Path) -> None:
+    values = recipe(tmp_path)
+    values["data"] = {"path": "chats.jsonl", "write_tokens": 99}
+    assert parse_recipe(values).data.write_tokens == 99  # type: ignore[union-attr]
+    values["data"] = {"path": "chats.jsonl", "write_token": 99}
+    with pytest.raises(RecipeError, match=r"data.write_token \(did you mean write_tokens\?\)"):
+        parse_recipe(values)
+    values["data"] = {"path": "chats.jsonl", "hub": "a/b"}
+    with pytest.raises(RecipeError, match=r"either path .* or hub"):
+        parse_recipe(values)
+
+
+def test_changes_from_the_command_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", recipe(tmp_path))
+    found = load_recipe(
+        path, ["schedule.steps=3", "optimiser.learning_rate=2e-4", "adapter.heads=[q, v]", "evaluation.held_out=2"]
+    )
+    assert found.schedule.steps == 3
+    assert found.optimiser.learning_rate == 2e-4
+    assert found.adapter.heads == ("q", "v")
+    assert found.evaluation.held_out == 2
+    for change, message in [("steps", "write key=value"), ("a=[", "no YAML"), ("schedule.stepps=1", "mean steps")]:
+        with pytest.raises(RecipeError, match=message):
+            load_recipe(path, [change])
+
+
+def test_a_recipe_extends_another_and_its_own_values_win(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    write(tmp_path / "base.yaml", recipe(tmp_path))
+    path = write(tmp_path / "below" / "a.yaml", {"extends": "../base.yaml", "schedule": {"steps": 5}})
+    found = load_recipe(path)
+    assert (found.schedule.steps, found.schedule.batch, found.adapter.rank) == (5, 8, 4)
+    write(tmp_path / "base.yaml", {"extends": "below/a.yaml"})
+    with pytest.raises(RecipeError, match="extends itself"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "no YAML"), ("- a", "must hold keys"), (None, "Cannot read the recipe")]
+)
+def test_a_file_that_is_no_recipe(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(tmp_path / "a.yaml")
+
+
+def test_a_saved_recipe_is_the_same_recipe(tmp_path: Path) -> None:
+    first = load_recipe(RECIPES / "small-gpu.yaml")
+    save_recipe(first, tmp_path / "a.yaml")
+    assert load_recipe(tmp_path / "a.yaml") == first
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_papers_nine_runs(backbone: str, strategy: str) -> None:
+    found = load_recipe(RECIPES / backbone / f"{strategy}.yaml")
+    write, states = STRATEGIES[strategy]
+    model, sparsity, parameters = BACKBONES[backbone]
+    adapter, objective, optimiser, schedule = found.adapter, found.objective, found.optimiser, found.schedule
+    assert found.backbone.model == model
+    assert (adapter.rank, adapter.alpha, adapter.heads, adapter.layers) == (8, 16, ("q", "o"), "all")
+    assert (adapter.write, adapter.states) == (write, states)
+    assert (adapter.gate_bias, adapter.init, adapter.init_gain) == (-1.5, "base_slice_fixed", 0.05)
+    assert (objective.cross_entropy, objective.sparsity, objective.sparsity_target) == (1, sparsity, 0.05)
+    assert (optimiser.learning_rate, optimiser.weight_decay, optimiser.clip) == (2e-4, 0, 1)
+    assert (optimiser.precision, optimiser.gradient_checkpointing) == ("bf16", False)
+    assert (schedule.epochs, schedule.batch, schedule.kind, schedule.warm_up) == (1, 32, "cosine", 0.1)
+    assert (found.data.write_tokens, found.data.read_tokens) == (8192, 512)  # type: ignore[union-attr]
+    assert found.seed == 42
+    if strategy in parameters:
+        plan = plan_run(found)
+        assert (plan["steps"], plan["trainable_parameters"]) == (70, parameters[strategy])
+
+
+@pytest.mark.parametrize("name", ["llama-3.2-3b", "gemma-3-4b", "small-gpu", "embedded"])
+def test_the_other_recipes_can_be_planned(name: str) -> None:
+    plan = plan_run(load_recipe(RECIPES / f"{name}.yaml"))
+    assert plan["trainable_parameters"] > 0
+    assert plan["memory_bytes"] > plan["backbone_parameters"]
+
+
+def test_eight_processes_make_seventy_updates_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    plan = plan_run(load_recipe(RECIPES / "qwen3-4b-instruct-2507" / "tsw.yaml"))
+    assert (plan["steps"], plan["accumulation"], plan["processes"]) == (70, 4, 8)
+
+
+def test_an_unknown_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs model_type"):
+        meta_backbone({"hidden_size": 8})
