@@ -1,0 +1,64 @@
+"""``deltamem keys``: who may use a server."""
+
+import json
+from typing import Annotated
+
+import typer
+
+keys = typer.Typer(
+    no_args_is_help=True,
+    help="Make, list and revoke the API keys of a server's store.\n\nExample: deltamem keys create acme",
+)
+_Store = Annotated[str, typer.Option("--store", help="The server's store; the user's own if left out.")]
+
+
+@keys.command("create")
+def create(
+    tenant: Annotated[str, typer.Argument(help="Whose sessions the key opens.")],
+    store: _Store = "",
+    label: Annotated[str | None, typer.Option(help="A line that says what the key is for.")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Tokens read and generated.")] = None,
+    request_bytes: Annotated[int | None, typer.Option(min=1, help="The largest request.")] = None,
+) -> None:
+    """Make a key and print it, this once: the store keeps only its hash."""
+    from deltamem.cli.serve import open_store
+    from deltamem.store import ApiKeys, KeyLimits
+
+    limits = KeyLimits(requests_per_minute, tokens_per_minute, request_bytes)
+    with open_store(store) as sessions:
+        made = ApiKeys(sessions).create(tenant, label, limits)
+    typer.echo(f"{made.record.id} opens tenant {tenant}. The key, which cannot be shown again:", err=True)
+    typer.echo(made.secret)
+
+
+@keys.command("list")
+def list_keys(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    store: _Store = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """List keys, the revoked ones too."""
+    from deltamem.cli.serve import open_store
+    from deltamem.store import ApiKeys
+
+    with open_store(store) as sessions:
+        found = ApiKeys(sessions).list(tenant)
+    if as_json:
+        shown = [{**vars(key), "limits": vars(key.limits)} for key in found]
+        typer.echo(json.dumps(shown, indent=2, default=str))
+        return
+    for key in found:
+        state = "revoked" if key.revoked else "active"
+        typer.echo(f"{key.id}  {key.tenant}  {key.hint}…  {state}  {key.label or ''}".rstrip())
+
+
+@keys.command("revoke")
+def revoke(key_id: Annotated[str, typer.Argument(help="Its id, as in the list.")], store: _Store = "") -> None:
+    """Make a key open nothing, at once."""
+    from deltamem.cli.serve import open_store
+    from deltamem.store import ApiKeys
+
+    with open_store(store) as sessions:
+        record = ApiKeys(sessions).revoke(key_id)
+    typer.echo(f"{record.id} of tenant {record.tenant} is revoked.")

@@ -1,0 +1,45 @@
+"""Where deltamem keeps what belongs to a user."""
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+SECRET = "DELTAMEM_STATE_SECRET"
+
+
+def data_folder() -> Path:
+    """The user's data folder: ``DELTAMEM_HOME`` if set, else where the system keeps such things."""
+    given = os.environ.get("DELTAMEM_HOME")
+    if given:
+        return Path(given)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "deltamem"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "deltamem"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "deltamem"
+
+
+def store_url(given: str) -> str:
+    """The URL of the session store: the one given, or a SQLite file in the data folder, which is made."""
+    if given:
+        return given
+    folder = data_folder()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return f"sqlite:///{folder / 'sessions.db'}"
+
+
+def state_secret() -> bytes:
+    """What states are signed with: the environment's, or one kept in the data folder, which is made."""
+    given = os.environ.get(SECRET)
+    if given:
+        return given.encode()
+    path = data_folder() / "state-secret"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_hex(32).encode())
+    return path.read_bytes()

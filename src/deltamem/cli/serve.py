@@ -1,0 +1,115 @@
+"""``deltamem serve``: the HTTP server."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from deltamem.store import SessionStore
+
+
+def serve(
+    model: Annotated[
+        str, typer.Option(help="Hub id or folder of a causal language model; the embedded one if left out.")
+    ] = "",
+    adapter: Annotated[str, typer.Option(help="Hub id or folder of an adapter for it.")] = "",
+    host: Annotated[
+        str, typer.Option(help="Address to bind to; one beyond this machine needs API keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    store: Annotated[
+        str, typer.Option(help="sqlite:///file or postgresql://user@host/database; a file of the user's if left out.")
+    ] = "",
+    max_batch: Annotated[int, typer.Option(min=1, help="Answers that are generated together.")] = 16,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait beyond those; more get 429.")] = 64,
+    keep_messages: Annotated[
+        bool, typer.Option("--keep-messages", help="Store what is said, not only memories.")
+    ] = False,
+    keep_versions: Annotated[int, typer.Option(min=1, help="Versions of each session to keep.")] = 20,
+    allow_origin: Annotated[list[str] | None, typer.Option(help="A web origin that browsers may call from.")] = None,
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, mps.")] = "cpu",
+) -> None:
+    """Serve OpenAI's API with memories that last, and an API for the memories.
+
+    Example: deltamem serve, then point any OpenAI client at http://127.0.0.1:8000/v1 with the header
+    X-Memory-Session: ravi. Keys for others: deltamem keys create TENANT. Encryption at rest, if wanted: DELTAMEM_KEYS.
+    """
+    try:
+        import uvicorn
+
+        from deltamem.serve.app import create_app
+        from deltamem.serve.engine import EngineLimits
+        from deltamem.serve.logs import configure_logging
+        from deltamem.serve.server import Server
+        from deltamem.serve.settings import Settings
+    except ModuleNotFoundError as missing:
+        raise ImportError(f"The server needs {missing.name}: pip install 'deltamem[serve]'") from None
+    from deltamem.cli.places import state_secret
+
+    sessions = open_store(store, keep_messages=keep_messages, keep_versions=keep_versions)
+    try:
+        settings = Settings(
+            secret=state_secret(),
+            model_name=model or "deltamem-demo",
+            host=host,
+            require_keys=_has_keys(sessions),
+            keep_messages=keep_messages,
+            allow_origins=tuple(allow_origin or ()),
+        )
+        backbone, tokenizer = load(model, adapter, device)
+        server = Server(backbone, tokenizer, sessions, settings, EngineLimits(max_batch=max_batch, queue=queue))
+    except BaseException:
+        sessions.close()
+        raise
+    configure_logging()
+    server.engine.warm_up()
+    typer.echo(
+        f"Serving {settings.model_name} at http://{host}:{port} (sessions in {sessions.database.place})", err=True
+    )
+    uvicorn.run(
+        create_app(server), host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=30
+    )
+
+
+def open_store(url: str, *, keep_messages: bool = False, keep_versions: int = 20) -> "SessionStore":
+    """The session store at a URL, or the user's own, with the environment's encryption keys."""
+    from deltamem.cli.places import store_url
+    from deltamem.store import SessionStore, StateKeys
+
+    return SessionStore.open(
+        store_url(url), keys=StateKeys.from_environment(), keep_messages=keep_messages, keep_versions=keep_versions
+    )
+
+
+def load(model: str, adapter: str, device: str = "cpu") -> tuple["PreTrainedModel", Any]:
+    """A backbone with its adapter, and its tokenizer; the embedded ones without names.
+
+    Raises:
+        ValueError: only one of the two is named.
+    """
+    if bool(model) != bool(adapter):
+        raise ValueError("--model and --adapter go together; give both, or neither for the embedded ones.")
+    backbone: Any
+    if model:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from deltamem.adapters import load_adapter
+
+        backbone = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval().to(device)
+        load_adapter(backbone, adapter)
+        return backbone, AutoTokenizer.from_pretrained(model)
+    from deltamem.demo.adapters import load_demo_adapter
+    from deltamem.demo.backbone import load_backbone
+
+    backbone, tokenizer = load_backbone()
+    backbone.to(device)
+    load_demo_adapter(backbone, "multi")
+    return backbone, tokenizer
+
+
+def _has_keys(store: "SessionStore") -> bool:
+    from deltamem.store import ApiKeys
+
+    return any(key.revoked is None for key in ApiKeys(store).list())

@@ -1,0 +1,82 @@
+"""The HTTP application."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.utils import get_openapi
+
+from deltamem.serve.errors import install_error_handlers
+from deltamem.serve.gate import Gate
+from deltamem.serve.routes.chat import router as chat
+from deltamem.serve.routes.completions import router as completions
+from deltamem.serve.routes.sessions import router as sessions
+from deltamem.serve.routes.system import models
+from deltamem.serve.routes.system import router as system
+from deltamem.serve.schema import ErrorBody
+from deltamem.serve.server import Server
+from deltamem.version import __version__
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorBody, "description": "Something about the request is wrong; the message says what."},
+    401: {"model": ErrorBody, "description": "The API key is missing or opens nothing."},
+    403: {"model": ErrorBody, "description": "This server does not answer to that host name."},
+    404: {"model": ErrorBody, "description": "There is no such session, version or path for this tenant."},
+    409: {"model": ErrorBody, "description": "The session moved on, is frozen, exists, or has another adapter."},
+    413: {"model": ErrorBody, "description": "The body is too large."},
+    429: {"model": ErrorBody, "description": "Too much at once; Retry-After says when to come back."},
+    503: {"model": ErrorBody, "description": "The store is out of reach, or the server is shutting down."},
+    504: {"model": ErrorBody, "description": "The deadline passed."},
+}
+
+
+def create_app(server: Server) -> FastAPI:
+    """The application of a server, which it closes when it shuts down."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        server.close()
+
+    app = FastAPI(
+        title="deltamem",
+        version=__version__,
+        description="A language model with memories that last. Compatible with OpenAI's chat and completions.",
+        lifespan=lifespan,
+        redoc_url=None,
+        docs_url=None,
+        openapi_url="/openapi.json",
+    )
+    app.state.server = server
+    v1 = APIRouter(prefix="/v1", responses=_ERRORS)
+    for part in (chat, completions, sessions, models):
+        v1.include_router(part)
+    app.include_router(v1)
+    app.include_router(system)
+    install_error_handlers(app)
+    if server.settings.allow_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(server.settings.allow_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    app.add_middleware(Gate, server=server)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The API's description: errors are ours, so FastAPI's own kind of 422 is taken out of it."""
+    if app.openapi_schema is None:
+        described = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        for operations in described["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            described["components"]["schemas"].pop(name, None)
+        app.openapi_schema = described
+    return app.openapi_schema

@@ -1,0 +1,442 @@
+"""The engine: one thread owns the model, and what waits is batched.
+
+A turn of the loop feeds one chunk of every prompt that is being read, decodes one token of every row that is
+generating, and writes one chunk of what is to be remembered. So rows join and leave at token boundaries, and no
+long text keeps the others waiting longer than a chunk takes.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from deltamem.observe import CHUNK, observe
+from deltamem.serve.jobs import (
+    ClosedError,
+    Deliver,
+    Done,
+    EngineError,
+    Event,
+    Failed,
+    Piece,
+    QueueFullError,
+    Row,
+    Ticket,
+    Writing,
+    Written,
+)
+from deltamem.serve.rows import RowBatch, check_model
+from deltamem.serve.sampling import Sampling, choose
+from deltamem.serve.text import TextStream
+from deltamem.state import MemoryState
+
+_log = logging.getLogger(__name__)
+# Writes gather for this many decoded tokens, so that turns which end close together are written together.
+_GATHER = 3
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """How much the engine takes on.
+
+    Attributes:
+        max_batch: rows that generate together.
+        queue: jobs that may wait beyond those.
+        prefill_tokens: prompt tokens fed between two decoded tokens.
+        context: positions of a row, prompt and answer; the backbone's own by default.
+    """
+
+    max_batch: int = 16
+    queue: int = 64
+    prefill_tokens: int = 512
+    context: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "prefill_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.queue < 0:
+            raise ValueError(f"queue must not be negative: {self.queue}.")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the engine is doing right now.
+
+    Attributes:
+        waiting: jobs that have not begun.
+        prefilling: rows whose prompt is being read.
+        decoding: rows that generate.
+        writing: jobs that write to memory.
+    """
+
+    waiting: int
+    prefilling: int
+    decoding: int
+    writing: int
+
+
+class Engine:
+    """Generates from many memories at once, and writes to them.
+
+    Args:
+        model: a model with an active adapter; nothing else may use it while the engine runs.
+        tokenizer: its tokenizer.
+        limits: how much it takes on.
+        watch: called after every turn of the loop with its decoded rows and seconds, for metrics.
+
+    Raises:
+        ValueError: the backbone cannot be batched by rows.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        limits: EngineLimits | None = None,
+        *,
+        watch: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self._attachment = check_model(model)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.limits = limits or EngineLimits()
+        positions = getattr(self._attachment.base.config, "max_position_embeddings", None) or 2**31
+        self.context = min(self.limits.context or positions, positions)
+        self._chunk = min(CHUNK, positions)
+        self._segments = self._attachment.config.writes_segments
+        self._ends = _end_tokens(model, tokenizer)
+        self._watch = watch
+        self._waiting: deque[Row | Writing] = deque()
+        self._writing: list[Writing] = []
+        self._prefilling = RowBatch(model, self.context)
+        self._decoding = RowBatch(model, self.context)
+        self._gathered = 0
+        self._seconds_per_job = 0.5
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="deltamem-engine", daemon=True)
+        self._thread.start()
+
+    def new_state(self) -> MemoryState:
+        """An empty memory of one row."""
+        return self._attachment.new_state(1)
+
+    def load(self) -> Load:
+        """What it is doing right now."""
+        return Load(len(self._waiting), len(self._prefilling), len(self._decoding), len(self._writing))
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes jobs."""
+        return self._thread.is_alive() and not self._closing
+
+    def generate(
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        deliver: Deliver,
+        *,
+        state: MemoryState | None = None,
+        deadline: float | None = None,
+    ) -> Ticket:
+        """Continues a prompt, reading a memory and not writing it: delivers pieces, then ``Done`` or ``Failed``.
+
+        Args:
+            prompt: token ids.
+            sampling: how to choose tokens.
+            deliver: takes the events, on the engine's thread.
+            state: the memory, one row; empty by default, which is the bare backbone.
+            deadline: in the terms of ``time.monotonic()``.
+
+        Raises:
+            ValueError: the prompt is empty or leaves no position for an answer.
+            QueueFullError: too much is waiting.
+            ClosedError: the engine is shutting down.
+        """
+        if not prompt:
+            raise ValueError("The prompt has no tokens.")
+        if len(prompt) >= self.context:
+            raise ValueError(
+                f"The prompt has {len(prompt)} tokens, and the model has {self.context} positions for prompt and "
+                "answer together."
+            )
+        ticket = Ticket(deliver, deadline)
+        text = TextStream(self.tokenizer, sampling.stop)
+        state = state if state is not None else self.new_state()
+        self._submit(Row(ticket, state, list(prompt), len(prompt), sampling, sampling.draws(), text))
+        return ticket
+
+    def write(
+        self,
+        ids: Tensor,
+        segments: Tensor,
+        write: Tensor,
+        deliver: Deliver,
+        *,
+        state: MemoryState | None = None,
+        deadline: float | None = None,
+        admitted: bool = False,
+    ) -> Ticket:
+        """Writes tokens to a memory: delivers ``Written`` or ``Failed``.
+
+        Args:
+            ids: ``[1, T]`` tokens, any number.
+            segments: ``[1, T]`` segment ids.
+            write: ``[1, T]`` bool, the tokens that write.
+            deliver: takes the event, on the engine's thread.
+            state: the memory to go on from, one row; empty by default.
+            deadline: in the terms of ``time.monotonic()``.
+            admitted: it ends a turn whose generation was let in, and so never finds the queue full or closed.
+
+        Raises:
+            QueueFullError: too much is waiting.
+            ClosedError: the engine is shutting down.
+        """
+        ticket = Ticket(deliver, deadline)
+        state = state if state is not None else self.new_state()
+        self._submit(Writing(ticket, state, ids, segments, write), admitted=admitted)
+        return ticket
+
+    def warm_up(self) -> None:
+        """Runs a few tokens through everything, so that the first request does not wait for kernels to compile."""
+        ids = torch.ones(1, 2, dtype=torch.int64)
+        for _ in results(lambda d: self.write(ids, torch.zeros_like(ids), ids.bool(), d)):
+            pass
+        for _ in results(lambda d: self.generate([1, 1], Sampling(max_tokens=2, ignore_end=True), d)):
+            pass
+
+    def close(self, timeout: float | None = None) -> None:
+        """Finishes what was taken in and stops; what is unfinished after ``timeout`` seconds fails."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            for job in self._all_jobs():
+                job.ticket.cancel()
+            self._thread.join()
+
+    def _submit(self, job: Row | Writing, *, admitted: bool = False) -> None:
+        with self._changed:
+            if not self._thread.is_alive() or (self._closing and not admitted):
+                raise ClosedError("The server is shutting down.")
+            ahead = len(self._waiting)
+            if not admitted and ahead >= self.limits.queue + self._free():
+                wait = ahead * self._seconds_per_job / self.limits.max_batch
+                raise QueueFullError(ahead, max(1, min(60, round(wait))))
+            if admitted:
+                self._waiting.appendleft(job)
+            else:
+                self._waiting.append(job)
+            self._changed.notify()
+
+    def _free(self) -> int:
+        return max(0, self.limits.max_batch - len(self._prefilling) - len(self._decoding))
+
+    @torch.inference_mode()
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._waiting or self._busy()):
+                    if self._closing:
+                        return
+                    self._changed.wait()
+            started = time.monotonic()
+            try:
+                self._admit()
+                self._drop()
+                decoded = self._turn()
+            except Exception as error:
+                self._fail(self._all_jobs(), error)
+                continue
+            if self._watch is not None:
+                self._watch(decoded, time.monotonic() - started)
+
+    def _busy(self) -> bool:
+        return bool(self._prefilling.rows or self._decoding.rows or self._writing)
+
+    def _turn(self) -> int:
+        """One chunk, one token, one chunk written; gives the number of rows that decoded."""
+        if self._prefilling.rows:
+            ready, logits = self._feed(self._prefilling, self.limits.prefill_tokens)
+            for row in ready:
+                self._decoding.add(row, self._prefilling)
+                self._prefilling.remove(row)
+            self._take(ready, logits)
+        decoded = len(self._decoding)
+        if decoded:
+            self._take(*self._feed(self._decoding, decoded))
+        self._gathered += 1
+        if self._writing and (self._gathered >= _GATHER or not (self._prefilling.rows or self._decoding.rows)):
+            self._gathered = 0
+            part = self._next_writes()
+            try:
+                self._write(part)
+            except Exception as error:
+                self._fail(part, error)
+        return decoded
+
+    def _feed(self, batch: RowBatch, budget: int) -> tuple[list[Row], Tensor | None]:
+        try:
+            return batch.feed(budget)
+        except Exception as error:
+            self._fail(batch.rows, error)
+            return [], None
+
+    def _admit(self) -> None:
+        """Lets waiting jobs in, first come first served, as far as there is room."""
+        with self._changed:
+            later: deque[Row | Writing] = deque()
+            while self._waiting:
+                job = self._waiting.popleft()
+                if isinstance(job, Writing):
+                    self._writing.append(job)
+                elif self._free():
+                    self._prefilling.add(job)
+                else:
+                    later.append(job)
+            self._waiting = later
+
+    def _drop(self) -> None:
+        """Ends the jobs that nobody waits for any more, wherever they are."""
+        for job in self._all_jobs():
+            problem = job.ticket.problem()
+            if problem is not None:
+                self._end(job, Failed(problem))
+
+    def _all_jobs(self) -> list[Row | Writing]:
+        with self._changed:
+            return [*self._waiting, *self._prefilling.rows, *self._decoding.rows, *self._writing]
+
+    def _take(self, rows: list[Row], logits: Tensor | None) -> None:
+        """Chooses the next token of each row and ends the rows that it completes."""
+        if logits is None:
+            return
+        chosen = choose(logits, [(row.sampling, row.draws) for row in rows])
+        for row, choice in zip(rows, chosen, strict=True):
+            row.tokens.append(choice.token)
+            made = len(row.tokens) - row.prompt
+            if choice.token in self._ends and not row.sampling.ignore_end:
+                self._end(row, Done(row.text.finish(), "stop", row.prompt, made))
+                continue
+            piece = row.text.push(choice.token)
+            row.ticket.deliver(Piece(piece, choice))
+            if row.text.stopped:
+                self._end(row, Done("", "stop", row.prompt, made))
+            elif made >= row.sampling.max_tokens or len(row.tokens) >= self.context:
+                rest = row.text.finish()
+                self._end(row, Done(rest, "stop" if row.text.stopped else "length", row.prompt, made))
+
+    def _next_writes(self) -> list[Writing]:
+        """The jobs whose next chunks go through together: of like kind, and within a bound on their tokens."""
+        first = self._writing[0]
+        part: list[Writing] = []
+        for job in self._writing:
+            longest = max(self._left(other) for other in (*part, job))
+            alike = not self._segments or self._closes(job) == self._closes(first)
+            if alike and (not part or longest * (len(part) + 1) <= max(self._chunk, self.limits.prefill_tokens)):
+                part.append(job)
+        return part
+
+    def _left(self, job: Writing) -> int:
+        return min(self._chunk, job.ids.shape[1] - job.done)
+
+    def _closes(self, job: Writing) -> bool:
+        return job.done + self._chunk >= job.ids.shape[1]
+
+    def _write(self, part: list[Writing]) -> None:
+        lengths = [self._left(job) for job in part]
+        width = max(lengths)
+
+        def padded(name: str) -> Tensor:
+            rows = [
+                torch.nn.functional.pad(getattr(job, name)[:, job.done : job.done + n], (0, width - n))
+                for job, n in zip(part, lengths, strict=True)
+            ]
+            return torch.cat(rows).to(self._attachment.base.device)
+
+        even = min(lengths) == width
+        real = torch.arange(width)[None] < torch.tensor(lengths)[:, None]
+        state = observe(
+            self.model,
+            padded("ids"),
+            MemoryState.stack([job.state for job in part]),
+            attention_mask=None if even else real.long().to(self._attachment.base.device),
+            segment_ids=padded("segments") if self._segments else None,
+            write=padded("write"),
+            close=self._closes(part[0]),
+            chunk_size=width,
+        )
+        for number, (job, length) in enumerate(zip(part, lengths, strict=True)):
+            job.state = state.row(number)
+            job.done += length
+            if job.done >= job.ids.shape[1]:
+                self._end(job, Written(job.state))
+
+    def _end(self, job: Row | Writing, event: Event) -> None:
+        """Takes a job out and delivers its last event."""
+        with self._changed:
+            if job in self._waiting:
+                self._waiting.remove(job)
+            elif isinstance(job, Writing):
+                self._writing.remove(job)
+            else:
+                (self._decoding if job in self._decoding.rows else self._prefilling).remove(job)
+        if isinstance(event, Done):
+            spent = time.monotonic() - job.ticket.submitted
+            self._seconds_per_job = 0.9 * self._seconds_per_job + 0.1 * spent
+        job.ticket.deliver(event)
+
+    def _fail(self, jobs: Sequence[Row | Writing], error: Exception) -> None:
+        """Ends jobs after an error of the model's; what their batches held is given up with them."""
+        _log.error("a batch of %d failed", len(jobs), exc_info=error)
+        failure = EngineError(f"The model failed ({type(error).__name__}); nothing was written.")
+        gone = list(jobs)
+        with self._changed:
+            self._waiting = deque(job for job in self._waiting if job not in gone)
+            self._writing = [job for job in self._writing if job not in gone]
+            for batch in (self._prefilling, self._decoding):
+                if any(row in gone for row in batch.rows):
+                    batch.clear()
+        for job in gone:
+            job.ticket.deliver(Failed(failure))
+
+
+def results(start: Callable[[Deliver], Ticket]) -> Iterator[Event]:
+    """The events of a job, for callers that may block; leaving early cancels it.
+
+    Args:
+        start: submits the job with the given ``deliver``, as in ``results(lambda d: engine.generate(ids, how, d))``.
+
+    Raises:
+        EngineError: the job failed.
+    """
+    events: SimpleQueue[Event] = SimpleQueue()
+    ticket = start(events.put)
+    try:
+        while True:
+            event = events.get()
+            if isinstance(event, Failed):
+                raise event.error
+            yield event
+            if isinstance(event, (Done, Written)):
+                return
+    finally:
+        ticket.cancel()
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
+    ends: set[int] = set()
+    for found in (getattr(model.generation_config, "eos_token_id", None), getattr(tokenizer, "eos_token_id", None)):
+        if found is not None:
+            ends.update(torch.as_tensor(found).flatten().tolist())
+    return frozenset(ends)

@@ -1,0 +1,131 @@
+"""Errors as OpenAI's clients expect them: a status, and a body that says what was wrong."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from deltamem.serve.jobs import CancelledJobError, ClosedError, DeadlineError, EngineError, QueueFullError
+from deltamem.statefile import StateFileError
+from deltamem.store import (
+    ConflictError,
+    EncryptionError,
+    ExistsError,
+    FingerprintError,
+    FrozenError,
+    NotFoundError,
+    SchemaError,
+    StoreError,
+    UnavailableError,
+)
+
+
+class ApiError(Exception):
+    """An answer that is an error.
+
+    Args:
+        status: the HTTP status.
+        message: what was wrong and what to do.
+        code: a word that programs can tell apart.
+        param: the field that was wrong.
+        headers: further headers.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The body of the answer, in OpenAI's shape."""
+        return {"error": {"message": self.message, "type": _kind(self.status), "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """The answer."""
+        return JSONResponse(self.body(), self.status, self.headers)
+
+
+_STORE: tuple[tuple[type[StoreError], int, str], ...] = (
+    (NotFoundError, 404, "not_found"),
+    (ExistsError, 409, "session_exists"),
+    (ConflictError, 409, "session_conflict"),
+    (FrozenError, 409, "session_frozen"),
+    (FingerprintError, 409, "other_adapter"),
+    (UnavailableError, 503, "store_unavailable"),
+    (SchemaError, 503, "store_unavailable"),
+    (EncryptionError, 503, "state_unreadable"),
+    (StoreError, 400, "invalid_value"),
+)
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """The answer to an error of the engine, the store or a state."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, StoreError):
+        status, code = next((status, code) for kind, status, code in _STORE if isinstance(error, kind))
+        return ApiError(status, str(error), code, headers={"Retry-After": "1"} if status == 503 else None)
+    if isinstance(error, StateFileError):
+        return ApiError(400, str(error), "invalid_state")
+    if isinstance(error, QueueFullError):
+        return ApiError(429, str(error), "queue_full", headers={"Retry-After": str(error.retry_after)})
+    if isinstance(error, ClosedError):
+        return ApiError(503, str(error), "shutting_down", headers={"Retry-After": "5"})
+    if isinstance(error, DeadlineError):
+        return ApiError(504, str(error), "deadline_exceeded")
+    if isinstance(error, CancelledJobError):
+        return ApiError(503, str(error), "cancelled")
+    if isinstance(error, EngineError):
+        return ApiError(500, str(error), "model_error")
+    return ApiError(500, "The server failed; its log says why under this request's id.", "internal_error")
+
+
+def too_many(message: str, code: str, seconds: float) -> ApiError:
+    """The answer to a caller who is over a limit."""
+    return ApiError(429, message, code, headers={"Retry-After": str(max(1, math.ceil(seconds)))})
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Makes every error of an application one of OpenAI's shape."""
+
+    async def known(request: Request, error: Exception) -> JSONResponse:
+        return as_api_error(error).response()
+
+    for kind in (ApiError, StoreError, EngineError, StateFileError):
+        app.add_exception_handler(kind, known)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header"))
+    where = where.encode("ascii", "backslashreplace").decode()[:200]
+    message = f"{where}: {first['msg']}." if where else f"{first['msg']}."
+    return ApiError(400, message, "invalid_value", where or None).response()
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    return ApiError(error.status_code, str(error.detail), code, headers=error.headers).response()
+
+
+def _kind(status: int) -> str:
+    kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+    return kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")

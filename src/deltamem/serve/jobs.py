@@ -1,0 +1,157 @@
+"""What the engine is asked to do, and what it answers."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from deltamem.serve.sampling import Chosen, Sampling
+from deltamem.serve.text import TextStream
+from deltamem.state import MemoryState
+
+
+class EngineError(RuntimeError):
+    """The engine could not finish a job."""
+
+
+class QueueFullError(EngineError):
+    """Too many jobs wait already.
+
+    Attributes:
+        retry_after: seconds after which there should be room.
+    """
+
+    def __init__(self, waiting: int, retry_after: int) -> None:
+        super().__init__(f"The server is busy: {waiting} requests are waiting. Try again in {retry_after} s.")
+        self.retry_after = retry_after
+
+
+class ClosedError(EngineError):
+    """The engine is shutting down and takes no more work."""
+
+
+class CancelledJobError(EngineError):
+    """Nobody wants the result any more."""
+
+
+class DeadlineError(EngineError):
+    """The job did not finish in time."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token was generated; ``text`` is what became certain with it, perhaps nothing."""
+
+    text: str
+    chosen: Chosen
+
+
+@dataclass(frozen=True)
+class Done:
+    """A generation ended.
+
+    Attributes:
+        text: what was still held back.
+        reason: ``stop`` at an end token or a stop string, ``length`` at the most tokens or positions.
+        prompt_tokens: tokens read.
+        completion_tokens: tokens generated, the end token included.
+    """
+
+    text: str
+    reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """Tokens were written; ``state`` is the new memory."""
+
+    state: MemoryState
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job came to nothing."""
+
+    error: Exception
+
+
+Event = Piece | Done | Written | Failed
+Deliver = Callable[[Event], None]
+
+
+class Ticket:
+    """A job in the engine; its events are delivered on the engine's thread, the last one exactly once.
+
+    Args:
+        deliver: called with every event; must not block.
+        deadline: when ``time.monotonic()`` passes it the job fails.
+    """
+
+    def __init__(self, deliver: Deliver, deadline: float | None) -> None:
+        self.deliver = deliver
+        self.deadline = deadline
+        self.submitted = time.monotonic()
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Ends the job at the next token; harmless when it is over."""
+        self._cancelled.set()
+
+    def problem(self) -> EngineError | None:
+        """Why the job must not go on, if so."""
+        if self._cancelled.is_set():
+            return CancelledJobError("The request was cancelled.")
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            return DeadlineError("The request did not finish before its deadline.")
+        return None
+
+
+@dataclass(eq=False)
+class Row:
+    """A generation under way.
+
+    Attributes:
+        ticket: whose it is.
+        state: the memory it reads, one row.
+        tokens: prompt and answer so far.
+        prompt: how many of them are the prompt.
+        fed: how many the model has seen.
+        sampling: how it samples.
+        draws: its random numbers.
+        text: its text so far.
+    """
+
+    ticket: Ticket
+    state: MemoryState
+    tokens: list[int]
+    prompt: int
+    sampling: Sampling
+    draws: random.Random
+    text: TextStream
+    fed: int = 0
+
+
+@dataclass(eq=False)
+class Writing:
+    """Tokens being written to one row's memory.
+
+    Attributes:
+        ticket: whose they are.
+        state: the memory so far, one row.
+        ids: ``[1, T]`` tokens.
+        segments: ``[1, T]`` segment ids, which matter to adapters that write segments.
+        write: ``[1, T]`` bool, the tokens that write.
+        done: how many were written.
+    """
+
+    ticket: Ticket
+    state: MemoryState
+    ids: Tensor = field(repr=False)
+    segments: Tensor = field(repr=False)
+    write: Tensor = field(repr=False)
+    done: int = 0

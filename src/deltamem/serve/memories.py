@@ -1,0 +1,162 @@
+"""The memory of a request: where it comes from, and where the turn is written."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from deltamem.serve.auth import Caller
+from deltamem.serve.bridge import Jobs
+from deltamem.serve.errors import ApiError
+from deltamem.serve.jobs import Written as WrittenEvent
+from deltamem.serve.prompts import Written
+from deltamem.serve.schema import MemoryOptions
+from deltamem.serve.server import Server
+from deltamem.serve.states import is_finite
+from deltamem.state import MemoryState
+from deltamem.store import ConflictError, ExistsError, FrozenError, NotFoundError, Version
+
+
+@dataclass
+class Turn:
+    """A turn under way.
+
+    Attributes:
+        server: whose turn it is.
+        caller: who asked.
+        deadline: until when it may run.
+        options: which memory it uses, and how.
+        state: the memory that it reads; ``None`` for none, which is the bare backbone.
+        version: of the session, or 0 where it is new or there is none.
+    """
+
+    server: Server
+    caller: Caller
+    deadline: float
+    options: MemoryOptions
+    state: MemoryState | None
+    version: int
+
+    async def write(self, written: Written, kind: str, messages: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+        """Writes tokens to the memory and commits it; gives what the answer says of the memory.
+
+        Raises:
+            ConflictError, FrozenError: another process was first; nothing was changed.
+            EngineError: the engine could not write them.
+        """
+        server, options = self.server, self.options
+        report: dict[str, Any] = {"session": options.session, "mode": options.mode}
+        if not options.writes:
+            return report | self._returned(self.state)
+        turn = kind == "turn"  # its generation was let in already
+        jobs = Jobs(
+            [lambda d: server.engine.write(*written, d, state=self.state, deadline=self.deadline, admitted=turn)]
+        )
+        try:
+            (after,) = [e.state async for _, e in jobs.events() if isinstance(e, WrittenEvent)]
+        finally:
+            jobs.cancel()
+        before = self.state if self.state is not None else server.engine.new_state()
+        tokens = int(after.tokens[0])
+        count = tokens - int(before.tokens[0])
+        server.metrics.tokens.labels("written").inc(count)
+        report |= {"written_tokens": count, "tokens": tokens, "change": float(after.diff(before).norm())}
+        if options.session is not None:
+            report["version"] = await self.commit(after, kind, messages)
+        return report | self._returned(after)
+
+    async def commit(self, state: MemoryState, kind: str, messages: Sequence[Mapping[str, str]] = ()) -> int:
+        """Makes a memory the session's next version, and gives its number.
+
+        Raises:
+            ConflictError, FrozenError: another process was first; nothing was changed.
+        """
+        server, session = self.server, str(self.options.session)
+        if not is_finite(state):
+            raise ApiError(500, "The memory overflowed; the turn was not written.", "memory_overflow")
+        data, tokens = server.states.pack(state), int(state.tokens[0])
+        empty = server.states.pack(server.engine.new_state())
+
+        def commit() -> Version:
+            parent = self.version
+            if not parent:
+                try:
+                    created = server.store.create(
+                        self.caller.tenant, session, fingerprint=server.states.fingerprint, state=empty
+                    )
+                except ExistsError:
+                    raise ConflictError(session, 0, 1) from None
+                parent = created.head
+            return server.store.commit(
+                self.caller.tenant,
+                session,
+                parent=parent,
+                state=data,
+                tokens=tokens,
+                kind=kind,
+                messages=messages,
+                fingerprint=server.states.fingerprint,
+            )
+
+        try:
+            version = await asyncio.to_thread(commit)
+        except ConflictError:
+            server.metrics.conflicts.inc()
+            raise
+        server.metrics.writes.labels(kind).inc()
+        self.version = version.number
+        return version.number
+
+    def _returned(self, state: MemoryState | None) -> dict[str, str]:
+        if not self.options.return_state:
+            return {}
+        data = self.server.states.pack(state if state is not None else self.server.engine.new_state())
+        return {"state": self.server.signer.sign(data, self.caller.tenant)}
+
+
+@asynccontextmanager
+async def open_turn(server: Server, caller: Caller, options: MemoryOptions, deadline: float) -> AsyncIterator[Turn]:
+    """A turn on the memory that a request names; a session that it may write is its own until the block ends.
+
+    Raises:
+        ApiError: the state does not belong here.
+        StoreError: the session cannot be used so.
+    """
+    if options.mode == "off":
+        yield Turn(server, caller, deadline, options, None, 0)
+    elif options.session is None:
+        state = None if options.state is None else received_state(server, caller, options.state)
+        yield Turn(server, caller, deadline, options, state, 0)
+    elif options.mode == "read_only":
+        found = await asyncio.to_thread(
+            server.store.load, caller.tenant, options.session, expect=server.states.fingerprint
+        )
+        yield Turn(server, caller, deadline, options, server.states.unpack(found.state), found.number)
+    else:
+        async with server.exclusively(caller.tenant, options.session, deadline):
+            head = await asyncio.to_thread(_writable, server, caller, options.session, options.must_exist)
+            state = None if head is None else server.states.unpack(head.state)
+            yield Turn(server, caller, deadline, options, state, 0 if head is None else head.number)
+
+
+def received_state(server: Server, caller: Caller, text: str) -> MemoryState:
+    """The memory in a signed state.
+
+    Raises:
+        ApiError, StateFileError: it is malformed, forged, or another's.
+    """
+    return server.states.unpack(server.signer.verify(text, caller.tenant))
+
+
+def _writable(server: Server, caller: Caller, session: str, must_exist: bool) -> Version | None:
+    """The head of a session that may be written; ``None`` if it is to be made."""
+    try:
+        record = server.store.get(caller.tenant, session)
+    except NotFoundError:
+        if must_exist:
+            raise
+        return None
+    if record.frozen:
+        raise FrozenError(f"Session {session!r} is frozen; ask with mode read_only, or unfreeze or fork it.")
+    return server.store.load(caller.tenant, session, expect=server.states.fingerprint)

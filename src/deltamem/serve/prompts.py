@@ -1,0 +1,107 @@
+"""Messages as the tokens of a prompt, and as the tokens that a turn writes."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deltamem.chat import Message, encode_chat
+from deltamem.serve.errors import ApiError
+
+Written = tuple[Tensor, Tensor, Tensor]
+
+
+class Prompts:
+    """Encodes for one model.
+
+    Args:
+        tokenizer: its tokenizer; chat needs a template.
+        sentences: whether its adapter writes once a sentence.
+        context: positions for prompt and answer.
+    """
+
+    def __init__(self, tokenizer: Any, *, sentences: bool, context: int) -> None:
+        self._tokenizer = tokenizer
+        self._sentences = sentences
+        self._context = context
+        self.vocabulary = len(tokenizer)
+
+    def chat(self, messages: Sequence[Message], *, shorten: bool) -> tuple[list[int], int]:
+        """The prompt's tokens, and how many messages were left out of it.
+
+        Args:
+            messages: all of them.
+            shorten: leave out the oldest messages, but no system message nor the last, until there is room.
+
+        Raises:
+            ApiError: the messages cannot be rendered, or do not fit.
+        """
+        ids = self._render(messages)
+        if len(ids) < self._context:
+            return ids, 0
+        droppable = [i for i, m in enumerate(messages[:-1]) if m["role"] != "system"] if shorten else []
+
+        def without(count: int) -> list[int]:
+            gone = set(droppable[:count])
+            return self._render([m for i, m in enumerate(messages) if i not in gone])
+
+        fewest = bisect_left(range(len(droppable)), True, key=lambda count: len(without(count)) < self._context)
+        ids = without(fewest)
+        if len(ids) < self._context:
+            return ids, fewest
+        raise ApiError(
+            400,
+            f"The messages have {len(ids)} tokens, and the model has {self._context} positions for prompt and "
+            "answer. Write long texts with POST /v1/sessions/{session}/observe and ask about them.",
+            "context_length_exceeded",
+            "messages",
+        )
+
+    def text(self, text: str) -> list[int]:
+        """A bare text's tokens."""
+        return list(self._tokenizer(text)["input_ids"])
+
+    def written(self, messages: Sequence[Message], roles: Sequence[str]) -> Written:
+        """Tokens, segment ids and write flags, each ``[1, T]``, of messages that become memory.
+
+        Raises:
+            ApiError: the messages cannot be rendered.
+        """
+        try:
+            chat = encode_chat(self._tokenizer, messages, segments="sentence" if self._sentences else "message")
+        except Exception as error:
+            raise _unrenderable(error) from None
+        numbers = [i for i, message in enumerate(messages) if message["role"] in roles]
+        return chat.input_ids, chat.segment, chat.of(numbers)
+
+    def written_text(self, ids: Sequence[int]) -> Written:
+        """The same for bare tokens, which are one segment."""
+        row = torch.tensor([list(ids)], dtype=torch.int64)
+        return row, torch.zeros_like(row), torch.ones_like(row, dtype=torch.bool)
+
+    def piece(self, token: int) -> str:
+        """One token as text."""
+        return str(self._tokenizer.decode([token]))
+
+    def _render(self, messages: Sequence[Message]) -> list[int]:
+        try:
+            text = self._tokenizer.apply_chat_template(
+                [dict(m) for m in messages], tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:
+            raise _unrenderable(error) from None
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def new_messages(messages: Sequence[Message]) -> list[Message]:
+    """What a turn adds: the messages since the last assistant message, without system messages."""
+    last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
+    return [m for m in messages[last + 1 :] if m["role"] != "system"]
+
+
+def _unrenderable(error: Exception) -> ApiError:
+    # Templates are programs and raise what they like; the message is what they want to say to the caller.
+    said = " ".join(str(error).split())[:300]
+    return ApiError(400, f"The model's chat template refuses these messages: {said}", "invalid_value", "messages")

@@ -1,0 +1,90 @@
+"""What the routes have in common: the caller, the options of the memory, and streams that clean up."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request
+from fastapi.responses import StreamingResponse
+from fastapi.security import HTTPBearer
+from starlette.types import Receive, Scope, Send
+
+from deltamem.serve.auth import Caller
+from deltamem.serve.errors import ApiError, as_api_error
+from deltamem.serve.schema import Generation, MemoryOptions
+from deltamem.serve.server import Server
+from deltamem.store import NAME_PATTERN
+
+_bearer = HTTPBearer(auto_error=False, description="An API key, where the server needs one.")
+
+
+def server_of(request: Request) -> Server:
+    """The server that a request is for."""
+    server: Server = request.app.state.server
+    return server
+
+
+async def caller_of(request: Request, _: Annotated[Any, Depends(_bearer)]) -> Caller:
+    """Who a request comes from, counted against the limits."""
+    return await server_of(request).admit(request)
+
+
+ServerOf = Annotated[Server, Depends(server_of)]
+CallerOf = Annotated[Caller, Depends(caller_of)]
+SessionHeader = Annotated[
+    str | None, Header(alias="X-Memory-Session", pattern=f"^{NAME_PATTERN}$", description="The session to use.")
+]
+
+
+def memory_options(body: Generation, header: str | None) -> MemoryOptions:
+    """Which memory a completion uses: the body's options, and the header's session.
+
+    Raises:
+        ApiError: the two name different sessions, or the options cannot be met.
+    """
+    options = body.memory or MemoryOptions()
+    if header is not None:
+        if options.session not in (None, header) or options.state is not None:
+            raise ApiError(400, "X-Memory-Session and memory name different memories.", "invalid_value", "memory")
+        options = options.model_copy(update={"session": header})
+    if body.return_state:
+        options = options.model_copy(update={"return_state": True})
+    if options.writes and body.n > 1:
+        raise ApiError(
+            400,
+            "n must be 1 when the turn is written to memory: which of the answers happened? Use mode read_only.",
+            "invalid_value",
+            "n",
+        )
+    return options
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; what the stream holds is let go however it ends, even before it began.
+
+    Args:
+        events: what to send, one JSON value an event.
+        held: what the stream holds.
+    """
+
+    def __init__(self, events: AsyncIterator[dict[str, Any]], held: AsyncExitStack) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(_lines(events), media_type="text/event-stream", headers=headers)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the stream."""
+        async with self._held:
+            await super().__call__(scope, receive, send)
+
+
+async def _lines(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+    """The events as text. An error ends them, and then they lack the end mark."""
+    try:
+        async for event in events:
+            yield f"data: {json.dumps(event)}\n\n"
+    except Exception as error:
+        yield f"data: {json.dumps(as_api_error(error).body())}\n\n"
+        return
+    yield "data: [DONE]\n\n"

@@ -1,0 +1,80 @@
+"""The store's records as the API shows them."""
+
+from datetime import datetime
+
+import torch
+from torch import Tensor
+
+from deltamem.serve.schema import MemoryMatrices, MessageItem, SessionDetail, SessionInfo, VersionItem
+from deltamem.state import MemoryState
+from deltamem.statefile import unpack_state
+from deltamem.store import SessionRecord, StoredMessage, Version, VersionInfo
+
+
+def info_of(record: SessionRecord) -> SessionInfo:
+    """A session."""
+    return SessionInfo(
+        id=record.session,
+        version=record.head,
+        tokens_written=record.tokens,
+        label=record.label,
+        frozen=record.frozen,
+        fingerprint=record.fingerprint,
+        created=_seconds(record.created),
+        updated=_seconds(record.updated),
+        expires=None if record.expires is None else _seconds(record.expires),
+        forked_from=None if record.origin is None else f"{record.origin[0]}@{record.origin[1]}",
+    )
+
+
+def detail_of(record: SessionRecord, head: Version, versions: int) -> SessionDetail:
+    """A session with the norms of its memory, whichever adapter wrote it."""
+    state, _ = unpack_state(head.state)
+    return SessionDetail(
+        **info_of(record).model_dump(), versions=versions, bytes=len(head.state), norms=_one_row(state.norms())
+    )
+
+
+def version_of(version: VersionInfo) -> VersionItem:
+    """A point of a timeline."""
+    return VersionItem(
+        version=version.number,
+        parent=version.parent,
+        origin=version.origin,
+        kind=version.kind,
+        tokens_written=version.tokens,
+        created=_seconds(version.created),
+    )
+
+
+def message_of(stored: StoredMessage) -> MessageItem:
+    """A logged message."""
+    return MessageItem(
+        position=stored.position,
+        version=stored.version,
+        role=stored.message["role"],
+        content=stored.message["content"],
+        created=_seconds(stored.created),
+    )
+
+
+def matrices_of(version: Version, state: MemoryState, since: int | None, before: MemoryState | None) -> MemoryMatrices:
+    """A memory's numbers, and its distance from an earlier one."""
+    return MemoryMatrices(
+        version=version.number,
+        since=since,
+        tokens_written=version.tokens,
+        states=torch.stack([matrices[0] for matrices in state.states]).cpu().tolist(),
+        norms=_one_row(state.norms()),
+        change=None if before is None else _one_row(state.diff(before)),
+    )
+
+
+def _one_row(values: Tensor) -> list[list[float]]:
+    """``[L, B, N]`` of one row as lists ``[L][N]``."""
+    rows: list[list[float]] = values[:, 0].tolist()
+    return rows
+
+
+def _seconds(moment: datetime) -> int:
+    return int(moment.timestamp())

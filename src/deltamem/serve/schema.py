@@ -1,0 +1,346 @@
+"""The bodies of requests, checked field by field. What the server cannot do it refuses instead of ignoring it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StrictBool, model_validator
+
+from deltamem.serve.sampling import MAX_LOGPROBS, Sampling
+from deltamem.store import NAME_PATTERN
+
+
+def _whole(text: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("it holds half of a surrogate pair, which is no character")
+    return text
+
+
+Role = Literal["user", "assistant", "tool"]
+Text = Annotated[str, AfterValidator(_whole)]
+SessionName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$", max_length=128, examples=["ravi"])]
+Label = Annotated[str, Field(min_length=1, max_length=200)]
+Seconds = Annotated[float, Field(gt=0, le=10 * 366 * 86400)]
+StopString = Annotated[Text, Field(min_length=1, max_length=200)]
+_MAX_TOKENS = 2**20
+
+
+class Body(BaseModel):
+    """A request's body: unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class MemoryOptions(Body):
+    """Which memory a request uses, and how."""
+
+    session: SessionName | None = Field(
+        default=None, description="The session; the same as the header X-Memory-Session."
+    )
+    mode: Literal["read_write", "read_only", "off"] = "read_write"
+    must_exist: StrictBool = Field(default=False, description="404 instead of a new session.")
+    roles: list[Role] = Field(default=["user", "assistant", "tool"], description="Whose messages are written.")
+    state: str | None = Field(default=None, description="A memory from return_state, instead of a session.")
+    return_state: StrictBool = Field(default=False, description="Hand the memory after the turn to the client, signed.")
+
+    @property
+    def writes(self) -> bool:
+        """Whether something becomes of what is written: a session's new version, or a state for the client."""
+        return self.mode == "read_write" and (self.session is not None or self.return_state)
+
+    @model_validator(mode="after")
+    def _one_memory(self) -> "MemoryOptions":
+        if self.state is not None and self.session is not None:
+            raise ValueError("give a session or a state, not both")
+        return self
+
+
+class TextPart(Body):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class ChatMessage(Body):
+    """A message."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | list[TextPart]
+    name: str | None = None
+    tool_call_id: str | None = None
+    refusal: None = None
+
+    def plain(self) -> dict[str, str]:
+        """Role and content as a chat template takes them."""
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+
+
+class StreamOptions(Body):
+    """What else a stream contains."""
+
+    include_usage: StrictBool = False
+    include_obfuscation: StrictBool = False
+
+
+class Generation(Body):
+    """What both kinds of completion take."""
+
+    model: str = Field(default="", description="Any; the server has one model.")
+    max_tokens: int | None = Field(default=None, ge=1, le=_MAX_TOKENS)
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    n: int = Field(default=1, ge=1, le=16)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    stream: StrictBool = False
+    stream_options: StreamOptions | None = None
+    frequency_penalty: Literal[0] | None = Field(default=None, description="Not supported; 0 is accepted.")
+    presence_penalty: Literal[0] | None = Field(default=None, description="Not supported; 0 is accepted.")
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(
+        default=None, description="Not supported."
+    )
+    ignore_eos: StrictBool = Field(default=False, description="Go on after the end token, up to max_tokens.")
+    user: str | None = Field(default=None, description="Accepted and not used.")
+    memory: MemoryOptions | None = None
+    return_state: StrictBool = Field(default=False, description="The same as memory.return_state.")
+
+    def sampling(self, default_tokens: int, logprobs: int | None, choice: int) -> Sampling:
+        """How choice number ``choice`` is sampled."""
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return Sampling(
+            max_tokens=self.max_tokens or default_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=None if self.seed is None else self.seed + choice,
+            stop=stop,
+            logprobs=logprobs,
+            ignore_end=self.ignore_eos,
+        )
+
+
+class ResponseFormat(Body):
+    """Text, and nothing else."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(Generation):
+    """The body of ``/v1/chat/completions``."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    max_tokens: int | None = Field(
+        None, ge=1, le=_MAX_TOKENS, validation_alias=AliasChoices("max_tokens", "max_completion_tokens")
+    )
+    logprobs: StrictBool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = Field(default=None, description="Not supported.")
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: StrictBool | None = None
+    metadata: dict[str, str] | None = Field(default=None, description="Accepted and not used.")
+    store: StrictBool | None = Field(default=None, description="Accepted and not used.")
+    service_tier: str | None = Field(default=None, description="Accepted and not used.")
+
+    @model_validator(mode="after")
+    def _alternatives(self) -> "ChatRequest":
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many alternatives to report for each token; ``None`` for no log-probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+TokenId = Annotated[int, Field(ge=0)]
+
+
+class CompletionRequest(Generation):
+    """The body of ``/v1/completions``."""
+
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=64)] | list[TokenId] | list[list[TokenId]]
+    logprobs: int | None = Field(default=None, ge=0, le=5)
+    echo: Literal[False] | None = Field(default=None, description="Not supported.")
+    best_of: Literal[1] | None = Field(default=None, description="Not supported; 1 is accepted.")
+    suffix: None = Field(default=None, description="Not supported.")
+
+
+class CreateSession(Body):
+    """The body of ``POST /v1/sessions``."""
+
+    session: SessionName | None = Field(default=None, description="Its name; a random one by default.")
+    label: Label | None = None
+    expires_in: Seconds | None = Field(default=None, description="Seconds after which it is gone.")
+    state: str | None = Field(default=None, description="A memory to begin with, from an export or return_state.")
+
+
+class ChangeSession(Body):
+    """The body of ``PATCH /v1/sessions/{session}``: what is left out stays as it is."""
+
+    label: Label | None = None
+    expires_in: Seconds | None = None
+
+
+class Observe(Body):
+    """The body of ``POST …/observe``: a text, or messages."""
+
+    text: Annotated[Text, Field(min_length=1)] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)] | None = None
+    roles: list[Role] = ["user", "assistant", "tool"]
+
+    @model_validator(mode="after")
+    def _one(self) -> "Observe":
+        if (self.text is None) == (self.messages is None):
+            raise ValueError("give either text or messages")
+        return self
+
+    def plain(self) -> list[dict[str, str]]:
+        """The messages; a text is a user's."""
+        if self.messages is None:
+            return [{"role": "user", "content": self.text or ""}]
+        return [message.plain() for message in self.messages]
+
+
+class Fork(Body):
+    """The body of ``POST …/fork``."""
+
+    session: SessionName | None = Field(default=None, description="The new session's name; a random one by default.")
+    version: int | None = Field(default=None, ge=1, lt=2**31)
+    label: Label | None = None
+    expires_in: Seconds | None = None
+
+
+class Rollback(Body):
+    """The body of ``POST …/rollback``: to a version, or by a number of turns."""
+
+    version: int | None = Field(default=None, ge=1, lt=2**31)
+    turns: int | None = Field(default=None, ge=1, lt=2**31)
+
+    @model_validator(mode="after")
+    def _one(self) -> "Rollback":
+        if (self.version is None) == (self.turns is None):
+            raise ValueError("give either version or turns")
+        return self
+
+
+class Freeze(Body):
+    """The body of ``POST …/freeze``."""
+
+    frozen: StrictBool = True
+
+
+class Import(Body):
+    """The body of ``POST …/import``."""
+
+    state: str = Field(description="A memory from an export or return_state.")
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every error."""
+
+    error: ErrorDetail
+
+
+class SessionInfo(BaseModel):
+    """A session, without its memory."""
+
+    id: str
+    object: Literal["memory.session"] = "memory.session"
+    version: int
+    tokens_written: int
+    label: str | None
+    frozen: bool
+    fingerprint: str
+    created: int
+    updated: int
+    expires: int | None
+    forked_from: str | None
+
+
+class SessionDetail(SessionInfo):
+    """A session and how full its memory is: ``norms`` ``[layers][states]`` are Frobenius norms."""
+
+    versions: int
+    bytes: int
+    norms: list[list[float]]
+
+
+class SessionList(BaseModel):
+    """A page of sessions."""
+
+    object: Literal["list"] = "list"
+    data: list[SessionInfo]
+    after: str | None
+
+
+class VersionItem(BaseModel):
+    """A point of a session's timeline."""
+
+    version: int
+    parent: int | None
+    origin: int | None
+    kind: str
+    tokens_written: int
+    created: int
+
+
+class Timeline(BaseModel):
+    """A session's versions, the latest first."""
+
+    object: Literal["list"] = "list"
+    data: list[VersionItem]
+
+
+class MessageItem(BaseModel):
+    """A message of a session's log."""
+
+    position: int
+    version: int
+    role: str
+    content: str
+    created: int
+
+
+class MessageLog(BaseModel):
+    """The last messages of a session, oldest first; empty where the operator keeps none."""
+
+    object: Literal["list"] = "list"
+    kept: bool
+    data: list[MessageItem]
+
+
+class MemoryMatrices(BaseModel):
+    """A version's memory: ``states`` ``[layers][states][R][R]``, and its change since another version."""
+
+    version: int
+    since: int | None
+    tokens_written: int
+    states: list[list[list[list[float]]]]
+    norms: list[list[float]]
+    change: list[list[float]] | None
+
+
+class Exported(BaseModel):
+    """A memory, signed for its tenant."""
+
+    id: str
+    version: int
+    tokens_written: int
+    state: str
+
+
+class Deleted(BaseModel):
+    """What was deleted."""
+
+    id: str
+    deleted: Literal[True] = True

@@ -1,0 +1,117 @@
+"""What all routes share."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.requests import Request
+from transformers import PreTrainedModel
+
+from deltamem.attach import attached
+from deltamem.serve.auth import Caller, authenticate
+from deltamem.serve.engine import Engine, EngineLimits
+from deltamem.serve.errors import ApiError
+from deltamem.serve.jobs import DeadlineError
+from deltamem.serve.limits import RateLimits
+from deltamem.serve.metrics import Metrics
+from deltamem.serve.prompts import Prompts
+from deltamem.serve.settings import Settings
+from deltamem.serve.signing import StateSigner
+from deltamem.serve.states import StateCodec
+from deltamem.store import ApiKeys, SessionStore
+
+
+class Server:
+    """A model, its engine and a store, and who may use them.
+
+    Args:
+        model: a model with an active adapter; nothing else may use it while the server runs.
+        tokenizer: its tokenizer.
+        store: an open store; it is closed with the server.
+        settings: how the server is set up.
+        limits: how much its engine takes on.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        store: SessionStore,
+        settings: Settings,
+        limits: EngineLimits | None = None,
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.metrics = Metrics()
+        self.states = StateCodec(model)
+        self.engine = Engine(model, tokenizer, limits, watch=self.metrics.engine_turn)
+        sentences = attached(model).config.write == "sentence"
+        self.prompts = Prompts(tokenizer, sentences=sentences, context=self.engine.context)
+        self.signer = StateSigner(settings.secret, self.states.fingerprint)
+        self.rates = RateLimits()
+        self.started = int(time.time())
+        self._keys = ApiKeys(store) if settings.require_keys else None
+        self._locks: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
+
+    async def admit(self, request: Request) -> Caller:
+        """Who a request comes from, counted against the limits.
+
+        Raises:
+            ApiError: 401 without a valid key, 413 or 429 over a limit.
+        """
+        caller = await authenticate(self._keys, request.headers.get("authorization"))
+        request.scope["deltamem_caller"] = caller
+        size, most = len(await request.body()), caller.limits.request_bytes
+        if most is not None and size > most:
+            raise ApiError(413, f"The body has {size} bytes; this API key may send {most}.", "request_too_large")
+        self.rates.admit(caller)
+        return caller
+
+    def deadline(self, request: Request) -> float:
+        """When a request must be done, on the monotonic clock: after the server's time, or the client's if shorter.
+
+        Raises:
+            ApiError: the header is no number of seconds.
+        """
+        seconds = self.settings.timeout
+        asked = request.headers.get("x-request-timeout")
+        if asked is not None:
+            if not asked.isascii() or not asked.isdecimal() or not 0 < len(asked) < 9 or int(asked) == 0:
+                raise ApiError(400, "X-Request-Timeout is a whole number of seconds from 1 up.", "invalid_value")
+            seconds = min(seconds, int(asked))
+        return time.monotonic() + seconds
+
+    @asynccontextmanager
+    async def exclusively(self, tenant: str, session: str, deadline: float) -> AsyncIterator[None]:
+        """One turn at a time: within the block no other turn of the session runs in this process.
+
+        Raises:
+            DeadlineError: the turns before it took too long.
+        """
+        name = (tenant, session)
+        lock, users = self._locks.get(name, (asyncio.Lock(), 0))
+        self._locks[name] = (lock, users + 1)
+        self.metrics.sessions.set(len(self._locks))
+        try:
+            try:
+                await asyncio.wait_for(lock.acquire(), deadline - time.monotonic())
+            except TimeoutError:
+                raise DeadlineError("Earlier turns of this session took until the deadline.") from None
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            lock, users = self._locks[name]
+            if users > 1:
+                self._locks[name] = (lock, users - 1)
+            else:
+                del self._locks[name]
+            self.metrics.sessions.set(len(self._locks))
+
+    def close(self, timeout: float = 30.0) -> None:
+        """Finishes what runs and closes the store."""
+        self.engine.close(timeout)
+        self.store.close()

@@ -1,0 +1,52 @@
+"""How a server is set up, and what it refuses to be."""
+
+import ipaddress
+from dataclasses import dataclass
+
+LOCAL_TENANT = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a server is set up.
+
+    Attributes:
+        secret: signs the states that are handed to clients; at least 16 bytes.
+        model_name: what ``/v1/models`` calls the model.
+        host: the address it is bound to.
+        require_keys: whether requests need an API key. Without, everyone is the tenant ``default``.
+        keep_messages: whether the store keeps what was said.
+        allow_origins: web origins that browsers may call from; none by default.
+        max_body: bytes of a request's body, unless the key has a limit of its own.
+        max_tokens: tokens of an answer when the request does not say.
+        timeout: seconds that a request may take.
+    """
+
+    secret: bytes
+    model_name: str = "deltamem"
+    host: str = "127.0.0.1"
+    require_keys: bool = False
+    keep_messages: bool = False
+    allow_origins: tuple[str, ...] = ()
+    max_body: int = 4 * 2**20
+    max_tokens: int = 256
+    timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        if len(self.secret) < 16:
+            raise ValueError(f"The secret that signs states has {len(self.secret)} bytes; it needs at least 16.")
+        if not self.require_keys and not is_loopback(self.host):
+            raise ValueError(
+                f"{self.host} can be reached from other machines and there is no API key. Make one with "
+                "'deltamem keys create TENANT', or bind to 127.0.0.1."
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

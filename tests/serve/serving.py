@@ -1,0 +1,56 @@
+"""A running server for tests: the embedded backbone, a store in memory or in a file, and a real uvicorn."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from deltamem.demo.adapters import load_demo_adapter
+from deltamem.demo.backbone import load_backbone
+from deltamem.serve.app import create_app
+from deltamem.serve.engine import EngineLimits
+from deltamem.serve.server import Server
+from deltamem.serve.settings import Settings
+from deltamem.store import SessionStore
+
+SECRET = b"a secret that only the tests have"
+
+
+def make_server(url: str = "sqlite://", *, limits: EngineLimits | None = None, **settings: Any) -> Server:
+    model, tokenizer = load_backbone()
+    load_demo_adapter(model, "multi")
+    settings = {"secret": SECRET, "model_name": "demo", "keep_messages": True, **settings}
+    store = SessionStore.open(url, keep_messages=settings["keep_messages"])
+    return Server(model, tokenizer, store, Settings(**settings), limits)
+
+
+@contextmanager
+def running(server: Server) -> Iterator[str]:
+    """The address of a uvicorn that serves ``server`` until the block ends."""
+    web, thread = start(server)
+    try:
+        yield address(web)
+    finally:
+        web.should_exit = True
+        thread.join()
+
+
+def start(server: Server) -> tuple[uvicorn.Server, threading.Thread]:
+    """A uvicorn that has started to serve ``server``."""
+    config = uvicorn.Config(create_app(server), host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=20)
+    web = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(web.serve()))
+    thread.start()
+    while not web.started:
+        assert thread.is_alive(), "uvicorn did not start"
+        time.sleep(0.01)
+    return web, thread
+
+
+def address(web: uvicorn.Server) -> str:
+    """Where it listens."""
+    return f"http://127.0.0.1:{web.servers[0].sockets[0].getsockname()[1]}"

@@ -1,0 +1,133 @@
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from serving import SECRET, make_server, running
+from typer.testing import CliRunner
+
+from deltamem.cli.main import build_app
+from deltamem.serve.server import Server
+from deltamem.serve.settings import Settings, is_loopback
+from deltamem.store import ApiKeys, KeyLimits
+
+ASKED = {"messages": [{"role": "user", "content": "Where do I live?"}], "temperature": 0, "max_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def server() -> Server:
+    return make_server(require_keys=True, host="0.0.0.0", allow_origins=("https://chat.example",))
+
+
+@pytest.fixture(scope="module")
+def http(server: Server) -> Iterator[httpx.Client]:
+    with running(server) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+def key(server: Server, tenant: str, **limits: Any) -> dict[str, str]:
+    made = ApiKeys(server.store).create(tenant, limits=KeyLimits(**limits))
+    return {"Authorization": f"Bearer {made.secret}"}
+
+
+def test_nothing_opens_without_a_key(server: Server, http: httpx.Client) -> None:
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "Basic eA=="},
+        {"Authorization": "é".encode()},
+    ):
+        for method, path in (("GET", "/v1/sessions"), ("GET", "/v1/models"), ("POST", "/v1/chat/completions")):
+            reply = http.request(method, path, headers=headers, json=ASKED if method == "POST" else None)  # type: ignore[arg-type]
+            assert reply.status_code == 401
+            assert reply.json()["error"]["type"] == "authentication_error"
+    assert http.get("/healthz").status_code == 200
+    made = ApiKeys(server.store).create("acme")
+    headers = {"Authorization": f"Bearer {made.secret}"}
+    assert http.get("/v1/models", headers=headers).status_code == 200
+    ApiKeys(server.store).revoke(made.record.id)
+    assert http.get("/v1/models", headers=headers).status_code == 401
+
+
+def test_tenants_do_not_see_one_another(server: Server, http: httpx.Client) -> None:
+    acme, other = key(server, "acme"), key(server, "other")
+    assert http.post("/v1/sessions", headers=acme, json={"session": "secret"}).status_code == 201
+    exported = http.get("/v1/sessions/secret/export", headers=acme).json()["state"]
+    routes = [
+        ("GET", ""), ("GET", "/timeline"), ("GET", "/messages"), ("GET", "/memory"), ("GET", "/export"), ("DELETE", ""),
+        ("POST", "/fork"), ("POST", "/rollback"), ("POST", "/freeze"), ("PATCH", ""),
+    ]  # fmt: skip
+    for method, path in routes:
+        body = None if method in ("GET", "DELETE") else {"turns": 1} if path == "/rollback" else {}
+        reply = http.request(method, f"/v1/sessions/secret{path}", headers=other, json=body)
+        assert reply.status_code == 404, (method, path, reply.text)
+    assert http.get("/v1/sessions", headers=other).json()["data"] == []
+    reading = ASKED | {"memory": {"session": "secret", "mode": "read_only"}}
+    assert http.post("/v1/chat/completions", headers=other, json=reading).status_code == 404
+    for path, body in (
+        ("/v1/sessions", {"state": exported}),
+        ("/v1/chat/completions", ASKED | {"memory": {"state": exported}}),
+    ):
+        assert http.post(path, headers=other, json=body).status_code == 400
+        assert http.post(path, headers=acme, json=body).status_code in (200, 201)
+
+
+def test_keys_have_rates_and_sizes(server: Server, http: httpx.Client) -> None:
+    few = key(server, "few", requests_per_minute=3)
+    statuses = [http.get("/v1/models", headers=few) for _ in range(5)]
+    assert [reply.status_code for reply in statuses] == [200, 200, 200, 429, 429]
+    assert 1 <= int(statuses[-1].headers["Retry-After"]) <= 20
+    small = key(server, "small", request_bytes=200)
+    assert http.post("/v1/chat/completions", headers=small, json=ASKED).status_code == 200
+    long = {"messages": [{"role": "user", "content": "x" * 300}]}
+    assert http.post("/v1/chat/completions", headers=small, json=long).status_code == 413
+    thrifty = key(server, "thrifty", tokens_per_minute=10)
+    assert http.post("/v1/chat/completions", headers=thrifty, json=ASKED).status_code == 200
+    assert http.post("/v1/chat/completions", headers=thrifty, json=ASKED).status_code == 429
+
+
+def test_only_allowed_origins_are_told_so(http: httpx.Client) -> None:
+    allowed = http.get("/healthz", headers={"Origin": "https://chat.example"})
+    assert allowed.headers["access-control-allow-origin"] == "https://chat.example"
+    assert "access-control-allow-origin" not in http.get("/healthz", headers={"Origin": "https://evil.example"}).headers
+
+
+def test_logs_hold_no_text(server: Server, http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    from deltamem.serve.logs import JsonFormatter
+
+    with caplog.at_level(logging.INFO):
+        body = {"messages": [{"role": "user", "content": "My password is swordfish."}]}
+        http.post("/v1/chat/completions", headers=key(server, "logged"), json=body)
+        http.post("/v1/chat/completions", headers=key(server, "logged"), json=body | {"swordfish": 1})
+    lines = [JsonFormatter().format(record) for record in caplog.records]
+    mine = [line for line in lines if '"tenant": "logged"' in line]
+    assert any('"completion_tokens"' in line for line in mine)
+    assert not any("swordfish" in line or "dm_" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("127.8.9.1", True), ("0.0.0.0", False), ("::", False),
+     ("192.168.1.5", False), ("example.com", False), ("127.0.0.1.example.com", False)],
+)  # fmt: skip
+def test_a_public_address_needs_keys(host: str, local: bool) -> None:
+    assert is_loopback(host) == local
+    Settings(secret=SECRET, host=host, require_keys=True)
+    if not local:
+        with pytest.raises(ValueError, match="no API key"):
+            Settings(secret=SECRET, host=host)
+
+
+def test_the_keys_command(tmp_path: Any) -> None:
+    runner, store = CliRunner(), f"sqlite:///{tmp_path / 'sessions.db'}"
+    made = runner.invoke(build_app(), ["keys", "create", "acme", "--store", store, "--label", "support"])
+    assert made.exit_code == 0, made.output
+    secret = made.stdout.strip().splitlines()[-1]
+    listed = runner.invoke(build_app(), ["keys", "list", "--store", store]).stdout
+    assert "acme" in listed
+    assert "active  support" in listed
+    assert secret not in listed
+    name = listed.split()[0]
+    assert runner.invoke(build_app(), ["keys", "revoke", name, "--store", store]).exit_code == 0
+    assert "revoked" in runner.invoke(build_app(), ["keys", "list", "--store", store]).stdout

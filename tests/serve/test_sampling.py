@@ -1,0 +1,65 @@
+import random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deltamem.serve.sampling import Sampling, choose
+
+LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+
+
+def shares(sampling: Sampling, draws: int = 4000) -> list[float]:
+    rows = [(sampling, random.Random(seed)) for seed in range(draws)]
+    chosen = [choice.token for choice in choose(LOGITS.expand(draws, -1), rows)]
+    return [chosen.count(token) / draws for token in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Sampling(temperature=1), [0.5, 0.3, 0.15, 0.05]),
+        (Sampling(temperature=1, top_p=0.79), [0.625, 0.375, 0, 0]),
+        (Sampling(temperature=1, top_p=0.0001), [1, 0, 0, 0]),
+        (Sampling(temperature=0.5), [0.685, 0.247, 0.062, 0.007]),
+        (Sampling(temperature=1e-9), [1, 0, 0, 0]),
+        (Sampling(temperature=0), [1, 0, 0, 0]),
+    ],
+)
+def test_tokens_come_with_their_probabilities(sampling: Sampling, expected: list[float]) -> None:
+    assert shares(sampling) == pytest.approx(expected, abs=0.03)
+    assert all((share == 0) == (wanted == 0) for share, wanted in zip(shares(sampling), expected, strict=True))
+
+
+@given(
+    st.lists(st.floats(-50, 50), min_size=2, max_size=9),
+    st.floats(0, 2),
+    st.floats(0.01, 1),
+    st.integers(0, 2**32),
+)
+def test_a_row_draws_the_same_beside_any_others(
+    logits: list[float], temperature: float, top_p: float, seed: int
+) -> None:
+    sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
+    row = torch.tensor([logits])
+    other = Sampling(temperature=1.7, top_p=0.3)
+    (alone,) = choose(row, [(sampling, sampling.draws())])
+    beside = choose(row.expand(3, -1), [(other, other.draws()), (sampling, sampling.draws()), (other, other.draws())])
+    assert beside[1].token == alone.token
+    assert 0 <= alone.token < len(logits)
+
+
+def test_logits_that_are_no_numbers_still_choose_a_token() -> None:
+    row = torch.full((2, 5), torch.nan)
+    how = Sampling(temperature=1, top_p=0.5)
+    assert all(0 <= c.token < 5 for c in choose(row, [(how, how.draws())] * 2))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_tokens": 0}, {"temperature": -1}, {"temperature": 3}, {"top_p": 0}, {"stop": ("",)}, {"logprobs": 21}],
+)
+def test_values_out_of_range_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        Sampling(**wrong)  # type: ignore[arg-type]
