@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 # A command's module is light to import: what is heavy it imports when it runs.
-COMMANDS = ("demo", "chat", "inspect", "convert", "data", "train", "parity", "serve", "keys", "doctor")
+COMMANDS = (
+    "demo",
+    "chat",
+    "inspect",
+    "convert",
+    "data",
+    "train",
+    "eval",
+    "report",
+    "parity",
+    "serve",
+    "keys",
+    "doctor",
+)
 
 
 def build_app() -> typer.Typer:

@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks, methods and controls behind one interface, one record a question."""

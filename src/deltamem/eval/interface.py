@@ -1,0 +1,284 @@
+"""What a benchmark and a method are to one another.
+
+A task says what is read, what is asked, how a prompt looks and how an answer is scored. A method says what it keeps
+of what it read, and what of it the prompt shows. Neither knows the other: any method runs on any task.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from deltamem.chat import Message
+
+Average = Literal["question", "category", "source"]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A passage of a history that is no turn of a chat.
+
+    Attributes:
+        text: the passage.
+        title: its heading, if it has one.
+        date: when it was said or written, in the benchmark's own words.
+    """
+
+    text: str
+    title: str = ""
+    date: str = ""
+
+
+Entry = Message | Document
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about a history.
+
+    Attributes:
+        id: unique within its item.
+        text: the question as the benchmark asks it.
+        answers: every answer that counts as right.
+        options: of a multiple choice, in the order shown.
+        category: what the benchmark's table has a column for.
+        subsets: further named groups that are reported apart, such as ``audited``.
+        extra: whatever the task needs to build the prompt or to score, such as evidence ids. Plain JSON data.
+    """
+
+    id: str
+    text: str
+    answers: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    category: str = ""
+    subsets: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A history and the questions about it.
+
+    Attributes:
+        id: unique within its task.
+        history: what is read, oldest first.
+        questions: what is asked afterwards, each independently of the others.
+        source: the part of the benchmark it comes from, for averages over sources.
+        extra: whatever the task needs for all questions of the item. Plain JSON data.
+    """
+
+    id: str
+    history: tuple[Entry, ...]
+    questions: tuple[Question, ...]
+    source: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How an answer is generated; a temperature of 0 is greedy.
+
+    Attributes:
+        max_new_tokens: the most tokens of an answer.
+        temperature: of sampling.
+        top_p: of sampling; 1 keeps all.
+        top_k: of sampling; 0 keeps all.
+        seed: of sampling, for this question.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The room a prompt has.
+
+    Attributes:
+        tokens: how many the prompt may have, without the answer; ``None`` for any number.
+        count: how many tokens a text is.
+    """
+
+    tokens: int | None
+    count: Callable[[str], int]
+
+
+class Task(Protocol):
+    """A benchmark.
+
+    A protocol fixes prompts, decoding and scoring. What of the history is visible is not its business: that is the
+    method's, which hands :meth:`prompt` the part to show. With nothing to show the task renders what the benchmark's
+    no-context condition would.
+
+    Attributes:
+        name: as in records and tables.
+        revision: of the data: Hub id and commit, or the file's SHA-256.
+        protocols: the names that every method below takes; the first is the default.
+        main_metric: the score that tables show.
+        averages: how that score is averaged: over questions, over the means of the categories, or over the means of
+            the sources. The first is the one that published numbers are set beside; where a publication is
+            ambiguous, all of them are reported.
+    """
+
+    @property
+    def name(self) -> str:
+        """As in records and tables."""
+        ...
+
+    @property
+    def revision(self) -> str:
+        """Of the data."""
+        ...
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The first is the default."""
+        ...
+
+    @property
+    def main_metric(self) -> str:
+        """The score that tables show."""
+        ...
+
+    @property
+    def averages(self) -> tuple[Average, ...]:
+        """The published way first."""
+        ...
+
+    def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
+        """The items in a fixed order; at most ``limit`` of them."""
+        ...
+
+    def prompt(
+        self, item: Item, question: Question, history: Sequence[Entry], protocol: str, budget: Budget
+    ) -> list[Message]:
+        """The messages that ask a question.
+
+        Args:
+            item: the item asked about.
+            question: one of its questions.
+            history: the part of the item's history to show, in its order; empty for none. Entries may be excerpts.
+            protocol: one of :attr:`protocols`.
+            budget: the room, for protocols that say themselves what gives way. A prompt that is too long all the
+                same is called again with less history.
+        """
+        ...
+
+    def decoding(self, item: Item, question: Question, protocol: str) -> Decoding:
+        """How the answer is generated."""
+        ...
+
+    def score(self, item: Item, question: Question, output: str, protocol: str) -> dict[str, float]:
+        """Every metric of an answer, :attr:`main_metric` among them; each in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method spent.
+
+    Attributes:
+        write_tokens: tokens that passed through a model to keep the item's history.
+        write_seconds: the time that took, retrieval indices included.
+        prompt_tokens: tokens of the prompt that passed through the model for this answer.
+        new_tokens: tokens generated.
+        answer_seconds: the time this answer took; of a batch, its share.
+        peak_bytes: on a GPU, the most memory that tensors took; else the process's peak resident size.
+        stored_bytes: what the method keeps of the history between turns.
+    """
+
+    write_tokens: int = 0
+    write_seconds: float = 0.0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    answer_seconds: float = 0.0
+    peak_bytes: int = 0
+    stored_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a method says.
+
+    Attributes:
+        text: the raw output, without special tokens.
+        prompt: the prompt as the model saw it.
+        cost: what it took. Writing is counted in every answer about the item, since each needed it.
+        notes: what else is worth a record, such as what was retrieved. Plain JSON data.
+    """
+
+    text: str
+    prompt: str
+    cost: Cost
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question put to a method.
+
+    Attributes:
+        question: what is asked.
+        render: the prompt's messages that show the given part of the history.
+        decoding: how to generate the answer.
+    """
+
+    question: Question
+    render: Callable[[Sequence[Entry]], list[Message]]
+    decoding: Decoding
+
+
+class Method(Protocol):
+    """A way to answer questions about what was read.
+
+    Attributes:
+        name: as in records and tables.
+        stranger: whether, as a control, it is given another item's history to read.
+        needs_history: whether it is left out where an item has no history, because it would be another method then.
+    """
+
+    @property
+    def name(self) -> str:
+        """As in records and tables."""
+        ...
+
+    @property
+    def stranger(self) -> bool:
+        """Whether it is given another item's history."""
+        ...
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether it is left out where there is no history."""
+        ...
+
+    def reset(self, seed: int) -> None:
+        """Forgets everything; what is random follows from ``seed`` and what is observed."""
+        ...
+
+    def observe(self, history: Sequence[Entry]) -> None:
+        """Reads a history, or more of it."""
+        ...
+
+    def answer(self, asks: Sequence[Ask]) -> list[Answer]:
+        """Answers questions, each as if it were the only one; what was observed stays as it is."""
+        ...
+
+
+def as_messages(history: Sequence[Entry]) -> list[Message]:
+    """A history as chat messages: a document is a user's message that begins with its date and title."""
+    return [_message(entry) for entry in history]
+
+
+def as_text(entry: Entry) -> str:
+    """The words of an entry, without who said them."""
+    return _message(entry)["content"]
+
+
+def _message(entry: Entry) -> Message:
+    if not isinstance(entry, Document):
+        return {"role": entry["role"], "content": entry["content"]}
+    head = [part for part in (entry.date, entry.title) if part]
+    return {"role": "user", "content": "\n".join([*head, entry.text])}

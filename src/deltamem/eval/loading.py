@@ -1,0 +1,100 @@
+"""The backbone of a run: the package's own, or a model with adapters from folders or the Hub."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deltamem.adapters import load_adapter, read_adapter_from
+from deltamem.attach import attach
+from deltamem.config import DeltaMemConfig
+from deltamem.eval.backbone import Backbone
+from deltamem.eval.methods.registry import STATIC
+from deltamem.eval.registry import resolve
+
+_EMBEDDED = "deltamem.demo.task:load_embedded"
+
+
+def embedded_backbone(static: str | Path | None = None, *, batch: int = 32) -> Backbone:
+    """The package's own backbone with its adapters, and a static control if there is one.
+
+    Raises:
+        AdapterFileError: the static control belongs to another backbone.
+    """
+    model, tokenizer = resolve(_EMBEDDED)()
+    if static is not None:
+        load_adapter(model, static, STATIC)
+    return Backbone(model, tokenizer, batch=batch, name="embedded")
+
+
+def load_backbone(
+    model: str,
+    adapters: Sequence[str] = (),
+    static: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    batch: int = 16,
+    weights: bool = True,
+    template: dict[str, Any] | None = None,
+) -> Backbone:
+    """A model of the Hub or a folder with its adapters; in bfloat16 on a GPU if there is one.
+
+    Args:
+        model: Hub id or folder.
+        adapters: folders or Hub ids, each as ``NAME=PLACE`` or named by what it writes: token, segment or multi.
+        static: the adapter that was trained on strangers' memories.
+        revision: of the model.
+        batch: the most prompts answered at once.
+        weights: without, the model has shapes and no weights, which is enough to plan a run.
+        template: further variables of the chat template.
+
+    Raises:
+        OSError: the model is not there.
+        AdapterFileError: an adapter is not there, or belongs to another backbone.
+        ValueError: two adapters have one name.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+    config = AutoConfig.from_pretrained(model, revision=revision)
+    if weights:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        loaded: Any = AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype=dtype)
+        loaded = loaded.to(device).eval()
+    else:
+        with torch.device("meta"):
+            loaded = AutoModelForCausalLM.from_config(config)
+    for name, place in _named(adapters, static):
+        if weights:
+            load_adapter(loaded, place, name)
+        else:
+            attach(loaded, read_adapter_from(place).config, name=name)
+    return Backbone(
+        loaded,
+        tokenizer,
+        batch=batch,
+        name=model,
+        revision=str(getattr(config, "_commit_hash", None) or revision or ""),
+        template=template,
+    )
+
+
+def kind_of(config: DeltaMemConfig) -> str:
+    """What an adapter is called in tables: ``multi``, ``segment`` or ``token``."""
+    return "multi" if config.states > 1 else "segment" if config.writes_segments else "token"
+
+
+def _named(adapters: Sequence[str], static: str | Path | None) -> list[tuple[str, str]]:
+    """Each adapter's name and place; the static control comes first, so that it is not the main one."""
+    named: list[tuple[str, str]] = [] if static is None else [(STATIC, str(static))]
+    for given in adapters:
+        name, found, place = given.partition("=")
+        named.append((name, place) if found else (kind_of(read_adapter_from(given).config), given))
+    names = [name for name, _ in named]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Several adapters are named {', '.join(twice)}; name them with --adapter NAME=FOLDER.")
+    return named

@@ -1,0 +1,11 @@
+"""The methods, each a way to keep what was read: as text, as a memory, or not at all."""
+
+from deltamem.eval.methods.registry import (
+    MethodOptions,
+    build_method,
+    default_methods,
+    describe_method,
+    is_control,
+)
+
+__all__ = ["MethodOptions", "build_method", "default_methods", "describe_method", "is_control"]

@@ -1,0 +1,58 @@
+"""The bare backbone: without the history, with all of it, or with its last tokens."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deltamem.chat import Message
+from deltamem.eval.backbone import Backbone
+from deltamem.eval.interface import Ask, Entry, as_text
+from deltamem.eval.methods.base import BackboneMethod
+
+
+class NoContext(BackboneMethod):
+    """The question alone."""
+
+    needs_history = False
+
+    def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
+        """Nothing."""
+        return [([], {})] * len(asks)
+
+
+class FullContext(BackboneMethod):
+    """The whole history before the question; of one beyond the backbone's positions, the end."""
+
+    def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
+        """Everything."""
+        return [(self.history, {})] * len(asks)
+
+    def estimate(self, history: int, question: int) -> tuple[int, int]:
+        """History and question are read for each question, as far as there are positions."""
+        return 0, min(history + question, self.backbone.positions or history + question)
+
+    @property
+    def stored_bytes(self) -> int:
+        """The text."""
+        return sum(len(as_text(entry).encode()) for entry in self.history)
+
+
+class Window(FullContext):
+    """The end of the history that fits into a prompt of so many tokens.
+
+    Args:
+        name: as in records and tables.
+        backbone: what answers.
+        tokens: the most tokens of the prompt.
+    """
+
+    def __init__(self, name: str, backbone: Backbone, tokens: int) -> None:
+        super().__init__(name, backbone)
+        self.tokens = tokens
+
+    def fitted(self, ask: Ask, shown: Sequence[Entry], most: int | None = None) -> tuple[list[Message], bool]:
+        """The prompt of at most so many tokens."""
+        return super().fitted(ask, shown, self.tokens if most is None else min(most, self.tokens))
+
+    def estimate(self, history: int, question: int) -> tuple[int, int]:
+        """At most the window is read for each question."""
+        return 0, min(history + question, self.tokens)

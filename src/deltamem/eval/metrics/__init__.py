@@ -1,0 +1,1 @@
+"""How answers are scored: each benchmark's own rules, and the release's where they differ."""

@@ -1,0 +1,88 @@
+"""What the benchmarks' scorers share: normalised texts, exact and partial matches."""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_PUNCTUATION_TO_SPACE = str.maketrans(dict.fromkeys(string.punctuation, " "))
+_VERDICTS = frozenset({"yes", "no", "noanswer"})
+
+
+def normalise(text: str) -> str:
+    """The normalisation of SQuAD and HotpotQA: lower case, no punctuation, no articles, single spaces.
+
+    Punctuation is deleted before articles are, so "U.S." becomes "us" and "well-known" one word.
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def normalise_as_released(text: str) -> str:
+    """The release's normalisation: lower case, no articles, then punctuation to *spaces*, single spaces.
+
+    Other than :func:`normalise` it makes "u s" of "U.S." and splits "well-known" in two.
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower()).translate(_PUNCTUATION_TO_SPACE).split())
+
+
+def overlap_f1(answer: Sequence[str], gold: Sequence[str]) -> float:
+    """The harmonic mean of precision and recall over tokens as multisets; 0 where nothing is shared."""
+    shared = sum((Counter(answer) & Counter(gold)).values())
+    return 2 * shared / (len(answer) + len(gold)) if shared else 0.0
+
+
+def token_f1(answer: str, gold: str, normal: Callable[[str], str] = normalise) -> float:
+    """F1 over the words of two texts after normalisation."""
+    return overlap_f1(normal(answer).split(), normal(gold).split())
+
+
+def strict_f1(answer: str, gold: str) -> float:
+    """HotpotQA's F1: that of :func:`token_f1`, but a yes or no on one side alone counts nothing."""
+    sides = {normalise(answer), normalise(gold)}
+    return 0.0 if len(sides) > 1 and sides & _VERDICTS else token_f1(answer, gold)
+
+
+def exact(answer: str, gold: str, normal: Callable[[str], str] = normalise) -> float:
+    """1 if the two texts are the same after normalisation, else 0."""
+    return float(normal(answer) == normal(gold))
+
+
+def contains(answer: str, gold: str, normal: Callable[[str], str] = normalise) -> float:
+    """1 if the gold answer stands anywhere in the answer after normalisation, else 0.
+
+    Letters count, not words: "cat" is in "education".
+    """
+    return float(normal(gold) in normal(answer))
+
+
+def best(score: Callable[[str, str], float], answer: str, golds: Iterable[str]) -> float:
+    """The highest score over all accepted answers; 0 if there are none."""
+    return max((score(answer, gold) for gold in golds), default=0.0)
+
+
+def first_line(text: str) -> str:
+    """The first line that is not blank, without spaces around it; empty if there is none."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+@cache
+def stem(word: str) -> str:
+    """A word's stem by NLTK's Porter stemmer, the one LoCoMo's authors score with.
+
+    Raises:
+        ImportError: nltk is not installed; leaving stemming out would give other scores.
+    """
+    return str(_stemmer().stem(word))
+
+
+@cache
+def _stemmer() -> Any:
+    try:
+        from nltk.stem.porter import PorterStemmer
+    except ImportError:
+        raise ImportError('LoCoMo is scored with nltk: pip install "deltamem[eval]"') from None
+    return PorterStemmer()

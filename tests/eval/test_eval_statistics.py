@@ -1,0 +1,75 @@
+"""Intervals and verdicts."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deltamem.eval.statistics import mean_interval, paired_difference, rate_interval, wilson
+
+SCORES = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=30)
+
+
+def test_wilson_against_a_known_value() -> None:
+    found = wilson(81, 263)
+    # R. G. Newcombe (1998), Table I, method 3.
+    assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
+    assert wilson(0, 10).low == 0
+    assert wilson(10, 10).high == pytest.approx(1)
+    with pytest.raises(ValueError, match="at least one"):
+        wilson(0, 0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SCORES, st.data())
+def test_a_difference_is_the_opposite_the_other_way_round(first: list[float], data: st.DataObject) -> None:
+    second = data.draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=len(first), max_size=len(first)))
+    clusters = [str(number // 2) for number in range(len(first))]
+    there, back = paired_difference(first, second, clusters), paired_difference(second, first, clusters)
+    assert there.interval.value == pytest.approx(-back.interval.value)
+    assert there.interval.low == pytest.approx(-back.interval.high, abs=1e-9)
+    assert there.interval.low <= there.interval.value <= there.interval.high or len(set(clusters)) < 5
+    opposite = {"better": "worse", "worse": "better", "cannot tell": "cannot tell"}
+    assert back.verdict == opposite[there.verdict]
+
+
+def test_verdicts() -> None:
+    clusters = [str(number) for number in range(40)]
+    ones, zeros, mixed = [1.0] * 40, [0.0] * 40, [1.0, 0.0] * 20
+    assert paired_difference(ones, zeros, clusters).verdict == "better"
+    assert paired_difference(zeros, ones, clusters).verdict == "worse"
+    assert paired_difference(mixed, mixed, clusters).verdict == "cannot tell"
+    assert paired_difference(mixed, mixed[::-1], clusters).verdict == "cannot tell"
+
+
+def test_few_differences_are_no_verdict() -> None:
+    for items, verdict in ((1, "cannot tell"), (5, "cannot tell"), (6, "better")):
+        clusters = [str(number) for number in range(items)]
+        found = paired_difference([1.0] * items, [0.0] * items, clusters)
+        assert (found.verdict, found.interval.value) == (verdict, 1)
+    many = [str(number) for number in range(100)]
+    assert paired_difference([1.0] * 5 + [0.0] * 95, [0.0] * 100, many).verdict == "cannot tell"
+
+
+def test_a_rate_of_equal_items_is_not_certain() -> None:
+    found = rate_interval([1.0] * 4, list("abcd"))
+    assert (found.value, round(found.low, 2)) == (1, 0.51)
+    assert rate_interval([0.0, 1.0] * 4, list("abcdefgh")) == mean_interval([0.0, 1.0] * 4, list("abcdefgh"))
+
+
+def test_questions_about_one_text_count_as_one() -> None:
+    values = [1.0, 0.0] * 10
+    alone = mean_interval(values, [str(number) for number in range(20)])
+    tenfold = mean_interval(
+        [value for value in values for _ in range(10)], [str(n) for n in range(20) for _ in range(10)]
+    )
+    assert (tenfold.low, tenfold.high) == pytest.approx((alone.low, alone.high))
+    independent = mean_interval([value for value in values for _ in range(10)], [str(n) for n in range(200)])
+    assert independent.high - independent.low < 0.5 * (alone.high - alone.low)
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    values, clusters = [0.0, 1.0, 1.0, 0.0, 1.0, 1.0], list("abcdef")
+    assert mean_interval(values, clusters) == mean_interval(values, clusters)
+    assert mean_interval(values, clusters, seed=1).value == mean_interval(values, clusters).value
+    with pytest.raises(ValueError, match="as many"):
+        mean_interval(values, clusters[1:])
