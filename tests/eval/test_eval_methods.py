@@ -1,6 +1,7 @@
 """Every method does what it says, on the embedded backbone."""
 
 from collections.abc import Sequence
+from importlib.resources import files
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from deltamem.demo.task import WorldTask
 from deltamem.eval.backbone import Backbone
 from deltamem.eval.interface import Answer, Ask, Item
+from deltamem.eval.loading import embedded_backbone
 from deltamem.eval.methods import MethodOptions, build_method, default_methods
 from deltamem.eval.methods.memory import StateMemory, noise_like
 
@@ -135,3 +137,10 @@ def test_names(backbone: Backbone) -> None:
             build_method(wrong, backbone)
     with pytest.raises(ValueError, match="not loaded"):
         build_method("shuffled:other", backbone)
+
+
+def test_a_static_adapter_takes_its_place_in_the_table() -> None:
+    control = embedded_backbone(str(files("deltamem.demo").joinpath("assets", "adapters", "token")))
+    assert default_methods(control.adapters)[-1] == "static"
+    assert build_method("static", control).adapter == "static"  # type: ignore[attr-defined]
+    assert build_method("shuffled", control).adapter == "multi"  # type: ignore[attr-defined]

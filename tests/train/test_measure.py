@@ -13,6 +13,7 @@ from deltamem.train import Episode, Text, collate
 from deltamem.train.loading import split_off
 from deltamem.train.measure import Condition, Measured, add, mean_loss, summarise, tally
 from deltamem.train.strangers import Strangers, turn_rows
+from deltamem.train.views import full_texts
 
 
 @pytest.fixture
@@ -101,6 +102,8 @@ def test_a_ready_batch_is_turned_by_one_row() -> None:
     batch = pair_batch(0)
     turned = turn_rows(batch)
     assert turned.episode_of.tolist() == [(row + 1) % 8 for row in batch.episode_of.tolist()]
+    assert turned.full is not None
+    assert torch.equal(turned.full.ids, full_texts(batch).ids)
     with pytest.raises(ValueError, match="at least two"):
         turn_rows(collate(episodes(None, 1).items, 0))
 
@@ -123,3 +126,5 @@ def test_histories_of_one_text_are_no_strangers_and_are_held_out_together() -> N
     strangers = Strangers(items)
     told = [item.history for item in items.items]
     assert all(items.texts[told.index(strangers[i].history)] != items.texts[i] for i in range(8))
+    # What shows the text shows the query's own.
+    assert torch.equal(collate([strangers[i] for i in range(8)], 0).full.ids, full_texts(collate(items.items, 0)).ids)

@@ -4,10 +4,10 @@
 """
 
 import argparse
+import dataclasses
 import json
 import platform
-import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -15,30 +15,39 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from deltamem.adapters import load_adapter, save_adapter
-from deltamem.attach import Attachment, attach, attached
+from deltamem.attach import Attachment, attached
 from deltamem.config import DeltaMemConfig
-from deltamem.demo.backbone import load_backbone, load_folder
-from deltamem.demo.episodes import EpisodeSampler, Mix
-from deltamem.demo.reader import Asked, Reader
-from deltamem.demo.world import sample_dialogue
+from deltamem.demo.backbone import load_backbone
+from deltamem.demo.episodes import Mix
 from deltamem.files import write_atomically
-from deltamem.train.trainer import Trainer, TrainingPlan
 
 if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM
 
+    from deltamem.train.recipe import Recipe
+
 Which = Literal["token", "segment", "multi"]
 TRAINING_FILE = "training.json"
+_SOURCE = "deltamem.demo.training:"
 _ADAPTERS = Path("src/deltamem/demo/assets/adapters")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What an adapter is and how it is trained: from scratch, or on from the adapter in the folder ``start``."""
+class Stage:
+    """A training of an adapter: from scratch, or on from the adapter in the folder ``start``.
+
+    Attributes:
+        config: what the adapter is.
+        mix: what its dialogues are made of.
+        steps: updates.
+        rate: the highest learning rate.
+        start: the folder.
+    """
 
     config: DeltaMemConfig
     mix: Mix
-    plan: TrainingPlan = field(default_factory=TrainingPlan)
+    steps: int
+    rate: float = 5e-3
     start: Path | None = None
 
 
@@ -46,30 +55,31 @@ class Recipe:
 # starts lower: what lets go of a little at every token has to learn to let go at few, and with the standard rule the
 # multi-state adapter had 0.43 of four held-out facts after 1,000 steps, where this one had 0.85. A segment is the mean
 # of its tokens and written once, so its write gate starts open. Larger initial heads make recall form sooner.
-RECIPES: dict[Which, Recipe] = {
-    "token": Recipe(
+STAGES: dict[Which, Stage] = {
+    "token": Stage(
         DeltaMemConfig(init_gain=0.5, update_rule="no_lambda", gate_bias=-2.5),
         Mix(max_facts=5),
-        TrainingPlan(steps=3000),
+        steps=3000,
     ),
-    "segment": Recipe(
+    "segment": Stage(
         DeltaMemConfig(init_gain=1.0, update_rule="no_lambda", gate_bias=1.0, write="message"),
         Mix(max_facts=5, plain=0.12),
-        TrainingPlan(steps=3000),
+        steps=3000,
     ),
-    "multi": Recipe(
+    "multi": Stage(
         DeltaMemConfig(init_gain=0.5, update_rule="no_lambda", gate_bias=-2.5, states=4),
         Mix(max_facts=10),
-        TrainingPlan(steps=3500),
+        steps=3500,
     ),
 }
 
 # A second stage for the multi-state adapter: more facts, and more dialogues that are asked about while their text is
 # still there, which is what a memory that writes along disturbs.
-REFINED = Recipe(
-    RECIPES["multi"].config,
+REFINED = Stage(
+    STAGES["multi"].config,
     Mix(max_facts=14, plain=0.0, grown=0.02, answered=0.4, queries=6, episodes=20),
-    TrainingPlan(steps=4000, peak_rate=3e-3),
+    steps=4000,
+    rate=3e-3,
     start=_ADAPTERS / "multi",
 )
 
@@ -86,72 +96,75 @@ def load_demo_adapter(model: "Qwen3ForCausalLM", which: Which, name: str | None 
         ValueError: there is no such adapter.
         AdapterFileError: the model is another backbone, or the file is damaged.
     """
-    if which not in RECIPES:
-        raise ValueError(f"There is no demo adapter {which!r}; there are: {', '.join(RECIPES)}.")
+    if which not in STAGES:
+        raise ValueError(f"There is no demo adapter {which!r}; there are: {', '.join(STAGES)}.")
     with as_file(files("deltamem.demo").joinpath("assets", "adapters", which)) as folder:
         return load_adapter(model, folder, name or which)
 
 
-def train(
-    which: Which,
-    output: Path,
-    *,
-    backbone: Path | None = None,
-    checkpoint: Path | None = None,
-    seed: int = 0,
-    recipe: Recipe | None = None,
-) -> bool:
+def recipe_of(stage: Stage, folder: Path, *, seed: int = 0, control: bool = False) -> "Recipe":
+    """The stage as a recipe of ``deltamem train``.
+
+    Args:
+        stage: what to train, and how.
+        folder: where the run is kept.
+        seed: of the dialogues and the initial weights.
+        control: train the static control instead: every question meets another dialogue's memory, so that all but
+            memory can be learned.
+    """
+    from deltamem.train.recipe import Recipe
+
+    dialogues: dict[str, Any] = {"steps": stage.steps, "seed": seed, **dataclasses.asdict(stage.mix)}
+    return Recipe.model_validate(
+        {
+            "backbone": {"factory": {"source": "deltamem.demo.backbone:load_backbone"}},
+            "adapter": stage.config,
+            "start": None if stage.start is None else str(stage.start),
+            "data": {"source": _SOURCE + ("stranger_batches" if control else "training_batches"), "options": dialogues},
+            "optimiser": {"learning_rate": stage.rate},
+            "schedule": {"steps": stage.steps, "batch": 1, "warm_up": 0.0125},
+            "evaluation": {
+                "data": {"source": _SOURCE + "held_out_episodes", "options": {"facts": 8}},
+                "batch": 16,
+            },
+            "logging": {"every": 50},
+            "output": {"folder": str(folder), "save_every": 200, "keep": 1},
+            "seed": seed,
+        }
+    )
+
+
+def train(stage: Stage, folder: Path, output: Path, *, command: str, seed: int = 0, control: bool = False) -> bool:
     """Trains an adapter and writes its folder; false if a signal stopped it first.
 
     Args:
-        which: the adapter.
+        stage: what to train, and how.
+        folder: where the run is kept, and resumed from.
         output: the folder to write.
-        backbone: the backbone's folder; the package's own by default.
-        checkpoint: where to keep the run, and to resume it from.
+        command: what the record says it was trained with.
         seed: of the dialogues and the initial weights.
-        recipe: the adapter's first stage by default.
+        control: train the static control instead.
     """
-    recipe = recipe or RECIPES[which]
-    torch.manual_seed(seed)
-    model, tokenizer = load_folder(backbone) if backbone else load_backbone()
-    if recipe.start:
-        load_adapter(model, recipe.start, which)
-    else:
-        attach(model, recipe.config, name=which)
-    sampler = EpisodeSampler(tokenizer, recipe.mix, steps=recipe.plan.steps, seed=seed)
-    reader = Reader(model, tokenizer)
-    trainer = Trainer(
-        model,
-        sampler.batch_at,
-        recipe.plan,
-        checkpoint=checkpoint,
-        evaluate=lambda: held_out_recall(reader, which),
-        log=lambda line: print(line, flush=True),
-    )
-    finished = trainer.run()
-    if finished:
-        _round_to_bfloat16(model)
-        save_adapter(model, output)
-        record: dict[str, Any] = {
-            "command": f"python -m deltamem.demo.adapters {which}{' --refine' * bool(recipe.start)}",
-            "steps": trainer.step,
-            "seconds": round(trainer.seconds),
-            "threads": torch.get_num_threads(),
-            "machine": f"{platform.machine()}, {platform.system()}, torch {torch.__version__}",
-        }
-        if recipe.start:
-            record["after"] = json.loads((recipe.start / TRAINING_FILE).read_text("utf-8"))
-        write_atomically(output / TRAINING_FILE, (json.dumps(record, indent=2) + "\n").encode())
-    return finished
+    from deltamem.train.run import METRICS_FILE, run
 
-
-def held_out_recall(reader: Reader, which: Which, *, facts: int = 8, dialogues: int = 32, seed: int = 0) -> float:
-    """The share of questions about held-out dialogues that the memory alone answers."""
-    rng = random.Random(f"held-out recall/{seed}")
-    sampled = [sample_dialogue(rng, facts=facts, split="test") for _ in range(dialogues)]
-    asked = [Asked(row, q.ask, q.answer) for row, dialogue in enumerate(sampled) for q in dialogue.questions]
-    state = reader.remember(which, [dialogue.messages for dialogue in sampled])
-    return sum(reader.recall(which, state, asked)) / len(asked)
+    outcome = run(recipe_of(stage, folder, seed=seed, control=control), resume=folder.exists())
+    if outcome.signal:
+        return False
+    model, _ = load_backbone()
+    load_adapter(model, folder)
+    _round_to_bfloat16(model)
+    save_adapter(model, output)
+    record: dict[str, Any] = {
+        "command": command,
+        "steps": outcome.steps,
+        "seconds": round(json.loads((folder / METRICS_FILE).read_text("utf-8"))["seconds"]),
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.machine()}, {platform.system()}, torch {torch.__version__}",
+    }
+    if stage.start:
+        record["after"] = json.loads((stage.start / TRAINING_FILE).read_text("utf-8"))
+    write_atomically(output / TRAINING_FILE, (json.dumps(record, indent=2) + "\n").encode())
+    return True
 
 
 @torch.no_grad()
@@ -166,26 +179,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deltamem.demo.adapters", description=__doc__)
     parser.add_argument("which", choices=get_args(Which))
     parser.add_argument("--refine", action="store_true", help="the second stage of multi, on from the package's")
+    parser.add_argument("--control", action="store_true", help="the static control, for deltamem eval --static-adapter")
     parser.add_argument("--output", type=Path, help=f"folder to write (default: {_ADAPTERS}/WHICH)")
-    parser.add_argument("--backbone", type=Path, help="backbone folder (default: the package's)")
-    parser.add_argument(
-        "--checkpoint", type=Path, help="kept during the run, and resumed from (default: runs/WHICH.pt)"
-    )
+    parser.add_argument("--run", type=Path, help="folder of the run, resumed from (default: runs/WHICH)")
+    parser.add_argument("--steps", type=int, help="updates, if not the stage's own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    if arguments.refine and arguments.which != "multi":
-        parser.error("only multi has a second stage")
+    if arguments.refine and (arguments.which != "multi" or arguments.control):
+        parser.error("only multi has a second stage, and it is no control's")
+    if arguments.control and not arguments.output:
+        parser.error("--control needs --output: the package has no control")
     torch.set_num_threads(arguments.threads)
     # Products of the frozen weights in bfloat16 where the CPU has it: over twice as fast, and the state stays float32.
     torch.set_float32_matmul_precision("medium")
+    stage = REFINED if arguments.refine else STAGES[arguments.which]
+    kind = "-refined" * arguments.refine + "-control" * arguments.control
     train(
-        arguments.which,
+        dataclasses.replace(stage, steps=arguments.steps or stage.steps),
+        arguments.run or Path(f"runs/{arguments.which}{kind}"),
         arguments.output or _ADAPTERS / arguments.which,
-        backbone=arguments.backbone,
-        checkpoint=arguments.checkpoint or Path(f"runs/{arguments.which}{'-refined' * arguments.refine}.pt"),
+        command=" ".join(
+            ["python -m deltamem.demo.adapters", arguments.which]
+            + ["--refine"] * arguments.refine
+            + ["--control"] * arguments.control
+        ),
         seed=arguments.seed + arguments.refine,
-        recipe=REFINED if arguments.refine else None,
+        control=arguments.control,
     )
 
 

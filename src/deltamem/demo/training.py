@@ -9,6 +9,7 @@ from deltamem.demo.episodes import EpisodeSampler, Mix
 from deltamem.demo.lessons import DialogueTokens
 from deltamem.demo.world import sample_dialogue
 from deltamem.train.episodes import Episode, EpisodeBatch
+from deltamem.train.strangers import Strangers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -63,6 +64,16 @@ def training_batches(
         mix: the other fields of :class:`~deltamem.demo.episodes.Mix`.
     """
     return WorldBatches(EpisodeSampler(tokenizer, Mix(max_facts=max_facts, **mix), steps=steps, seed=seed))
+
+
+def stranger_batches(tokenizer: "PreTrainedTokenizerFast", **options: Any) -> Strangers:
+    """The same batches, in which every question meets another dialogue's memory.
+
+    Args:
+        tokenizer: the embedded backbone's.
+        options: of :func:`training_batches`.
+    """
+    return Strangers(training_batches(tokenizer, **options))
 
 
 def held_out_episodes(

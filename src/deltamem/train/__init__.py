@@ -3,7 +3,6 @@
 from deltamem.train.episodes import Episode, EpisodeBatch, Text, TextBatch, collate, evenly
 from deltamem.train.long import Writing
 from deltamem.train.objective import EpisodeObjective, ObjectiveOptions, ObjectiveResult, episode_loss, read, write
-from deltamem.train.trainer import Trainer, TrainingPlan
 
 __all__ = [
     "Episode",
@@ -13,8 +12,6 @@ __all__ = [
     "ObjectiveResult",
     "Text",
     "TextBatch",
-    "Trainer",
-    "TrainingPlan",
     "Writing",
     "collate",
     "episode_loss",

@@ -38,10 +38,12 @@ class Episode:
     Attributes:
         history: passages, each written by a forward pass that does not see the text of those before.
         queries: texts, each read from the memory on its own, with weights on the answer's tokens.
+        full: the queries once more with the text before them, as in :class:`EpisodeBatch`; empty where joining does.
     """
 
     history: tuple[Text, ...]
     queries: tuple[Text, ...]
+    full: tuple[Text, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -111,21 +113,40 @@ class EpisodeBatch:
 _EMPTY = Text((), (), ())
 
 
+def joined(history: Sequence[Text], query: Text) -> Text:
+    """A query after its history; only its own tokens train, and segments keep apart what was apart."""
+    ids: list[int] = []
+    segments: list[int] = []
+    for part in (*history, query):
+        first = max(segments, default=NO_SEGMENT) + 1
+        ids += part.ids
+        segments += [NO_SEGMENT if segment == NO_SEGMENT else first + segment for segment in part.segments]
+    # Nothing predicts the first token of a query read alone, so it does not train here either.
+    before = len(ids) - len(query.ids)
+    weights = (*[0.0] * (before + 1), *query.weights[1:])[: len(ids)]
+    return Text(tuple(ids), weights, tuple(segments))
+
+
 def collate(episodes: Sequence[Episode], pad_id: int, *, write_queries: bool = False) -> EpisodeBatch:
     """A batch of episodes.
 
     Raises:
-        ValueError: no episode of them asks anything.
+        ValueError: no episode of them asks anything, or only some have the full text.
     """
     if not any(episode.queries for episode in episodes):
         raise ValueError("A batch of episodes needs at least one query.")
     passes = max(len(episode.history) for episode in episodes)
     columns = [[e.history[i] if i < len(e.history) else _EMPTY for e in episodes] for i in range(passes)]
+    queries = [query for episode in episodes for query in episode.queries]
+    full = [text for episode in episodes for text in episode.full]
+    if full and len(full) != len(queries):
+        raise ValueError(f"Of {len(queries)} queries {len(full)} have their full text; give all of them or none.")
     return EpisodeBatch(
         passages=tuple(TextBatch.pad(column, pad_id) for column in columns),
-        queries=TextBatch.pad([query for episode in episodes for query in episode.queries], pad_id),
+        queries=TextBatch.pad(queries, pad_id),
         episode_of=torch.tensor([row for row, episode in enumerate(episodes) for _ in episode.queries]),
         write_queries=write_queries,
+        full=TextBatch.pad(full, pad_id) if full else None,
     )
 
 

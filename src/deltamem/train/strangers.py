@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from deltamem.train.episodes import Episode, EpisodeBatch
+from deltamem.train.episodes import Episode, EpisodeBatch, joined
+from deltamem.train.views import full_texts
 
 
 class Strangers(Dataset[Any]):
@@ -16,7 +17,7 @@ class Strangers(Dataset[Any]):
 
     The static control is trained on this, and the loss under another row's state is measured on it. Of a dataset of
     episodes, each gets the history of another one, drawn once; of one of ready batches, the rows of each batch are
-    turned by one.
+    turned by one. What shows the text, a teacher for example, still shows the query's own: only the memory is strange.
 
     Args:
         dataset: of :class:`Episode` or of :class:`EpisodeBatch`.
@@ -39,11 +40,12 @@ class Strangers(Dataset[Any]):
         if isinstance(item, EpisodeBatch):
             return turn_rows(item)
         episode: Episode = item
-        return dataclasses.replace(episode, history=self.dataset[self._others[index]].history)
+        full = episode.full or tuple(joined(episode.history, query) for query in episode.queries)
+        return dataclasses.replace(episode, history=self.dataset[self._others[index]].history, full=full)
 
 
 def turn_rows(batch: EpisodeBatch) -> EpisodeBatch:
-    """The batch with each query reading the memory of the next row.
+    """The batch with each query reading the memory of the next row. The text that it belongs to stays its own.
 
     Raises:
         ValueError: there is no other row.
@@ -52,7 +54,7 @@ def turn_rows(batch: EpisodeBatch) -> EpisodeBatch:
     if rows < 2:
         raise ValueError("Another row's memory needs at least two episodes in a batch; this one has 1.")
     turned = torch.roll(torch.arange(rows, device=batch.episode_of.device), -1)
-    return dataclasses.replace(batch, episode_of=turned[batch.episode_of], full=None)
+    return dataclasses.replace(batch, episode_of=turned[batch.episode_of], full=full_texts(batch))
 
 
 def _others(dataset: Dataset[Any], seed: int) -> list[int]:

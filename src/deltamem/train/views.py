@@ -7,8 +7,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from deltamem.state import NO_SEGMENT
-from deltamem.train.episodes import EpisodeBatch, Text, TextBatch
+from deltamem.train.episodes import EpisodeBatch, Text, TextBatch, joined
 
 
 class View(IntEnum):
@@ -61,7 +60,7 @@ def full_texts(batch: EpisodeBatch, positions: int | None = None) -> TextBatch:
     if batch.full is not None:
         texts = [_text(batch.full, row) for row in rows]
     else:
-        texts = [_joined(batch, row) for row in rows]
+        texts = [joined(_history(batch, row), _text(batch.queries, row)) for row in rows]
     shown = TextBatch.pad([_last(text, positions) for text in texts], pad_id=0)
     shown = TextBatch(*(tensor.to(batch.queries.ids.device) for tensor in vars(shown).values()))
     if not torch.equal(_trained(shown), _trained(batch.queries)):
@@ -79,20 +78,8 @@ def mixed_texts(texts: TextBatch, others: TextBatch, choose: Tensor) -> TextBatc
     return TextBatch(*(tensor.to(texts.ids.device) for tensor in vars(mixed).values()))
 
 
-def _joined(batch: EpisodeBatch, query: int) -> Text:
-    """A query after its history; only its own tokens train, and segments keep apart what was apart."""
-    history = [_text(passage, int(batch.episode_of[query])) for passage in batch.passages]
-    asked = _text(batch.queries, query)
-    ids: list[int] = []
-    segments: list[int] = []
-    for part in (*history, asked):
-        first = max(segments, default=NO_SEGMENT) + 1
-        ids += part.ids
-        segments += [NO_SEGMENT if segment == NO_SEGMENT else first + segment for segment in part.segments]
-    # Nothing predicts the first token of a query read alone, so it does not train here either.
-    before = len(ids) - len(asked.ids)
-    weights = (*[0.0] * (before + 1), *asked.weights[1:])[: len(ids)]
-    return Text(tuple(ids), weights, tuple(segments))
+def _history(batch: EpisodeBatch, query: int) -> list[Text]:
+    return [_text(passage, int(batch.episode_of[query])) for passage in batch.passages]
 
 
 def _last(text: Text, length: int | None) -> Text:
