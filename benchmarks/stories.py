@@ -4,7 +4,7 @@
 
 The model samples its own stories, at temperature 0.8. The first 80 tokens of each go to memory, and the rest is
 predicted without them. The same adapter is trained once more on other stories' memories (the static control): it can
-learn everything but memory. Losses are on held-out stories; intervals are 95 % of a bootstrap over groups of eight of them.
+learn everything but memory. Losses are on held-out stories; intervals are 95 % of a bootstrap over groups of eight.
 """
 
 import argparse
