@@ -8,8 +8,6 @@ answered to the letter by greedy decoding, with nothing but the question in the 
 
 import argparse
 import json
-import os
-import platform
 import sys
 import time
 from importlib.resources import files
@@ -18,6 +16,7 @@ from typing import Any
 
 import torch
 
+from common import machine
 from deltamem.demo.adapters import STAGES, TRAINING_FILE
 from deltamem.demo.measure import Sizes, measure
 from deltamem.demo.reader import Reader
@@ -60,7 +59,7 @@ def run() -> dict[str, Any]:
         "training": training,
         "command": "python benchmarks/adapters.py --json benchmarks/results/adapters.json",
         "seconds": round(time.monotonic() - start, 1),
-        "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "torch": torch.__version__},
+        "machine": machine(),
     }
 
 

@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 
+from common import machine, timed
 from deltamem.attach import attach
 from deltamem.demo.adapters import STAGES
 from deltamem.demo.backbone import load_backbone
 from deltamem.train import Episode, EpisodeBatch, EpisodeObjective, ObjectiveOptions, Text, Writing, collate
-from overhead import machine, timed
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
 CHUNK, CUT = 512, 4

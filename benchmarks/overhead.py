@@ -8,13 +8,9 @@ are this process's CPU time, which other work on the machine lengthens less than
 
 import argparse
 import copy
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +19,7 @@ import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 import deltamem
+from common import machine, timed
 
 PROMPT = 512
 SHAPES: dict[str, dict[str, Any]] = {
@@ -110,26 +107,6 @@ def compare(bare: Work, adapted: Work, rounds: int) -> dict[str, float]:
         "adapted_ms": round(1000 * statistics.median(t for _, b, c, _ in times for t in (b, c)), 3),
         "x": round(statistics.median((b + c) / (a + d) for a, b, c, d in times), 4),
         "rounds": rounds,
-    }
-
-
-def timed(run: Work) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "numba")},
     }
 
 

@@ -7,13 +7,9 @@ seconds is interrupted, a kernel of microseconds is not); the sides take turns, 
 """
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from common import machine, timed
 from deltamem.ops import scan
 
 RANK = 8
@@ -100,30 +97,6 @@ def decode_us() -> float:
     """Microseconds of one call for one token, B = N = 1, without gradients."""
     run = step(arguments(1, 1, 1), "cpu", False)
     return round(1e6 * statistics.median(timed(run) for _ in range(3000)), 1)
-
-
-def timed(run: Callable[[], Any]) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    names = [line.split(":")[1].strip() for line in cpu_lines() if line.startswith("model name")]
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "numba", "numpy")}
-    return {
-        "cpu": names[0] if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **versions,
-    }
-
-
-def cpu_lines() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def show(report: dict[str, Any]) -> None:

@@ -9,8 +9,6 @@ learn everything but memory. Losses are on held-out stories; intervals are 95 % 
 
 import argparse
 import json
-import os
-import platform
 import random
 import statistics
 import time
@@ -24,6 +22,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import deltamem
+from common import machine
 from deltamem.train.checkpoints import last_checkpoint
 from deltamem.train.episodes import Episode, Text, collate
 from deltamem.train.measure import Condition, Tally, add, mean_loss, tally
@@ -180,7 +179,7 @@ def main() -> None:
         "figures": {key: round(value, 4) for key, value in figures.items()},
         "intervals": intervals,
         "seconds": round(time.monotonic() - started),
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "machine": machine(),
     }
     print(json.dumps(report, indent=2))
     if options.json:

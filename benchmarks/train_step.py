@@ -26,6 +26,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import deltamem.memory
+from common import machine, timed
 from deltamem.attach import attach, attached
 from deltamem.demo.adapters import STAGES
 from deltamem.demo.backbone import load_backbone
@@ -33,7 +34,6 @@ from deltamem.demo.episodes import EpisodeSampler, Mix
 from deltamem.ops import scan
 from deltamem.train import Episode, EpisodeBatch, EpisodeObjective, Text, collate
 from long_history import peak_mib
-from overhead import machine, timed
 
 PASSAGE, PASSAGES, QUERIES = 512, 2, 4
 FLOOR = 8.0

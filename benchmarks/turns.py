@@ -11,10 +11,7 @@ and with all of it read again each turn, and compares what is answered.
 """
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import random
 import resource
 import statistics
@@ -27,6 +24,7 @@ from typing import Any
 import torch
 
 import deltamem
+from common import machine
 from deltamem.demo.show import load_demo
 from deltamem.demo.world import sample_dialogue
 
@@ -167,20 +165,6 @@ def compare_reuse(model: Any, tokenizer: Any, dialogues: int) -> dict[str, Any]:
 
 def share(found: list[str], wanted: list[str]) -> float:
     return round(sum(a == b for a, b in zip(found, wanted, strict=True)) / len(wanted), 3)
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "numba")},
-    }
 
 
 def show(report: dict[str, Any]) -> None:
