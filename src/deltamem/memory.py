@@ -141,6 +141,15 @@ class DeltaMemory(nn.Module):
         raw = F.linear(hidden_states.to(rows.dtype), rows).float()
         return torch.sigmoid(raw + self.gate_bias[: self.gates])
 
+    def reads(self, hidden_states: Tensor, state: Tensor) -> Tensor:
+        """What every token reads of a state, ``[B, T, N, R]`` float32, from the input ``[B, T, D]`` of the layer.
+
+        The state is ``[B, N, R, R]``. :meth:`forward` makes corrections of them; these are for looking at.
+        """
+        rows = self.projection[: self.config.width]
+        query = self._address(self._by_state(F.linear(hidden_states.to(rows.dtype), rows).float()))
+        return torch.einsum("bnij,btnj->btni", state, query)
+
     def _segments(
         self, query: Tensor, written: Tensor, state: Tensor, plan: SegmentPlan, pending: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -146,6 +146,8 @@ class SteeredAttention(nn.Module):
         step.put(layer, state, pending)
         if step.gates is not None:
             step.gates.setdefault(layer, memory.write_gates(hidden_states))
+        if step.inputs is not None:
+            step.inputs.setdefault(layer, hidden_states)
         output = self.attention(SteeredInput(hidden_states, corrections), *args, **kwargs)
         if "o" not in corrections:
             return output

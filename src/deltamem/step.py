@@ -23,6 +23,7 @@ class Step:
             one segment, -1 belongs to none.
         close: also end the segment that the last token is in. Otherwise it stays open for the next call.
         gates: a dict to fill with the write gates β of each adapted layer, ``[B, T, G]``, by the layer's place.
+        inputs: a dict to fill with the input ``[B, T, D]`` of each adapted layer, by the layer's place.
 
     A step serves one forward pass; make a new one for the next.
     """
@@ -36,6 +37,7 @@ class Step:
         segment_ids: Tensor | None = None,
         close: bool = False,
         gates: dict[int, Tensor] | None = None,
+        inputs: dict[int, Tensor] | None = None,
     ) -> None:
         self.state = state
         self.write = write
@@ -43,6 +45,7 @@ class Step:
         self.segment_ids = segment_ids
         self.close = close
         self.gates = gates
+        self.inputs = inputs
         self.length = 0
         self.device = torch.device("cpu")
         self._plan: WritePlan | None = None

@@ -49,28 +49,15 @@ def chat(
 
 
 def _open(model: str, adapter: str, memory: Path | None, window: int) -> "Session":
-    from deltamem.session import Session
-
-    if bool(model) != bool(adapter):
-        raise ValueError("--model and --adapter go together; give both, or neither for the embedded ones.")
     from transformers.utils import logging
 
+    from deltamem.cli.models import load_adapted
+    from deltamem.session import Session
+
     logging.set_verbosity_error()
-    if model:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        from deltamem.adapters import load_adapter
-
-        backbone = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        load_adapter(backbone, adapter)
-    else:
-        from deltamem.demo.adapters import load_demo_adapter
-        from deltamem.demo.backbone import load_backbone
-
+    if not model:
         logging.disable_progress_bar()
-        backbone, tokenizer = load_backbone()
-        load_demo_adapter(backbone, "multi")
+    backbone, tokenizer = load_adapted(model, adapter)
     if memory is not None and memory.exists():
         return Session.load(memory, backbone, tokenizer, window=window)
     return Session(backbone, tokenizer, window=window)

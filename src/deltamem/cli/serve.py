@@ -1,12 +1,10 @@
 """``deltamem serve``: the HTTP server."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from deltamem.store import SessionStore
 
 
@@ -46,7 +44,9 @@ def serve(
         from deltamem.serve.settings import Settings
     except ModuleNotFoundError as missing:
         raise ImportError(f"The server needs {missing.name}: pip install 'deltamem[serve]'") from None
+    from deltamem.cli.models import load_adapted
     from deltamem.cli.places import state_secret
+    from deltamem.demo.suggestions import SUGGESTIONS
 
     sessions = open_store(store, keep_messages=keep_messages, keep_versions=keep_versions)
     try:
@@ -57,8 +57,9 @@ def serve(
             require_keys=_has_keys(sessions),
             keep_messages=keep_messages,
             allow_origins=tuple(allow_origin or ()),
+            suggestions=() if model else SUGGESTIONS,
         )
-        backbone, tokenizer = load(model, adapter, device)
+        backbone, tokenizer = load_adapted(model, adapter, device)
         server = Server(backbone, tokenizer, sessions, settings, EngineLimits(max_batch=max_batch, queue=queue))
     except BaseException:
         sessions.close()
@@ -81,32 +82,6 @@ def open_store(url: str, *, keep_messages: bool = False, keep_versions: int = 20
     return SessionStore.open(
         store_url(url), keys=StateKeys.from_environment(), keep_messages=keep_messages, keep_versions=keep_versions
     )
-
-
-def load(model: str, adapter: str, device: str = "cpu") -> tuple["PreTrainedModel", Any]:
-    """A backbone with its adapter, and its tokenizer; the embedded ones without names.
-
-    Raises:
-        ValueError: only one of the two is named.
-    """
-    if bool(model) != bool(adapter):
-        raise ValueError("--model and --adapter go together; give both, or neither for the embedded ones.")
-    backbone: Any
-    if model:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        from deltamem.adapters import load_adapter
-
-        backbone = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval().to(device)
-        load_adapter(backbone, adapter)
-        return backbone, AutoTokenizer.from_pretrained(model)
-    from deltamem.demo.adapters import load_demo_adapter
-    from deltamem.demo.backbone import load_backbone
-
-    backbone, tokenizer = load_backbone()
-    backbone.to(device)
-    load_demo_adapter(backbone, "multi")
-    return backbone, tokenizer
 
 
 def _has_keys(store: "SessionStore") -> bool:

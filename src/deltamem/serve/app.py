@@ -10,9 +10,11 @@ from fastapi.openapi.utils import get_openapi
 
 from deltamem.serve.errors import install_error_handlers
 from deltamem.serve.gate import Gate
+from deltamem.serve.page import add_page
 from deltamem.serve.routes.chat import router as chat
 from deltamem.serve.routes.completions import router as completions
 from deltamem.serve.routes.sessions import router as sessions
+from deltamem.serve.routes.strengths import router as strengths
 from deltamem.serve.routes.system import models
 from deltamem.serve.routes.system import router as system
 from deltamem.serve.schema import ErrorBody
@@ -51,10 +53,11 @@ def create_app(server: Server) -> FastAPI:
     )
     app.state.server = server
     v1 = APIRouter(prefix="/v1", responses=_ERRORS)
-    for part in (chat, completions, sessions, models):
+    for part in (chat, completions, sessions, strengths, models):
         v1.include_router(part)
     app.include_router(v1)
     app.include_router(system)
+    add_page(app)
     install_error_handlers(app)
     if server.settings.allow_origins:
         app.add_middleware(

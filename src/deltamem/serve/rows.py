@@ -193,18 +193,19 @@ class _RowLayer(CacheLayerMixin):
         return self.keys[:rows, : self._reach].transpose(1, 2), self.values[:rows, : self._reach].transpose(1, 2)
 
     def copy_row(self, source: "_RowLayer", row: int, to: int, length: int) -> None:
-        assert source.keys is not None
-        assert source.values is not None
-        self.keys = _grown(self.keys, source.keys, to + 1, length)
-        self.values = _grown(self.values, source.values, to + 1, length)
-        self.keys[to, :length] = source.keys[row, :length]
-        self.values[to, :length] = source.values[row, :length]
+        if length:  # a row that was not fed yet has no place in the buffers
+            assert source.keys is not None
+            assert source.values is not None
+            self.keys = _grown(self.keys, source.keys, to + 1, length)
+            self.values = _grown(self.values, source.values, to + 1, length)
+            self.keys[to, :length] = source.keys[row, :length]
+            self.values[to, :length] = source.values[row, :length]
         self.wipe(to, length)
 
     def wipe(self, row: int, start: int) -> None:
         if self.keys is not None and self.values is not None:
-            self.keys[row, start:] = 0
-            self.values[row, start:] = 0
+            self.keys[row : row + 1, start:] = 0
+            self.values[row : row + 1, start:] = 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """The length and offset of what the next call attends to."""

@@ -51,6 +51,7 @@ class Server:
         self.prompts = Prompts(tokenizer, sentences=sentences, context=self.engine.context)
         self.signer = StateSigner(settings.secret, self.states.fingerprint)
         self.rates = RateLimits()
+        self.weighing = asyncio.Semaphore(1)  # a request that looks into the model again waits for the one before
         self.started = int(time.time())
         self._keys = ApiKeys(store) if settings.require_keys else None
         self._locks: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}

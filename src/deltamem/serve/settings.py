@@ -17,6 +17,7 @@ class Settings:
         require_keys: whether requests need an API key. Without, everyone is the tenant ``default``.
         keep_messages: whether the store keeps what was said.
         allow_origins: web origins that browsers may call from; none by default.
+        suggestions: what the page suggests to tell the model, each with the question that asks for it.
         max_body: bytes of a request's body, unless the key has a limit of its own.
         max_tokens: tokens of an answer when the request does not say.
         timeout: seconds that a request may take.
@@ -28,6 +29,7 @@ class Settings:
     require_keys: bool = False
     keep_messages: bool = False
     allow_origins: tuple[str, ...] = ()
+    suggestions: tuple[tuple[str, str], ...] = ()
     max_body: int = 4 * 2**20
     max_tokens: int = 256
     timeout: float = 600.0
