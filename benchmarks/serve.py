@@ -6,13 +6,12 @@ Each figure is a ratio of tokens a second, together over alone, measured in roun
 reported. ``decode`` generates a fixed number of tokens and writes nothing. ``turns`` are whole turns: an answer of that
 length, and the turn written to memory; ``short_turns`` end where the backbone ends them, after three tokens or so.
 ``http`` and ``http_short`` are the same through a real server, each committed to its store. Greedy tokens together
-must equal those alone.
+must equal those alone. ``by_batch`` is ``turns`` for so many sessions at a time.
 """
 
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import httpx
 import torch
 import uvicorn
 
+from common import machine
 from deltamem.chat import encode_chat
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
@@ -56,13 +56,7 @@ def main() -> int:
     torch.set_num_threads(1)
     report: dict[str, Any] = {
         "sessions": options.sessions,
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": 1,
-            "torch": torch.__version__,
-            "load_average": os.getloadavg()[0],
-        },
+        "machine": machine(),
     }
     model, tokenizer = load_backbone()
     load_demo_adapter(model, "multi")
@@ -74,6 +68,7 @@ def main() -> int:
         bench = Bench(server, tokenizer, options.sessions)
         report["decode"] = bench.compare(lambda i: bench.decode(i, options.tokens), options.rounds)
         report["turns"] = bench.compare(lambda i: bench.turn(i, options.tokens), options.rounds)
+        report["by_batch"] = bench.by_batch(options.tokens, options.rounds)
         report["short_turns"] = bench.compare(bench.turn, options.rounds)
         with Serving(server) as url:
             report["http"] = http_turns(url, bench, options.rounds, options.tokens)
@@ -124,6 +119,26 @@ class Bench:
                 together.append(rate)
                 equal &= first == second
         return _summary(alone, together) | {"tokens_equal": equal}
+
+    def by_batch(self, tokens: int, rounds: int) -> list[dict[str, Any]]:
+        """Tokens a second of whole turns, and the CPU time of one, for batches of growing size that take turns."""
+        sizes = [size for size in (1, 2, 4, 8, 16, 32) if size <= self.sessions]
+        rates: dict[int, list[tuple[float, float]]] = {size: [] for size in sizes}
+        with ThreadPoolExecutor(self.sessions) as pool:
+            for _ in range(rounds):
+                for size in sizes:
+                    cpu = time.process_time()
+                    rate, _ = _timed(lambda size=size: list(pool.map(self.turn, range(size), [tokens] * size)))
+                    rates[size].append((rate, 1000 * (time.process_time() - cpu) / size))
+        return [
+            {
+                "batch": size,
+                "tokens_per_second": round(statistics.median(rate for rate, _ in found), 1),
+                "cpu_ms_per_turn": round(statistics.median(cpu for _, cpu in found), 1),
+                "tokens_per_cpu_second": round(1000 * tokens / statistics.median(cpu for _, cpu in found), 1),
+            }
+            for size, found in rates.items()
+        ]
 
     def _generate(self, session: int, sampling: Sampling) -> tuple[list[int], str]:
         state = self._states[session]

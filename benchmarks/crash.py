@@ -1,0 +1,314 @@
+"""Whether a killed server keeps every turn that it acknowledged, on the embedded backbone.
+
+    python benchmarks/crash.py --json benchmarks/results/crash.json --check
+
+Again and again a server is started on the same SQLite file, clients hold turns through HTTP, and at a random moment
+the process is killed with SIGKILL. After each kill the file is checked: every acknowledged turn is there with its
+messages, nothing beyond one turn under way is, versions are without a gap, and every new version's memory is the one
+that its messages make of the version before. The next start goes on with the same sessions.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+import uvicorn
+
+from common import machine
+from deltamem.chat import encode_chat
+from deltamem.demo.adapters import load_demo_adapter
+from deltamem.demo.backbone import load_backbone
+from deltamem.demo.world import chat
+from deltamem.observe import observe
+from deltamem.serve.app import create_app
+from deltamem.serve.server import Server
+from deltamem.serve.settings import Settings
+from deltamem.serve.states import StateCodec
+from deltamem.store import NotFoundError, SessionStore
+
+TOLERANCE = 1e-4
+TENANT = "default"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--clients", type=int, default=6)
+    parser.add_argument("--turns", type=int, default=40, help="turns before a kill, at most")
+    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a turn was lost or half written")
+    parser.add_argument("--nursery", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.nursery:
+        return nurse(options.nursery)
+
+    torch.set_num_threads(1)
+    report = {"machine": machine()}
+    report |= measure(options.kills, options.clients, options.turns)
+    text = json.dumps(report, indent=2)
+    if options.json and options.json != "-":
+        Path(options.json).write_text(text + "\n", "utf-8")
+    print(text)
+    return int(options.check and bool(report["problems"]))
+
+
+@dataclass
+class Client:
+    """One client with a session of its own, and what it was told.
+
+    Attributes:
+        session: its session.
+        rng: what it says next.
+        acknowledged: for each version that the server acknowledged, what was said and answered.
+        seen: versions up to this one have been checked.
+    """
+
+    session: str
+    rng: random.Random
+    acknowledged: dict[int, tuple[str, str]] = field(default_factory=dict)
+    seen: int = 0
+
+    @property
+    def last(self) -> int:
+        """The last acknowledged version, 0 for none."""
+        return max(self.acknowledged, default=0)
+
+    def talk(self, url: str, stop: threading.Event) -> None:
+        """Holds turns until told to stop or until nobody answers; every other one is a stream."""
+        with httpx.Client(base_url=url, timeout=60, headers={"X-Memory-Session": self.session}) as http:
+            while not stop.is_set():
+                said = chat(self.rng, 1)[0].text
+                body = {"messages": [{"role": "user", "content": said}], "temperature": 0, "max_tokens": 12}
+                try:
+                    version, answer = (self._stream if self.rng.random() < 0.5 else self._ask)(http, body)
+                except httpx.TransportError:
+                    return
+                if version:
+                    self.acknowledged[version] = (said, answer)
+
+    @staticmethod
+    def _ask(http: httpx.Client, body: dict[str, Any]) -> tuple[int, str]:
+        reply = http.post("/v1/chat/completions", json=body)
+        reply.raise_for_status()
+        told = reply.json()
+        return told["memory"]["version"], told["choices"][0]["message"]["content"]
+
+    @staticmethod
+    def _stream(http: httpx.Client, body: dict[str, Any]) -> tuple[int, str]:
+        """A streamed turn is acknowledged by the chunk that says how it ended."""
+        text, version = "", 0
+        with http.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as reply:
+            reply.raise_for_status()
+            for line in reply.iter_lines():
+                if line.startswith("data: {"):
+                    chunk = json.loads(line[6:])
+                    text += chunk["choices"][0]["delta"].get("content") or ""
+                    version = chunk.get("memory", {}).get("version", version)
+        return version, text
+
+
+class Checker:
+    """Recomputes what the store must hold."""
+
+    def __init__(self) -> None:
+        self._model, self._tokenizer = load_backbone()
+        load_demo_adapter(self._model, "multi")
+        self._states = StateCodec(self._model)
+        self.versions = 0
+        self.under_way = 0
+        self.difference = 0.0
+
+    def check(self, store: SessionStore, client: Client) -> list[str]:
+        """What is wrong with a session after a kill."""
+        name = client.session
+        try:
+            head = store.get(TENANT, name).head
+        except NotFoundError:
+            return [f"{name} is gone, with {client.last} versions"] if client.last else []
+        # Version 1 is the empty memory that a session begins with; the first turn makes it too.
+        most = max(client.last, 1) + 1
+        if not client.last <= head <= most:
+            return [f"{name} is at version {head}, and {client.last} was acknowledged"]
+        kept = {version.number: version for version in store.versions(TENANT, name, limit=2**31 - 1)}
+        if sorted(kept) != list(range(1, head + 1)):
+            return [f"{name} has a gap in its versions"]
+        said: dict[int, list[dict[str, str]]] = {}
+        for stored in store.messages(TENANT, name, limit=2**31 - 1):
+            said.setdefault(stored.version, []).append(dict(stored.message))
+        problems = []
+        for number in range(max(client.seen, 1) + 1, head + 1):
+            self.versions += 1
+            self.under_way += number not in client.acknowledged
+            problems += self._check_version(store, client, number, said.get(number, []))
+        client.seen = head
+        return problems
+
+    def _check_version(
+        self, store: SessionStore, client: Client, number: int, messages: list[dict[str, str]]
+    ) -> Iterator[str]:
+        where = f"version {number} of {client.session}"
+        if [message["role"] for message in messages] != ["user", "assistant"]:
+            yield f"{where} has no whole turn in its log"
+            return
+        if client.acknowledged.get(number, tuple(m["content"] for m in messages)) != tuple(
+            m["content"] for m in messages
+        ):
+            yield f"{where} has other messages than were acknowledged"
+        before, after = (self._states.unpack(store.load(TENANT, client.session, n).state) for n in (number - 1, number))
+        tokens = encode_chat(self._tokenizer, messages)
+        made = observe(self._model, tokens.input_ids, before, write=tokens.message >= 0)
+        difference = float(made.diff(after).max())
+        self.difference = max(self.difference, difference)
+        if difference > TOLERANCE or not torch.equal(made.tokens, after.tokens):
+            yield f"{where} is not what its messages make of the version before: off by {difference}"
+
+
+def measure(kills: int, clients: int, turns: int) -> dict[str, Any]:
+    """Kills servers under load and checks what is left."""
+    rng = random.Random("crash")
+    talking = [Client(f"s{number}", random.Random(f"crash/{number}")) for number in range(clients)]
+    checker, problems = Checker(), []
+    with tempfile.TemporaryDirectory() as folder:
+        nursery = Nursery(Path(folder))
+        for kill in range(kills):
+            pid, url = nursery.start()
+            load(lambda pid=pid: nursery.kill(pid), url, talking, rng.randint(1, turns), rng.uniform(0, 0.3))
+            with SessionStore.open(f"sqlite:///{folder}/sessions.db", keep_messages=True) as store:
+                store.check()
+                with store.database.read() as connection:
+                    if connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() != "ok":
+                        problems.append("the database is damaged")
+                for client in talking:
+                    problems += [f"kill {kill + 1}: {problem}" for problem in checker.check(store, client)]
+        nursery.close()
+    return {
+        "kills": kills,
+        "clients": clients,
+        "turns_acknowledged": sum(len(client.acknowledged) for client in talking),
+        "versions_checked": checker.versions,
+        "committed_but_not_acknowledged": checker.under_way,
+        "largest_difference_of_a_state": checker.difference,
+        "problems": problems,
+    }
+
+
+def load(kill: Callable[[], None], url: str, clients: list[Client], turns: int, pause: float) -> None:
+    """Lets the clients talk, kills the server a moment after so many turns, and waits for the clients to notice."""
+
+    def done() -> int:
+        return sum(len(client.acknowledged) for client in clients)
+
+    stop, before = threading.Event(), done()
+    threads = [threading.Thread(target=client.talk, args=(url, stop)) for client in clients]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + 60
+    while done() < before + turns and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(pause)
+    kill()
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+class Nursery:
+    """A process that has loaded the model and forks servers, so that a start takes no more than a moment.
+
+    Args:
+        folder: where the database is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._log = open(folder / "server.log", "ab")  # noqa: SIM115
+        command = [sys.executable, __file__, "--nursery", str(folder)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
+        self._process = subprocess.Popen(command, text=True, **pipes)
+
+    def start(self) -> tuple[int, str]:
+        """The id and the address of a new server that is ready."""
+        port = str(free_port())
+        pid = int(self._ask(port))
+        url = f"http://127.0.0.1:{port}"
+        until = time.monotonic() + 120
+        while not _ready(url):
+            if time.monotonic() > until:
+                raise RuntimeError(f"The server did not start; see {self._log.name}.")
+            time.sleep(0.05)
+        return pid, url
+
+    def kill(self, pid: int) -> None:
+        """Kills a server with SIGKILL, and gives back when it is gone."""
+        os.kill(pid, signal.SIGKILL)
+        if self._ask("wait") != str(signal.SIGKILL.value):
+            raise RuntimeError("The server ended before it was killed.")
+
+    def close(self) -> None:
+        """Ends the nursery."""
+        self._process.communicate("")
+        self._log.close()
+
+    def _ask(self, line: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(line, file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline().strip()
+        if not answer:
+            raise RuntimeError(f"The nursery ended; see {self._log.name}.")
+        return answer
+
+
+def nurse(folder: str) -> int:
+    """What a nursery does: forks a server for every port it reads, and waits for it when told to."""
+    torch.set_num_threads(1)
+    model, tokenizer = load_backbone()
+    load_demo_adapter(model, "multi")
+    observe(model, torch.ones(1, 2, dtype=torch.int64))  # compiles
+    for line in sys.stdin:
+        if line == "wait\n":
+            print(os.waitstatus_to_exitcode(os.wait()[1]) * -1, flush=True)
+            continue
+        pid = os.fork()
+        if not pid:
+            serve(model, tokenizer, folder, int(line))
+            os._exit(0)
+        print(pid, flush=True)
+    return 0
+
+
+def serve(model: Any, tokenizer: Any, folder: str, port: int) -> None:
+    """Serves as ``deltamem serve`` does."""
+    store = SessionStore.open(f"sqlite:///{folder}/sessions.db", keep_messages=True, keep_versions=None)
+    server = Server(model, tokenizer, store, Settings(secret=b"for one hour only", keep_messages=True))
+    uvicorn.run(create_app(server), host="127.0.0.1", port=port, log_level="warning", access_log=False)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""The examples as their users run them, against a running server with keys, and what is beside them in deploy/."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from serving import make_server, running
+
+from deltamem.store import ApiKeys
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    server = make_server(require_keys=True)
+    key = ApiKeys(server.store).create("acme").secret
+    with running(server) as url:
+
+        def run(name: str, *arguments: str, said: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, str(ROOT / "examples" / name), *arguments]
+            settings = os.environ | {"DELTAMEM_URL": url, "DELTAMEM_API_KEY": key} | environment
+            return subprocess.run(command, input=said, env=settings, capture_output=True, text=True, timeout=120)
+
+        yield run
+
+
+def test_the_openai_client_remembers(run: Run) -> None:
+    done = run("openai_client.py")
+    assert done.returncode == 0, done.stderr
+    assert "> Where do I live?\nLisbon." in done.stdout
+    assert "Biscuit." in done.stdout
+
+
+def test_the_support_bot_knows_its_customers_and_forgets_them(run: Run) -> None:
+    first = run("support_bot.py", "4711", said="I live in Lisbon.\n/known\n")
+    assert "versions" in first.stdout, first.stderr
+    assert run("support_bot.py", "4711", said="Where do I live?\n").stdout == "Lisbon.\n"
+    assert "Lisbon" not in run("support_bot.py", "4712", said="Where do I live?\n").stdout
+    gone = run("support_bot.py", "4711", said="I live in Rome.\n/undo\nWhere do I live?\n/forget\n/known\n")
+    assert gone.stdout.splitlines()[-2:] == [
+        "Lisbon.",
+        "! There is no session 'customer:4711'. Check its name, or create it.",
+    ]
+
+
+def test_the_hook_remembers_for_a_repository_and_never_stands_in_the_way(run: Run, tmp_path: Path) -> None:
+    def event(text: str, folder: Path = ROOT) -> str:
+        return json.dumps({"cwd": str(folder), "prompt": text})
+
+    asked = event("What is my secret word?")
+    assert run("coding_agent_hook.py", "recall", said=asked).stdout == ""
+    told = run("coding_agent_hook.py", "remember", said=event("My secret word is lantern.", ROOT / "examples"))
+    assert (told.returncode, told.stderr) == (0, "")
+    assert run("coding_agent_hook.py", "recall", said=asked).stdout == "From this repository's memory: lantern.\n"
+    elsewhere = run("coding_agent_hook.py", "recall", said=event("What is my secret word?", tmp_path))
+    assert elsewhere.stdout == ""
+    away = run("coding_agent_hook.py", "recall", said=asked, DELTAMEM_URL="http://127.0.0.1:1")
+    assert (away.returncode, away.stdout) == (0, "")
+    assert "deltamem:" in away.stderr
+
+
+def test_the_files_for_deployment_agree_with_one_another() -> None:
+    deploy = ROOT / "deploy"
+    subprocess.run(["sh", "-n", deploy / "entrypoint.sh"], check=True)
+    (deployment, service) = yaml.safe_load_all((deploy / "kubernetes.yaml").read_text())
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert service["spec"]["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    dockerfile = (deploy / "Dockerfile").read_text()
+    assert f"USER {deployment['spec']['template']['spec']['securityContext']['runAsUser']}:" in dockerfile
+    assert f"EXPOSE {container['ports'][0]['containerPort']}" in dockerfile
+    compose = yaml.safe_load((deploy / "compose.yaml").read_text())
+    assert compose["services"]["deltamem"]["build"]["dockerfile"] == "deploy/Dockerfile"
+    set_there = {variable["name"] for variable in container["env"]} | set(
+        compose["services"]["deltamem"]["environment"]
+    )
+    read_here = "\n".join(p.read_text() for p in (ROOT / "src" / "deltamem").rglob("*.py"))
+    read_here += (deploy / "entrypoint.sh").read_text()
+    assert all(name in read_here for name in set_there if name.startswith("DELTAMEM_"))
