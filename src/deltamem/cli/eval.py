@@ -26,7 +26,9 @@ def eval(
         list[str] | None, typer.Option(help="A method; all that the adapters allow, and the controls, by default.")
     ] = None,
     model: Annotated[str, typer.Option(help="Hub id or folder of the backbone; the embedded one if left out.")] = "",
-    adapter: Annotated[list[str] | None, typer.Option(help="Folder or Hub id of an adapter, or NAME=FOLDER.")] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="An adapter or LoRA: FOLDER, Hub id or NAME=FOLDER.")
+    ] = None,
     static_adapter: Annotated[
         Path | None, typer.Option(help="The control: an adapter trained on strangers' memories.")
     ] = None,
@@ -43,6 +45,7 @@ def eval(
     batch: Annotated[int, typer.Option(min=1, help="The most questions answered at once.")] = 16,
     window: Annotated[int | None, typer.Option(min=1, help="Prompt tokens of the method window.")] = None,
     turns: Annotated[int, typer.Option(min=1, help="Turns or passages that retrieval brings back.")] = 3,
+    compressor: Annotated[str, typer.Option(help="Hub id or folder of the classifier of llmlingua2.")] = "",
     thinking: Annotated[bool, typer.Option(help="Let backbones think that can; the paper does not.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would run; loads no weights.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -56,8 +59,6 @@ def eval(
     """
     from deltamem.eval.methods import MethodOptions
 
-    if bool(adapter) and not model:
-        raise typer.BadParameter("--adapter belongs to a --model; the embedded backbone has its own.")
     if harness:
         if suite or task or dry_run:
             raise typer.BadParameter("--harness runs alone; leave out --suite, --task and --dry-run.")
@@ -68,7 +69,7 @@ def eval(
     backbone = _backbone(
         model, adapter or [], static_adapter, model_revision, batch, weights=not dry_run, thinking=thinking
     )
-    options = MethodOptions(window=window, turns=turns)
+    options = MethodOptions(window=window, turns=turns, **({"compressor": compressor} if compressor else {}))
     names = method or list(chosen.methods) or _default_methods(backbone)
     sources = _Sources(_data(data or [], [one.task for one in chosen.tasks]), revision, _options(option or []))
     jobs, missing = _jobs(chosen, sources, _seeds(seeds), limit or chosen.limit, skip=dry_run)
@@ -122,7 +123,7 @@ def _backbone(
 
     logging.set_verbosity_error()
     if not model:
-        return embedded_backbone(static, batch=batch)
+        return embedded_backbone(static, batch=batch, adapters=adapters)
     template = {} if thinking else {"enable_thinking": False}
     return load_backbone(model, adapters, static, revision=revision, batch=batch, weights=weights, template=template)
 

@@ -14,6 +14,7 @@ COMMANDS = (
     "convert",
     "data",
     "train",
+    "lora",
     "eval",
     "report",
     "parity",

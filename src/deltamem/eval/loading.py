@@ -11,19 +11,23 @@ from deltamem.adapters import load_adapter, read_adapter_from
 from deltamem.attach import attach
 from deltamem.config import DeltaMemConfig
 from deltamem.eval.backbone import Backbone
+from deltamem.eval.methods.lora import is_lora, load_lora
 from deltamem.eval.methods.registry import STATIC
 from deltamem.eval.registry import resolve
 
 _EMBEDDED = "deltamem.demo.task:load_embedded"
 
 
-def embedded_backbone(static: str | Path | None = None, *, batch: int = 32) -> Backbone:
-    """The package's own backbone with its adapters, and a static control if there is one.
+def embedded_backbone(static: str | Path | None = None, *, batch: int = 32, adapters: Sequence[str] = ()) -> Backbone:
+    """The package's own backbone with its adapters, a static control if there is one, and further adapters.
 
     Raises:
-        AdapterFileError: the static control belongs to another backbone.
+        AdapterFileError: an adapter belongs to another backbone.
+        ValueError: two adapters have one name, or a LoRA belongs to another backbone.
     """
     model, tokenizer = resolve(_EMBEDDED)()
+    for name, place in _named(adapters, None):
+        _load(model, place, name)
     if static is not None:
         load_adapter(model, static, STATIC)
     return Backbone(model, tokenizer, batch=batch, name="embedded")
@@ -44,6 +48,7 @@ def load_backbone(
     Args:
         model: Hub id or folder.
         adapters: folders or Hub ids, each as ``NAME=PLACE`` or named by what it writes: token, segment or multi.
+            Folders with a LoRA that PEFT has saved are for Context2LoRA.
         static: the adapter that was trained on strangers' memories.
         revision: of the model.
         batch: the most prompts answered at once.
@@ -68,8 +73,8 @@ def load_backbone(
         with torch.device("meta"):
             loaded = AutoModelForCausalLM.from_config(config)
     for name, place in _named(adapters, static):
-        if weights:
-            load_adapter(loaded, place, name)
+        if weights or is_lora(place):
+            _load(loaded, place, name)
         else:
             attach(loaded, read_adapter_from(place).config, name=name)
     return Backbone(
@@ -82,9 +87,20 @@ def load_backbone(
     )
 
 
+def _load(model: Any, place: str, name: str) -> None:
+    if is_lora(place):
+        load_lora(model, place, name)
+    else:
+        load_adapter(model, place, name)
+
+
 def kind_of(config: DeltaMemConfig) -> str:
     """What an adapter is called in tables: ``multi``, ``segment`` or ``token``."""
     return "multi" if config.states > 1 else "segment" if config.writes_segments else "token"
+
+
+def _kind_at(place: str) -> str:
+    return "lora" if is_lora(place) else kind_of(read_adapter_from(place).config)
 
 
 def _named(adapters: Sequence[str], static: str | Path | None) -> list[tuple[str, str]]:
@@ -92,7 +108,7 @@ def _named(adapters: Sequence[str], static: str | Path | None) -> list[tuple[str
     named: list[tuple[str, str]] = [] if static is None else [(STATIC, str(static))]
     for given in adapters:
         name, found, place = given.partition("=")
-        named.append((name, place) if found else (kind_of(read_adapter_from(given).config), given))
+        named.append((name, place) if found else (_kind_at(given), given))
     names = [name for name, _ in named]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -5,9 +5,14 @@ from dataclasses import dataclass
 
 from deltamem.eval.backbone import Backbone
 from deltamem.eval.methods.base import BackboneMethod
+from deltamem.eval.methods.context2lora import FITTED, FittedLora, StaticLora
+from deltamem.eval.methods.dense import Dense
+from deltamem.eval.methods.llmlingua2 import COMPRESSOR, LLMLingua2
 from deltamem.eval.methods.memory import StateMemory, WritingContext
+from deltamem.eval.methods.memorybank import MemoryBank
 from deltamem.eval.methods.retrieval import TURNS, Bm25, Found, HybridPrompt, HybridState
 from deltamem.eval.methods.text import FullContext, NoContext, Window
+from deltamem.eval.methods.vectors import dense_installed
 
 STATIC = "static"
 CONTROLS = ("empty", "shuffled", "noise")
@@ -21,10 +26,12 @@ class MethodOptions:
     Attributes:
         window: the most prompt tokens of ``window``; by default half of the backbone's positions, at most 4,096.
         turns: how many turns or passages retrieval brings back.
+        compressor: Hub id or folder of the token classifier of ``llmlingua2``.
     """
 
     window: int | None = None
     turns: int = TURNS
+    compressor: str = COMPRESSOR
 
     def window_tokens(self, backbone: Backbone) -> int:
         """The most prompt tokens of ``window``."""
@@ -46,6 +53,24 @@ METHODS: dict[str, tuple[str, Build]] = {
         lambda name, backbone, adapter, options: Window(name, backbone, options.window_tokens(backbone)),
     ),
     "bm25": ("BM25", lambda name, backbone, adapter, options: Bm25(name, backbone, Found(options.turns))),
+    "dense": ("dense retrieval", lambda name, backbone, adapter, options: Dense(name, backbone, options.turns)),
+    "llmlingua2": (
+        "LLMLingua-2",
+        lambda name, backbone, adapter, options: LLMLingua2(name, backbone, options.compressor),
+    ),
+    "memorybank": ("MemoryBank", lambda name, backbone, adapter, options: MemoryBank(name, backbone)),
+    "memorybank_keep": (
+        "MemoryBank without forgetting",
+        lambda name, backbone, adapter, options: MemoryBank(name, backbone, forgets=False),
+    ),
+    "context2lora": (
+        "Context2LoRA, trained beforehand",
+        lambda name, backbone, adapter, options: StaticLora(name, backbone),
+    ),
+    FITTED: (
+        "Context2LoRA, fitted to each history",
+        lambda name, backbone, adapter, options: FittedLora(name, backbone),
+    ),
     "memory": ("memory", _adapted(StateMemory)),
     "context": ("memory and full context", _adapted(WritingContext)),
     "hybrid": (
@@ -60,7 +85,10 @@ METHODS: dict[str, tuple[str, Build]] = {
     "shuffled": ("control: another item's memory", _adapted(StateMemory, control="shuffled")),
     "noise": ("control: noise of the same norm", _adapted(StateMemory, control="noise")),
 }
-_BARE = ("none", "full", "window", "bm25")
+# The first run by default, the second where a sentence encoder is installed, and the others on demand.
+_TEXT = ("none", "full", "window", "bm25")
+_DENSE = ("dense", "memorybank")
+_BARE = (*_TEXT, *_DENSE, "memorybank_keep", "llmlingua2", "context2lora", FITTED)
 
 
 def parse_method(name: str, adapters: Sequence[str]) -> tuple[str, str]:
@@ -114,8 +142,8 @@ def is_control(name: str) -> bool:
 
 
 def default_methods(adapters: Sequence[str]) -> tuple[str, ...]:
-    """Every method that runs with these adapters, controls included."""
+    """Every method that needs no more than these adapters and the packages installed, controls included."""
     main = [adapter for adapter in adapters if adapter != STATIC]
     memories = [name for adapter in main for name in (adapter, f"{adapter}+context")]
     with_memory = ["hybrid", "hybrid_state", *CONTROLS, *([STATIC] if STATIC in adapters else [])] if main else []
-    return (*_BARE, *memories, *with_memory)
+    return (*_TEXT, *(_DENSE if dense_installed() else ()), *memories, *with_memory)
