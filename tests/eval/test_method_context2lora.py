@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from transformers import PreTrainedModel
 
@@ -157,12 +158,10 @@ def test_a_lora_beside_memories_is_the_same(own: Backbone, folder: Path) -> None
 
 
 def test_a_lora_of_another_backbone_is_refused(folder: Path, tmp_path: Path) -> None:
-    from tests.tiny import backbone as tiny
-
     with pytest.raises(ValueError, match="another backbone"):
-        load_lora(tiny("qwen3"), folder, "own")
+        load_lora(tiny.backbone("qwen3"), folder, "own")
     with pytest.raises(ValueError, match="no LoRA of PEFT"):
-        load_lora(tiny("qwen3"), tmp_path, "own")
+        load_lora(tiny.backbone("qwen3"), tmp_path, "own")
 
 
 def test_a_lora_is_fitted_to_each_history_and_forgets_it(own: Backbone) -> None:

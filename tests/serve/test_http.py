@@ -253,12 +253,12 @@ def test_a_client_that_leaves_frees_its_row_and_changes_nothing(http: httpx.Clie
         with http.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as reply:
             next(reply.iter_lines())
         with pytest.raises(httpx.ReadTimeout):
-            http.post("/v1/chat/completions", json=body, timeout=0.3)
+            http.post("/v1/chat/completions", json=body, timeout=0.1)
         until = time.monotonic() + 20
         while server.engine.load().decoding and time.monotonic() < until:
             time.sleep(0.02)
         assert server.engine.load().decoding == 0
-        late = http.post("/v1/chat/completions", json=body, headers={"X-Request-Timeout": "1"})
+        late = http.post("/v1/chat/completions", json=body, headers={"X-Request-Timeout": "0.1"})
         assert late.status_code == 504
     finally:
         server.engine._ends = ends
