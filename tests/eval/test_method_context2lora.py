@@ -5,10 +5,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from transformers import PreTrainedModel
 
+import tiny
 from deltamem.demo.backbone import load_backbone
 from deltamem.demo.task import WorldTask
 from deltamem.eval.backbone import Backbone
