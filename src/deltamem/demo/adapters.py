@@ -7,6 +7,8 @@ import argparse
 import dataclasses
 import json
 import platform
+import shlex
+import sys
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -199,11 +201,7 @@ def main() -> None:
         dataclasses.replace(stage, steps=arguments.steps or stage.steps),
         arguments.run or Path(f"runs/{arguments.which}{kind}"),
         arguments.output or _ADAPTERS / arguments.which,
-        command=" ".join(
-            ["python -m deltamem.demo.adapters", arguments.which]
-            + ["--refine"] * arguments.refine
-            + ["--control"] * arguments.control
-        ),
+        command=shlex.join(["python", "-m", "deltamem.demo.adapters", *sys.argv[1:]]),
         seed=arguments.seed + arguments.refine,
         control=arguments.control,
     )
