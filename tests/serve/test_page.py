@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -310,6 +311,9 @@ def test_both_themes_are_easy_to_read(visit: Callable[..., Page], url: str, sche
     say(page, LISBON)
     before = picture(page, "#held")
     page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
+    until = time.monotonic() + 10
+    while picture(page, "#held") == before and time.monotonic() < until:
+        page.wait_for_timeout(20)
     assert picture(page, "#held") != before
 
 
