@@ -2,7 +2,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deltamem.serve.sampling import Sampling, choose
@@ -38,6 +38,7 @@ def test_tokens_come_with_their_probabilities(sampling: Sampling, expected: list
     st.floats(0.01, 1),
     st.integers(0, 2**32),
 )
+@example([0.0, 1.0], 1.0, 1.0, 0)  # drawing from all tokens beside one that draws from a nucleus
 def test_a_row_draws_the_same_beside_any_others(
     logits: list[float], temperature: float, top_p: float, seed: int
 ) -> None:

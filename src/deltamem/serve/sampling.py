@@ -76,10 +76,12 @@ def choose(logits: Tensor, rows: Sequence[tuple[Sampling, random.Random]]) -> li
     """
     logits = logits.float()
     tokens = logits.argmax(-1).tolist()
-    drawing = [number for number, (sampling, _) in enumerate(rows) if sampling.temperature > 0]
-    if drawing:
-        for number, token in zip(drawing, _draw(logits[drawing], [rows[n] for n in drawing]), strict=True):
-            tokens[number] = token
+    whole = [number for number, (sampling, _) in enumerate(rows) if sampling.temperature > 0 and sampling.top_p == 1]
+    nucleus = [number for number, (sampling, _) in enumerate(rows) if sampling.temperature > 0 and sampling.top_p < 1]
+    for drawing, draw in ((whole, _draw), (nucleus, _draw_from_nucleus)):
+        if drawing:
+            for number, token in zip(drawing, draw(logits[drawing], [rows[n] for n in drawing]), strict=True):
+                tokens[number] = token
     return [
         Chosen(token) if sampling.logprobs is None else _with_logprobs(logits[number], token, sampling.logprobs)
         for number, (token, (sampling, _)) in enumerate(zip(tokens, rows, strict=True))
@@ -87,25 +89,34 @@ def choose(logits: Tensor, rows: Sequence[tuple[Sampling, random.Random]]) -> li
 
 
 def _draw(logits: Tensor, rows: Sequence[tuple[Sampling, random.Random]]) -> list[int]:
-    """One draw a row from its distribution, by inverting the cumulative probabilities."""
-    device = logits.device
-    temperature = torch.tensor([sampling.temperature for sampling, _ in rows], device=device)
+    """One draw a row from all tokens."""
+    return _invert(_probabilities(logits, rows), rows)[:, 0].tolist()
+
+
+def _draw_from_nucleus(logits: Tensor, rows: Sequence[tuple[Sampling, random.Random]]) -> list[int]:
+    """One draw a row from its likeliest tokens, the fewest that together have the probability ``top_p``."""
+    probabilities, order = _probabilities(logits, rows).sort(dim=-1, descending=True, stable=True)
+    top_p = torch.tensor([sampling.top_p for sampling, _ in rows], device=logits.device)
+    before = probabilities.cumsum(-1) - probabilities
+    probabilities = probabilities.masked_fill(before >= top_p[:, None], 0)
+    # Rounding must not choose a token that has no probability.
+    place = torch.minimum(_invert(probabilities, rows), (probabilities > 0).sum(-1, keepdim=True) - 1)
+    return order.gather(-1, place.clamp(min=0))[:, 0].tolist()
+
+
+def _probabilities(logits: Tensor, rows: Sequence[tuple[Sampling, random.Random]]) -> Tensor:
+    temperature = torch.tensor([sampling.temperature for sampling, _ in rows], device=logits.device)
     # Below this all the probability is on the likeliest token, and the quotient would overflow.
     scaled = (logits - logits.amax(-1, keepdim=True)) / temperature.clamp(min=1e-6)[:, None]
-    probabilities = torch.softmax(scaled, -1, dtype=torch.float64)
-    order: Tensor | None = None
-    if any(sampling.top_p < 1 for sampling, _ in rows):
-        probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        top_p = torch.tensor([sampling.top_p for sampling, _ in rows], device=device)
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= top_p[:, None], 0)
+    return torch.softmax(scaled, -1, dtype=torch.float64)
+
+
+def _invert(probabilities: Tensor, rows: Sequence[tuple[Sampling, random.Random]]) -> Tensor:
+    """``[B, 1]``: where each row's next random number falls in its cumulative probabilities."""
     cumulative = probabilities.cumsum(-1)
-    uniform = torch.tensor([draws.random() for _, draws in rows], dtype=torch.float64, device=device)
+    uniform = torch.tensor([draws.random() for _, draws in rows], dtype=torch.float64, device=probabilities.device)
     place = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
-    if order is not None:  # rounding must not choose a token that has no probability
-        place = torch.minimum(place, (probabilities > 0).sum(-1, keepdim=True) - 1)
-    place = place.clamp(0, logits.shape[-1] - 1)
-    return (place if order is None else order.gather(-1, place))[:, 0].tolist()
+    return place.clamp(0, probabilities.shape[-1] - 1)
 
 
 def _with_logprobs(logits: Tensor, token: int, count: int) -> Chosen:
