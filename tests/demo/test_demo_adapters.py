@@ -38,14 +38,13 @@ def test_an_adapter_is_under_a_megabyte_and_of_its_recipe(
     assert attached(demo[0]).configs[which] == STAGES[which].config
     assert STAGES[which].config.rank == 8
     stage = json.loads(folder.joinpath(TRAINING_FILE).read_text("utf-8"))
-    if which == "multi":
-        assert stage["steps"] == REFINED.steps
+    assert stage["steps"] == REFINED[which].steps
     while "after" in stage:
         stage = stage["after"]
     assert stage["steps"] == STAGES[which].steps
 
 
-@pytest.mark.parametrize(("which", "least"), [("token", 0.7), ("segment", 0.7), ("multi", 0.92)])
+@pytest.mark.parametrize(("which", "least"), [("token", 0.82), ("segment", 0.8), ("multi", 0.92)])
 def test_an_adapter_recalls_four_facts(
     demo: tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast], which: Which, least: float
 ) -> None:
