@@ -77,15 +77,17 @@ STAGES: dict[Which, Stage] = {
 
 _REFINING: dict[str, Any] = {"plain": 0.0, "grown": 0.02, "queries": 6, "episodes": 20}
 
+
+def _refined(which: Which, mix: Mix, steps: int) -> Stage:
+    return Stage(STAGES[which].config, mix, steps, rate=3e-3, start=_ADAPTERS / which)
+
+
 # A second stage: more facts and more questions a dialogue. Four states also see more dialogues that are asked about
 # while their text is still there, which is what a memory that writes along disturbs.
 REFINED: dict[Which, Stage] = {
-    which: Stage(STAGES[which].config, mix, steps=steps, rate=3e-3, start=_ADAPTERS / which)
-    for which, mix, steps in (
-        ("token", Mix(max_facts=6, answered=0.2, **_REFINING), 2400),
-        ("segment", Mix(max_facts=6, answered=0.2, **_REFINING), 2400),
-        ("multi", Mix(max_facts=14, answered=0.4, **_REFINING), 4000),
-    )
+    "token": _refined("token", Mix(max_facts=6, answered=0.2, **_REFINING), 2400),
+    "segment": _refined("segment", Mix(max_facts=6, answered=0.2, **_REFINING), 2400),
+    "multi": _refined("multi", Mix(max_facts=14, answered=0.4, **_REFINING), 4000),
 }
 
 
