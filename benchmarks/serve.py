@@ -31,8 +31,8 @@ from deltamem.chat import encode_chat
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.serve.app import create_app
-from deltamem.serve.engine import EngineLimits, results
-from deltamem.serve.jobs import Piece, Written
+from deltamem.serve.capacity import EngineLimits
+from deltamem.serve.jobs import Piece, Written, results
 from deltamem.serve.sampling import Sampling
 from deltamem.serve.server import Server
 from deltamem.serve.settings import Settings

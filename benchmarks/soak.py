@@ -26,7 +26,7 @@ from common import machine
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.demo.world import chat
-from deltamem.serve.engine import EngineLimits
+from deltamem.serve.capacity import EngineLimits
 from deltamem.serve.server import Server
 from deltamem.serve.settings import Settings
 from deltamem.store import SessionStore

@@ -1,18 +1,25 @@
 """A running server for tests: the embedded backbone, a store in memory or in a file, and a real uvicorn."""
 
 import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import httpx
 import uvicorn
 
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.serve.app import create_app
-from deltamem.serve.engine import EngineLimits
+from deltamem.serve.capacity import EngineLimits
 from deltamem.serve.server import Server
 from deltamem.serve.settings import Settings
 from deltamem.store import SessionStore
@@ -37,6 +44,29 @@ def running(server: Server) -> Iterator[str]:
     finally:
         web.should_exit = True
         thread.join()
+
+
+@contextmanager
+def commanded(home: Path, *options: str) -> Iterator[str]:
+    """The address of a ``deltamem serve`` of its own process, which is told to stop when the block ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "deltamem", "serve", "--port", url.rpartition(":")[2], *options]
+    environment = os.environ | {"DELTAMEM_HOME": str(home)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            until, status = time.monotonic() + 200, 0
+            while status != 200 and time.monotonic() < until and process.poll() is None:
+                try:
+                    status = httpx.get(f"{url}/readyz").status_code
+                except httpx.TransportError:
+                    time.sleep(0.2)
+            yield url
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
 
 
 def start(server: Server) -> tuple[uvicorn.Server, threading.Thread]:

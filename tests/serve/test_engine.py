@@ -13,7 +13,8 @@ import tiny
 from deltamem.chat import encode_chat
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
-from deltamem.serve.engine import Engine, EngineLimits, results
+from deltamem.serve.capacity import EngineLimits
+from deltamem.serve.engine import Engine
 from deltamem.serve.jobs import (
     CancelledJobError,
     ClosedError,
@@ -25,6 +26,7 @@ from deltamem.serve.jobs import (
     Piece,
     QueueFullError,
     Written,
+    results,
 )
 from deltamem.serve.sampling import Sampling
 from deltamem.state import MemoryState

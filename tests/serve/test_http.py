@@ -12,7 +12,7 @@ import openai
 import pytest
 from serving import make_server, running
 
-from deltamem.serve.engine import EngineLimits
+from deltamem.serve.capacity import EngineLimits
 from deltamem.serve.server import Server
 
 TOLD = [{"role": "user", "content": "I live in Lisbon."}]

@@ -1,5 +1,7 @@
 import logging
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -131,3 +133,30 @@ def test_the_keys_command(tmp_path: Any) -> None:
     name = listed.split()[0]
     assert runner.invoke(build_app(), ["keys", "revoke", name, "--store", store]).exit_code == 0
     assert "revoked" in runner.invoke(build_app(), ["keys", "list", "--store", store]).stdout
+
+
+def test_keys_are_made_and_revoked_under_a_running_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deltamem.serve.auth.LOOK_EVERY", 0.05)
+    store = f"sqlite:///{tmp_path / 'sessions.db'}"
+
+    def keys(command: str, *arguments: str) -> str:
+        done = CliRunner().invoke(build_app(), ["keys", command, *arguments, "--store", store])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    with running(make_server(store)) as url, httpx.Client(base_url=url, timeout=60) as http:
+        asked = {"json": ASKED, "headers": {"X-Memory-Session": "ravi"}}
+        assert http.post("/v1/chat/completions", **asked).status_code == 200
+        secret = keys("create", "acme").strip()
+        until = time.monotonic() + 30
+        while (reply := http.get("/v1/models")).status_code == 200 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert reply.json()["error"]["code"] == "missing_api_key"
+        assert http.get("/page.json").json()["needs_key"]
+        opens = {"Authorization": f"Bearer {secret}"}
+        assert http.get("/v1/sessions", headers=opens).json()["data"] == []  # those of before are the local tenant's
+        keys("revoke", keys("list").split()[0])
+        # At once, and for good: a server whose last key was revoked is not open again.
+        assert http.get("/v1/sessions", headers=opens).json()["error"]["code"] == "invalid_api_key"
+        time.sleep(0.1)
+        assert http.get("/v1/models").status_code == 401

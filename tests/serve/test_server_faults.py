@@ -16,7 +16,6 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from scripts import postgres
 from serving import SECRET, make_server, running
 from sqlalchemy import event
 
@@ -92,16 +91,6 @@ def test_a_full_disk_refuses_and_then_goes_on(tmp_path: Path) -> None:
         store.database.engine.dispose()
         assert turn(http).json()["memory"]["version"] == acknowledged + 1
         assert len(http.get("/v1/sessions/s/timeline?limit=1000").json()["data"]) == acknowledged + 1
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    pytest.importorskip("psycopg")
-    if postgres().find_binaries() is None:
-        pytest.skip("no PostgreSQL server is installed (initdb is neither on the path nor in /usr/lib/postgresql)")
-    cluster = postgres().Server(postgres().find_binaries())
-    yield cluster
-    cluster.remove()
 
 
 def test_postgresql_restarted_under_load_loses_nothing_and_needs_no_restart(cluster: Any) -> None:

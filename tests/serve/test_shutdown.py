@@ -1,13 +1,7 @@
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import httpx
-from serving import address, make_server, start
+from serving import address, commanded, make_server, start
 
 from deltamem.store import SessionStore
 
@@ -34,25 +28,9 @@ def test_a_turn_under_way_is_finished_and_committed(tmp_path: Path) -> None:
 
 
 def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "deltamem", "serve", "--port", str(port)]
-    environment = os.environ | {"DELTAMEM_HOME": str(tmp_path)}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            until, status = time.monotonic() + 200, 0
-            while status != 200 and time.monotonic() < until and process.poll() is None:
-                try:
-                    status = httpx.get(f"http://127.0.0.1:{port}/readyz").status_code
-                except httpx.TransportError:
-                    time.sleep(0.2)
-            reply = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=BODY, headers=HEADERS, timeout=60)
-            assert reply.json()["memory"]["version"] == 2
-        finally:
-            process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
-    assert "Traceback" not in errors
+    with commanded(tmp_path) as url:
+        reply = httpx.post(f"{url}/v1/chat/completions", json=BODY, headers=HEADERS, timeout=60)
+        assert reply.json()["memory"]["version"] == 2
     assert (tmp_path / "sessions.db").exists()
     assert (tmp_path / "state-secret").stat().st_mode & 0o077 == 0
 

@@ -20,6 +20,7 @@ COMMANDS = (
     "parity",
     "serve",
     "keys",
+    "store",
     "doctor",
 )
 

@@ -38,7 +38,7 @@ def serve(
         import uvicorn
 
         from deltamem.serve.app import create_app
-        from deltamem.serve.engine import EngineLimits
+        from deltamem.serve.capacity import EngineLimits
         from deltamem.serve.logs import configure_logging
         from deltamem.serve.server import Server
         from deltamem.serve.settings import Settings
@@ -47,6 +47,7 @@ def serve(
     from deltamem.cli.models import load_adapted
     from deltamem.cli.places import state_secret
     from deltamem.demo.suggestions import SUGGESTIONS
+    from deltamem.store import ApiKeys
 
     sessions = open_store(store, keep_messages=keep_messages, keep_versions=keep_versions)
     try:
@@ -54,7 +55,7 @@ def serve(
             secret=state_secret(),
             model_name=model or "deltamem-demo",
             host=host,
-            require_keys=_has_keys(sessions),
+            require_keys=ApiKeys(sessions).any_active(),
             keep_messages=keep_messages,
             allow_origins=tuple(allow_origin or ()),
             suggestions=() if model else SUGGESTIONS,
@@ -74,17 +75,17 @@ def serve(
     )
 
 
-def open_store(url: str, *, keep_messages: bool = False, keep_versions: int = 20) -> "SessionStore":
+def open_store(
+    url: str, *, keep_messages: bool = False, keep_versions: int = 20, create: bool = True
+) -> "SessionStore":
     """The session store at a URL, or the user's own, with the environment's encryption keys."""
     from deltamem.cli.places import store_url
     from deltamem.store import SessionStore, StateKeys
 
     return SessionStore.open(
-        store_url(url), keys=StateKeys.from_environment(), keep_messages=keep_messages, keep_versions=keep_versions
+        store_url(url),
+        keys=StateKeys.from_environment(),
+        keep_messages=keep_messages,
+        keep_versions=keep_versions,
+        create=create,
     )
-
-
-def _has_keys(store: "SessionStore") -> bool:
-    from deltamem.store import ApiKeys
-
-    return any(key.revoked is None for key in ApiKeys(store).list())

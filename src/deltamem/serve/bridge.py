@@ -1,7 +1,8 @@
 """Between the engine's thread and the event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -9,18 +10,45 @@ from starlette.requests import Request
 from deltamem.serve.errors import ApiError
 from deltamem.serve.jobs import Deliver, Done, Event, Failed, Ticket, Written
 
+# Encoding so many characters takes less than handing it to a thread and back.
+_SHORT = 2000
+
 T = TypeVar("T")
 Start = Callable[[Deliver], Ticket]
+
+
+class Inbox:
+    """Events on their way to event loops: those of one pass of the engine wake a loop once."""
+
+    def __init__(self) -> None:
+        self._items: deque[tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = deque()
+
+    def put(self, loop: asyncio.AbstractEventLoop, take: Callable[[], None]) -> None:
+        """Has ``take`` called on a loop, at the next :meth:`hand_over`."""
+        self._items.append((loop, take))
+
+    def hand_over(self) -> None:
+        """Wakes the loops."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
+        while self._items:
+            loop, take = self._items.popleft()
+            by_loop.setdefault(loop, []).append(take)
+        for loop, takes in by_loop.items():
+            # The loop is gone when the server was killed while a job ran; then nobody listens.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_take_all, takes)
 
 
 class Jobs:
     """Jobs in the engine whose events arrive on the event loop.
 
     Args:
+        inbox: what the engine hands events over with.
         starts: each submits one job; if one is refused, the others are cancelled and the refusal is raised.
     """
 
-    def __init__(self, starts: Sequence[Start]) -> None:
+    def __init__(self, inbox: Inbox, starts: Sequence[Start]) -> None:
+        self._inbox = inbox
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._tickets: list[Ticket] = []
@@ -52,11 +80,21 @@ class Jobs:
 
     def _deliver(self, number: int) -> Deliver:
         def deliver(event: Event) -> None:
-            # The loop is gone when the server was killed while a job ran; then nobody listens.
-            if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._events.put_nowait, (number, event))
+            self._inbox.put(self._loop, lambda: self._events.put_nowait((number, event)))
 
         return deliver
+
+
+async def encoded(work: Callable[[], T], texts: Iterable[str]) -> T:
+    """What ``work`` makes of texts; long ones in a thread, so that the loop serves others meanwhile."""
+    if sum(map(len, texts)) < _SHORT:
+        return work()
+    return await asyncio.to_thread(work)
+
+
+def _take_all(takes: Sequence[Callable[[], None]]) -> None:
+    for take in takes:
+        take()
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -9,16 +9,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from queue import SimpleQueue
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from deltamem.observe import CHUNK, observe
+from deltamem.serve.capacity import EngineLimits, Load
 from deltamem.serve.jobs import (
     ClosedError,
     Deliver,
@@ -32,56 +30,17 @@ from deltamem.serve.jobs import (
     Ticket,
     Writing,
     Written,
+    results,
 )
 from deltamem.serve.rows import RowBatch, check_model
 from deltamem.serve.sampling import Sampling, choose
 from deltamem.serve.text import TextStream
+from deltamem.serve.writes import WriteBatch
 from deltamem.state import MemoryState
 
 _log = logging.getLogger(__name__)
 # Writes gather for this many decoded tokens, so that turns which end close together are written together.
 _GATHER = 3
-
-
-@dataclass(frozen=True)
-class EngineLimits:
-    """How much the engine takes on.
-
-    Attributes:
-        max_batch: rows that generate together.
-        queue: jobs that may wait beyond those.
-        prefill_tokens: prompt tokens fed between two decoded tokens.
-        context: positions of a row, prompt and answer; the backbone's own by default.
-    """
-
-    max_batch: int = 16
-    queue: int = 64
-    prefill_tokens: int = 512
-    context: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("max_batch", "prefill_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if self.queue < 0:
-            raise ValueError(f"queue must not be negative: {self.queue}.")
-
-
-@dataclass(frozen=True)
-class Load:
-    """What the engine is doing right now.
-
-    Attributes:
-        waiting: jobs that have not begun.
-        prefilling: rows whose prompt is being read.
-        decoding: rows that generate.
-        writing: jobs that write to memory.
-    """
-
-    waiting: int
-    prefilling: int
-    decoding: int
-    writing: int
 
 
 class Engine:
@@ -92,6 +51,7 @@ class Engine:
         tokenizer: its tokenizer.
         limits: how much it takes on.
         watch: called after every turn of the loop with its decoded rows and seconds, for metrics.
+        delivered: called when events were delivered and the next ones take another pass of the model.
 
     Raises:
         ValueError: the backbone cannot be batched by rows.
@@ -104,6 +64,7 @@ class Engine:
         limits: EngineLimits | None = None,
         *,
         watch: Callable[[int, float], None] | None = None,
+        delivered: Callable[[], None] | None = None,
     ) -> None:
         self._attachment = check_model(model)
         self.model = model
@@ -111,14 +72,13 @@ class Engine:
         self.limits = limits or EngineLimits()
         positions = getattr(self._attachment.base.config, "max_position_embeddings", None) or 2**31
         self.context = min(self.limits.context or positions, positions)
-        self._chunk = min(CHUNK, positions)
-        self._segments = self._attachment.config.writes_segments
         self._ends = _end_tokens(model, tokenizer)
         self._watch = watch
+        self._delivered = delivered or (lambda: None)
         self._waiting: deque[Row | Writing] = deque()
-        self._writing: list[Writing] = []
         self._prefilling = RowBatch(model, self.context)
         self._decoding = RowBatch(model, self.context)
+        self._writing = WriteBatch(model, self.limits.prefill_tokens)
         self._gathered = 0
         self._seconds_per_job = 0.5
         self._changed = threading.Condition()
@@ -257,12 +217,13 @@ class Engine:
                 decoded = self._turn()
             except Exception as error:
                 self._fail(self._all_jobs(), error)
-                continue
-            if self._watch is not None:
-                self._watch(decoded, time.monotonic() - started)
+            else:
+                if self._watch is not None:
+                    self._watch(decoded, time.monotonic() - started)
+            self._delivered()
 
     def _busy(self) -> bool:
-        return bool(self._prefilling.rows or self._decoding.rows or self._writing)
+        return bool(self._prefilling.rows or self._decoding.rows or self._writing.jobs)
 
     def _turn(self) -> int:
         """One chunk, one token, one chunk written; gives the number of rows that decoded."""
@@ -276,14 +237,19 @@ class Engine:
         if decoded:
             self._take(*self._feed(self._decoding, decoded))
         self._gathered += 1
-        if self._writing and (self._gathered >= _GATHER or not (self._prefilling.rows or self._decoding.rows)):
+        if self._writing.jobs and (self._gathered >= _GATHER or not (self._prefilling.rows or self._decoding.rows)):
+            self._delivered()
             self._gathered = 0
-            part = self._next_writes()
-            try:
-                self._write(part)
-            except Exception as error:
-                self._fail(part, error)
+            self._write()
         return decoded
+
+    def _write(self) -> None:
+        part = self._writing.next_part()
+        try:
+            for job in self._writing.write(part):
+                self._end(job, Written(job.state))
+        except Exception as error:
+            self._fail(part, error)
 
     def _feed(self, batch: RowBatch, budget: int) -> tuple[list[Row], Tensor | None]:
         try:
@@ -299,7 +265,7 @@ class Engine:
             while self._waiting:
                 job = self._waiting.popleft()
                 if isinstance(job, Writing):
-                    self._writing.append(job)
+                    self._writing.jobs.append(job)
                 elif self._free():
                     self._prefilling.add(job)
                 else:
@@ -315,7 +281,7 @@ class Engine:
 
     def _all_jobs(self) -> list[Row | Writing]:
         with self._changed:
-            return [*self._waiting, *self._prefilling.rows, *self._decoding.rows, *self._writing]
+            return [*self._waiting, *self._prefilling.rows, *self._decoding.rows, *self._writing.jobs]
 
     def _take(self, rows: list[Row], logits: Tensor | None) -> None:
         """Chooses the next token of each row and ends the rows that it completes."""
@@ -336,59 +302,13 @@ class Engine:
                 rest = row.text.finish()
                 self._end(row, Done(rest, "stop" if row.text.stopped else "length", row.prompt, made))
 
-    def _next_writes(self) -> list[Writing]:
-        """The jobs whose next chunks go through together: of like kind, and within a bound on their tokens."""
-        first = self._writing[0]
-        part: list[Writing] = []
-        for job in self._writing:
-            longest = max(self._left(other) for other in (*part, job))
-            alike = not self._segments or self._closes(job) == self._closes(first)
-            if alike and (not part or longest * (len(part) + 1) <= max(self._chunk, self.limits.prefill_tokens)):
-                part.append(job)
-        return part
-
-    def _left(self, job: Writing) -> int:
-        return min(self._chunk, job.ids.shape[1] - job.done)
-
-    def _closes(self, job: Writing) -> bool:
-        return job.done + self._chunk >= job.ids.shape[1]
-
-    def _write(self, part: list[Writing]) -> None:
-        lengths = [self._left(job) for job in part]
-        width = max(lengths)
-
-        def padded(name: str) -> Tensor:
-            rows = [
-                torch.nn.functional.pad(getattr(job, name)[:, job.done : job.done + n], (0, width - n))
-                for job, n in zip(part, lengths, strict=True)
-            ]
-            return torch.cat(rows).to(self._attachment.base.device)
-
-        even = min(lengths) == width
-        real = torch.arange(width)[None] < torch.tensor(lengths)[:, None]
-        state = observe(
-            self.model,
-            padded("ids"),
-            MemoryState.stack([job.state for job in part]),
-            attention_mask=None if even else real.long().to(self._attachment.base.device),
-            segment_ids=padded("segments") if self._segments else None,
-            write=padded("write"),
-            close=self._closes(part[0]),
-            chunk_size=width,
-        )
-        for number, (job, length) in enumerate(zip(part, lengths, strict=True)):
-            job.state = state.row(number)
-            job.done += length
-            if job.done >= job.ids.shape[1]:
-                self._end(job, Written(job.state))
-
     def _end(self, job: Row | Writing, event: Event) -> None:
         """Takes a job out and delivers its last event."""
         with self._changed:
             if job in self._waiting:
                 self._waiting.remove(job)
             elif isinstance(job, Writing):
-                self._writing.remove(job)
+                self._writing.jobs.remove(job)
             else:
                 (self._decoding if job in self._decoding.rows else self._prefilling).remove(job)
         if isinstance(event, Done):
@@ -403,35 +323,12 @@ class Engine:
         gone = list(jobs)
         with self._changed:
             self._waiting = deque(job for job in self._waiting if job not in gone)
-            self._writing = [job for job in self._writing if job not in gone]
+            self._writing.jobs = [job for job in self._writing.jobs if job not in gone]
             for batch in (self._prefilling, self._decoding):
                 if any(row in gone for row in batch.rows):
                     batch.clear()
         for job in gone:
             job.ticket.deliver(Failed(failure))
-
-
-def results(start: Callable[[Deliver], Ticket]) -> Iterator[Event]:
-    """The events of a job, for callers that may block; leaving early cancels it.
-
-    Args:
-        start: submits the job with the given ``deliver``, as in ``results(lambda d: engine.generate(ids, how, d))``.
-
-    Raises:
-        EngineError: the job failed.
-    """
-    events: SimpleQueue[Event] = SimpleQueue()
-    ticket = start(events.put)
-    try:
-        while True:
-            event = events.get()
-            if isinstance(event, Failed):
-                raise event.error
-            yield event
-            if isinstance(event, (Done, Written)):
-                return
-    finally:
-        ticket.cancel()
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:

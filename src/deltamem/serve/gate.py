@@ -65,11 +65,10 @@ class Gate:
         length, most = headers.get("content-length", "0"), self.server.settings.max_body
         if length.isdecimal() and int(length[:20]) > most:
             return _too_large(most)
-        settings = self.server.settings
         host = headers.get("host", "").rsplit("@")[-1]
         name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
         # A web page can give its own name this machine's address; it cannot choose the Host header.
-        if not settings.require_keys and host and not is_loopback(name):
+        if not self.server.access.required and host and not is_loopback(name):
             return ApiError(403, "Without API keys this server answers to localhost and 127.0.0.1 only.", "wrong_host")
         return None
 

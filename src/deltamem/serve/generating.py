@@ -56,7 +56,9 @@ class Generations:
         self.choices = [Choice(len(ids)) for ids in prompts for _ in samplings]
         self._started = time.monotonic()
         try:
-            self._jobs = Jobs([self._start(ids, sampling) for ids in prompts for sampling in samplings])
+            self._jobs = Jobs(
+                turn.server.inbox, [self._start(ids, sampling) for ids in prompts for sampling in samplings]
+            )
         except ValueError as error:
             raise ApiError(400, str(error), "context_length_exceeded") from None
 

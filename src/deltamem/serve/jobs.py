@@ -3,8 +3,9 @@
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 from torch import Tensor
 
@@ -155,3 +156,26 @@ class Writing:
     segments: Tensor = field(repr=False)
     write: Tensor = field(repr=False)
     done: int = 0
+
+
+def results(start: Callable[[Deliver], Ticket]) -> Iterator[Event]:
+    """The events of a job, for callers that may block; leaving early cancels it.
+
+    Args:
+        start: submits the job with the given ``deliver``, as in ``results(lambda d: engine.generate(ids, how, d))``.
+
+    Raises:
+        EngineError: the job failed.
+    """
+    events: SimpleQueue[Event] = SimpleQueue()
+    ticket = start(events.put)
+    try:
+        while True:
+            event = events.get()
+            if isinstance(event, Failed):
+                raise event.error
+            yield event
+            if isinstance(event, (Done, Written)):
+                return
+    finally:
+        ticket.cancel()

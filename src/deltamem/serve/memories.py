@@ -15,7 +15,7 @@ from deltamem.serve.schema import MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.serve.states import is_finite
 from deltamem.state import MemoryState
-from deltamem.store import ConflictError, ExistsError, FrozenError, NotFoundError, Version
+from deltamem.store import Commit, ConflictError, NotFoundError, Version
 
 
 @dataclass
@@ -51,7 +51,8 @@ class Turn:
             return report | self._returned(self.state)
         turn = kind == "turn"  # its generation was let in already
         jobs = Jobs(
-            [lambda d: server.engine.write(*written, d, state=self.state, deadline=self.deadline, admitted=turn)]
+            server.inbox,
+            [lambda d: server.engine.write(*written, d, state=self.state, deadline=self.deadline, admitted=turn)],
         )
         try:
             (after,) = [e.state async for _, e in jobs.events() if isinstance(e, WrittenEvent)]
@@ -72,35 +73,25 @@ class Turn:
         Raises:
             ConflictError, FrozenError: another process was first; nothing was changed.
         """
-        server, session = self.server, str(self.options.session)
-        if not is_finite(state):
-            raise ApiError(500, "The memory overflowed; the turn was not written.", "memory_overflow")
-        data, tokens = server.states.pack(state), int(state.tokens[0])
-        empty = server.states.pack(server.engine.new_state())
+        server = self.server
 
-        def commit() -> Version:
-            parent = self.version
-            if not parent:
-                try:
-                    created = server.store.create(
-                        self.caller.tenant, session, fingerprint=server.states.fingerprint, state=empty
-                    )
-                except ExistsError:
-                    raise ConflictError(session, 0, 1) from None
-                parent = created.head
-            return server.store.commit(
-                self.caller.tenant,
-                session,
-                parent=parent,
-                state=data,
-                tokens=tokens,
+        def prepare() -> Commit:
+            if not is_finite(state):
+                raise ApiError(500, "The memory overflowed; the turn was not written.", "memory_overflow")
+            return Commit(
+                tenant=self.caller.tenant,
+                session=str(self.options.session),
+                parent=self.version or 1,
+                state=server.states.pack(state),
+                tokens=int(state.tokens[0]),
                 kind=kind,
                 messages=messages,
                 fingerprint=server.states.fingerprint,
+                begin=None if self.version else server.states.pack(server.engine.new_state()),
             )
 
         try:
-            version = await asyncio.to_thread(commit)
+            version = await server.commits.commit(prepare)
         except ConflictError:
             server.metrics.conflicts.inc()
             raise
@@ -152,11 +143,8 @@ def received_state(server: Server, caller: Caller, text: str) -> MemoryState:
 def _writable(server: Server, caller: Caller, session: str, must_exist: bool) -> Version | None:
     """The head of a session that may be written; ``None`` if it is to be made."""
     try:
-        record = server.store.get(caller.tenant, session)
+        return server.store.load(caller.tenant, session, expect=server.states.fingerprint, writable=True)
     except NotFoundError:
         if must_exist:
             raise
         return None
-    if record.frozen:
-        raise FrozenError(f"Session {session!r} is frozen; ask with mode read_only, or unfreeze or fork it.")
-    return server.store.load(caller.tenant, session, expect=server.states.fingerprint)

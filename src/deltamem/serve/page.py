@@ -54,7 +54,7 @@ def _about(server: ServerOf) -> dict[str, Any]:
     settings = server.settings
     return {
         "model": settings.model_name,
-        "needs_key": settings.require_keys,
+        "needs_key": server.access.required,
         "keeps_messages": server.store.keep_messages,
         "layers": attached(server.engine.model).layer_numbers(),
         "suggestions": settings.suggestions,

@@ -11,8 +11,11 @@ from starlette.requests import Request
 from transformers import PreTrainedModel
 
 from deltamem.attach import attached
-from deltamem.serve.auth import Caller, authenticate
-from deltamem.serve.engine import Engine, EngineLimits
+from deltamem.serve.auth import Access, Caller
+from deltamem.serve.bridge import Inbox
+from deltamem.serve.capacity import EngineLimits
+from deltamem.serve.committing import Committer
+from deltamem.serve.engine import Engine
 from deltamem.serve.errors import ApiError
 from deltamem.serve.jobs import DeadlineError
 from deltamem.serve.limits import RateLimits
@@ -49,14 +52,16 @@ class Server:
         self.store = store
         self.metrics = Metrics()
         self.states = StateCodec(model)
-        self.engine = Engine(model, tokenizer, limits, watch=self.metrics.engine_turn)
+        self.inbox = Inbox()
+        self.engine = Engine(model, tokenizer, limits, watch=self.metrics.engine_turn, delivered=self.inbox.hand_over)
+        self.commits = Committer(store)
         sentences = attached(model).config.write == "sentence"
         self.prompts = Prompts(tokenizer, sentences=sentences, context=self.engine.context)
         self.signer = StateSigner(settings.secret, self.states.fingerprint)
+        self.access = Access(ApiKeys(store), required=settings.require_keys)
         self.rates = RateLimits()
         self.weighing = asyncio.Semaphore(1)  # a request that looks into the model again waits for the one before
         self.started = int(time.time())
-        self._keys = ApiKeys(store) if settings.require_keys else None
         self._locks: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
 
     async def admit(self, request: Request) -> Caller:
@@ -65,7 +70,7 @@ class Server:
         Raises:
             ApiError: 401 without a valid key, 413 or 429 over a limit.
         """
-        caller = await authenticate(self._keys, request.headers.get("authorization"))
+        caller = await self.access.caller(request.headers.get("authorization"))
         request.scope["deltamem_caller"] = caller
         size, most = len(await request.body()), caller.limits.request_bytes
         if most is not None and size > most:

@@ -14,7 +14,8 @@ class Settings:
         secret: signs the states that are handed to clients; at least 16 bytes.
         model_name: what ``/v1/models`` calls the model.
         host: the address it is bound to.
-        require_keys: whether requests need an API key. Without, everyone is the tenant ``default``.
+        require_keys: whether requests need an API key from the start. Without, everyone is the tenant ``default``
+            until the store has a key.
         keep_messages: whether the store keeps what was said.
         allow_origins: web origins that browsers may call from; none by default.
         suggestions: what the page suggests to tell the model, each with the question that asks for it.

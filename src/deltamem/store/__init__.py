@@ -21,12 +21,14 @@ from deltamem.store.errors import (
     UnavailableError,
 )
 from deltamem.store.records import (
+    Commit,
     KeyLimits,
     KeyRecord,
     NewKey,
     Page,
     SessionRecord,
     StoredMessage,
+    StoreStats,
     Version,
     VersionInfo,
 )
@@ -35,6 +37,7 @@ from deltamem.store.sessions import SessionStore
 __all__ = [
     "NAME_PATTERN",
     "ApiKeys",
+    "Commit",
     "ConflictError",
     "EncryptionError",
     "ExistsError",
@@ -51,6 +54,7 @@ __all__ = [
     "SessionStore",
     "StateKeys",
     "StoreError",
+    "StoreStats",
     "StoredMessage",
     "UnavailableError",
     "Version",

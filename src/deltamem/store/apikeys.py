@@ -7,7 +7,7 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, bindparam, insert, select, update
 
 from deltamem.store.checks import check_label, check_name, check_number
 from deltamem.store.errors import NotFoundError, UnavailableError
@@ -21,6 +21,8 @@ _SECRET_BYTES = 32
 _HINT = len(PREFIX) + 4
 _LIMITS = tuple(KeyLimits.__dataclass_fields__)
 _USE_INTERVAL = timedelta(minutes=1)
+_ACTIVE = select(api_keys.c.id).where(api_keys.c.revoked.is_(None)).limit(1)
+_BY_DIGEST = select(api_keys).where(api_keys.c.digest == bindparam("wanted"))
 
 
 class ApiKeys:
@@ -68,6 +70,11 @@ class ApiKeys:
         with self._database.read() as connection:
             return tuple(_record(row) for row in connection.execute(wanted))
 
+    def any_active(self) -> bool:
+        """Whether any key of any tenant opens something."""
+        with self._database.read() as connection:
+            return connection.execute(_ACTIVE).first() is not None
+
     def revoke(self, key_id: str) -> KeyRecord:
         """Makes a key open nothing, from now on; revoking it twice changes nothing.
 
@@ -90,7 +97,7 @@ class ApiKeys:
         """
         digest = _digest(secret)
         with self._database.read() as connection:
-            row = connection.execute(select(api_keys).where(api_keys.c.digest == digest)).one_or_none()
+            row = connection.execute(_BY_DIGEST, {"wanted": digest}).one_or_none()
         stored = row.digest if row is not None else _digest("")
         if not hmac.compare_digest(stored, digest) or row is None or row.revoked is not None:
             return None

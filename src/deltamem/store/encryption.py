@@ -135,7 +135,7 @@ def unseal(keys: StateKeys | None, key_id: str | None, data: bytes, context: byt
     if key_id is None:
         raise EncryptionError(
             "This row is not encrypted and the store has keys. If it was written before there were keys, encrypt it "
-            "with SessionStore.rekey(); else someone put it into the database."
+            "with deltamem store rekey (SessionStore.rekey); else someone put it into the database."
         )
     return keys.decrypt(key_id, data, context)
 

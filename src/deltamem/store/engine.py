@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event,
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from deltamem.store.errors import InvalidError, SchemaError, StoreError, UnavailableError
+from deltamem.store.errors import InvalidError, NotFoundError, SchemaError, StoreError, UnavailableError
 
 _WRITES = "deltamem_writes"
 _DRIVERS = {
@@ -32,13 +32,15 @@ class Database:
     Args:
         url: SQLAlchemy's URL of it; ``sqlite://`` lives in memory and dies with the object.
         timeout: seconds that a call waits for another's lock.
+        create: make an SQLite file that is not there.
 
     Raises:
         InvalidError: the URL is malformed or of another kind of database.
+        NotFoundError: the file is not there and is not to be made.
         ImportError: psycopg is needed and not installed.
     """
 
-    def __init__(self, url: str, *, timeout: float) -> None:
+    def __init__(self, url: str, *, timeout: float, create: bool = True) -> None:
         self._timeout = timeout
         self._url = _parse(url)
         self._closed = False
@@ -47,6 +49,8 @@ class Database:
         # SQLite has one writer at a time. Its own way to wait is to poll; threads of one process queue here.
         self._turn = threading.Lock()
         if self.is_sqlite and not self.in_memory:
+            if not create and not Path(str(self._url.database)).exists():
+                raise NotFoundError(f"There is no store at {self.place}: check the path.")
             _make_private(str(self._url.database))
         self._engine = _engine(self._url, self.in_memory, timeout)
         event.listen(self._engine, "begin", self._begin)

@@ -3,17 +3,34 @@
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import select
+from sqlalchemy import and_, bindparam, func, select
 
 from deltamem.store.checks import check_label, check_name, check_number
 from deltamem.store.encryption import StateKeys
 from deltamem.store.engine import Database
-from deltamem.store.errors import FingerprintError, SchemaError
+from deltamem.store.errors import FingerprintError, FrozenError, SchemaError
 from deltamem.store.messages import previous_message, read_messages
-from deltamem.store.records import Page, SessionRecord, StoredMessage, Version, VersionInfo
-from deltamem.store.rows import Order, find, page
-from deltamem.store.schema import Place, check_version, found_version, versions
-from deltamem.store.versions import INFO, read_tail, read_version, version_info
+from deltamem.store.records import Page, SessionRecord, StoredMessage, StoreStats, Version, VersionInfo
+from deltamem.store.rows import LIVING, Order, find, now, page
+from deltamem.store.schema import Place, check_version, found_version, sessions, versions
+from deltamem.store.statistics import count
+from deltamem.store.trimming import count_surplus
+from deltamem.store.versions import INFO, WHOLE, no_version, read_end, version_info, whole_version
+
+# A version with its memory, the head unless ``number`` says which.
+_LOADED = (
+    WHOLE.add_columns(sessions.c.frozen)
+    .join_from(
+        sessions,
+        versions,
+        and_(
+            versions.c.tenant == sessions.c.tenant,
+            versions.c.session == sessions.c.session,
+            versions.c.number == func.coalesce(bindparam("number", type_=versions.c.number.type), sessions.c.head),
+        ),
+    )
+    .where(LIVING)
+)
 
 
 class Reading:
@@ -51,6 +68,18 @@ class Reading:
             raise SchemaError(f"{self.database.place} has lost the store's tables. Restore a backup.")
         check_version(found)
 
+    def stats(self, tenant: str | None = None) -> StoreStats:
+        """How much is stored, of all tenants or of one; it goes through everything, so it takes a while."""
+        if tenant is not None:
+            check_name("tenant", tenant)
+        with self.database.read() as connection:
+            return count(connection, tenant)
+
+    def surplus(self, keep: int) -> int:
+        """How many versions, of all tenants, are older than the last ``keep`` of their session."""
+        with self.database.read() as connection:
+            return count_surplus(connection, check_number("keep", keep))
+
     def get(self, tenant: str, session: str) -> SessionRecord:
         """A session's record.
 
@@ -87,7 +116,15 @@ class Reading:
         with self.database.read() as connection:
             return page(connection, tenant, label=label, search=search, limit=limit, after=after, order=order)
 
-    def load(self, tenant: str, session: str, version: int | None = None, *, expect: str | None = None) -> Version:
+    def load(
+        self,
+        tenant: str,
+        session: str,
+        version: int | None = None,
+        *,
+        expect: str | None = None,
+        writable: bool = False,
+    ) -> Version:
         """A version with its memory; the head by default.
 
         Args:
@@ -95,17 +132,24 @@ class Reading:
             session: which.
             version: which version.
             expect: the fingerprint of the adapter that is going to use it.
+            writable: refuse a session that is frozen.
 
         Raises:
             NotFoundError: the session or the version is not there.
+            FrozenError: the session is frozen, and was asked for to be written.
             FingerprintError: the memory belongs to another adapter than the expected one.
             EncryptionError: the memory cannot be decrypted.
         """
         place = place_of(tenant, session)
+        number = None if version is None else check_number("version", version)
         with self.database.read() as connection:
-            head = find(connection, place).head
-            number = head if version is None else check_number("version", version)
-            found, _ = read_version(connection, self._keys, place, number)
+            row = connection.execute(_LOADED, place.named(moment=now(), number=number)).one_or_none()
+            if row is None:
+                head = find(connection, place).head
+                raise no_version(connection, place, number or head)
+        if writable and row.frozen:
+            raise FrozenError(f"Session {session!r} is frozen: read it without writing, unfreeze it, or fork it.")
+        found = whole_version(self._keys, place, row)
         if expect is not None and found.fingerprint != expect:
             raise FingerprintError(
                 f"The memory of session {session!r} was written by another adapter ({found.fingerprint[:12]}…) than "
@@ -173,7 +217,8 @@ class Reading:
             if before is not None:
                 tail = previous_message(connection, place, check_number("before", before))
             else:
-                tail = read_tail(connection, place, head if version is None else check_number("version", version))
+                number = head if version is None else check_number("version", version)
+                tail, _ = read_end(connection, place, number)
             return tuple(read_messages(connection, self._keys, place, tail, limit))
 
 

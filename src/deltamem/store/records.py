@@ -1,6 +1,6 @@
 """What a store gives back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -67,6 +67,33 @@ class Version(VersionInfo):
     state: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """A version to be added after a session's head; what :meth:`SessionStore.commit` takes.
+
+    Attributes:
+        tenant: whose.
+        session: which.
+        parent: the version that the new memory was made from.
+        state: the new memory.
+        tokens: how many tokens it has written.
+        kind: ``turn``, ``observe``, ``import``, ``forget``, or another word.
+        messages: what was said, as mappings that JSON can hold.
+        fingerprint: of the adapter; that of the version before if ``None``.
+        begin: the memory that a session begins with which is made by this commit; ``None`` if it is there.
+    """
+
+    tenant: str
+    session: str
+    parent: int
+    state: bytes = field(repr=False)
+    tokens: int
+    kind: str = "turn"
+    messages: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    fingerprint: str | None = None
+    begin: bytes | None = field(default=None, repr=False)
+
+
 @dataclass(frozen=True)
 class StoredMessage:
     """A message of a session's log.
@@ -90,6 +117,35 @@ class Page:
 
     sessions: tuple[SessionRecord, ...]
     after: str | None
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """How much a store holds, of all tenants or of one.
+
+    Attributes:
+        schema_version: of the tables.
+        tenants: how many have sessions.
+        sessions: how many there are, the expired ones too.
+        expired: how many of them have expired.
+        versions: of all sessions.
+        messages: of all sessions.
+        state_bytes: of all versions' memories.
+        message_bytes: of all messages.
+        rows_by_key: versions and messages by the id of the key that encrypts them, ``None`` where none does.
+        api_keys: how many API keys open something.
+    """
+
+    schema_version: int
+    tenants: int
+    sessions: int
+    expired: int
+    versions: int
+    messages: int
+    state_bytes: int
+    message_bytes: int
+    rows_by_key: Mapping[str | None, int]
+    api_keys: int
 
 
 @dataclass(frozen=True)

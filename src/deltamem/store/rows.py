@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, literal, or_, select, tuple_
+from sqlalchemy import BindParameter, ColumnElement, Connection, Row, and_, bindparam, literal, or_, select, tuple_
 
 from deltamem.store.checks import fold
 from deltamem.store.errors import ConflictError, FrozenError, InvalidError, NotFoundError
 from deltamem.store.records import Page, SessionRecord
-from deltamem.store.schema import Place, sessions, versions
+from deltamem.store.schema import Place, named_session, sessions, versions
 
 Order = Literal["updated", "created"]
 MAX_PAGE = 1000
@@ -23,9 +23,23 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def alive(moment: datetime) -> ColumnElement[bool]:
+def alive(moment: datetime | BindParameter[datetime]) -> ColumnElement[bool]:
     """The condition for sessions that have not expired."""
     return or_(sessions.c.expires.is_(None), sessions.c.expires > moment)
+
+
+# The session that is named when the statement runs, unless it has expired by ``moment``.
+LIVING = and_(named_session(sessions), alive(bindparam("moment")))
+_RECORDS = select(sessions, versions.c.fingerprint, versions.c.tokens).join(
+    versions,
+    and_(
+        versions.c.tenant == sessions.c.tenant,
+        versions.c.session == sessions.c.session,
+        versions.c.number == sessions.c.head,
+    ),
+)
+_RECORD = _RECORDS.where(LIVING)
+_LOCKED = select(sessions).where(LIVING).with_for_update()
 
 
 def not_found(session: str) -> NotFoundError:
@@ -39,7 +53,7 @@ def find(connection: Connection, place: Place) -> SessionRecord:
     Raises:
         NotFoundError: it is not there.
     """
-    row = connection.execute(_records().where(place.within(sessions), alive(now()))).one_or_none()
+    row = connection.execute(_RECORD, place.named(moment=now())).one_or_none()
     if row is None:
         raise not_found(place.session)
     return _record(row)
@@ -51,8 +65,7 @@ def lock(connection: Connection, place: Place) -> Row[Any]:
     Raises:
         NotFoundError: it is not there.
     """
-    wanted = select(sessions).where(place.within(sessions), alive(now())).with_for_update()
-    row = connection.execute(wanted).one_or_none()
+    row = connection.execute(_LOCKED, place.named(moment=now())).one_or_none()
     if row is None:
         raise not_found(place.session)
     return row
@@ -93,7 +106,7 @@ def page(
         raise InvalidError("Sessions are ordered by updated or by created.")
     if not 1 <= limit <= MAX_PAGE:
         raise InvalidError(f"A page has 1 to {MAX_PAGE} sessions.")
-    wanted = _records().where(sessions.c.tenant == tenant, alive(now()))
+    wanted = _RECORDS.where(sessions.c.tenant == tenant, alive(now()))
     if label is not None:
         wanted = wanted.where(sessions.c.label == label)
     if search is not None:
@@ -113,15 +126,6 @@ def page(
 def label_columns(label: str | None) -> Mapping[str, str | None]:
     """A label as it is shown and as it is searched."""
     return {"label": label, "label_folded": None if label is None else fold(label)}
-
-
-def _records() -> Select[Any]:
-    head = and_(
-        versions.c.tenant == sessions.c.tenant,
-        versions.c.session == sessions.c.session,
-        versions.c.number == sessions.c.head,
-    )
-    return select(sessions, versions.c.fingerprint, versions.c.tokens).join(versions, head)
 
 
 def _record(row: Row[Any]) -> SessionRecord:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     and_,
+    bindparam,
     insert,
     inspect,
     select,
@@ -144,6 +145,19 @@ class Place(NamedTuple):
     def row(self) -> dict[str, Any]:
         """The two columns, for an insert."""
         return self._asdict()
+
+    def named(self, **values: Any) -> dict[str, Any]:
+        """The values for a statement with the condition :func:`named_session`, and further ones."""
+        return {"at_tenant": self.tenant, "at_session": self.session, **values}
+
+
+def named_session(table: Table) -> ColumnElement[bool]:
+    """The condition for the rows of the session that :meth:`Place.named` names when the statement runs.
+
+    What every turn runs is written with it, once for all turns: SQLAlchemy takes longer to build a statement than
+    SQLite to run it.
+    """
+    return and_(table.c.tenant == bindparam("at_tenant"), table.c.session == bindparam("at_session"))
 
 
 # Entry i takes a database from version i + 1 to version i + 2.

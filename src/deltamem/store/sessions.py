@@ -1,50 +1,61 @@
 """Where sessions live: tenants, sessions, and the versions of their memories."""
 
+import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Self
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, update
 from sqlalchemy.exc import IntegrityError
 
-from deltamem.store import rotation
 from deltamem.store.checks import (
     check_fingerprint,
     check_kind,
     check_label,
     check_moment,
-    check_name,
     check_number,
     check_state,
     check_tokens,
 )
 from deltamem.store.encryption import StateKeys
 from deltamem.store.engine import Database
-from deltamem.store.errors import ExistsError, FingerprintError, InvalidError
+from deltamem.store.errors import (
+    ConflictError,
+    ExistsError,
+    FingerprintError,
+    InvalidError,
+    NotFoundError,
+    StoreError,
+    UnavailableError,
+)
+from deltamem.store.keeping import Keeping
 from deltamem.store.messages import (
     append_messages,
     check_messages,
-    drop_unreachable,
     numbered,
     read_messages,
 )
-from deltamem.store.reading import Reading, place_of
-from deltamem.store.records import SessionRecord, StoredMessage, Version
-from deltamem.store.rows import alive, find, label_columns, lock, lock_for_version, not_found, now
-from deltamem.store.schema import VERSION, Place, api_keys, found_version, prepare, sessions, versions
+from deltamem.store.reading import place_of
+from deltamem.store.records import Commit, SessionRecord, StoredMessage, Version
+from deltamem.store.rows import alive, find, label_columns, lock, lock_for_version, now
+from deltamem.store.schema import VERSION, Place, found_version, named_session, prepare, sessions
 from deltamem.store.versions import (
     LOG_CUTS,
     drop_versions,
     first_version,
+    read_end,
     read_version,
     version_before,
     write_version,
 )
 
+_log = logging.getLogger(__name__)
+_UPDATE = update(sessions).where(named_session(sessions))
 
-class SessionStore(Reading):
+
+class SessionStore(Keeping):
     """Sessions in a database, SQLite or PostgreSQL, used by any number of threads and processes.
 
     What a method has returned is durable. Every method works within one tenant, and what another tenant
@@ -64,6 +75,7 @@ class SessionStore(Reading):
         keep_messages: bool = False,
         keep_versions: int | None = 20,
         timeout: float = 10.0,
+        create: bool = True,
     ) -> Self:
         """Opens a database and makes its tables, if need be.
 
@@ -74,8 +86,10 @@ class SessionStore(Reading):
             keep_messages: whether the messages given to :meth:`commit` are stored.
             keep_versions: how many of a session's last versions are kept; ``None`` keeps all.
             timeout: seconds that a call waits for another writer's lock.
+            create: make the database's file and tables where there are none.
 
         Raises:
+            NotFoundError: there is no store, and none is to be made.
             InvalidError: the URL is none of these, or ``keep_versions`` is not positive.
             SchemaError: the tables are those of a newer deltamem, or the file is no database.
             UnavailableError: the database cannot be reached or written.
@@ -83,10 +97,12 @@ class SessionStore(Reading):
         """
         if keep_versions is not None and keep_versions < 1:
             raise InvalidError(f"keep_versions must be at least 1, or None for all: {keep_versions}.")
-        database = Database(url, timeout=timeout)
+        database = Database(url, timeout=timeout, create=create)
         try:
             with database.read() as connection:
                 found = found_version(connection)
+            if found is None and not create:
+                raise NotFoundError(f"{database.place} holds no store: check the database's name.")
             # Tables that are as they should be need no writer's lock.
             if found != VERSION:
                 with database.write() as connection:
@@ -140,6 +156,7 @@ class SessionStore(Reading):
         kind: str = "turn",
         messages: Sequence[Mapping[str, Any]] = (),
         fingerprint: str | None = None,
+        begin: bytes | None = None,
     ) -> Version:
         """Adds a version after the head, and its messages if the store keeps them, in one transaction.
 
@@ -153,33 +170,48 @@ class SessionStore(Reading):
                 forget the log begins anew, as the memory does.
             messages: what was said, as mappings that JSON can hold.
             fingerprint: of the adapter, where an import or a forget starts with another one.
+            begin: makes the session in the same transaction, with this memory as its version 1, which ``parent``
+                then names; needs ``fingerprint``.
 
         Raises:
             NotFoundError: the session is not there.
-            ConflictError: ``parent`` is no longer the head; nothing was changed.
+            ConflictError: ``parent`` is no longer the head, or the session to be made is there; nothing was changed.
             FrozenError: the session is frozen.
             FingerprintError: a turn was made with another adapter than the version before it.
         """
-        place = place_of(tenant, session)
-        check_messages(messages)
-        kind, state, tokens = check_kind(kind), check_state(state), check_tokens(tokens)
-        anew = kind in LOG_CUTS
+        wanted = Commit(
+            tenant=tenant,
+            session=session,
+            parent=parent,
+            state=state,
+            tokens=tokens,
+            kind=kind,
+            messages=messages,
+            fingerprint=fingerprint,
+            begin=begin,
+        )
         with self.database.write() as connection:
-            row = lock_for_version(connection, place, check_number("parent", parent))
-            wanted = select(versions.c.tail, versions.c.fingerprint)
-            before = connection.execute(wanted.where(place.within(versions), versions.c.number == parent)).one()
-            written_by = check_fingerprint(fingerprint) if fingerprint is not None else before.fingerprint
-            if written_by != before.fingerprint and not anew:
-                raise FingerprintError(
-                    f"Session {session!r} was written by the adapter {before.fingerprint[:12]}… and this {kind} by "
-                    f"{written_by[:12]}…. Start fresh with the kind forget or import."
-                )
-            version = Version(parent + 1, parent, None, kind, tokens, written_by, now(), state)
-            logged = messages if self.keep_messages else ()
-            placed = numbered(logged, after=row.positions, version=version.number, created=version.created)
-            tail = append_messages(connection, self._keys, place, placed, None if anew else before.tail)
-            self._advance(connection, place, version, tail, positions=row.positions + len(placed))
-        return version
+            return self._add(connection, wanted)
+
+    def commit_all(self, commits: Sequence[Commit]) -> list[Version | Exception]:
+        """Several commits in one transaction, which waits for the disk once.
+
+        Each is there in whole or not at all, and one that is refused leaves the others as they are. None is durable
+        before all are.
+
+        Returns:
+            for each its version, or what :meth:`commit` would have raised.
+        """
+        if len(commits) > 1:
+            try:
+                with self.database.write() as connection:
+                    return [self._attempt(connection, one) for one in commits]
+            except UnavailableError as error:
+                return [UnavailableError(str(error)) for _ in commits]
+            except Exception as error:
+                # Nothing was written. What is wrong with one is not the others' affair, so each goes by itself.
+                _log.warning("%d commits failed together and are done one by one", len(commits), exc_info=error)
+        return [self._alone(one) for one in commits]
 
     def fork(
         self,
@@ -258,90 +290,49 @@ class SessionStore(Reading):
             self._advance(connection, place, again, tail, positions=row.positions)
         return again
 
-    def freeze(self, tenant: str, session: str, frozen: bool = True) -> None:
-        """Refuses writes from now on, or allows them again.
+    def _alone(self, commit: Commit) -> Version | Exception:
+        try:
+            return self.commit(**vars(commit))
+        except Exception as error:
+            return error
 
-        Raises:
-            NotFoundError: the session is not there.
-        """
-        self._change(tenant, session, frozen=bool(frozen))
+    def _attempt(self, connection: Connection, commit: Commit) -> Version | Exception:
+        try:
+            with connection.begin_nested():
+                return self._add(connection, commit)
+        except StoreError as error:
+            return error
 
-    def relabel(self, tenant: str, session: str, label: str | None) -> None:
-        """Gives the session another label, or none.
+    def _add(self, connection: Connection, commit: Commit) -> Version:
+        place = place_of(commit.tenant, commit.session)
+        check_messages(commit.messages)
+        kind, parent = check_kind(commit.kind), check_number("parent", commit.parent)
+        state, tokens = check_state(commit.state), check_tokens(commit.tokens)
+        if commit.begin is not None:
+            self._begin_for(connection, place, commit)
+        row = lock_for_version(connection, place, parent)
+        log_end, before = read_end(connection, place, parent)
+        written_by = before if commit.fingerprint is None else check_fingerprint(commit.fingerprint)
+        anew = kind in LOG_CUTS
+        if written_by != before and not anew:
+            raise FingerprintError(
+                f"Session {commit.session!r} was written by the adapter {before[:12]}… and this {kind} by "
+                f"{written_by[:12]}…. Start fresh with the kind forget or import."
+            )
+        version = Version(parent + 1, parent, None, kind, tokens, written_by, now(), state)
+        logged = commit.messages if self.keep_messages else ()
+        placed = numbered(logged, after=row.positions, version=version.number, created=version.created)
+        tail = append_messages(connection, self._keys, place, placed, None if anew else log_end)
+        self._advance(connection, place, version, tail, positions=row.positions + len(placed))
+        return version
 
-        Raises:
-            NotFoundError: the session is not there.
-        """
-        self._change(tenant, session, **label_columns(check_label(label)))
-
-    def expire(self, tenant: str, session: str, expires: datetime | None) -> None:
-        """Changes from when on the session is gone; ``None`` for never.
-
-        Raises:
-            NotFoundError: the session is not there.
-        """
-        self._change(tenant, session, expires=check_moment(expires))
-
-    def prune(self, tenant: str, session: str, keep: int = 1) -> SessionRecord:
-        """Deletes all but the last ``keep`` versions, and the messages that only those held.
-
-        After a commit of the kind ``forget`` this is what makes the forgotten irrecoverable.
-
-        Raises:
-            NotFoundError: the session is not there.
-        """
-        place = place_of(tenant, session)
-        check_number("keep", keep)
-        with self.database.write() as connection:
-            head = lock(connection, place).head
-            drop_versions(connection, place, head - keep + 1)
-            drop_unreachable(connection, place)
-            record = find(connection, place)
-        self.database.scrub()
-        return record
-
-    def delete(self, tenant: str, session: str) -> None:
-        """Deletes a session, frozen or not, with all its versions and messages.
-
-        Raises:
-            NotFoundError: it is not there.
-        """
-        place = place_of(tenant, session)
-        with self.database.write() as connection:
-            if not connection.execute(delete(sessions).where(place.within(sessions))).rowcount:
-                raise not_found(session)
-        self.database.scrub()
-
-    def delete_tenant(self, tenant: str) -> int:
-        """Deletes everything a tenant has, API keys too, and returns how many sessions that were."""
-        check_name("tenant", tenant)
-        with self.database.write() as connection:
-            connection.execute(delete(api_keys).where(api_keys.c.tenant == tenant))
-            gone = connection.execute(delete(sessions).where(sessions.c.tenant == tenant)).rowcount
-        self.database.scrub()
-        return gone
-
-    def purge_expired(self, moment: datetime | None = None) -> int:
-        """Deletes the sessions, of all tenants, that have expired, and returns how many there were."""
-        expired = sessions.c.expires <= (check_moment(moment) or now())
-        with self.database.write() as connection:
-            gone = connection.execute(delete(sessions).where(expired)).rowcount
-        if gone:
-            self.database.scrub()
-        return gone
-
-    def rekey(self) -> int:
-        """Encrypts every row that is not encrypted with the current key anew; returns how many there were.
-
-        It goes by small transactions and can be broken off and repeated, beside a server that runs with the
-        same keys. Once it has returned, and every server has the new key first, the old keys can go.
-
-        Raises:
-            EncryptionError: the store was opened without keys, or a row cannot be decrypted.
-        """
-        rows = rotation.rekey(self.database, self._keys)
-        self.database.scrub()
-        return rows
+    def _begin_for(self, connection: Connection, place: Place, commit: Commit) -> None:
+        fingerprint = check_fingerprint(commit.fingerprint or "")
+        first = first_version("create", check_state(commit.begin or b""), 0, fingerprint, now())
+        try:
+            self._begin(connection, place, first, label=None, expires=None)
+        except ExistsError:
+            raise ConflictError(place.session, 0, 1) from None
 
     def _begin(
         self,
@@ -378,14 +369,6 @@ class SessionStore(Reading):
     ) -> None:
         write_version(connection, self._keys, place, version, tail)
         moved = {"head": version.number, "positions": positions, "updated": version.created}
-        connection.execute(update(sessions).where(place.within(sessions)).values(moved))
-        if self.keep_versions is None or version.number <= self.keep_versions:
-            return
-        if drop_versions(connection, place, version.number - self.keep_versions + 1):
-            drop_unreachable(connection, place)
-
-    def _change(self, tenant: str, session: str, **values: Any) -> None:
-        place = place_of(tenant, session)
-        with self.database.write() as connection:
-            lock(connection, place)
-            connection.execute(update(sessions).where(place.within(sessions)).values(values))
+        connection.execute(_UPDATE, place.named(**moved))
+        if self.keep_versions is not None and version.number > self.keep_versions:
+            drop_versions(connection, place, version.number - self.keep_versions + 1)

@@ -1,9 +1,8 @@
 """``/v1/chat/completions``: OpenAI's chat, with a memory."""
 
-import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -11,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from deltamem.chat import Message
-from deltamem.serve.bridge import unless_disconnected
+from deltamem.serve.bridge import encoded, unless_disconnected
 from deltamem.serve.generating import Choice, Generations
 from deltamem.serve.prompts import Prompts, new_messages
 from deltamem.serve.routes.common import CallerOf, EventStream, ServerOf, SessionHeader, memory_options
@@ -35,8 +34,8 @@ async def chat_completions(
     """
     options = memory_options(body, session)
     messages = [message.plain() for message in body.messages]
-    # Long texts take a while to tokenise, and the loop serves others meanwhile.
-    ids, dropped = await asyncio.to_thread(server.prompts.chat, messages, shorten=options.session is not None)
+    shorten = options.session is not None
+    ids, dropped = await encoded(lambda: server.prompts.chat(messages, shorten=shorten), _texts(messages))
     samplings = [body.sampling(server.settings.max_tokens, body.alternatives, i) for i in range(body.n)]
     async with AsyncExitStack() as stack:
         generations = await Generations.open(stack, server, caller, request, options, [ids], samplings)
@@ -65,8 +64,12 @@ async def _write(generations: Generations, messages: list[dict[str, str]]) -> di
     turn = generations.turn
     answer: Message = {"role": "assistant", "content": generations.choices[0].text.strip()}
     added = [*new_messages(messages), answer]
-    written = await asyncio.to_thread(turn.server.prompts.written, added, turn.options.roles)
+    written = await encoded(lambda: turn.server.prompts.written(added, turn.options.roles), _texts(added))
     return await turn.write(written, "turn", added)
+
+
+def _texts(messages: Sequence[Message]) -> Iterator[str]:
+    return (text for message in messages for text in message.values())
 
 
 async def _chunks(

@@ -1,0 +1,140 @@
+"""``deltamem store``: looking after a server's store."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from deltamem.store import SessionStore, StoreStats
+
+store = typer.Typer(
+    no_args_is_help=True,
+    help="Look after a server's store: count, clean up, encrypt anew, delete.\n\nExample: deltamem store stats",
+)
+_Store = Annotated[str, typer.Option("--store", help="The server's store; the user's own if left out.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
+_Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+@store.command("stats")
+def stats(
+    url: _Store = "",
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Count what the store holds. Nothing is changed.
+
+    Example: deltamem store stats --store postgresql://deltamem@db/deltamem
+    """
+    with _open(url) as sessions:
+        found = _figures(sessions.stats(tenant))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for name, value in found.items():
+        shown = ", ".join(f"{key} {rows:,}" for key, rows in value.items()) if isinstance(value, dict) else f"{value:,}"
+        typer.echo(f"{name.replace('_', ' '):15}{shown}".rstrip())
+
+
+@store.command("purge")
+def purge(
+    url: _Store = "",
+    keep_versions: Annotated[
+        int | None, typer.Option(min=1, help="Also delete all but so many last versions of every session.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell how many that would be.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Delete the sessions that have expired, beside a running server. Run it every hour or so.
+
+    Example: deltamem store purge --keep-versions 20 --dry-run
+    """
+    with _open(url) as sessions:
+        if dry_run:
+            expired = sessions.stats().expired
+            surplus = 0 if keep_versions is None else sessions.surplus(keep_versions)
+        else:
+            expired = sessions.purge_expired()
+            surplus = 0 if keep_versions is None else sessions.trim(keep_versions)
+    told = f"{'Would delete' if dry_run else 'Deleted'} {expired:,} expired sessions"
+    told += "." if keep_versions is None else f" and {surplus:,} old versions."
+    _tell({"dry_run": dry_run, "expired_sessions": expired, "old_versions": surplus}, told, as_json)
+
+
+@store.command("rekey")
+def rekey(url: _Store = "", as_json: _Json = False) -> None:
+    """Encrypt with the first key of DELTAMEM_KEYS whatever is not yet, beside a running server.
+
+    Put a new key first, restart the servers, run this, and remove the old key.
+
+    Example: DELTAMEM_KEYS="new:…,old:…" deltamem store rekey
+    """
+    with _open(url) as sessions:
+        rows = sessions.rekey()
+    _tell({"rows": rows}, f"Encrypted {rows:,} versions and messages anew.", as_json)
+
+
+@store.command("delete-session")
+def delete_session(
+    tenant: Annotated[str, typer.Argument(help="Whose; 'default' on a server without API keys.")],
+    session: Annotated[str, typer.Argument(help="Which.")],
+    url: _Store = "",
+    yes: _Yes = False,
+    as_json: _Json = False,
+) -> None:
+    """Delete a session with all its versions and messages. Forks of it stay.
+
+    Example: deltamem store delete-session acme ravi
+    """
+    with _open(url) as sessions:
+        sessions.get(tenant, session)
+        _confirm(f"Delete session {session} of tenant {tenant} for good?", yes)
+        sessions.delete(tenant, session)
+    _tell({"tenant": tenant, "session": session}, f"Deleted session {session} of tenant {tenant}.", as_json)
+
+
+@store.command("delete-tenant")
+def delete_tenant(
+    tenant: Annotated[str, typer.Argument(help="Whose sessions and API keys.")],
+    url: _Store = "",
+    yes: _Yes = False,
+    as_json: _Json = False,
+) -> None:
+    """Delete everything a tenant has: sessions, versions, messages and API keys.
+
+    Example: deltamem store delete-tenant acme
+    """
+    from deltamem.store import ApiKeys, NotFoundError
+
+    with _open(url) as sessions:
+        keys, held = len(ApiKeys(sessions).list(tenant)), sessions.stats(tenant).sessions
+        if not keys and not held:
+            raise NotFoundError(f"Tenant {tenant!r} has no session and no API key; check its name.")
+        _confirm(f"Delete {held:,} sessions and {keys:,} API keys of tenant {tenant} for good?", yes)
+        gone = sessions.delete_tenant(tenant)
+    _tell(
+        {"tenant": tenant, "sessions": gone, "api_keys": keys},
+        f"Deleted {gone:,} sessions and {keys:,} API keys of tenant {tenant}.",
+        as_json,
+    )
+
+
+def _open(url: str) -> "SessionStore":
+    from deltamem.cli.serve import open_store
+
+    return open_store(url, create=False)
+
+
+def _confirm(question: str, yes: bool) -> None:
+    if not yes:
+        typer.confirm(question, abort=True, err=True)
+
+
+def _tell(figures: Mapping[str, Any], sentence: str, as_json: bool) -> None:
+    typer.echo(json.dumps(figures, indent=2) if as_json else sentence)
+
+
+def _figures(found: "StoreStats") -> dict[str, Any]:
+    return {**vars(found), "rows_by_key": {key or "(plain)": rows for key, rows in found.rows_by_key.items()}}

@@ -1,0 +1,121 @@
+"""What is done with sessions besides giving them versions: by their owners, and by operators across all tenants."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, update
+
+from deltamem.store import rotation, trimming
+from deltamem.store.checks import check_label, check_moment, check_name, check_number
+from deltamem.store.messages import drop_unreachable
+from deltamem.store.reading import Reading, place_of
+from deltamem.store.records import SessionRecord
+from deltamem.store.rows import find, label_columns, lock, not_found, now
+from deltamem.store.schema import api_keys, sessions
+from deltamem.store.versions import drop_versions
+
+
+class Keeping(Reading):
+    """Labels, expiry, freezing, deleting, retention and rotation; :class:`SessionStore` makes the versions."""
+
+    def freeze(self, tenant: str, session: str, frozen: bool = True) -> None:
+        """Refuses writes from now on, or allows them again.
+
+        Raises:
+            NotFoundError: the session is not there.
+        """
+        self._change(tenant, session, frozen=bool(frozen))
+
+    def relabel(self, tenant: str, session: str, label: str | None) -> None:
+        """Gives the session another label, or none.
+
+        Raises:
+            NotFoundError: the session is not there.
+        """
+        self._change(tenant, session, **label_columns(check_label(label)))
+
+    def expire(self, tenant: str, session: str, expires: datetime | None) -> None:
+        """Changes from when on the session is gone; ``None`` for never.
+
+        Raises:
+            NotFoundError: the session is not there.
+        """
+        self._change(tenant, session, expires=check_moment(expires))
+
+    def prune(self, tenant: str, session: str, keep: int = 1) -> SessionRecord:
+        """Deletes all but the last ``keep`` versions, and the messages that only those held.
+
+        After a commit of the kind ``forget`` this is what makes the forgotten irrecoverable.
+
+        Raises:
+            NotFoundError: the session is not there.
+        """
+        place = place_of(tenant, session)
+        check_number("keep", keep)
+        with self.database.write() as connection:
+            head = lock(connection, place).head
+            drop_versions(connection, place, head - keep + 1)
+            drop_unreachable(connection, place)
+            record = find(connection, place)
+        self.database.scrub()
+        return record
+
+    def delete(self, tenant: str, session: str) -> None:
+        """Deletes a session, frozen or not, with all its versions and messages.
+
+        Raises:
+            NotFoundError: it is not there.
+        """
+        place = place_of(tenant, session)
+        with self.database.write() as connection:
+            if not connection.execute(delete(sessions).where(place.within(sessions))).rowcount:
+                raise not_found(session)
+        self.database.scrub()
+
+    def delete_tenant(self, tenant: str) -> int:
+        """Deletes everything a tenant has, API keys too, and returns how many sessions that were."""
+        check_name("tenant", tenant)
+        with self.database.write() as connection:
+            connection.execute(delete(api_keys).where(api_keys.c.tenant == tenant))
+            gone = connection.execute(delete(sessions).where(sessions.c.tenant == tenant)).rowcount
+        self.database.scrub()
+        return gone
+
+    def purge_expired(self, moment: datetime | None = None) -> int:
+        """Deletes the sessions, of all tenants, that have expired, and returns how many there were."""
+        expired = sessions.c.expires <= (check_moment(moment) or now())
+        with self.database.write() as connection:
+            gone = connection.execute(delete(sessions).where(expired)).rowcount
+        if gone:
+            self.database.scrub()
+        return gone
+
+    def trim(self, keep: int) -> int:
+        """Deletes all but the last ``keep`` versions of every session, of all tenants; returns how many.
+
+        A server does so with each commit; this is for sessions that nobody writes to any more after it was told to
+        keep fewer. It goes by small transactions and can be broken off and repeated, beside running servers.
+        """
+        gone = trimming.trim(self.database, check_number("keep", keep))
+        if gone:
+            self.database.scrub()
+        return gone
+
+    def rekey(self) -> int:
+        """Encrypts every row that is not encrypted with the current key anew; returns how many there were.
+
+        It goes by small transactions and can be broken off and repeated, beside a server that runs with the
+        same keys. Once it has returned, and every server has the new key first, the old keys can go.
+
+        Raises:
+            EncryptionError: the store was opened without keys, or a row cannot be decrypted.
+        """
+        rows = rotation.rekey(self.database, self._keys)
+        self.database.scrub()
+        return rows
+
+    def _change(self, tenant: str, session: str, **values: Any) -> None:
+        place = place_of(tenant, session)
+        with self.database.write() as connection:
+            lock(connection, place)
+            connection.execute(update(sessions).where(place.within(sessions)).values(values))

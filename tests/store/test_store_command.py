@@ -1,0 +1,96 @@
+"""``deltamem store``, as an operator types it, on both databases."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from deltamem.cli.main import build_app, main
+from deltamem.store import ApiKeys, NotFoundError, SessionStore, StateKeys
+
+Opened = Callable[..., SessionStore]
+
+
+@pytest.fixture
+def run(url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.delenv("DELTAMEM_KEYS", raising=False)
+
+    def run(command: str, *arguments: str, **options: Any) -> Result:
+        return CliRunner().invoke(build_app(), ["store", command, *arguments, "--store", url], **options)
+
+    return run
+
+
+@pytest.fixture
+def filled(opened: Opened) -> SessionStore:
+    store = opened(keep_messages=True, keep_versions=None)
+    for tenant, session, turns in (("acme", "ravi", 3), ("acme", "old", 1), ("other", "s", 0)):
+        store.create(tenant, session, fingerprint="f", state=b"12345678")
+        for number in range(1, turns + 1):
+            store.commit(tenant, session, parent=number, state=b"12345678", tokens=1)
+    store.expire("acme", "old", datetime.now(UTC) - timedelta(seconds=1))
+    ApiKeys(store).create("acme")
+    return store
+
+
+def figures(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_stats(filled: SessionStore, run: Callable[..., Result]) -> None:
+    found = figures(run("stats", "--json"))
+    assert (found["tenants"], found["sessions"], found["expired"], found["versions"]) == (2, 3, 1, 7)
+    assert (found["state_bytes"], found["rows_by_key"], found["api_keys"]) == (56, {"(plain)": 7}, 1)
+    assert figures(run("stats", "--json", "--tenant", "other"))["sessions"] == 1
+    shown = run("stats").stdout
+    assert "state bytes    56" in shown
+    assert "(plain) 7" in shown
+
+
+def test_purge_tells_before_it_deletes(filled: SessionStore, run: Callable[..., Result]) -> None:
+    told = figures(run("purge", "--keep-versions", "2", "--dry-run", "--json"))
+    assert told == {"dry_run": True, "expired_sessions": 1, "old_versions": 2}
+    assert filled.stats().sessions == 3
+    assert run("purge", "--keep-versions", "2").stdout == "Deleted 1 expired sessions and 2 old versions.\n"
+    assert (filled.stats().sessions, filled.stats().versions) == (2, 3)
+    assert figures(run("purge", "--json")) == {"dry_run": False, "expired_sessions": 0, "old_versions": 0}
+    assert len(filled.versions("acme", "ravi")) == 2
+
+
+def test_rekey(filled: SessionStore, run: Callable[..., Result], opened: Opened) -> None:
+    refused = run("rekey")
+    assert refused.exit_code == 1
+    assert "without keys" in str(refused.exception)
+    key = StateKeys.generate("one")
+    assert run("rekey", env={"DELTAMEM_KEYS": key}).stdout == "Encrypted 7 versions and messages anew.\n"
+    assert figures(run("rekey", "--json", env={"DELTAMEM_KEYS": key})) == {"rows": 0}
+    assert opened(keys=StateKeys.from_text(key)).load("acme", "ravi").state == b"12345678"
+
+
+def test_deleting_asks_first(filled: SessionStore, run: Callable[..., Result]) -> None:
+    assert run("delete-session", "acme", "ravi", input="n\n").exit_code == 1
+    assert filled.get("acme", "ravi").head == 4
+    assert run("delete-session", "acme", "ravi", input="y\n").exit_code == 0
+    with pytest.raises(NotFoundError):
+        filled.get("acme", "ravi")
+    assert run("delete-tenant", "acme", input="n\n").exit_code == 1
+    done = figures(run("delete-tenant", "acme", "--yes", "--json"))
+    assert done == {"tenant": "acme", "sessions": 1, "api_keys": 1}
+    assert ApiKeys(filled).list("acme") == ()
+    assert filled.stats().sessions == 1
+    for command in (("delete-session", "acme", "ravi"), ("delete-tenant", "acme")):
+        absent = run(*command, "--yes")
+        assert absent.exit_code == 1
+        assert isinstance(absent.exception, NotFoundError)
+
+
+def test_a_store_that_is_not_there_is_not_made(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["store", "purge", "--store", url])
+    assert exit.value.code == 1
+    assert "no store" in capsys.readouterr().err

@@ -1,0 +1,116 @@
+"""Commits in one transaction: each by itself, all of them durable or none."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import StatementError
+
+from deltamem.store import (
+    Commit,
+    ConflictError,
+    FrozenError,
+    InvalidError,
+    NotFoundError,
+    SessionStore,
+    UnavailableError,
+    Version,
+)
+
+Opened = Callable[..., SessionStore]
+
+
+def turn(session: str, parent: int = 1, **changes: Any) -> Commit:
+    said = [{"role": "user", "content": session}]
+    given = {"tenant": "t", "parent": parent, "state": session.encode(), "tokens": 1, "messages": said}
+    return Commit(session=session, **{**given, **changes})
+
+
+def begin(store: SessionStore, *names: str) -> None:
+    for name in names:
+        store.create("t", name, fingerprint="f", state=b"empty")
+
+
+def test_each_commit_stands_or_falls_by_itself(store: SessionStore) -> None:
+    begin(store, "a", "b", "cold", "d")
+    store.freeze("t", "cold")
+    wanted = [
+        turn("a"),
+        turn("nobody"),
+        turn("b", parent=7),
+        turn("cold"),
+        turn("a", parent=2, state=b"second"),
+        turn("a", parent=2, state=b"late"),
+        turn("d", kind="no kind"),
+        turn("d"),
+    ]
+    made = store.commit_all(wanted)
+    errors = [NotFoundError, ConflictError, FrozenError, ConflictError, InvalidError]
+    assert [type(one) for one in made if not isinstance(one, Version)] == errors
+    assert [one.number for one in made if isinstance(one, Version)] == [2, 3, 2]
+    assert store.load("t", "a").state == b"second"
+    assert [m.message["content"] for m in store.messages("t", "a")] == ["a", "a"]
+    for name in ("b", "cold"):
+        assert store.get("t", name).head == 1
+        assert store.messages("t", name) == ()
+    assert store.load("t", "d") == made[-1]
+    assert store.commit_all([]) == []
+
+
+def test_a_session_is_made_with_its_first_turn_or_not_at_all(store: SessionStore) -> None:
+    begin(store, "a")
+    first = {"begin": b"empty", "fingerprint": "f"}
+    made = store.commit_all([turn("new", **first), turn("a", **first), turn("bad", tokens=-1, **first), turn("a")])
+    assert [type(one) for one in made] == [Version, ConflictError, InvalidError, Version]
+    assert [(v.number, v.kind) for v in store.versions("t", "new")] == [(2, "turn"), (1, "create")]
+    assert store.load("t", "new", 1).state == b"empty"
+    for parent, given in ((2, first), (1, {"begin": b"empty"}), (1, {**first, "kind": "no kind"})):
+        with pytest.raises((ConflictError, InvalidError)):
+            store.commit("t", "bad", parent=parent, state=b"s", tokens=0, **given)
+    with pytest.raises(NotFoundError):
+        store.get("t", "bad")
+
+
+def test_a_broken_one_harms_no_other(store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(store, "a", "b")
+    add = SessionStore._add
+
+    def fails(self: SessionStore, connection: Any, commit: Commit) -> Version:
+        version = add(self, connection, commit)
+        if commit.session == "b":
+            connection.exec_driver_sql("SELECT nonsense FROM nowhere")
+        return version
+
+    monkeypatch.setattr(SessionStore, "_add", fails)
+    good, bad, lost = store.commit_all([turn("a"), turn("b"), turn("nobody")])
+    assert isinstance(good, Version)
+    assert isinstance(bad, StatementError)
+    assert isinstance(lost, NotFoundError)
+    assert (store.get("t", "a").head, store.get("t", "b").head) == (2, 1)
+
+
+def test_a_full_disk_leaves_nothing_of_any(opened: Opened, url: str) -> None:
+    if not url.startswith("sqlite"):
+        pytest.skip("a PostgreSQL server's disk cannot be filled here")
+    store = opened(keep_messages=True)
+    begin(store, "a", "b", "c")
+    with store.database.engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 4}")
+    made = store.commit_all([turn("a"), turn("b", state=b"x" * 40_000), turn("c")])
+    assert isinstance(made[1], UnavailableError)
+    assert "disk" in str(made[1])
+    for name, one in zip("abc", made, strict=True):
+        assert store.get("t", name).head == (2 if isinstance(one, Version) else 1)
+    assert isinstance(store.commit_all([turn("b", state=b"short")])[0], Version)
+
+
+def test_a_locked_store_refuses_all(opened: Opened, url: str) -> None:
+    other = opened()
+    begin(other, "a", "b")
+    store = opened(timeout=0.2)
+    with other.database.write() as connection:
+        connection.exec_driver_sql("UPDATE deltamem_sessions SET frozen = frozen")
+        made = store.commit_all([turn("a"), turn("b")])
+    assert [type(one) for one in made] == [UnavailableError, UnavailableError]
+    assert all(isinstance(one, Version) for one in store.commit_all([turn("a"), turn("b")]))
