@@ -18,17 +18,16 @@ from deltamem.eval.methods import build_method
 from deltamem.eval.methods.context2lora import FITTED, FittedLora
 from deltamem.eval.methods.lora import (
     LoraPlan,
-    Rows,
     add_lora,
     fit_lora,
     load_lora,
     lora_bytes,
     lora_fingerprint,
     loras,
-    next_token_loss,
     save_lora,
     using_lora,
 )
+from deltamem.eval.methods.training import Rows, next_token_loss
 
 pytest.importorskip("peft")
 
@@ -206,7 +205,7 @@ def test_the_command_trains_what_eval_reads(tmp_path: Path, capsys: pytest.Captu
     folder, run = tmp_path / "lora", tmp_path / "run"
     recipe = Path(__file__).parents[2] / "recipes/embedded.yaml"
     changes = ["schedule.steps=3", "data.options.steps=3"]
-    assert called(main, ["lora", str(recipe), *changes, "--rate", "1e-2", "--output", str(folder)]) == 0
+    assert called(main, ["baseline", "lora", str(recipe), *changes, "--rate", "1e-2", "--output", str(folder)]) == 0
     assert "3 updates" in capsys.readouterr().out
     task = ["eval", "--task", "world", "--limit", "1", "--method", "context2lora", "--adapter", f"mine={folder}"]
     assert called(main, [*task, "--dry-run", "--json"]) == 0

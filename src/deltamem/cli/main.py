@@ -14,7 +14,7 @@ COMMANDS = (
     "convert",
     "data",
     "train",
-    "lora",
+    "baseline",
     "eval",
     "report",
     "parity",

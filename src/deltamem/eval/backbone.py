@@ -61,7 +61,7 @@ class Backbone:
         self.revision = revision
         self.template = template or {}
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self._pad = int(pad or 0)
+        self.pad_id = int(pad or 0)
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -134,7 +134,7 @@ class Backbone:
         room = None if self.positions is None else self.positions - max(chat.input_ids.shape[1] for chat in chats)
         if room is not None and room < 1:
             raise ValueError(f"A prompt is {1 - room} tokens longer than this backbone can read and answer.")
-        options = _options(decoding, room)
+        options = generation_options(decoding, room)
         batch = 1 if decoding.temperature else self.batch
         found: list[Generated] = []
         with self.using(adapter):
@@ -144,7 +144,7 @@ class Backbone:
             for start in range(0, len(chats), batch):
                 part = chats[start : start + batch]
                 own = state if state is None or one_memory else state.select(range(start, start + len(part)))
-                with _seeded(decoding, self.model.device):
+                with seeded(decoding, self.model.device):
                     found += self._answer(part, shared if cache else 0, cache, own, write=write, options=options)
         return found
 
@@ -168,10 +168,10 @@ class Backbone:
         else:
             cache = self._cache(state, segments, len(chats), write=write)
         output = self.model.generate(
-            ids, attention_mask=mask, past_key_values=cache, pad_token_id=self._pad, use_cache=True, **options
+            ids, attention_mask=mask, past_key_values=cache, pad_token_id=self.pad_id, use_cache=True, **options
         )
         rows = output[:, ids.shape[1] :].tolist()
-        ends = self._end_tokens()
+        ends = self.end_tokens()
         return [
             Generated(
                 text=str(self.tokenizer.decode(row, skip_special_tokens=True)).strip(),
@@ -208,7 +208,7 @@ class Backbone:
             gap = tokens.new_full((longest - tokens.shape[1],), value)
             return torch.cat([tokens[0, :shared], gap, tokens[0, shared:]])
 
-        ids = torch.stack([row(chat.input_ids, self._pad) for chat in chats])
+        ids = torch.stack([row(chat.input_ids, self.pad_id) for chat in chats])
         mask = torch.stack([row(torch.ones_like(chat.input_ids), 0) for chat in chats])
         segments = torch.stack([row(chat.segment, NO_SEGMENT) for chat in chats])
         device = self.model.device
@@ -220,10 +220,11 @@ class Backbone:
             kind = "sentence"
         return encode_chat(self.tokenizer, messages, segments=kind, add_generation_prompt=prompt, **self.template)  # type: ignore[arg-type]
 
-    def _end_tokens(self) -> set[int]:
+    def end_tokens(self) -> set[int]:
+        """The tokens that end an answer."""
         ends = getattr(self.model.generation_config, "eos_token_id", None)
         listed = ends if isinstance(ends, list) else [ends]
-        return {int(end) for end in [*listed, self._pad] if end is not None}
+        return {int(end) for end in [*listed, self.pad_id] if end is not None}
 
     @contextmanager
     def using(self, adapter: str | None) -> Iterator[None]:
@@ -266,7 +267,8 @@ def _common(chats: Sequence[ChatTokens]) -> int:
     return most
 
 
-def _options(decoding: Decoding, room: int | None) -> dict[str, Any]:
+def generation_options(decoding: Decoding, room: int | None) -> dict[str, Any]:
+    """What ``generate`` of a model is told, where there is room for so many new tokens."""
     most = decoding.max_new_tokens if room is None else min(decoding.max_new_tokens, room)
     if not decoding.temperature:
         return {"max_new_tokens": most, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -280,7 +282,7 @@ def _options(decoding: Decoding, room: int | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _seeded(decoding: Decoding, device: torch.device) -> Iterator[None]:
+def seeded(decoding: Decoding, device: torch.device) -> Iterator[None]:
     """Within the block PyTorch's randomness is the answer's own, if it is sampled."""
     if not decoding.temperature:
         yield

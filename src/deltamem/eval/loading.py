@@ -12,6 +12,8 @@ from deltamem.attach import attach
 from deltamem.config import DeltaMemConfig
 from deltamem.eval.backbone import Backbone
 from deltamem.eval.methods.lora import is_lora, load_lora
+from deltamem.eval.methods.memgen.files import is_weaver, load_weaver
+from deltamem.eval.methods.mlp_memory.files import is_mlp_memory, load_memory
 from deltamem.eval.methods.registry import STATIC
 from deltamem.eval.registry import resolve
 
@@ -48,7 +50,8 @@ def load_backbone(
     Args:
         model: Hub id or folder.
         adapters: folders or Hub ids, each as ``NAME=PLACE`` or named by what it writes: token, segment or multi.
-            Folders with a LoRA that PEFT has saved are for Context2LoRA.
+            Folders with a LoRA that PEFT has saved are for Context2LoRA, those with an MLP for MLP Memory, those
+            with a weaver for MemGen.
         static: the adapter that was trained on strangers' memories.
         revision: of the model.
         batch: the most prompts answered at once.
@@ -73,7 +76,7 @@ def load_backbone(
         with torch.device("meta"):
             loaded = AutoModelForCausalLM.from_config(config)
     for name, place in _named(adapters, static):
-        if weights or is_lora(place):
+        if weights or is_lora(place) or is_mlp_memory(place) or is_weaver(place):
             _load(loaded, place, name)
         else:
             attach(loaded, read_adapter_from(place).config, name=name)
@@ -90,6 +93,10 @@ def load_backbone(
 def _load(model: Any, place: str, name: str) -> None:
     if is_lora(place):
         load_lora(model, place, name)
+    elif is_mlp_memory(place):
+        load_memory(model, place, name)
+    elif is_weaver(place):
+        load_weaver(model, place, name)
     else:
         load_adapter(model, place, name)
 
@@ -100,7 +107,11 @@ def kind_of(config: DeltaMemConfig) -> str:
 
 
 def _kind_at(place: str) -> str:
-    return "lora" if is_lora(place) else kind_of(read_adapter_from(place).config)
+    if is_lora(place):
+        return "lora"
+    if is_weaver(place):
+        return "memgen"
+    return "mlp" if is_mlp_memory(place) else kind_of(read_adapter_from(place).config)
 
 
 def _named(adapters: Sequence[str], static: str | Path | None) -> list[tuple[str, str]]:

@@ -8,7 +8,6 @@ from deltamem.eval.backbone import Backbone, Generated
 from deltamem.eval.interface import Ask, Entry, as_messages
 from deltamem.eval.methods.lora import (
     LoraPlan,
-    Rows,
     add_lora,
     fit_lora,
     lora_bytes,
@@ -17,7 +16,9 @@ from deltamem.eval.methods.lora import (
     reset_lora,
     using_lora,
 )
+from deltamem.eval.methods.memgen.weaver import weavers
 from deltamem.eval.methods.text import FullContext, NoContext
+from deltamem.eval.methods.training import Rows
 
 FITTED = "context2lora_fitted"
 # Rate, updates, and the length and overlap of the pieces are those of Back et al., arXiv 2603.01097.
@@ -38,7 +39,7 @@ class StaticLora(FullContext):
 
     def __init__(self, name: str, backbone: Backbone) -> None:
         super().__init__(name, backbone)
-        there = [one for one in loras(backbone.model) if one != FITTED]
+        there = [one for one in loras(backbone.model) if one != FITTED and one not in weavers(backbone.model)]
         if not there:
             raise ValueError(f"The method {name!r} needs a LoRA, and none is loaded; load one with --adapter FOLDER.")
         self.lora = there[-1]

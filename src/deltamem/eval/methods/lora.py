@@ -1,7 +1,6 @@
 """LoRAs (Hu et al., 2021) on a backbone, by PEFT: off unless a method asks for one, so that others see it bare."""
 
 import hashlib
-import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
+from deltamem.eval.methods.bare import bare_path, linears
+from deltamem.eval.methods.training import Rows, descend, next_token_loss
 from deltamem.files import write_atomically
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "dense")
-_CLIP = 1.0
-_WARM_UP = 0.1
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ class LoraPlan:
     Attributes:
         rank: of each.
         alpha: the update is scaled by alpha/rank.
+        projections: how the paths of the linear layers end that it is on.
         rate: the highest learning rate of AdamW, reached after a tenth of the updates; a cosine leads down from it.
         steps: updates.
         batch: rows an update.
@@ -38,31 +37,11 @@ class LoraPlan:
 
     rank: int = 8
     alpha: int = 16
+    projections: tuple[str, ...] = _PROJECTIONS
     rate: float = 2e-4
     steps: int = 70
     batch: int = 8
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Texts padded on the right, and the loss weight of each token as a prediction; both ``[B, T]``."""
-
-    ids: Tensor
-    weights: Tensor
-
-    @classmethod
-    def pad(cls, texts: Iterable[tuple[list[int], list[float]]]) -> "Rows":
-        """One row a text of ids and weights; what is padded has the weight 0, and comes after all that counts."""
-        pairs = [(torch.tensor(ids), torch.tensor(weights, dtype=torch.float32)) for ids, weights in texts]
-        ids, weights = zip(*pairs, strict=True)
-        pad = nn.utils.rnn.pad_sequence
-        return cls(pad(list(ids), batch_first=True), pad(list(weights), batch_first=True))
-
-    @property
-    def total(self) -> float:
-        """The sum of the weights; the first token of a row is never predicted."""
-        return float(self.weights[:, 1:].sum())
 
 
 def is_lora(folder: str | Path) -> bool:
@@ -76,14 +55,14 @@ def loras(model: nn.Module) -> tuple[str, ...]:
 
 
 def add_lora(model: nn.Module, name: str, plan: LoraPlan) -> None:
-    """Puts a fresh LoRA on the projections of every attention block; it changes nothing until it is trained.
+    """Puts a fresh LoRA on the plan's projections; it changes nothing until it is trained.
 
     Raises:
         ImportError: peft is not installed; the message names the extra.
         ValueError: there is one of that name, or no projection that a LoRA is put on.
     """
     from_config = _peft().LoraConfig(r=plan.rank, lora_alpha=plan.alpha, lora_dropout=0.0, bias="none")
-    _inject(model, name, from_config, [path for path in _linears(model) if path.endswith(_PROJECTIONS)])
+    _inject(model, name, from_config, [path for path in linears(model) if path.endswith(plan.projections)])
     reset_lora(model, name, plan.seed)
 
 
@@ -105,7 +84,7 @@ def load_lora(model: nn.Module, folder: str | Path, name: str) -> None:
         raise ValueError(f"{folder} is not a plain LoRA ({', '.join(used) or config.peft_type}), which is all we read.")
     tensors = {key.removeprefix(_PREFIX): value for key, value in load_file(Path(folder) / TENSOR_FILE).items()}
     wanted = dict.fromkeys(key.rpartition(".lora_")[0] for key in tensors)
-    known = _linears(model)
+    known = linears(model)
     if missing := [path for path in wanted if path not in known]:
         raise ValueError(f"{folder} belongs to another backbone: there is no {missing[0] or 'such module'} here.")
     _inject(model, name, config, list(wanted))
@@ -163,37 +142,14 @@ def fit_lora(model: Any, name: str, updates: Iterable[Sequence[Rows]], plan: Lor
     Returns:
         the loss before each update.
     """
-    parameters = [weight for _, _, weight in _weights(model, name)]
-    losses: list[float] = []
-    with using_lora(model, name), torch.enable_grad():
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        optimizer = torch.optim.AdamW(parameters, lr=plan.rate, weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, plan.steps))
-        for passes in updates:
-            total = sum(rows.total for rows in passes)
-            optimizer.zero_grad()
-            losses.append(0.0)
-            for rows in passes:
-                loss = next_token_loss(model, rows) * (rows.total / total)
-                loss.backward()
-                losses[-1] += loss.item()
-            nn.utils.clip_grad_norm_(parameters, _CLIP)
-            optimizer.step()
-            schedule.step()
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-            parameter.grad = None
-    return losses
-
-
-def next_token_loss(model: Any, rows: Rows) -> Tensor:
-    """The weighted mean of the loss of each token from those before it."""
-    ids, weights = rows.ids.to(model.device), rows.weights[:, 1:].to(model.device)
-    columns = (weights > 0).any(0).nonzero()[:, 0]
-    logits = model(ids, use_cache=False, logits_to_keep=columns).logits.float().flatten(0, 1)
-    losses = functional.cross_entropy(logits, ids[:, 1:][:, columns].flatten(), reduction="none")
-    return (losses * weights[:, columns].flatten()).sum() / rows.total
+    with using_lora(model, name):
+        return descend(
+            lora_weights(model, name),
+            updates,
+            lambda rows: next_token_loss(model, rows),
+            rate=plan.rate,
+            steps=plan.steps,
+        )
 
 
 @contextmanager
@@ -207,6 +163,11 @@ def using_lora(model: nn.Module, name: str) -> Iterator[None]:
         yield
     finally:
         _switch_off(model)
+
+
+def lora_weights(model: nn.Module, name: str) -> list[nn.Parameter]:
+    """The weights of a LoRA, on whichever projections it is."""
+    return [weight for _, _, weight in _weights(model, name)]
 
 
 def lora_bytes(model: nn.Module, name: str) -> int:
@@ -223,21 +184,13 @@ def lora_fingerprint(model: nn.Module, name: str) -> str:
     return found.hexdigest()
 
 
-def _share_of_rate(step: int, steps: int) -> float:
-    """Linear warm-up over a tenth of the updates, then a cosine to nothing."""
-    warm = math.ceil(steps * _WARM_UP)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
 def _inject(model: nn.Module, name: str, config: Any, paths: list[str]) -> None:
     if name in loras(model):
         raise ValueError(f"There is a LoRA named {name!r} already; choose another name.")
     if not paths:
         raise ValueError("This backbone has no projection that a LoRA is put on.")
-    linears = _linears(model)
-    config.target_modules = {linears[path] for path in paths}
+    known = linears(model)
+    config.target_modules = {known[path] for path in paths}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with warnings.catch_warnings():
         # That there are several, and that PEFT's own switches are not used, is meant.
@@ -260,23 +213,8 @@ def _weights(model: nn.Module, name: str) -> Iterator[tuple[str, str, nn.Paramet
     """Each weight of a LoRA, with the path of its projection in the bare backbone, and A or B."""
     for path, module in model.named_modules():
         if hasattr(module, "lora_A") and name in module.lora_A:
-            yield _bare(path), "A", module.lora_A[name].weight
-            yield _bare(path), "B", module.lora_B[name].weight
-
-
-def _linears(model: nn.Module) -> dict[str, str]:
-    """The path of every linear layer, or of the LoRAs on it, by its path in the bare backbone."""
-    found: dict[str, str] = {}
-    for path, module in model.named_modules():
-        inside = "lora_" in path or ".adapters." in path
-        if not inside and (isinstance(module, nn.Linear) or hasattr(module, "lora_A")):
-            found.setdefault(_bare(path), path)
-    return found
-
-
-def _bare(path: str) -> str:
-    """A module's path as it is on a backbone that carries neither memories nor LoRAs."""
-    return path.replace(".self_attn.attention.", ".self_attn.").replace(".base_layer", "")
+            yield bare_path(path), "A", module.lora_A[name].weight
+            yield bare_path(path), "B", module.lora_B[name].weight
 
 
 def _layers(model: nn.Module) -> list[Any]:

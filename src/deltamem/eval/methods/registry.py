@@ -8,8 +8,10 @@ from deltamem.eval.methods.base import BackboneMethod
 from deltamem.eval.methods.context2lora import FITTED, FittedLora, StaticLora
 from deltamem.eval.methods.dense import Dense
 from deltamem.eval.methods.llmlingua2 import COMPRESSOR, LLMLingua2
+from deltamem.eval.methods.memgen.method import MemGen
 from deltamem.eval.methods.memory import StateMemory, WritingContext
 from deltamem.eval.methods.memorybank import MemoryBank
+from deltamem.eval.methods.mlp_memory.method import MixedMemory
 from deltamem.eval.methods.retrieval import TURNS, Bm25, Found, HybridPrompt, HybridState
 from deltamem.eval.methods.text import FullContext, NoContext, Window
 from deltamem.eval.methods.vectors import dense_installed
@@ -71,6 +73,8 @@ METHODS: dict[str, tuple[str, Build]] = {
         "Context2LoRA, fitted to each history",
         lambda name, backbone, adapter, options: FittedLora(name, backbone),
     ),
+    "memgen": ("MemGen", lambda name, backbone, adapter, options: MemGen(name, backbone)),
+    "mlp_memory": ("MLP Memory", lambda name, backbone, adapter, options: MixedMemory(name, backbone)),
     "memory": ("memory", _adapted(StateMemory)),
     "context": ("memory and full context", _adapted(WritingContext)),
     "hybrid": (
@@ -88,7 +92,7 @@ METHODS: dict[str, tuple[str, Build]] = {
 # The first run by default, the second where a sentence encoder is installed, and the others on demand.
 _TEXT = ("none", "full", "window", "bm25")
 _DENSE = ("dense", "memorybank")
-_BARE = (*_TEXT, *_DENSE, "memorybank_keep", "llmlingua2", "context2lora", FITTED)
+_BARE = (*_TEXT, *_DENSE, "memorybank_keep", "llmlingua2", "context2lora", FITTED, "memgen", "mlp_memory")
 
 
 def parse_method(name: str, adapters: Sequence[str]) -> tuple[str, str]:

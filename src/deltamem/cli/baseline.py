@@ -1,0 +1,16 @@
+"""``deltamem baseline``: trains the published baselines that an adapter is compared with."""
+
+import typer
+
+from deltamem.cli.baselines.lora import lora
+from deltamem.cli.baselines.memgen import memgen
+from deltamem.cli.baselines.mlp_memory import mlp_memory
+
+baseline = typer.Typer(
+    no_args_is_help=True,
+    help="Train what an adapter is compared with, on its own data, for deltamem eval.\n\n"
+    "Example: deltamem baseline lora recipes/embedded.yaml --output runs/lora",
+)
+baseline.command("lora")(lora)
+baseline.command("memgen")(memgen)
+baseline.command("mlp-memory")(mlp_memory)

@@ -1,0 +1,1 @@
+"""The commands of ``deltamem baseline``, one file each."""

@@ -1,0 +1,44 @@
+"""MLP Memory as a method: the full context, read by the backbone with the MLP's distribution mixed in."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deltamem.chat import Message
+from deltamem.eval.backbone import Backbone, Generated
+from deltamem.eval.interface import Ask, Entry
+from deltamem.eval.methods.mlp_memory.files import memories
+from deltamem.eval.methods.mlp_memory.mixing import mixing
+from deltamem.eval.methods.text import FullContext
+
+
+class MixedMemory(FullContext):
+    """The full context, with an MLP that was trained on the adapters' data.
+
+    Sampled answers draw from the mixture's probabilities, to which temperature and the like are applied.
+
+    Args:
+        name: as in records and tables.
+        backbone: a model for which an MLP has been loaded; the last of them is used.
+
+    Raises:
+        ValueError: there is none.
+    """
+
+    def __init__(self, name: str, backbone: Backbone) -> None:
+        super().__init__(name, backbone)
+        there = memories(backbone.model)
+        if not there:
+            raise ValueError(
+                f"The method {name!r} needs an MLP memory, and none is loaded; load one with --adapter FOLDER."
+            )
+        self.label, self.loaded = list(there.items())[-1]
+
+    def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
+        """Everything."""
+        notes = {"mlp_memory": self.label, "mlp_memory_sha256": self.loaded.sha256, "share": self.loaded.share}
+        return [(self.history, notes)] * len(asks)
+
+    def say(self, prompts: list[list[Message]], asks: list[Ask]) -> list[Generated]:
+        """The answers of the mixture."""
+        with mixing(self.backbone.model, self.loaded.memory, self.loaded.share):
+            return super().say(prompts, asks)
