@@ -17,6 +17,7 @@ COMMANDS = (
     "baseline",
     "eval",
     "report",
+    "bench",
     "parity",
     "serve",
     "keys",
