@@ -18,6 +18,7 @@ COMMANDS = (
     "eval",
     "report",
     "bench",
+    "leaderboard",
     "parity",
     "serve",
     "keys",

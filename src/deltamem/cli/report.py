@@ -7,10 +7,10 @@ import typer
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that deltamem eval wrote.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of deltamem eval, and of trainings.")],
     output: Annotated[Path | None, typer.Option(help="Folder for the report; the first run's by default.")] = None,
 ) -> None:
-    """Write report.html and report.md: tables, verdicts, costs, published numbers beside ours, examples.
+    """Write report.html and report.md: tables, verdicts, costs, curves, published numbers beside ours, examples.
 
     The page is one file that loads nothing.
 

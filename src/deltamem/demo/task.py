@@ -1,12 +1,16 @@
 """The toy world as a benchmark: held-out dialogues with facts, corrections and small talk, and questions about them."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltamem.chat import Message
-from deltamem.demo.world import UNKNOWN, Dialogue, chat, sample_dialogue, unanswerable_question
+from deltamem.demo.lessons import DialogueTokens
+from deltamem.demo.world import UNKNOWN, USER, Dialogue, chat, sample_dialogue, unanswerable_question
+from deltamem.demo.world import Message as Said
 from deltamem.demo.world import Question as Asked
 from deltamem.eval.interface import Average, Budget, Decoding, Entry, Item, Question, as_messages
 
@@ -17,13 +21,15 @@ _NEW_TOKENS = 16
 _FACTS = (2, 4, 8, 16)
 _CORRECTED = (4, 2)
 _LATER = (4, 40)
+FACTS, AGO = "facts told", "tokens since it was told"
 
 
 class WorldTask:
     """Dialogues of the held-out split in six kinds, which take turns; each is asked about every fact and one it lacks.
 
     The kinds are 2, 4, 8 and 16 facts; four facts of which two are corrected; and four facts followed by forty
-    exchanges of small talk, beyond the embedded backbone's window.
+    exchanges of small talk, beyond the embedded backbone's window. A question about a fact says how many tokens of the
+    embedded tokenizer came after the message that told it and, where there was nothing but facts, how many there were.
 
     Args:
         data: none; the world is made up.
@@ -87,19 +93,21 @@ class WorldTask:
         return Item(
             id=f"{self.seed}/{number}/{source.replace(' ', '-')}",
             history=tuple(message.to_dict() for message in messages),
-            questions=tuple(_questions(rng, dialogue, source)),
+            questions=tuple(_questions(rng, dialogue, messages, source)),
             source=source,
         )
 
 
-def _questions(rng: random.Random, dialogue: Dialogue, source: str) -> Iterator[Question]:
+def _questions(rng: random.Random, dialogue: Dialogue, messages: Sequence[Said], source: str) -> Iterator[Question]:
     unknown = unanswerable_question(rng, dialogue.facts, dialogue.people, "test")
+    ago = _tokens_since(messages)
     for number, asked in enumerate((*dialogue.questions, unknown)):
         yield Question(
             id=str(number),
             text=asked.ask,
             answers=(asked.answer,),
             category=_category(asked, source),
+            axes=_axes(asked, dialogue, source, ago),
             extra={"replaces": asked.fact.replaces if asked.fact else ""},
         )
 
@@ -108,6 +116,32 @@ def _category(asked: Asked, source: str) -> str:
     if asked.fact is None:
         return "never told"
     return "corrected" if asked.fact.replaces else "4 facts" if source == "corrections" else source
+
+
+def _axes(asked: Asked, dialogue: Dialogue, source: str, ago: Mapping[str, int]) -> dict[str, float]:
+    if asked.fact is None:
+        return {}
+    plain = source == f"{len(dialogue.facts)} facts"
+    return {AGO: ago[asked.fact.tell], **({FACTS: len(dialogue.facts)} if plain else {})}
+
+
+def _tokens_since(messages: Sequence[Said]) -> Mapping[str, int]:
+    """For what the user said, the tokens that follow it, of its last time."""
+    tokens, since = _tokens(), 0
+    found: dict[str, int] = {}
+    for message in reversed(messages):
+        if message.role == USER:
+            found.setdefault(message.text, since)
+        since += len(tokens.text([(message, 0.0)]).ids)
+    return found
+
+
+@cache
+def _tokens() -> DialogueTokens:
+    from transformers import PreTrainedTokenizerFast
+
+    with as_file(files("deltamem.demo").joinpath("assets")) as folder:
+        return DialogueTokens(PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True))
 
 
 def load_embedded() -> tuple["Qwen3ForCausalLM", "PreTrainedTokenizerFast"]:

@@ -42,6 +42,7 @@ class Question:
         options: of a multiple choice, in the order shown.
         category: what the benchmark's table has a column for.
         subsets: further named groups that are reported apart, such as ``audited``.
+        axes: numbers that the score is drawn against, by name, such as how many tokens ago the answer was told.
         extra: whatever the task needs to build the prompt or to score, such as evidence ids. Plain JSON data.
     """
 
@@ -51,6 +52,7 @@ class Question:
     options: tuple[str, ...] = ()
     category: str = ""
     subsets: tuple[str, ...] = ()
+    axes: Mapping[str, float] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

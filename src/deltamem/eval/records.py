@@ -43,6 +43,7 @@ class Record:
         model_revision: its commit.
         adapter: the fingerprint of the adapter, or nothing.
         versions: of the packages.
+        axes: the question's numbers that the score is drawn against.
     """
 
     task: str
@@ -69,6 +70,7 @@ class Record:
     model_revision: str = ""
     adapter: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    axes: dict[str, float] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -122,6 +124,24 @@ def read_run(folder: Path) -> list[Record]:
     for path in paths:
         for record in read_records(path):
             found[record.key] = record
+    return list(found.values())
+
+
+def read_runs(folders: Iterable[Path]) -> list[Record]:
+    """The records of several runs that have different questions or methods.
+
+    Raises:
+        OSError: a run is not there.
+        ValueError: a record is damaged, or two runs answer the same question by the same method.
+    """
+    found: dict[Key, Record] = {}
+    for folder in folders:
+        for record in read_run(folder):
+            if found.setdefault(record.key, record) != record:
+                raise ValueError(
+                    f"{folder} answers what another run answers by the same method ({record.task}, {record.method}); "
+                    "take the runs one by one."
+                )
     return list(found.values())
 
 

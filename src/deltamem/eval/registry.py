@@ -13,6 +13,9 @@ from typing import Any
 from deltamem.eval.interface import Task
 from deltamem.eval.tasks.options import task_options
 
+# The folder of a run that has what was trained for it.
+TRAINED = "trained"
+
 
 @dataclass(frozen=True)
 class TaskEntry:
@@ -55,26 +58,63 @@ class SuiteTask:
 
 
 @dataclass(frozen=True)
+class Training:
+    """What a suite trains before it runs, by a command of ``deltamem``, into a folder of its own.
+
+    Attributes:
+        name: of the folder, and of what is trained among the adapters.
+        method: the method that needs it.
+        about: what is trained, in words.
+        command: the arguments; ``{recipe}`` and ``{folder}`` stand for the recipe's file and the folder.
+        recipe: the recipe's text for a folder.
+        done: the file that the command writes last.
+        seconds: about how long it takes on an idle core.
+        needs: the packages that it imports, each with the extra that has it.
+    """
+
+    name: str
+    method: str
+    about: str
+    command: tuple[str, ...]
+    recipe: Callable[[Path], str]
+    done: str
+    seconds: int
+    needs: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Suite:
     """What is run together.
 
     Attributes:
         tasks: the tasks.
         methods: the methods; every one that the adapters allow by default.
+        more: methods that are run beside those, each if what it needs is there.
+        trainings: where what it trains first is defined, as ``module:attribute``: a sequence of :class:`Training`.
         limit: the most items a task; all by default.
+        seconds: about how long the answers of a seed take on an idle core, where that is known.
         embedded: on the package's own backbone.
         harness: tasks of lm-evaluation-harness that belong to it, with their number of prompts.
     """
 
     tasks: tuple[SuiteTask, ...]
     methods: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
+    trainings: str = ""
     limit: int | None = None
+    seconds: int = 0
     embedded: bool = False
     harness: tuple[tuple[str, int], ...] = ()
 
 
 SUITES: dict[str, Suite] = {
-    "embedded": Suite((SuiteTask("world"),), embedded=True),
+    "embedded": Suite(
+        (SuiteTask("world"),),
+        more=("memorybank_keep", "llmlingua2", "context2lora_fitted"),
+        trainings="deltamem.demo.suite:TRAININGS",
+        seconds=480,
+        embedded=True,
+    ),
     "smoke": Suite(
         (SuiteTask("world"),), methods=("none", "full", "bm25", "multi", "shuffled"), limit=6, embedded=True
     ),

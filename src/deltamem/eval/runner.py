@@ -234,6 +234,7 @@ def _record(job: Job, item: Item, question: Question, method: str, answer: Answe
         notes=dict(answer.notes),
         data_revision=job.task.revision,
         adapter=about.adapters[method],
+        axes=dict(question.axes),
         **model,
     )
 

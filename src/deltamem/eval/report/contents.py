@@ -1,6 +1,6 @@
 """What a report of runs says: tables, drawings and examples, from records alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from deltamem.eval.methods import describe_method, is_control
 from deltamem.eval.methods.registry import STATIC
@@ -9,6 +9,8 @@ from deltamem.eval.records import Record
 from deltamem.eval.report.blocks import Block, Chart, Heading, Paragraph, Table
 from deltamem.eval.report.charts import category_bars, pareto
 from deltamem.eval.report.examples import examples
+from deltamem.eval.report.forgetting import forgetting
+from deltamem.eval.report.learning import Training, learning
 from deltamem.eval.statistics import Difference, Interval
 from deltamem.eval.summary import MethodSummary, TaskSummary, summarise
 
@@ -19,18 +21,28 @@ _AVERAGES = {
 }
 
 
-def contents(records: Sequence[Record]) -> list[Block]:
+def contents(
+    records: Sequence[Record], absent: Mapping[str, str] | None = None, trainings: Sequence[Training] = ()
+) -> list[Block]:
     """The blocks of a report.
 
+    Args:
+        records: of the runs.
+        absent: the methods that were left out, each with the reason.
+        trainings: what trainings logged.
+
     Raises:
-        ValueError: there are no records.
+        ValueError: there is nothing to report.
     """
-    if not records:
+    if not records and not trainings:
         raise ValueError("There are no records to report.")
-    blocks: list[Block] = [Heading("Evaluation", 1), Paragraph(_about(records))]
+    blocks: list[Block] = [Heading("Evaluation", 1)]
+    if records:
+        blocks.append(Paragraph(_about(records)))
     for task in summarise(records):
-        blocks += _task(task, [r for r in records if (r.task, r.protocol) == (task.task, task.protocol)])
-    return blocks
+        own = [r for r in records if (r.task, r.protocol) == (task.task, task.protocol)]
+        blocks += _task(task, own, absent or {})
+    return [*blocks, *learning(trainings)]
 
 
 def percent(interval: Interval) -> str:
@@ -57,7 +69,7 @@ def _about(records: Sequence[Record]) -> str:
     )
 
 
-def _task(task: TaskSummary, records: Sequence[Record]) -> list[Block]:
+def _task(task: TaskSummary, records: Sequence[Record], absent: Mapping[str, str]) -> list[Block]:
     names = [method.method for method in task.methods]
     controls = frozenset(name for name in names if is_control(name))
     blocks: list[Block] = [
@@ -66,16 +78,16 @@ def _task(task: TaskSummary, records: Sequence[Record]) -> list[Block]:
             f"{task.items:,} items, {task.questions:,} questions. Metric: {task.metric}. Backbone: "
             f"{', '.join(filter(None, task.models)) or 'not named'}. Data: {', '.join(task.revisions)}."
         ),
-        _main_table(task, controls),
+        _main_table(task, controls, absent),
         Paragraph(_reading(task)),
         *_groups(task, controls),
         _cost_table(task, controls),
     ]
-    blocks += [*_charts(task, controls), *_published(task), *examples(records, names)]
+    blocks += [*_charts(task, controls), *forgetting(records, names), *_published(task), *examples(records, names)]
     return blocks
 
 
-def _main_table(task: TaskSummary, controls: frozenset[str]) -> Table:
+def _main_table(task: TaskSummary, controls: frozenset[str], absent: Mapping[str, str]) -> Table:
     head = ["method", "what it is", f"{task.metric}, %", *(f"against {name}" for name in task.references)]
     if task.known is not None:
         head += ["needs memory, %", "answerable without, %"]
@@ -86,7 +98,9 @@ def _main_table(task: TaskSummary, controls: frozenset[str]) -> Table:
         if task.known is not None:
             row += ["–" if part is None else percent(part) for part in (method.unknown, method.known)]
         rows.append(row)
-    return Table(head, rows, _marked(task, controls))
+    left_out = [(name, why) for name, why in absent.items() if name not in {method.method for method in task.methods}]
+    rows += [[name, f"{describe_method(name)}; not run: {why}", *["–"] * (len(head) - 2)] for name, why in left_out]
+    return Table(head, rows, _marked(task, controls) | frozenset(range(len(task.methods), len(rows))))
 
 
 def _reading(task: TaskSummary) -> str:

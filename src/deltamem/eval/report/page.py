@@ -5,24 +5,35 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from deltamem.eval.records import Record, read_run
+from deltamem.eval.notes import join_notes, read_notes
+from deltamem.eval.records import read_runs
+from deltamem.eval.registry import TRAINED
 from deltamem.eval.report.blocks import Block, Chart, Example, Heading, Paragraph, Table
 from deltamem.eval.report.contents import contents
+from deltamem.eval.report.learning import is_training, read_training
 from deltamem.files import write_atomically
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { margin-top: 3rem; border-bottom: 1px solid #ddd; } h3 { margin-top: 2rem; }
+:root { color-scheme: light dark; --paper: #fff; --ink: #222; --quiet: #666; --grid: #e4e4e4; --rule: #999;
+  --shade: #f6f7f9; --main: #0072b2; --muted: #b0b0b0; --series-1: #cc79a7; --series-2: #e69f00; --series-3: #009e73;
+  --better: #00664b; --worse: #a33; }
+@media (prefers-color-scheme: dark) { :root { --paper: #16181b; --ink: #e4e4e4; --quiet: #a0a0a0; --grid: #33363a;
+  --rule: #777; --shade: #1f2226; --main: #56b4e9; --muted: #6a6e73; --series-1: #e29cc2; --series-2: #f0b84a;
+  --series-3: #3fc79a; --better: #4cc79d; --worse: #f08a8a; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { margin-top: 3rem; border-bottom: 1px solid var(--grid); } h3 { margin-top: 2rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; margin: 1rem 0; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid #eee; text-align: right; vertical-align: top; }
-th { border-bottom: 1px solid #999; font-weight: 600; } th:first-child, td:first-child { text-align: left; }
-td.words { text-align: left; } tr.control td { color: #777; } tbody tr:hover { background: #f6f9fc; }
-.better { color: #00664b; } .worse { color: #a33; } .open { color: #777; }
-figure { margin: 1.5rem 0; } figcaption { color: #555; font-size: 13px; max-width: 760px; } svg { max-width: 100%; }
-.example { border: 1px solid #ddd; border-radius: 6px; padding: .6rem 1rem; margin: .8rem 0; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--grid); text-align: right; vertical-align: top; }
+th { border-bottom: 1px solid var(--rule); font-weight: 600; } th:first-child, td:first-child { text-align: left; }
+td.words { text-align: left; } tr.control td { color: var(--quiet); } tbody tr:hover { background: var(--shade); }
+.better { color: var(--better); } .worse { color: var(--worse); } .open { color: var(--quiet); }
+figure { margin: 1.5rem 0; } figcaption { color: var(--quiet); font-size: 13px; max-width: 760px; }
+svg { max-width: 100%; height: auto; }
+.example { border: 1px solid var(--grid); border-radius: 6px; padding: .6rem 1rem; margin: .8rem 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: .4rem 0; }
-dt { color: #777; } dd { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f7f7f7; padding: .6rem; font-size: 12px; }
+dt { color: var(--quiet); } dd { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--shade); padding: .6rem; font-size: 12px; }
 """
 _NUMBER = re.compile(r"[-+]?[\d.,]+( \[.*)?( \| [\d.]+)?|–")
 _MARKDOWN = re.compile(r"([\\`*_<>#|~]|(?<=\])[(:])")
@@ -33,22 +44,18 @@ def write_report(runs: Sequence[Path], output: Path) -> tuple[Path, Path]:
     """Writes ``report.html`` and ``report.md`` about one or several runs and says where they lie.
 
     Args:
-        runs: folders with records.
+        runs: folders with records, and of trainings; those under a run's ``trained`` come with it.
         output: the folder to write to.
 
     Raises:
         OSError: a run is not there, or the folder cannot be written.
-        ValueError: a record is damaged, two runs answer the same question by the same method, or there are none.
+        ValueError: a record or a log is damaged, two runs answer the same question by the same method, or there is
+            nothing.
     """
-    found: dict[object, Record] = {}
-    for run in runs:
-        for record in read_run(run):
-            if found.setdefault(record.key, record) != record:
-                raise ValueError(
-                    f"{run} answers what another run answers by the same method ({record.task}, {record.method}); "
-                    "report the runs one by one."
-                )
-    blocks = contents(list(found.values()))
+    trainings = [folder for run in runs for folder in (run, *sorted((run / TRAINED).glob("*"))) if is_training(folder)]
+    evaluated = [run for run in runs if run not in trainings]
+    absent = join_notes(map(read_notes, evaluated)).absent
+    blocks = contents(read_runs(evaluated), absent, [read_training(folder) for folder in trainings])
     pages = output / "report.html", output / "report.md"
     for path, text in zip(pages, (to_html(blocks), to_markdown(blocks)), strict=True):
         write_atomically(path, text.encode("utf-8", "replace"))
@@ -114,7 +121,11 @@ def _markdown(block: Block) -> str:
         case Paragraph(text):
             return _plain(text)
         case Table(head, rows, _):
-            lines = [head, ["---"] + ["---:"] * (len(head) - 1), *([_plain(cell) for cell in row] for row in rows)]
+            lines = [
+                head,
+                map(_alignment, zip(head, *rows, strict=True)),
+                *([_plain(cell) for cell in row] for row in rows),
+            ]
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
         case Chart():
             return ""
@@ -122,6 +133,11 @@ def _markdown(block: Block) -> str:
             return "\n".join(
                 [f"**{_plain(title)}**", "", *(f"- {_plain(label)}: {_plain(text)}" for label, text in facts)]
             )
+
+
+def _alignment(column: Sequence[str]) -> str:
+    """Below a heading numbers stand on the right, words on the left."""
+    return "---:" if all(cell[:1] in "–±+-0123456789" for cell in column[1:]) else "---"
 
 
 def _plain(text: str) -> str:

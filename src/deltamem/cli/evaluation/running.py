@@ -1,0 +1,141 @@
+"""Running an evaluation, and telling how it goes and what came of it."""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deltamem.eval.backbone import Backbone
+    from deltamem.eval.methods import MethodOptions
+    from deltamem.eval.runner import Job, Progress
+
+
+def load(
+    model: str,
+    adapters: Sequence[str],
+    static: Path | None,
+    revision: str | None,
+    batch: int,
+    *,
+    weights: bool,
+    thinking: bool,
+) -> "Backbone":
+    """The backbone of a run with its adapters."""
+    from transformers.utils import logging
+
+    from deltamem.eval.loading import embedded_backbone, load_backbone
+
+    logging.set_verbosity_error()
+    if not model:
+        return embedded_backbone(static, batch=batch, adapters=adapters)
+    template = {} if thinking else {"enable_thinking": False}
+    return load_backbone(model, adapters, static, revision=revision, batch=batch, weights=weights, template=template)
+
+
+def tell_time(seconds: int, seeds: int) -> None:
+    """Says about how long the answers take."""
+    print(f"The answers take about {seconds * seeds / 60:.0f} min on an idle core.", file=sys.stderr, flush=True)
+
+
+def describe_run(output: Path, backbone: "Backbone", options: "MethodOptions") -> None:
+    """Keeps what the run is in its folder, and refuses to mix another into it."""
+    from dataclasses import asdict
+
+    from deltamem.adapters import adapter_fingerprint
+    from deltamem.eval.records import check_same_run
+
+    adapters = {name: adapter_fingerprint(backbone.model, name) for name in backbone.adapters}
+    check_same_run(
+        output,
+        {"model": backbone.name, "revision": backbone.revision, "adapters": adapters, "options": asdict(options)},
+    )
+
+
+def run(
+    jobs: Sequence["Job"],
+    methods: Sequence[str],
+    backbone: "Backbone",
+    output: Path,
+    options: "MethodOptions",
+    shard: tuple[int, int],
+) -> int:
+    """Answers what is not answered yet, under a bar that tells how far it is; how many questions that were."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    from deltamem.eval.runner import run_jobs
+
+    columns = (TextColumn("{task.description:32}"), BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f}"))
+    with Bars(*columns, TextColumn("{task.fields[left]}"), console=Console(stderr=True), transient=True) as bar:
+        shown = bar.add_task("", total=0, left="")
+
+        def tell(now: "Progress") -> None:
+            bar.update(shown, completed=now.done, total=now.total, description=now.label, left=_left(now))
+
+        return run_jobs(jobs, methods, backbone, output, options=options, shard=shard, progress=tell)
+
+
+def run_harness(
+    tasks: Sequence[str],
+    backbone: "Backbone",
+    output: Path,
+    data: Sequence[str] | None,
+    limit: int | None,
+    batch: int,
+    *,
+    thinking: bool,
+) -> None:
+    """Runs tasks of lm-evaluation-harness with the active adapter and keeps the harness's own results."""
+    from deltamem.eval.tasks.harness import HarnessOptions
+    from deltamem.eval.tasks.harness import run_harness as run_tasks
+    from deltamem.files import write_atomically
+
+    options = HarnessOptions(
+        tasks=tuple(tasks), data=Path(data[0]) if data else None, limit=limit, batch_size=batch, samples=True
+    )
+    found = run_tasks(backbone.model, backbone.tokenizer, options, enable_thinking=thinking)
+    path = output / "harness.json"
+    write_atomically(path, (json.dumps(found, indent=2, default=str) + "\n").encode())
+    print(json.dumps(found["results"], indent=2, default=str))
+    print(f"Everything, with the samples: {path}")
+
+
+def take_notes(output: Path, absent: Mapping[str, str], methods: Sequence[str]) -> None:
+    """Keeps the command, and which methods it left out."""
+    from deltamem.eval.notes import add_notes
+
+    add_notes(output, shlex.join(["deltamem", *sys.argv[1:]]), absent, tuple(methods))
+
+
+def finish(output: Path, answered: int, as_json: bool, *, quiet: bool) -> None:
+    """Prints what came of a run; of a shard only that it is done."""
+    from deltamem.eval.notes import read_notes
+    from deltamem.eval.records import read_run
+    from deltamem.eval.report.data import as_data
+    from deltamem.eval.report.terminal import print_summary
+    from deltamem.eval.summary import summarise
+
+    if quiet:
+        print(f"Answered {answered:,} questions. When all shards are done: deltamem report {output}")
+        return
+    tasks = summarise(read_run(output))
+    absent = read_notes(output).absent
+    if as_json:
+        done = {"answered": answered, "tasks": [as_data(one) for one in tasks], "absent": absent}
+        print(json.dumps(done, indent=2))
+        return
+    print_summary(tasks)
+    for name, reason in absent.items():
+        print(f"{name}: not run: {reason}")
+    print(f"\nAnswered {answered:,} questions now; records in {output}. A page of it: deltamem report {output}")
+
+
+def _left(now: "Progress") -> str:
+    if now.seconds_left is None:
+        return ""
+    minutes, seconds = divmod(round(now.seconds_left), 60)
+    return f"about {minutes}:{seconds:02} left"

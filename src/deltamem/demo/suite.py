@@ -1,0 +1,65 @@
+"""What the embedded suite trains before it runs: the static control, and the published baselines that are trained.
+
+Each is trained by its own command on the data of the adapter ``multi``, by fewer updates than the adapter, as many as
+take about three minutes on an idle core or, for the MLP, as its command does.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from deltamem.demo.adapters import STAGES, recipe_of
+from deltamem.eval.registry import Training
+
+_TRAINER = ("accelerate", "train"), ("pydantic", "train"), ("yaml", "train"), ("datasets", "train")
+_PEFT = ("peft", "lora")
+
+
+def _recipe(folder: Path, steps: int, *, control: bool = False) -> str:
+    """The recipe of the adapter ``multi`` with so many updates, as YAML."""
+    from deltamem.train.recipefile import recipe_yaml
+
+    return recipe_yaml(recipe_of(dataclasses.replace(STAGES["multi"], steps=steps), folder, control=control))
+
+
+TRAININGS: tuple[Training, ...] = (
+    Training(
+        name="static",
+        method="static",
+        about="the static control: multi trained on strangers' memories, 400 updates",
+        command=("train", "{recipe}", "output.folder={folder}", "--resume"),
+        recipe=lambda folder: _recipe(folder, 400, control=True),
+        done="metrics.json",
+        seconds=180,
+        needs=(*_TRAINER, ("matplotlib", "train")),
+    ),
+    Training(
+        name="lora",
+        method="context2lora",
+        about="the LoRA of context2lora, 250 updates",
+        command=("baseline", "lora", "{recipe}", "--output", "{folder}"),
+        recipe=lambda folder: _recipe(folder, 250),
+        done="training.json",
+        seconds=180,
+        needs=(*_TRAINER, _PEFT),
+    ),
+    Training(
+        name="memgen",
+        method="memgen",
+        about="the weaver of memgen, 800 updates",
+        command=("baseline", "memgen", "{recipe}", "--output", "{folder}"),
+        recipe=lambda folder: _recipe(folder, 800),
+        done="training.json",
+        seconds=180,
+        needs=(*_TRAINER, _PEFT),
+    ),
+    Training(
+        name="mlp",
+        method="mlp_memory",
+        about="the MLP of mlp_memory, 600 updates on 30,000 tokens",
+        command=("baseline", "mlp-memory", "{recipe}", "--output", "{folder}"),
+        recipe=lambda folder: _recipe(folder, 400),
+        done="training.json",
+        seconds=60,
+        needs=_TRAINER,
+    ),
+)
