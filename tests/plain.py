@@ -49,12 +49,17 @@ def write(config: DeltaMemConfig, parts: dict[str, Tensor], state: Tensor, x: Te
     """The state ``[N, R, R]`` after writing one vector ``[D]``."""
     key = address(config, parts["k_proj"], x)
     value = (parts["v_proj"] @ x).view(config.states, config.rank)
-    beta = gate(config, parts["beta_proj"], parts["beta_bias"], x)
+    if config.gates == "fixed":
+        beta = torch.sigmoid(torch.full((config.states, config.rank), float(config.gate_bias)))
+    else:
+        beta = gate(config, parts["beta_proj"], parts["beta_bias"], x)
     keep = 1 - beta if config.coupled_gates else gate(config, parts["lambda_proj"], parts["lambda_bias"], x)
     keep, erase = {
         "standard": (keep, beta),
         "lambda_outside": (keep, keep * beta),
         "no_lambda": (torch.ones_like(beta), beta),
+        "hebbian": (keep, torch.zeros_like(beta)),
+        "accumulate": (torch.ones_like(beta), torch.zeros_like(beta)),
     }[config.update_rule]
     rows = []
     for n in range(config.states):

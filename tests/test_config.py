@@ -35,6 +35,8 @@ from deltamem import DeltaMemConfig
         {"write": "word"},
         {"segment_reads": "open"},
         {"update_rule": "none"},
+        {"gates": "open"},
+        {"gates": "fixed", "coupled_gates": False},
         {"init": "zeros"},
         {"init_columns": 0},
         {"scale": "all"},

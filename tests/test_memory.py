@@ -1,13 +1,14 @@
 """One layer's memory against the specification, written out in plain Python."""
 
 import itertools
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 import plain
 from deltamem import DeltaMemConfig, MemoryState, Step
+from deltamem.config import UpdateRule
 from deltamem.memory import DeltaMemory
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -15,6 +16,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "four states": {"states": 4},
     "lambda outside": {"update_rule": "lambda_outside"},
     "no lambda": {"update_rule": "no_lambda"},
+    "hebbian": {"update_rule": "hebbian", "states": 2},
+    "hebbian uncoupled": {"update_rule": "hebbian", "coupled_gates": False},
+    "accumulate": {"update_rule": "accumulate"},
+    "fixed gates": {"gates": "fixed", "gate_bias": -0.4, "states": 2},
+    "fixed gates, lambda outside, one a state": {
+        "gates": "fixed",
+        "update_rule": "lambda_outside",
+        "rowwise_gates": False,
+    },
+    "fixed gates, hebbian": {"gates": "fixed", "update_rule": "hebbian"},
     "uncoupled": {"coupled_gates": False},
     "uncoupled outside": {"coupled_gates": False, "update_rule": "lambda_outside", "states": 2},
     "one gate a state": {"rowwise_gates": False, "states": 3},
@@ -87,6 +98,29 @@ def test_fresh_weights() -> None:
     torch.testing.assert_close(parts["lambda_bias"], torch.full((8,), 1.2))
     torch.testing.assert_close(torch.sigmoid(parts["scale"]) * 2, torch.full((4,), 0.5))
     assert sum(part.numel() for part in parts.values()) == sum(p.numel() for p in memory.parameters())
+
+
+def test_fixed_gates_have_no_weights_and_heed_no_input() -> None:
+    memory = DeltaMemory(DeltaMemConfig(gates="fixed", gate_bias=-1.2), 32, {"q": 16, "k": 8, "v": 8, "o": 32})
+    assert memory.named_parts().keys() == {"q_proj", "k_proj", "v_proj", "delta_q", "delta_o"}
+    assert sum(p.numel() for p in memory.parameters()) == 3 * 8 * 32 + (16 + 32) * 8
+    gates = memory.write_gates(torch.randn(2, 5, 32).bfloat16())
+    torch.testing.assert_close(gates, torch.full((2, 5, 8), -1.2).sigmoid())
+
+
+@pytest.mark.parametrize("rule", get_args(UpdateRule))
+def test_a_state_after_a_hundred_thousand_tokens(rule: UpdateRule) -> None:
+    memory = plain.layer(DeltaMemConfig(rank=4, update_rule=rule), seed=3)
+    x = torch.randn(1, 100_000, 6, generator=torch.Generator().manual_seed(1))
+    longest = (x @ memory.named_parts()["v_proj"].T).norm(dim=-1).max().item()
+    with torch.no_grad():
+        _, early = plain.forward(memory, x[:, :10_000], Step(MemoryState.zeros(1, 1, 1, 4)))
+        _, late = plain.forward(memory, x[:, 10_000:], Step(early.new_state))
+    early_size, size = (step.new_state.states[0].norm().item() for step in (early, late))
+    if rule == "accumulate":  # the one that only adds: documented to grow
+        assert 3 * early_size < size < 100_000 * longest
+    else:
+        assert 0 < size < 4 * longest
 
 
 def test_parts_are_views_of_the_packed_weights() -> None:

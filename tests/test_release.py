@@ -58,6 +58,13 @@ def test_segments_read_as_they_close_cannot_be_written(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("fields", [{"update_rule": "hebbian"}, {"update_rule": "accumulate"}, {"gates": "fixed"}])
+def test_what_the_release_does_not_have_cannot_be_written(fields: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(AdapterFileError, match=next(iter(fields.values()))):
+        write_release(adapter_file(adapted(**fields)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_all_49_fields_are_accounted_for() -> None:
     assert len(FIELDS) == 49
     for name in FIELDS:
@@ -83,6 +90,7 @@ def test_all_49_fields_are_accounted_for() -> None:
         ("target_modules", ["mlp"]),
         ("output_init", "svd"),
         ("memory_write_granularity", "paragraph"),
+        ("state_update_mode", "hebbian"),
     ],
 )
 def test_an_impossible_value_is_an_error_naming_the_field(name: str, value: Any) -> None:

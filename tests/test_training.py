@@ -28,7 +28,16 @@ def gradients(model: nn.Module, *, both: bool = False, **config: Any) -> tuple[f
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"states": 2, "coupled_gates": False}, {"update_rule": "lambda_outside"}], ids=str
+    "fields",
+    [
+        {},
+        {"states": 2, "coupled_gates": False},
+        {"update_rule": "lambda_outside"},
+        {"update_rule": "hebbian"},
+        {"update_rule": "accumulate", "states": 2},
+        {"gates": "fixed"},
+    ],
+    ids=str,
 )
 def test_a_layers_gradients_are_those_of_the_plain_walk(fields: dict[str, Any]) -> None:
     config = DeltaMemConfig(rank=3, output_norm=True, scale="head", heads=("q", "k", "v", "o"), **fields)

@@ -91,6 +91,26 @@ def test_every_token_of_a_call_reads_the_calls_start_under_the_releases_conventi
     assert step.new_state.open.count.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("fields", [{"update_rule": "hebbian"}, {"update_rule": "accumulate"}, {"gates": "fixed"}])
+def test_every_rule_writes_segments(fields: dict[str, Any]) -> None:
+    memory = plain.layer(DeltaMemConfig(rank=3, states=2, write="message", **fields))
+    x = torch.randn(BATCH, LENGTH, 6, generator=torch.Generator().manual_seed(5))
+    ids = torch.tensor([[0] * 5 + [-1] * 2 + [1] * 5, [-1] * 3 + [4] * 9])
+    state, found = start(memory), []
+    with torch.no_grad():
+        for part in (slice(0, 3), slice(3, LENGTH)):
+            corrections, step = plain.forward(memory, x[:, part], Step(state, segment_ids=ids[:, part], close=True))
+            found.append(reads(memory, corrections))
+            state = step.new_state
+        for row in range(BATCH):
+            cut = torch.where(torch.arange(LENGTH) < 3, ids[row], ids[row] + 10 * (ids[row] >= 0)).tolist()
+            wanted, after, _ = plain.segment_walk(
+                memory, x[row], cut, [True] * LENGTH, start(memory).states[0][row], close=True
+            )
+            torch.testing.assert_close(torch.cat(found, 1)[row], wanted, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(state.states[0][row], after, rtol=1e-3, atol=1e-3)
+
+
 def test_missing_segment_ids_are_an_error_and_never_token_writes() -> None:
     memory = plain.layer(CONFIG)
     x = torch.randn(BATCH, LENGTH, 6)

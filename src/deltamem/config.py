@@ -9,14 +9,16 @@ Head = Literal["q", "k", "v", "o"]
 HEADS: tuple[Head, ...] = ("q", "k", "v", "o")
 
 Init = Literal["base_slice_fixed", "base_slice", "random", "zero"]
-UpdateRule = Literal["standard", "lambda_outside", "no_lambda"]
+UpdateRule = Literal["standard", "lambda_outside", "no_lambda", "hebbian", "accumulate"]
+Gates = Literal["learned", "fixed"]
 Write = Literal["token", "message", "sentence"]
 SegmentReads = Literal["closed", "call"]
 Scale = Literal["none", "layer", "head"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "init": ("base_slice_fixed", "base_slice", "random", "zero"),
-    "update_rule": ("standard", "lambda_outside", "no_lambda"),
+    "update_rule": ("standard", "lambda_outside", "no_lambda", "hebbian", "accumulate"),
+    "gates": ("learned", "fixed"),
     "write": ("token", "message", "sentence"),
     "segment_reads": ("closed", "call"),
     "scale": ("none", "layer", "head"),
@@ -39,7 +41,12 @@ class DeltaMemConfig:
         segment_reads: what the tokens of an open segment read. ``"closed"``: every segment closed so
             far, however the input is cut. ``"call"``: the state as one forward call found it, which is
             what the published release does.
-        update_rule: how the keep gate enters the delta rule: ``standard``, ``lambda_outside``, ``no_lambda``.
+        update_rule: how a write changes the state. ``standard``, ``lambda_outside`` and ``no_lambda`` are the
+            paper's delta rule, and differ in how the keep gate enters it. Two are there to compare it with, and
+            are not the paper's: ``hebbian`` adds without looking up what the address held, and forgets by the keep
+            gate alone; ``accumulate`` only adds, so that its state grows with every token.
+        gates: ``"learned"``: a token's input decides how much is written. ``"fixed"``: as much for every token,
+            ``sigmoid(gate_bias)``, and the gates have no weights; not the paper's either.
         coupled_gates: the keep gate is one minus the write gate; otherwise it has weights of its own.
         rowwise_gates: one gate for each row of a state; otherwise one for each state.
         normalize_qk: addresses pass through tanh and are scaled to unit length.
@@ -67,6 +74,7 @@ class DeltaMemConfig:
     write: Write = "token"
     segment_reads: SegmentReads = "closed"
     update_rule: UpdateRule = "standard"
+    gates: Gates = "learned"
     coupled_gates: bool = True
     rowwise_gates: bool = True
     normalize_qk: bool = True
@@ -96,6 +104,8 @@ class DeltaMemConfig:
             raise ValueError(
                 f"scale_init must lie between 0 and scale_max ({self.scale_max}), not {self.scale_init!r}."
             )
+        if self.gates == "fixed" and not self.coupled_gates:
+            raise ValueError("gates='fixed' leaves no weights to a keep gate of its own; leave coupled_gates true.")
         unknown = sorted(set(self.heads) - set(HEADS))
         if unknown or not self.heads or len(set(self.heads)) != len(tuple(self.heads)):
             raise ValueError(f"heads must be distinct letters of {' '.join(HEADS)}, not {self.heads!r}.")

@@ -33,7 +33,8 @@ class DeltaMemory(nn.Module):
         self.widths = list(self.outputs.values())
         width = config.width
         self.gates = width if config.rowwise_gates else config.states
-        gate_kinds = 1 if config.coupled_gates else 2
+        self.gate_kinds = 0 if config.gates == "fixed" else 1 if config.coupled_gates else 2
+        self.fixed_gate = (1 + math.tanh(config.gate_bias / 2)) / 2  # the sigmoid, without overflow
         self.form = decode.Form(
             states=config.states,
             rank=config.rank,
@@ -41,10 +42,13 @@ class DeltaMemory(nn.Module):
             coupled_gates=config.coupled_gates,
             normalize_qk=config.normalize_qk,
             rule=decode.RULES.index(config.update_rule),
+            learned_gates=self.gate_kinds > 0,
             gain=config.alpha / config.rank,
+            fixed_gate=self.fixed_gate,
         )
-        self.projection = nn.Parameter(torch.zeros(3 * width + gate_kinds * self.gates, hidden_size))
-        self.gate_bias = nn.Parameter(torch.zeros(gate_kinds * self.gates))
+        self.projection = nn.Parameter(torch.zeros(3 * width + self.gate_kinds * self.gates, hidden_size))
+        if self.gate_kinds:
+            self.gate_bias = nn.Parameter(torch.zeros(self.gate_kinds * self.gates))
         self.heads = nn.Parameter(torch.zeros(sum(self.outputs.values()), width))
         if config.output_norm and "o" in self.outputs:
             self.output_norm = nn.Parameter(torch.ones(self.outputs["o"]))
@@ -66,8 +70,9 @@ class DeltaMemory(nn.Module):
             for part in range(3):
                 nn.init.kaiming_uniform_(self.projection[part * width : (part + 1) * width], a=math.sqrt(5))
             self.projection[3 * width :].zero_()
-            self.gate_bias[: self.gates].fill_(config.gate_bias)
-            self.gate_bias[self.gates :].fill_(-config.gate_bias)
+            if self.gate_kinds:
+                self.gate_bias[: self.gates].fill_(config.gate_bias)
+                self.gate_bias[self.gates :].fill_(-config.gate_bias)
             if config.scale != "none":
                 ratio = config.scale_init / config.scale_max
                 self.scale.fill_(math.log(ratio / (1 - ratio)))
@@ -75,15 +80,15 @@ class DeltaMemory(nn.Module):
     def named_parts(self) -> dict[str, Tensor]:
         """The layer's tensors by name, as views into the packed parameters.
 
-        ``q_proj k_proj v_proj`` ``[N·R, D]``, ``beta_proj`` and ``lambda_proj`` ``[G, D]`` with
-        ``beta_bias`` and ``lambda_bias`` ``[G]``, ``delta_{q,k,v,o}`` ``[out, N·R]`` for the chosen heads,
-        ``output_norm`` ``[D]`` and ``scale`` ``[1 or 4]`` where the configuration has them.
+        ``q_proj k_proj v_proj`` ``[N·R, D]`` and ``delta_{q,k,v,o}`` ``[out, N·R]`` for the chosen heads; where the
+        configuration has them, ``beta_proj`` and ``lambda_proj`` ``[G, D]`` with ``beta_bias`` and ``lambda_bias``
+        ``[G]``, ``output_norm`` ``[D]`` and ``scale`` ``[1 or 4]``.
         """
         width, gates = self.config.width, self.gates
         parts: dict[str, Tensor] = {}
         for i, name in enumerate(("q_proj", "k_proj", "v_proj")):
             parts[name] = self.projection[i * width : (i + 1) * width]
-        for i, name in enumerate(("beta", "lambda")[: 1 if self.config.coupled_gates else 2]):
+        for i, name in enumerate(("beta", "lambda")[: self.gate_kinds]):
             start = 3 * width + i * gates
             parts[f"{name}_proj"] = self.projection[start : start + gates]
             parts[f"{name}_bias"] = self.gate_bias[i * gates : (i + 1) * gates]
@@ -109,7 +114,8 @@ class DeltaMemory(nn.Module):
             the corrections ``[B, T, out]`` of each head, the new state, and the new running sum.
         """
         if not isinstance(plan, SegmentPlan) and plan.decoding and self.projection.dtype == torch.float32:
-            layer, writes = (self.projection, self.gate_bias, self.heads), isinstance(plan, TokenPlan)
+            bias = self.gate_bias if self.gate_kinds else None
+            layer, writes = (self.projection, bias, self.heads), isinstance(plan, TokenPlan)
             packed, state = decode.token(hidden_states, *layer, state, plan.mask, self.form, writes=writes)
             return self._unpack(packed), state, pending
         config = self.config
@@ -136,6 +142,8 @@ class DeltaMemory(nn.Module):
 
         :meth:`forward` computes its own; these are for looking at, and for training to keep them low.
         """
+        if not self.gate_kinds:
+            return self._fixed(hidden_states)
         start = 3 * self.config.width
         rows = self.projection[start : start + self.gates]
         raw = F.linear(hidden_states.to(rows.dtype), rows).float()
@@ -186,7 +194,7 @@ class DeltaMemory(nn.Module):
         """Value and the three gates, each ``[B, T, N, R]``, from the projections that follow the addresses."""
         config, width = self.config, self.config.width
         value = self._by_state(projected[..., :width])
-        gates = torch.sigmoid(projected[..., width:] + self.gate_bias)
+        gates = torch.sigmoid(projected[..., width:] + self.gate_bias) if self.gate_kinds else self._fixed(projected)
         if config.coupled_gates:
             beta = self._by_row(gates)
             keep = 1 - beta
@@ -194,9 +202,14 @@ class DeltaMemory(nn.Module):
             beta, keep = self._by_row(gates[..., : self.gates]), self._by_row(gates[..., self.gates :])
         if config.update_rule == "lambda_outside":
             return value, keep, keep * beta, beta
-        if config.update_rule == "no_lambda":
+        if config.update_rule in ("no_lambda", "accumulate"):
             keep = torch.ones_like(beta)
-        return value, keep, beta, beta
+        erase = torch.zeros_like(beta) if config.update_rule in ("hebbian", "accumulate") else beta
+        return value, keep, erase, beta
+
+    def _fixed(self, tokens: Tensor) -> Tensor:
+        """The same write gate for all tokens ``[B, T, ...]``: ``[B, T, G]`` float32."""
+        return tokens.new_full((*tokens.shape[:2], self.gates), self.fixed_gate, dtype=torch.float32)
 
     def _by_row(self, gate: Tensor) -> Tensor:
         if self.config.rowwise_gates:

@@ -37,6 +37,7 @@ _FIELDS = {
     "delta_scale_init": "scale_init",
     "delta_scale_max": "scale_max",
 }
+_RULES = ("standard", "lambda_outside", "no_lambda")
 _WRITES = {"token": "token", "message_mean": "message", "sentence_mean": "sentence"}
 _TRANSLATED = (
     "delta_heads",
@@ -107,7 +108,11 @@ def config_from_release(fields: dict[str, Any]) -> DeltaMemConfig:
     for name, legal in _FIXED.items():
         if fields[name] != legal or isinstance(fields[name], bool) != isinstance(legal, bool):
             raise AdapterFileError(f"{name} is {fields[name]!r}; only {legal!r} is supported.")
-    choices = {"memory_write_granularity": tuple(_WRITES), "delta_scale_granularity": ("layer", "head")}
+    choices = {
+        "memory_write_granularity": tuple(_WRITES),
+        "delta_scale_granularity": ("layer", "head"),
+        "state_update_mode": _RULES,
+    }
     for name, allowed in choices.items():
         if fields[name] not in allowed:
             raise AdapterFileError(f"{name} is {fields[name]!r}; wanted one of {', '.join(allowed)}.")
@@ -142,6 +147,11 @@ def config_to_release(config: DeltaMemConfig, layers: tuple[int, ...]) -> dict[s
         raise AdapterFileError(
             "The release reads segments by call only, and this adapter has segment_reads='closed'; "
             "it would answer differently there."
+        )
+    if config.update_rule not in _RULES or config.gates == "fixed":
+        raise AdapterFileError(
+            f"The release has learned gates and the update rules {', '.join(_RULES)} only; this adapter has "
+            f"update_rule={config.update_rule!r} and gates={config.gates!r}."
         )
     fields = {name: getattr(config, our_name) for name, our_name in _FIELDS.items()}
     fields |= {

@@ -22,7 +22,7 @@ MOST = 128
 ROWS = 8
 """The largest batch: for more rows a product of matrices is the faster way to project and to correct."""
 
-RULES = ("standard", "lambda_outside", "no_lambda")
+RULES = ("standard", "lambda_outside", "no_lambda", "hebbian", "accumulate")
 
 
 class Form(NamedTuple):
@@ -34,7 +34,9 @@ class Form(NamedTuple):
     coupled_gates: bool
     normalize_qk: bool
     rule: int
+    learned_gates: bool
     gain: float
+    fixed_gate: float
 
 
 def serves(tensor: Tensor, rank: int) -> bool:
@@ -48,7 +50,7 @@ def serves(tensor: Tensor, rank: int) -> bool:
 def token(
     hidden: Tensor,
     projection: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     heads: Tensor,
     state: Tensor,
     mask: Tensor | None,
@@ -60,7 +62,8 @@ def token(
 
     `hidden` is the layer's input `[B, 1, D]`. `projection` `[P, D]` has the rows q, k, v, write gate, keep gate, `bias`
     `[G]` is that of the gates, and `heads` `[C, N·R]` makes corrections of what was read, times `form.gain`; all three
-    are float32 and contiguous. `mask` is bool `[B, 1]`.
+    are float32 and contiguous. Where gates are not learned there is no `bias`, and a token writes by
+    `form.fixed_gate`. `mask` is bool `[B, 1]`.
     """
     hidden, state = hidden.float().contiguous(), state.contiguous()
     shown = None if mask is None else mask.contiguous()
@@ -70,7 +73,7 @@ def token(
     _kernel()(
         hidden.data_ptr(),
         projection.data_ptr(),
-        bias.data_ptr(),
+        None if bias is None else bias.data_ptr(),
         heads.data_ptr(),
         state.data_ptr(),
         None if shown is None else shown.data_ptr(),
@@ -78,13 +81,14 @@ def token(
         corrections.data_ptr(),
         final.data_ptr(),
         form.gain,
+        form.fixed_gate,
         len(hidden),
         hidden.shape[-1],
         len(projection),
         len(heads),
         shown is not None,
         writes,
-        *form[:-1],
+        *form[:-2],
     )
     return corrections, final
 
@@ -121,8 +125,8 @@ def _kernel() -> Callable[..., None]:
                 result[j] /= length
 
     def kernel(
-        hidden, projection, bias, heads, state, mask, projected, corrections, final, gain,
-        B, D, P, C, masked, writes, N, R, rowwise, coupled, normalized, rule,
+        hidden, projection, bias, heads, state, mask, projected, corrections, final, gain, fixed,
+        B, D, P, C, masked, writes, N, R, rowwise, coupled, normalized, rule, learned,
     ):  # fmt: skip
         query, key = stack(MOST), stack(MOST)
         W = N * R
@@ -149,14 +153,18 @@ def _kernel() -> Callable[..., None]:
                 if not writes:
                     continue
                 gate = row if rowwise else row // R
-                write = one / (one + math.exp(-(projected[3 * W + gate] + bias[gate])))
+                write = fixed
+                if learned:
+                    write = one / (one + math.exp(-(projected[3 * W + gate] + bias[gate])))
                 keep, erase = one - write, write
                 if not coupled:
                     keep = one / (one + math.exp(-(projected[3 * W + G + gate] + bias[G + gate])))
                 if rule == 1:
                     erase = keep * write
-                elif rule == 2:
+                elif rule == 2 or rule == 4:
                     keep = one
+                if rule >= 3:
+                    erase = zero
                 held = zero
                 for j in range(R):
                     held += state[at + j] * key[j]
@@ -165,12 +173,12 @@ def _kernel() -> Callable[..., None]:
                     final[at + j] = keep * state[at + j] + new * key[j]
             product(heads, projected, P, corrections, b * C, C, W)
 
-    flags = (types.int64,) * 12
-    signature = types.void(*[FLOATS] * 5, types.CPointer(types.uint8), *[FLOATS] * 3, types.float32, *flags)
+    flags = (types.int64,) * 13
+    signature = types.void(*[FLOATS] * 5, types.CPointer(types.uint8), *[FLOATS] * 3, *[types.float32] * 2, *flags)
     options: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
     try:
         compiled: Any = cfunc(signature, cache=True, **options)(kernel)
     except (RuntimeError, OSError):  # neither the package's folder nor the user's cache can be written
         compiled = cfunc(signature, **options)(kernel)
     pointers = [ctypes.c_void_p] * 9
-    return ctypes.CFUNCTYPE(None, *pointers, ctypes.c_float, *[ctypes.c_int64] * 12)(compiled.address)
+    return ctypes.CFUNCTYPE(None, *pointers, *[ctypes.c_float] * 2, *[ctypes.c_int64] * 13)(compiled.address)
