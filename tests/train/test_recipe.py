@@ -39,14 +39,22 @@ def write(path: Path, values: dict[str, Any]) -> Path:
         ("schedule", {"epochs": 1}, "give either epochs or steps"),
         ("schedule", {"batch": 9}, "multiple of micro_batch"),
         ("evaluation", {"control": True}, "nothing held out"),
+        ("evaluation", {"further": {"long": {"source": "toy:episodes"}}}, "nothing held out"),
+        ("evaluation", {"further": {"a": {"source": "a:b", "optons": {}}}}, r"a.optons \(did you mean options\?\)"),
         ("evaluation", {"held_out": 4, "metric": "memory_share"}, "set control: true"),
         ("evaluation", {"held_out": 4, "patience": 2}, "give every"),
         ("backbone", {"model": "a/b"}, "give either model"),
+        ("adapter", {"gates": "fixed", "coupled_gates": False}, "leave coupled_gates true"),
     ],
 )
 def test_a_wrong_recipe_names_the_key(tmp_path: Path, section: str, change: Any, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse_recipe(recipe(tmp_path, **{section: change}))
+
+
+def test_fixed_gates_have_nothing_that_sparsity_could_train(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="gates: fixed has none to train"):
+        parse_recipe(recipe(tmp_path, adapter={"gates": "fixed"}, objective={"sparsity": 0.01}))
 
 
 def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
@@ -133,6 +141,7 @@ def test_the_papers_nine_runs(backbone: str, strategy: str) -> None:
 def test_the_other_recipes_can_be_planned(name: str) -> None:
     plan = plan_run(load_recipe(RECIPES / f"{name}.yaml"))
     assert plan["trainable_parameters"] > 0
+    assert plan["state_bytes"] > 0
     assert plan["memory_bytes"] > plan["backbone_parameters"]
 
 

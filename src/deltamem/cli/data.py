@@ -103,6 +103,7 @@ def check_data(
     write: Annotated[Write, typer.Option(help="What the adapter writes once for.")] = Write.token,
     write_tokens: Annotated[int, typer.Option(min=1, help="Most tokens written; the last are kept.")] = 8192,
     read_tokens: Annotated[int, typer.Option(min=1, help="Most tokens visible; the last are kept.")] = 512,
+    plain: Annotated[bool, typer.Option("--plain", help="The lines need no memory: nothing is written.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Check so many lines, drawn at random.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -127,7 +128,8 @@ def check_data(
         limit=limit,
     )
     loaded = _load_tokenizer(tokenizer)
-    found = EpisodeDataset(options, loaded, DeltaMemConfig(write=write.value), progress=not as_json)
+    config = DeltaMemConfig(write=write.value)
+    found = EpisodeDataset(options, loaded, config, progress=not as_json, plain=plain)
     if as_json:
         print(json.dumps(_as_data(found), indent=2, ensure_ascii=False))
     else:

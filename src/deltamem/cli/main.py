@@ -14,6 +14,7 @@ COMMANDS = (
     "convert",
     "data",
     "train",
+    "sweep",
     "baseline",
     "eval",
     "report",

@@ -1,6 +1,7 @@
 """``deltamem train``: an adapter from a recipe."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,12 +21,16 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what the run would be; loads no weights.")
     ] = False,
+    auto_size: Annotated[
+        bool, typer.Option("--auto-size", help="First find the adapter's rank and states by short runs (section auto).")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train an adapter by a recipe, on one machine or many.
 
     SIGINT or SIGTERM ends it after the step it is in, with a checkpoint to go on from. For several processes start
-    it by accelerate launch -m deltamem train RECIPE, or torchrun.
+    it by accelerate launch -m deltamem train RECIPE, or torchrun. --auto-size takes one process; with it the same
+    command goes on with sizes that were not finished.
 
     Example: deltamem train recipes/embedded.yaml schedule.steps=200 output.folder=runs/short
     """
@@ -37,12 +42,31 @@ def train(
     if dry_run:
         _plan(checked, as_json)
         return
+    if auto_size:
+        checked = _sized(checked)
     from deltamem.train.run import run
 
     outcome = run(checked, resume=resume)
     _tell(outcome, as_json)
     if outcome.signal:
         raise typer.Exit(128 + outcome.signal)
+
+
+def _sized(recipe: "Recipe") -> "Recipe":
+    """The recipe with the size that short runs choose; what they came to is told on stderr."""
+    from deltamem.train.sweep import collect, run_sweep, write_all
+    from deltamem.train.sweep.sizing import choose_size, plan_sizes
+    from deltamem.train.sweep.table import sweep_table
+
+    sizes = plan_sizes(recipe)
+    if stopped := run_sweep(sizes):
+        print("Stopped before the size was found, with a checkpoint. The same command goes on.", file=sys.stderr)
+        raise typer.Exit(128 + stopped)
+    results = collect(sizes)
+    write_all(results)
+    choice = choose_size(recipe, results)
+    print(f"\n{sweep_table(results)}\n{choice.reason}\n", file=sys.stderr)
+    return choice.recipe
 
 
 def _plan(recipe: "Recipe", as_json: bool) -> None:

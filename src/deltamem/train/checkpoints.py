@@ -8,7 +8,7 @@ from deltamem.train.recipe import Recipe
 
 RECIPE_FILE = "recipe.yaml"
 # What may change between a stop and going on.
-_FREE = ("logging", "output")
+_FREE = ("logging", "output", "auto")
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -39,11 +39,13 @@ class Episode:
         history: passages, each written by a forward pass that does not see the text of those before.
         queries: texts, each read from the memory on its own, with weights on the answer's tokens.
         full: the queries once more with the text before them, as in :class:`EpisodeBatch`; empty where joining does.
+        plain: prompts that need no memory, as in :class:`EpisodeBatch`.
     """
 
     history: tuple[Text, ...]
     queries: tuple[Text, ...]
     full: tuple[Text, ...] = ()
+    plain: tuple[Text, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -139,6 +141,7 @@ def collate(episodes: Sequence[Episode], pad_id: int, *, write_queries: bool = F
     columns = [[e.history[i] if i < len(e.history) else _EMPTY for e in episodes] for i in range(passes)]
     queries = [query for episode in episodes for query in episode.queries]
     full = [text for episode in episodes for text in episode.full]
+    plain = [text for episode in episodes for text in episode.plain]
     if full and len(full) != len(queries):
         raise ValueError(f"Of {len(queries)} queries {len(full)} have their full text; give all of them or none.")
     return EpisodeBatch(
@@ -147,6 +150,7 @@ def collate(episodes: Sequence[Episode], pad_id: int, *, write_queries: bool = F
         episode_of=torch.tensor([row for row, episode in enumerate(episodes) for _ in episode.queries]),
         write_queries=write_queries,
         full=TextBatch.pad(full, pad_id) if full else None,
+        plain=TextBatch.pad(plain, pad_id) if plain else None,
     )
 
 

@@ -39,8 +39,8 @@ class HeldOut:
     """
 
     def __init__(self, dataset: Dataset[Any], batch_size: int, pad_id: int) -> None:
-        self.own = list(_batches(dataset, batch_size, pad_id))
-        self.other = list(_batches(Strangers(dataset), batch_size, pad_id))
+        self.own = list(in_batches(dataset, batch_size, pad_id))
+        self.other = list(in_batches(Strangers(dataset), batch_size, pad_id))
         self.bounds: tuple[Tally, Tally] | None = None
         self.static: float | None = None
 
@@ -164,6 +164,12 @@ class EpisodeTrainer(Trainer):
         own, other = self.tally(held.own, Condition.MEMORY), self.tally(held.other, Condition.MEMORY)
         return summarise(nothing, own, other, full, held.static)
 
+    def recalled(self, batches: Sequence[EpisodeBatch]) -> dict[str, float]:
+        """Of further held-out batches, each query read from its own history's memory: recall, loss and their number."""
+        sums = self.tally(batches, Condition.MEMORY)
+        recall, queries = (sums.right / sums.queries).item(), int(sums.queries.item())
+        return {"recall": recall, "own_loss": mean_loss(sums), "queries": queries}
+
     def static_loss(self) -> float:
         """The mean held-out loss from strangers' memories, on which a static control is trained."""
         return mean_loss(self.tally(self._held_out().other, Condition.MEMORY))
@@ -253,7 +259,8 @@ def as_batch(items: list[Any], pad_id: int) -> EpisodeBatch:
     return first if isinstance(first, EpisodeBatch) else collate(items, pad_id)
 
 
-def _batches(dataset: Dataset[Any], size: int, pad_id: int) -> Iterator[EpisodeBatch]:
+def in_batches(dataset: Dataset[Any], size: int, pad_id: int) -> Iterator[EpisodeBatch]:
+    """A dataset's episodes in batches of ``size``, or its batches as they are."""
     assert isinstance(dataset, Sized)
     if isinstance(dataset[0], EpisodeBatch):
         size = 1

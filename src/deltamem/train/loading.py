@@ -12,8 +12,10 @@ from transformers import PreTrainedModel, set_seed
 from deltamem.adapters import load_adapter
 from deltamem.attach import attach
 from deltamem.train.data.dataset import EpisodeDataset
+from deltamem.train.data.lines import find_files
 from deltamem.train.data.options import DataOptions
 from deltamem.train.episodes import EpisodeBatch
+from deltamem.train.plain import WithPlain, has_plain
 from deltamem.train.recipe import Backbone, Factory, Recipe
 from deltamem.train.strangers import texts_of
 
@@ -82,6 +84,18 @@ def add_trained_adapter(model: PreTrainedModel, recipe: Recipe) -> None:
         )
 
 
+def check_files(recipe: Recipe) -> None:
+    """Asks for the data files of a recipe, so that a missing one is known before anything is loaded.
+
+    Raises:
+        BadDataError: a file is not there.
+    """
+    plain = recipe.plain if recipe.objective.preservation else None
+    for data in (recipe.data, plain, recipe.evaluation.data):
+        if isinstance(data, DataOptions) and data.path is not None:
+            find_files(data.path)
+
+
 def load_episodes(data: DataOptions | Factory, tokenizer: Any, recipe: Recipe, *, progress: bool) -> Dataset[Any]:
     """A dataset of episodes, or of ready batches of them.
 
@@ -100,20 +114,34 @@ def load_data(recipe: Recipe, tokenizer: Any, *, progress: bool) -> tuple[Datase
     """The training episodes and the held-out ones, if the recipe has any.
 
     Raises:
-        ValueError: a source is bad, or has too few episodes to hold some out.
+        ValueError: a source is bad, has too few episodes to hold some out, or lacks prompts that the objective needs.
     """
     training = load_episodes(recipe.data, tokenizer, recipe, progress=progress)
     wanted = recipe.evaluation
+    held: Dataset[Any] | None = None
     if wanted.data is not None:
         held = load_episodes(wanted.data, tokenizer, recipe, progress=progress)
     elif wanted.held_out is not None:
         training, held = split_off(training, wanted.held_out, recipe.seed)
-    else:
-        return training, None
-    count = len(held)  # type: ignore[arg-type]
-    if count > wanted.episodes and not isinstance(held[0], EpisodeBatch):
+    count = len(held) if isinstance(held, Sized) else 0
+    if held is not None and count > wanted.episodes and not isinstance(held[0], EpisodeBatch):
         held = Part(held, sorted(random.Random(f"held out {recipe.seed}").sample(range(count), wanted.episodes)))
-    return training, held
+    return _with_plain(training, tokenizer, recipe, progress=progress), held
+
+
+def _with_plain(training: Dataset[Any], tokenizer: Any, recipe: Recipe, *, progress: bool) -> Dataset[Any]:
+    """The training episodes with the prompts that the preservation term needs, if it is asked for."""
+    if not recipe.objective.preservation:
+        return training
+    if recipe.plain is not None:
+        prompts = EpisodeDataset(recipe.plain, tokenizer, recipe.adapter, progress=progress, plain=True)
+        return WithPlain(training, prompts, recipe.seed)
+    if not has_plain(training[0]):
+        raise ValueError(
+            "objective.preservation needs prompts that need no memory, and the data has none; give the recipe "
+            "plain: {path: FILE}, or the episodes their own."
+        )
+    return training
 
 
 def split_off(dataset: Dataset[Any], count: int, seed: int) -> tuple[Part, Part]:

@@ -23,17 +23,18 @@ def plan_run(recipe: Recipe) -> dict[str, Any]:
     """Counts and estimates of a run.
 
     Returns:
-        ``trainable_parameters`` and ``backbone_parameters``; ``samples`` and ``steps``; ``tokens``, at most, written
-        and read, padding aside; ``flops``, an estimate for all of it: of a frozen backbone 2 a parameter and token
-        forward and 2 backward, and the attention's own; ``memory_bytes``, an estimate for one process without
-        sharding: the weights, the trained parameters with gradients and moments in float32, and what one
-        micro-batch of the longest episodes keeps for the backward pass.
+        ``trainable_parameters`` and ``backbone_parameters``; ``state_bytes``, what a session's memory takes;
+        ``samples`` and ``steps``; ``tokens``, at most, written and read, padding aside; ``flops``, an estimate for all
+        of it: of a frozen backbone 2 a parameter and token forward and 2 backward, and the attention's own;
+        ``memory_bytes``, an estimate for one process without sharding: the weights, the trained parameters with
+        gradients and moments in float32, and what one micro-batch of the longest episodes keeps for the backward pass.
 
     Raises:
         ValueError: the number of samples or the shape is not known; the message says what to add.
     """
     model: Any = _shape(recipe.backbone)
-    report = attach(model, recipe.adapter).report()
+    attachment = attach(model, recipe.adapter)
+    report = attachment.report()
     text = model.config.get_text_config(decoder=True)
     schedule, checkpointing = recipe.schedule, recipe.optimiser.gradient_checkpointing
     accumulation = schedule.accumulation(processes())
@@ -53,6 +54,7 @@ def plan_run(recipe: Recipe) -> dict[str, Any]:
     return {
         "trainable_parameters": report.adapter,
         "backbone_parameters": frozen,
+        "state_bytes": attachment.new_state().nbytes,
         "samples": samples,
         "steps": steps,
         "batch": schedule.batch,

@@ -165,6 +165,7 @@ class Evaluation(Section):
         patience: evaluations without a better one after which training stops; never if not given.
         control: first train the static control, the same adapter with the same seed and budget on other episodes'
             memories, and tell how much is memory. It doubles the time.
+        further: more held-out episodes, by name; of them the finished adapter's recall and loss are told too.
     """
 
     data: Data | None = None
@@ -175,18 +176,41 @@ class Evaluation(Section):
     metric: Metric = "own_loss"
     patience: PositiveInt | None = None
     control: bool = False
+    further: dict[str, Data] = Field(default_factory=dict)
 
     @validator(mode="after")
     def _consistent(self) -> Self:
         if self.data is not None and self.held_out is not None:
             raise ValueError("give either data or held_out, and not both")
-        if self.data is None and self.held_out is None and (self.every or self.control or self.patience):
+        wanted = self.every or self.control or self.patience or self.further
+        if self.data is None and self.held_out is None and wanted:
             raise ValueError("there is nothing held out to measure on; give data or held_out")
         if self.patience and not self.every:
             raise ValueError("patience counts evaluations during the training; give every")
         if self.metric == "memory_share" and not self.control:
             raise ValueError("memory_share compares with the static control; set control: true")
         return self
+
+
+class AutoSize(Section):
+    """How ``--auto-size`` looks for the smallest memory that is as good as the best.
+
+    Every rank is tried with every number of states, in a short run of its own; alpha goes with the rank, so that
+    alpha / rank stays what the recipe has.
+
+    Attributes:
+        ranks: the ranks to try.
+        states: the numbers of states to try.
+        margin: how much worse than the best a size may be, in the unit of ``evaluation.metric``.
+        share: the length of a short run, as a share of the recipe's steps or epochs.
+        changes: what else is different in a short run: keys with dots, and values.
+    """
+
+    ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (4, 8, 16)
+    states: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4)
+    margin: NonNegativeFloat = 0.02
+    share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    changes: dict[str, Any] = Field(default_factory=dict)
 
 
 class Output(Section):
@@ -218,11 +242,13 @@ class Recipe(Section):
         start: an adapter's folder or Hub id to go on from, in place of fresh weights; it must have the same
             configuration.
         data: the training episodes.
+        plain: conversations that need no memory, for ``objective.preservation``; all before a target stays visible.
         objective: what is minimised.
         optimiser: how.
         schedule: for how long.
         logging: what is told.
         evaluation: what is measured.
+        auto: how ``--auto-size`` finds the adapter's rank and states; without it this has no effect.
         output: what is left.
         seed: of the initial weights, the order of the data and all draws.
     """
@@ -231,10 +257,27 @@ class Recipe(Section):
     adapter: DeltaMemConfig = Field(default_factory=DeltaMemConfig)
     start: str | None = None
     data: Data
+    plain: DataOptions | None = None
     objective: ObjectiveOptions = Field(default_factory=ObjectiveOptions)
     optimiser: Optimiser = Field(default_factory=Optimiser)
     schedule: Schedule
     logging: Logging = Field(default_factory=Logging)
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    auto: AutoSize = Field(default_factory=AutoSize)
     output: Output
     seed: int = 42
+
+    @validator(mode="after")
+    def _gates_can_learn(self) -> Self:
+        if self.objective.sparsity and self.adapter.gates == "fixed":
+            raise ValueError("objective.sparsity lowers the write gates, and adapter.gates: fixed has none to train")
+        return self
+
+    @validator(mode="after")
+    def _has_plain(self) -> Self:
+        if self.objective.preservation and self.plain is None and isinstance(self.data, DataOptions):
+            raise ValueError(
+                "objective.preservation needs conversations that need no memory; give plain: {path: FILE}, or "
+                "objective.preservation: 0"
+            )
+        return self

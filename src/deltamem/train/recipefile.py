@@ -4,15 +4,16 @@ import dataclasses
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from deltamem.files import write_atomically
-from deltamem.train.recipe import Recipe
+from deltamem.train.recipe import Recipe, Section
 
 _EXTENDS = "extends"
+SectionType = TypeVar("SectionType", bound=Section)
 
 
 class RecipeError(ValueError):
@@ -29,10 +30,19 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: a file is missing or no YAML, a key is unknown, or a value is impossible.
     """
+    return parse_recipe(read_values(path, overrides), str(path))
+
+
+def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of a recipe file, with those of the files it extends and the changes, before any check.
+
+    Raises:
+        RecipeError: a file is missing or no YAML, or a change cannot be read.
+    """
     values = _read(Path(path), ())
     for override in overrides:
         _override(values, override)
-    return parse_recipe(values, str(path))
+    return values
 
 
 def parse_recipe(values: dict[str, Any], name: str = "the recipe") -> Recipe:
@@ -41,13 +51,33 @@ def parse_recipe(values: dict[str, Any], name: str = "the recipe") -> Recipe:
     Raises:
         RecipeError: a key is unknown or a value is impossible.
     """
-    unknown = [f"{'.'.join(place)}{_nearest(place[-1], known)}" for place, known in _unknown(values, Recipe, ())]
+    return parse_section(values, Recipe, name)
+
+
+def parse_section(values: dict[str, Any], kind: type[SectionType], name: str) -> SectionType:
+    """A section of a recipe, or all of it, from plain values.
+
+    Raises:
+        RecipeError: a key is unknown or a value is impossible.
+    """
+    unknown = [f"{'.'.join(place)}{_nearest(place[-1], known)}" for place, known in _unknown(values, kind, ())]
     if unknown:
         raise RecipeError(f"{name} has unknown keys: {'; '.join(unknown)}.")
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise RecipeError(f"{name}: {'; '.join(_problems(error))}.") from None
+
+
+def set_value(values: dict[str, Any], key: str, value: Any) -> None:
+    """Puts a value where a key with dots between its sections says; sections that are not there are made."""
+    *sections, last = key.split(".")
+    place = values
+    for section in sections:
+        if not isinstance(place.get(section), dict):
+            place[section] = {}
+        place = place[section]
+    place[last] = value
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
@@ -86,19 +116,13 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    *sections, last = key.split(".")
-    if not equals or not last:
+    if not equals or not key.split(".")[-1]:
         raise RecipeError(f"Cannot read the change {override!r}; write key=value, for example schedule.steps=100.")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise RecipeError(f"The value in {override!r} is no YAML; put it in quotes.") from None
-    place = values
-    for section in sections:
-        if not isinstance(place.get(section), dict):
-            place[section] = {}
-        place = place[section]
-    place[last] = value
+    set_value(values, key, value)
 
 
 def _unknown(values: Any, kind: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
@@ -117,6 +141,8 @@ def _fields(kind: Any, values: Any) -> dict[str, Any]:
     """The fields of a section and their types; none for what is no section."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return {name: field.annotation for name, field in kind.model_fields.items()}
+    if get_origin(kind) is dict and isinstance(values, dict):
+        return dict.fromkeys(values, get_args(kind)[1])
     if dataclasses.is_dataclass(kind):
         return {field.name: field.type for field in dataclasses.fields(kind)}
     kinds = [fields for option in get_args(kind) if (fields := _fields(option, values))]

@@ -11,13 +11,22 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerState
 from transformers.trainer_callback import ProgressCallback
 
 from deltamem.adapters import push_folder
+from deltamem.attach import new_state
 from deltamem.card import model_card, write_card
 from deltamem.checkpoint import AdapterFile, read_adapter, write_adapter
 from deltamem.files import write_atomically
 from deltamem.train.arguments import processes, training_arguments
 from deltamem.train.checkpoints import RECIPE_FILE, check_folder, last_checkpoint
-from deltamem.train.hf import STATE_FILE, EpisodeTrainer, HeldOut
-from deltamem.train.loading import Loaded, add_trained_adapter, load_backbone, load_data, pad_id
+from deltamem.train.hf import STATE_FILE, EpisodeTrainer, HeldOut, in_batches
+from deltamem.train.loading import (
+    Loaded,
+    add_trained_adapter,
+    check_files,
+    load_backbone,
+    load_data,
+    load_episodes,
+    pad_id,
+)
 from deltamem.train.measure import Measured
 from deltamem.train.module import EpisodeModule, fill_adapter, gather_adapter
 from deltamem.train.plots import draw_training, figure_class
@@ -66,6 +75,7 @@ def run(recipe: Recipe, *, resume: bool = False) -> Outcome:
     folder = Path(recipe.output.folder)
     recipe.schedule.accumulation(processes())
     check_folder(folder, recipe, resume=resume)
+    check_files(recipe)
     figure_class()
     started = time.monotonic()
     # They also make the process group, if there are several processes.
@@ -77,6 +87,10 @@ def run(recipe: Recipe, *, resume: bool = False) -> Outcome:
     padding = pad_id(loaded.tokenizer)
     with arguments.main_process_first(local=False):
         training, held = load_data(recipe, loaded.tokenizer, progress=main_process)
+        further = {
+            name: load_episodes(data, loaded.tokenizer, recipe, progress=main_process)
+            for name, data in recipe.evaluation.further.items()
+        }
     held_out = HeldOut(held, recipe.evaluation.batch, padding) if held is not None else None
     stop = StopOnSignal()
     with stop.listening():
@@ -99,12 +113,14 @@ def run(recipe: Recipe, *, resume: bool = False) -> Outcome:
     if stop.received:
         return Outcome(folder, steps, stop.received)
     measured = trainer.measure() if held_out is not None else None
+    batch = recipe.evaluation.batch
+    recalled = {name: trainer.recalled(list(in_batches(data, batch, padding))) for name, data in further.items()}
     model = trainer.accelerator.unwrap_model(trainer.model).model
     adapter = gather_adapter(model)
     pushed = None
     if main_process:
         seconds = time.monotonic() - started
-        _write(recipe, folder, adapter, trainer, measured, seconds)
+        _write(recipe, folder, adapter, trainer, measured, recalled, seconds)
         if recipe.output.push_to_hub:
             pushed = push_folder(folder, recipe.output.push_to_hub, private=recipe.output.private)
     trainer.accelerator.wait_for_everyone()
@@ -160,6 +176,7 @@ def _write(
     adapter: AdapterFile,
     trainer: EpisodeTrainer,
     measured: Measured | None,
+    recalled: dict[str, dict[str, float]],
     seconds: float,
 ) -> None:
     """The finished adapter with its card, numbers and plot."""
@@ -168,9 +185,11 @@ def _write(
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step or trainer.state.global_step,
         "trainable_parameters": adapter.parameters,
+        "state_bytes": new_state(trainer.accelerator.unwrap_model(trainer.model).model).nbytes,
         "processes": processes(),
         "seconds": round(seconds, 1),
         "measured": measured.metrics() if measured else None,
+        "further": recalled,
     }
     write_atomically(folder / METRICS_FILE, (json.dumps(numbers, indent=2) + "\n").encode())
     history = trainer.state.log_history

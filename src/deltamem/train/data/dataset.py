@@ -61,6 +61,7 @@ class EpisodeDataset(Dataset[Episode]):
         tokenizer: a fast tokenizer with a chat template.
         config: the adapter's; it tells what a segment is.
         progress: show a progress bar while tokenising.
+        plain: the lines are prompts that need no memory: all of a line stays visible, and no history is written.
 
     Attributes:
         table: the episodes' tokens.
@@ -76,13 +77,21 @@ class EpisodeDataset(Dataset[Episode]):
         ImportError: a Hub dataset needs ``datasets``, which is not installed.
     """
 
-    def __init__(self, options: DataOptions, tokenizer: Any, config: DeltaMemConfig, *, progress: bool = False) -> None:
-        encoder = EpisodeEncoder(tokenizer, options, config)
+    def __init__(
+        self,
+        options: DataOptions,
+        tokenizer: Any,
+        config: DeltaMemConfig,
+        *,
+        progress: bool = False,
+        plain: bool = False,
+    ) -> None:
+        encoder = EpisodeEncoder(tokenizer, options, config, plain=plain)
         count, digest = _scan(options)
         if not count:
             raise BadDataError(f"{options.path or options.hub} has no lines.")
         rules = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in _NOT_IN_KEY}
-        key = cache_key(digest, tokenizer_fingerprint(tokenizer), encoder.segments, rules)
+        key = cache_key(digest, tokenizer_fingerprint(tokenizer), encoder.segments, plain, rules)
         file = Path(options.cache_dir or default_folder()).expanduser() / f"{key}.safetensors"
         found = load_table(file)
         self.cached = found is not None

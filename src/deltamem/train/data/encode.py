@@ -81,12 +81,13 @@ class EpisodeEncoder:
         tokenizer: a fast tokenizer with a chat template.
         options: limits, targets and template variables.
         config: tells whether sentences or messages are segments.
+        plain: whether everything before a target stays visible instead, and nothing is history.
 
     Raises:
         ValueError: the tokenizer is not fast or has no chat template.
     """
 
-    def __init__(self, tokenizer: Any, options: DataOptions, config: DeltaMemConfig) -> None:
+    def __init__(self, tokenizer: Any, options: DataOptions, config: DeltaMemConfig, *, plain: bool = False) -> None:
         self.name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
         if not getattr(tokenizer, "is_fast", False) or not tokenizer.chat_template:
             raise ValueError(
@@ -96,6 +97,7 @@ class EpisodeEncoder:
         self.tokenizer = tokenizer
         self.options = options
         self.segments = "sentence" if config.write == "sentence" else "message"
+        self.plain = plain
         self.rewritten = 0
         self._last: tuple[list[Message], Tokens] = ([], _join([]))
 
@@ -108,8 +110,8 @@ class EpisodeEncoder:
         lead = next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
         targets = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         chosen = targets[-1:] if self.options.target == "final" else targets
-        places = [(_visible_from(messages, lead, target), target) for target in chosen]
-        if self.options.needs_history:
+        places = [(lead if self.plain else _visible_from(messages, lead, target), target) for target in chosen]
+        if self.options.needs_history and not self.plain:
             places = [(start, target) for start, target in places if start > lead]
         if not places:
             raise ValueError(
