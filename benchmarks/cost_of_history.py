@@ -77,15 +77,9 @@ def same_shape(model: Any, positions: int) -> Any:
 
 def measured(model: Any, tokenizer: Any, lengths: list[int], rounds: int, weights: str) -> list[dict[str, Any]]:
     """Both ways at every length."""
-    text = tokenizer("I live in Lisbon. My cat is called Biscuit. It rained on Monday. ").input_ids
-    asked = deltamem.encode_chat(tokenizer, [{"role": "user", "content": ASKED}], add_generation_prompt=True).input_ids
     cases, works = [], []
     for length in lengths:
-        history = torch.tensor([(text * (length // len(text) + 1))[:length]])
-        state = deltamem.observe(model, history)
-        session = deltamem.Session(model, tokenizer, window=0)
-        session.import_bytes(deltamem.state_to_bytes(state, model))
-        works.append((resend(model, torch.cat((history, asked), 1)), remember(session)))
+        works.append(turns_after(model, tokenizer, history_of(tokenizer, length)))
         cases.append({"history_tokens": length, "weights": weights, "kv_bytes": length * kv_bytes(model)})
     times: list[tuple[list[float], list[float]]] = [([], []) for _ in works]
     for round_ in range(rounds + 1):
@@ -99,6 +93,24 @@ def measured(model: Any, tokenizer: Any, lengths: list[int], rounds: int, weight
         case["memory_ms"] = round(1000 * statistics.median(memory), 1)
         print(case, file=sys.stderr)
     return cases
+
+
+def history_of(tokenizer: Any, length: int) -> torch.Tensor:
+    """So many tokens ``[1, length]`` of a history."""
+    text = tokenizer("I live in Lisbon. My cat is called Biscuit. It rained on Monday. ").input_ids
+    return torch.tensor([(text * (length // len(text) + 1))[:length]])
+
+
+def asked_ids(tokenizer: Any) -> torch.Tensor:
+    """The message as a prompt ``[1, T]``."""
+    asked = [{"role": "user", "content": ASKED}]
+    return deltamem.encode_chat(tokenizer, asked, add_generation_prompt=True).input_ids
+
+
+def turns_after(model: Any, tokenizer: Any, history: torch.Tensor) -> tuple[Callable[[], object], Callable[[], object]]:
+    """A turn that reads the whole history again, and one of a memory that has read it."""
+    session = deltamem.Session(model, tokenizer, deltamem.observe(model, history), window=0)
+    return resend(model, torch.cat((history, asked_ids(tokenizer)), 1)), remember(session)
 
 
 def resend(model: Any, ids: torch.Tensor) -> Callable[[], object]:

@@ -107,7 +107,7 @@ def recipe_of(options: argparse.Namespace, path: Path, folder: Path) -> Recipe:
     )  # fmt: skip
 
 
-def measure(model: Any, held_out: Stories, pad_id: int, *, others: bool, condition: Condition) -> list[Tally]:
+def measure(model: Any, held_out: Dataset[Episode], pad_id: int, *, others: bool, condition: Condition) -> list[Tally]:
     """The sums of each group of held-out stories."""
     groups = [[held_out[i] for i in range(start, start + GROUP)] for start in range(0, len(held_out), GROUP)]
     batches = [collate(group, pad_id) for group in groups]
@@ -123,6 +123,37 @@ def shares(losses: dict[str, list[Tally]], chosen: list[int]) -> dict[str, float
         "against_other": (mean["other"] - mean["own"]) / gap,
         "memory_share": (mean["static"] - mean["own"]) / gap,
     }
+
+
+def compared(
+    model: Any, folder: Path, held_out: Dataset[Episode], pad_id: int, seed: int
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Losses and shares of a run with its static control on held-out episodes, and their 95 % intervals.
+
+    Args:
+        model: the bare backbone; it gets both adapters.
+        folder: the run.
+        held_out: the episodes.
+        pad_id: fills up rows.
+        seed: of the bootstrap.
+    """
+    control = last_checkpoint(folder / CONTROL)
+    assert control is not None
+    deltamem.load_adapter(model, folder, "own")
+    losses = {
+        "nothing": measure(model, held_out, pad_id, others=False, condition=Condition.NOTHING),
+        "full": measure(model, held_out, pad_id, others=False, condition=Condition.FULL),
+        "own": measure(model, held_out, pad_id, others=False, condition=Condition.MEMORY),
+        "other": measure(model, held_out, pad_id, others=True, condition=Condition.MEMORY),
+    }
+    deltamem.load_adapter(model, control, "static")
+    losses["static"] = measure(model, held_out, pad_id, others=True, condition=Condition.MEMORY)
+    groups = range(len(losses["own"]))
+    rng = random.Random(seed)
+    draws = [shares(losses, rng.choices(groups, k=len(groups))) for _ in range(1000)]
+    figures = shares(losses, list(groups))
+    intervals = {key: [round(q, 4) for q in ends(sorted(draw[key] for draw in draws))] for key in figures}
+    return {key: round(value, 4) for key, value in figures.items()}, intervals
 
 
 def main() -> None:
@@ -154,29 +185,13 @@ def main() -> None:
     folder = options.runs / f"{name}-{zlib.crc32(repr(chosen).encode()):08x}"
     run(recipe_of(options, path, folder), resume=folder.exists())
 
-    tokenizer = load_tokenizer(options.model)
-    held_out, pad_id = Stories(str(path), 0, options.held_out), tokenizer.eos_token_id
+    held_out = Stories(str(path), 0, options.held_out)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
-    control = last_checkpoint(folder / CONTROL)
-    assert control is not None
-    deltamem.load_adapter(model, folder, "own")
-    losses = {
-        "nothing": measure(model, held_out, pad_id, others=False, condition=Condition.NOTHING),
-        "full": measure(model, held_out, pad_id, others=False, condition=Condition.FULL),
-        "own": measure(model, held_out, pad_id, others=False, condition=Condition.MEMORY),
-        "other": measure(model, held_out, pad_id, others=True, condition=Condition.MEMORY),
-    }
-    deltamem.load_adapter(model, control, "static")
-    losses["static"] = measure(model, held_out, pad_id, others=True, condition=Condition.MEMORY)
-    groups = range(len(losses["own"]))
-    rng = random.Random(options.seed)
-    draws = [shares(losses, rng.choices(groups, k=len(groups))) for _ in range(1000)]
-    figures = shares(losses, list(groups))
-    intervals = {key: [round(q, 4) for q in ends(sorted(draw[key] for draw in draws))] for key in figures}
+    figures, intervals = compared(model, folder, held_out, load_tokenizer(options.model).eos_token_id, options.seed)
     report = {
         "model": name,
         "options": chosen,
-        "figures": {key: round(value, 4) for key, value in figures.items()},
+        "figures": figures,
         "intervals": intervals,
         "seconds": round(time.monotonic() - started),
         "machine": machine(),

@@ -1,6 +1,7 @@
 """Training episodes of the toy world: well formed, from the training split, and the same for the same step."""
 
 import random
+import re
 from collections.abc import Callable
 
 import pytest
@@ -89,3 +90,12 @@ def test_some_histories_hold_answered_questions_to_train_on(sampler: Callable[..
     silent = sampler(plain=0.0, answered=0.0).batch_at(900)
     assert trained.passages[0].weights.any()
     assert not silent.passages[0].weights.any()
+
+
+def test_episodes_keep_to_the_attributes_of_their_mix(
+    sampler: Callable[..., EpisodeSampler], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    one = sampler(attributes=["codeword", "tree"], max_facts=2, answered=1.0, unanswerable=1.0)
+    for step in (0, 900):
+        for row in one.batch_at(step).queries.ids:
+            assert re.search("password|secret word|Which word|tree", tokenizer.decode(row))

@@ -143,6 +143,19 @@ def test_unanswerable_questions_ask_what_was_not_told() -> None:
         assert question.ask.endswith("?")
 
 
+def test_facts_and_questions_keep_to_the_attributes_given() -> None:
+    rng, chosen = random.Random(3), ("codeword", "tree")
+    for _ in range(40):
+        dialogue = sample_dialogue(rng, facts=2, corrections=1, attributes=chosen)
+        assert {fact.attribute for fact in dialogue.facts} <= set(chosen)
+        unknown = unanswerable_question(rng, dialogue.facts, dialogue.people, "train", chosen)
+        assert re.search("password|secret word|Which word|tree", unknown.ask)
+    with pytest.raises(ValueError, match="no attribute 'shoes'; there are: city, "):
+        sample_dialogue(rng, facts=1, attributes=["shoes"])
+    with pytest.raises(ValueError, match="3 facts with 0 corrections of 2 attributes"):
+        sample_dialogue(rng, facts=3, attributes=chosen)
+
+
 def test_rendered_text_is_complete() -> None:
     for dialogue in (*dialogues("train", 100), *dialogues("test", 100)):
         for text in [message.text for message in dialogue.messages] + [q.ask for q in dialogue.questions]:

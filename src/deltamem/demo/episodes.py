@@ -42,6 +42,7 @@ class Mix:
         cut: batches whose histories are written in two passes instead of one.
         write_queries: batches whose queries are written as they are read.
         episodes: episodes a step, on average.
+        attributes: what facts and questions are about; all attributes of the lexicon by default.
     """
 
     max_facts: int
@@ -56,6 +57,7 @@ class Mix:
     cut: float = 0.2
     write_queries: float = 0.2
     episodes: int = 16
+    attributes: tuple[str, ...] = ()
 
 
 class EpisodeSampler:
@@ -90,7 +92,9 @@ class EpisodeSampler:
         facts = rng.randint(1, min(max_facts, 4) if long else max_facts) if rng.random() > 0.025 else 0
         small_talk = rng.randint(6, 14) if long else rng.choice((0, 0, 1, 2))
         corrections = sum(rng.random() < mix.corrections for _ in range(facts))
-        events, people = sample_events(rng, facts=facts, corrections=corrections, small_talk=small_talk)
+        events, people = sample_events(
+            rng, facts=facts, corrections=corrections, small_talk=small_talk, attributes=mix.attributes
+        )
         questions = self._ask(rng, events, people)
         turns = self._turns(rng, events, people)
         middle = rng.randint(1, len(turns)) if cut and turns else len(turns)
@@ -119,7 +123,7 @@ class EpisodeSampler:
         return min(mix.max_facts, 2 + int(grown * (mix.max_facts - 1)))
 
     def _plain(self, rng: random.Random) -> Episode:
-        events, people = sample_events(rng, facts=1)
+        events, people = sample_events(rng, facts=1, attributes=self.mix.attributes)
         history = self.tokens.passages([(message, 0.0) for event in events for message in event.messages])
         asked = question(rng, current_facts(events)[0], people)
         return Episode(history, self._queries([asked], 1))
@@ -128,7 +132,7 @@ class EpisodeSampler:
         facts = current_facts(events)
         asked = [question(rng, fact, people) for fact in rng.sample(facts, min(self.mix.queries, len(facts)))]
         if not facts or rng.random() < self.mix.unanswerable:
-            asked.append(unanswerable_question(rng, facts, people, "train"))
+            asked.append(unanswerable_question(rng, facts, people, "train", self.mix.attributes))
         return asked
 
     def _queries(self, asked: list[Question], together: int) -> tuple[Text, ...]:
@@ -149,7 +153,7 @@ class EpisodeSampler:
                 if known and rng.random() < 0.85:
                     asked = question(rng, rng.choice(known), people)
                 else:
-                    asked = unanswerable_question(rng, known, people, "train")
+                    asked = unanswerable_question(rng, known, people, "train", self.mix.attributes)
                 turns += [(Message("user", asked.ask), 0.0), (Message("assistant", asked.answer), 1.0)]
             if place < len(events):
                 for message in events[place].messages:

@@ -1,6 +1,7 @@
 """The toy world as training data of ``deltamem train``."""
 
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset
@@ -77,7 +78,12 @@ def stranger_batches(tokenizer: "PreTrainedTokenizerFast", **options: Any) -> St
 
 
 def held_out_episodes(
-    tokenizer: "PreTrainedTokenizerFast", *, dialogues: int = 32, facts: int = 4, seed: int = 0
+    tokenizer: "PreTrainedTokenizerFast",
+    *,
+    dialogues: int = 32,
+    facts: int = 4,
+    seed: int = 0,
+    attributes: Sequence[str] = (),
 ) -> WorldEpisodes:
     """Dialogues of the held-out split, each asked about all its facts.
 
@@ -86,11 +92,12 @@ def held_out_episodes(
         dialogues: how many.
         facts: in each.
         seed: another seed, other dialogues.
+        attributes: what the facts are about; all attributes by default.
     """
     rng, tokens = random.Random(f"held-out recall/{seed}"), DialogueTokens(tokenizer)
     episodes = []
     for _ in range(dialogues):
-        dialogue = sample_dialogue(rng, facts=facts, split="test")
+        dialogue = sample_dialogue(rng, facts=facts, split="test", attributes=attributes)
         history = tokens.passages([(message, 0.0) for message in dialogue.messages])
         queries = tuple(tokens.exchange([(asked.ask, asked.answer)]) for asked in dialogue.questions)
         episodes.append(Episode(history, queries))

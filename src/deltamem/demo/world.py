@@ -5,6 +5,7 @@ names, other pairs of value and phrasing, hence other dialogues.
 """
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from deltamem.demo.lexicon import Split, lexicon, render, sentence
@@ -87,10 +88,21 @@ class _Plan:
 
 
 def sample_dialogue(
-    rng: random.Random, *, facts: int, corrections: int = 0, small_talk: int = 0, split: Split = "train"
+    rng: random.Random,
+    *,
+    facts: int,
+    corrections: int = 0,
+    small_talk: int = 0,
+    split: Split = "train",
+    attributes: Collection[str] = (),
 ) -> Dialogue:
-    """A dialogue with ``facts`` keys, of which ``corrections`` are corrected, and ``small_talk`` other exchanges."""
-    events, people = sample_events(rng, facts=facts, corrections=corrections, small_talk=small_talk, split=split)
+    """A dialogue with ``facts`` keys, of which ``corrections`` are corrected, and ``small_talk`` other exchanges.
+
+    Its facts are about ``attributes``, all by default.
+    """
+    events, people = sample_events(
+        rng, facts=facts, corrections=corrections, small_talk=small_talk, split=split, attributes=attributes
+    )
     current = current_facts(events)
     return Dialogue(
         messages=tuple(message for event in events for message in event.messages),
@@ -101,17 +113,24 @@ def sample_dialogue(
 
 
 def sample_events(
-    rng: random.Random, *, facts: int, corrections: int = 0, small_talk: int = 0, split: Split = "train"
+    rng: random.Random,
+    *,
+    facts: int,
+    corrections: int = 0,
+    small_talk: int = 0,
+    split: Split = "train",
+    attributes: Collection[str] = (),
 ) -> tuple[list[Event], tuple[Person, ...]]:
     """The steps of a dialogue in order, and the people it is about.
 
-    Raises ValueError if there are more corrections than facts, or more facts than keys.
+    Raises ValueError if there are more corrections than facts, more facts than keys, or unknown attributes.
     """
-    if not 0 <= corrections <= facts <= len(lexicon().attributes):
-        raise ValueError(f"cannot make {facts} facts with {corrections} corrections")
+    kinds = _kinds(attributes)
+    if not 0 <= corrections <= facts <= len(kinds):
+        raise ValueError(f"cannot make {facts} facts with {corrections} corrections of {len(kinds)} attributes")
     about_others = sum(rng.random() < _OTHERS_SHARE for _ in range(facts))
     people = sample_people(rng, min(about_others, rng.choice((1, 2))), split)
-    order: list[_Plan | None] = [*_plan_facts(rng, facts, about_others, people), *[None] * small_talk]
+    order: list[_Plan | None] = [*_plan_facts(rng, facts, about_others, people, kinds), *[None] * small_talk]
     rng.shuffle(order)
     for plan in rng.sample([plan for plan in order if plan], corrections):
         order.insert(rng.randint(order.index(plan) + 1, len(order)), _correct(rng, plan))
@@ -142,16 +161,20 @@ def question(rng: random.Random, fact: Fact, people: tuple[Person, ...]) -> Ques
 
 
 def unanswerable_question(
-    rng: random.Random, facts: tuple[Fact, ...], people: tuple[Person, ...], split: Split
+    rng: random.Random,
+    facts: tuple[Fact, ...],
+    people: tuple[Person, ...],
+    split: Split,
+    attributes: Collection[str] = (),
 ) -> Question:
     """A question none of ``facts`` answers: often about an attribute that is known of somebody else."""
+    kinds = _kinds(attributes)
     known = {(fact.subject, fact.attribute) for fact in facts}
     told = sorted({fact.attribute for fact in facts})
     stranger = sample_people(rng, 1, split)[0]
     while True:
         person = rng.choice((None, None, *people, stranger))
-        attributes = told if told and rng.random() < 0.4 else list(lexicon().attributes)
-        attribute = rng.choice(attributes)
+        attribute = rng.choice(told if told and rng.random() < 0.4 else kinds)
         if (person.name if person else USER, attribute) not in known:
             return Question(_ask(rng, person, attribute), UNKNOWN, None)
         if rng.random() < 0.5:
@@ -179,13 +202,23 @@ def held_out_facts(seed: int, count: int) -> list[dict[str, str]]:
     return found
 
 
-def _plan_facts(rng: random.Random, facts: int, about_others: int, people: tuple[Person, ...]) -> list[_Plan]:
+def _kinds(attributes: Collection[str]) -> list[str]:
+    """The names of ``attributes`` in the lexicon's order; of none given, all."""
+    known = lexicon().attributes
+    if unknown := sorted(set(attributes) - set(known)):
+        raise ValueError(f"There is no attribute {', '.join(map(repr, unknown))}; there are: {', '.join(known)}.")
+    return [name for name in known if not attributes or name in attributes]
+
+
+def _plan_facts(
+    rng: random.Random, facts: int, about_others: int, people: tuple[Person, ...], kinds: list[str]
+) -> list[_Plan]:
     subjects: list[Person | None] = [None] * (facts - about_others) + list(people)
     subjects += [rng.choice(people) for _ in range(facts - len(subjects))]
     plans: list[_Plan] = []
     for person in subjects:
         taken = {plan.attribute for plan in plans if plan.person == person}
-        attribute = rng.choice([name for name in lexicon().attributes if name not in taken])
+        attribute = rng.choice([name for name in kinds if name not in taken])
         plans.append(_Plan(person, attribute, rng.choice(lexicon().attributes[attribute].values)))
     return plans
 
