@@ -58,6 +58,8 @@ def test_names_are_checked() -> None:
     attachment = deltamem.attach(backbone(), name="work")
     with pytest.raises(ValueError, match="named 'work' already"):
         attachment.add("work", DeltaMemConfig())
+    with pytest.raises(ValueError, match="PyTorch has something of the name 'half'"):
+        attachment.add("half", DeltaMemConfig())
     for name in ("", "a.b"):
         with pytest.raises(ValueError, match="must not be empty or contain a dot"):
             attachment.add(name, DeltaMemConfig())
