@@ -35,6 +35,12 @@ def test_a_chat_has_the_ids_and_segments_of_the_chat_template(tokenizer: PreTrai
     assert tokenizer.decode(trained) == "Noted.<|im_end|>"
 
 
+def test_a_message_longer_than_the_window_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    long = Message("user", "I live in Lisbon. " * WINDOW)
+    with pytest.raises(ValueError, match="longer than the window"):
+        DialogueTokens(tokenizer).passages([(long, 0.0)])
+
+
 def test_an_exchange_is_the_prompt_of_the_question_and_the_answer_to_train(tokenizer: PreTrainedTokenizerFast) -> None:
     text = DialogueTokens(tokenizer).exchange([("Where do I live?", "Lisbon.")])
     prompt = encode_chat(tokenizer, [{"role": "user", "content": "Where do I live?"}], add_generation_prompt=True)

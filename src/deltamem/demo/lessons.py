@@ -126,10 +126,16 @@ class DialogueTokens:
         return Text(tuple(ids), tuple(weights), tuple(segments))
 
     def passages(self, turns: list[tuple[Message, float]]) -> tuple[Text, ...]:
-        """A chat as one text or, beyond the backbone's window, as several that break between messages."""
+        """A chat as one text or, beyond the backbone's window, as several that break between messages.
+
+        Raises:
+            ValueError: one message is longer than the window.
+        """
         whole = self.text(turns)
         if len(whole.ids) <= WINDOW:
             return (whole,) if turns else ()
+        if len(turns) == 1:
+            raise ValueError(f"A message of {len(whole.ids)} tokens is longer than the window of {WINDOW}; cut it.")
         half = len(turns) // 2
         return (*self.passages(turns[:half]), *self.passages(turns[half:]))
 
