@@ -91,6 +91,15 @@ def test_the_chat_runs_on_typed_lines(keys: PipeInput, session: Session) -> None
     assert "model › Oslo." in chat.console.export_text()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell's background jobs ignore SIGINT, and what they start inherits that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_control_c_stops_an_answer_and_not_the_chat(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     chat = chat_with(session, longest=400)
     before = chat.session.state
