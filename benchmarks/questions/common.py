@@ -19,19 +19,12 @@ from typing import Any
 import torch
 
 from common import machine
+from deltamem.demo.plots import STYLES as DEMO_STYLES
 from deltamem.eval.statistics import Interval, rate_interval
 from deltamem.files import write_atomically
 
-# Colours that stay apart for the colour-blind (M. Okabe and K. Ito, 2008), and a dash.
-STYLES = {
-    "full": ("window of 512 tokens, no memory", "#000000", "--"),
-    "bm25": ("BM25 over the turns", "#999999", "--"),
-    "multi": ("memory, four states", "#0072B2", "-"),
-    "token": ("memory, token writes", "#E69F00", "-"),
-    "segment": ("memory, segment writes", "#009E73", "-"),
-    "shuffled": ("another dialogue's memory", "#CC79A7", ":"),
-    "none": ("no context", "#999999", ":"),
-}
+# The demo's looks, and a name for the full context that ends with the window.
+STYLES = {**DEMO_STYLES, "full": ("window of 512 tokens, no memory", "#000000", "--")}
 MORE_COLOURS = ("#D55E00", "#56B4E9", "#CC79A7", "#8C6D00", "#7F3C8D", "#666666")
 
 Rate = dict[str, Any]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deltamem.adapters import read_adapter_from
 from deltamem.checkpoint import AdapterFile
-from deltamem.files import write_atomically
+from deltamem.figures import figure_class, write_png
 from deltamem.state import MemoryState
 from deltamem.statefile import StateInfo, read_state
 
@@ -45,24 +45,17 @@ def draw(found: Inspected, path: str | Path) -> None:
         ImportError: matplotlib is not installed.
         OSError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError('Plots need matplotlib: pip install "deltamem[demo]"') from None
-    import io
-
+    figure_of = figure_class("demo")
     if isinstance(found, AdapterFile):
-        figure = Figure(figsize=(8, 1.5 + 0.25 * len(found.layer_numbers)), layout="constrained")
+        figure = figure_of(figsize=(8, 1.5 + 0.25 * len(found.layer_numbers)), layout="constrained")
         _draw_norms(figure, found)
     else:
         layers, states = len(found[0].states), found[0].states[0].shape[1]
         columns = states if states > 1 else min(layers, 6)
         rows = -(-layers * states // columns)
-        figure = Figure(figsize=(1.6 * columns + 1, 1.6 * rows + 0.5), layout="constrained")
+        figure = figure_of(figsize=(1.6 * columns + 1, 1.6 * rows + 0.5), layout="constrained")
         _draw_states(figure, found[0], rows, columns)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=120)
-    write_atomically(Path(path), drawn.getvalue())
+    write_png(figure, Path(path), dpi=120)
 
 
 def _describe_adapter(adapter: AdapterFile) -> dict[str, Any]:

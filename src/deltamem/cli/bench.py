@@ -49,15 +49,16 @@ def generation(
 
     from deltamem.attach import attached
     from deltamem.eval.generation.protocol import measure_generation
-    from deltamem.eval.generation.report import draw_outcome, figure_class, machine_data, outcome_data, print_outcome
+    from deltamem.eval.generation.report import draw_outcome, machine_data, outcome_data, print_outcome
     from deltamem.eval.generation.sides import sides_of
+    from deltamem.figures import figure_class
     from deltamem.files import write_atomically
 
     if bool(model) == bool(shape):
         raise typer.BadParameter("Give --model (a Hub id, a folder or embedded) or --shape.")
     prompts, decodes = _lengths(prompt, "--prompt"), _lengths(decode, "--decode")
     if plot is not None:
-        figure_class()
+        figure_class("demo")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     place = _device(device)

@@ -1,13 +1,12 @@
 """The demo's pictures: recall by number of facts, the forgetting curve, and a state."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deltamem.demo.lessons import WINDOW
 from deltamem.demo.results import Curve, Rate, Results
-from deltamem.files import write_atomically
+from deltamem.figures import figure_class, write_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,8 +34,8 @@ def draw_plots(results: Results, state_file: Path, folder: Path) -> dict[str, Pa
     from deltamem.inspection import draw, open_file
 
     paths = {name: folder / f"{name}.png" for name in ("recall", "forgetting", "state")}
-    _save(_recall_figure(results.recall), paths["recall"])
-    _save(_forgetting_figure(results.forgetting), paths["forgetting"])
+    write_png(_recall_figure(results.recall), paths["recall"])
+    write_png(_forgetting_figure(results.forgetting), paths["forgetting"])
     draw(open_file(state_file), paths["state"])
     return paths
 
@@ -68,9 +67,7 @@ def _forgetting_figure(curves: Mapping[str, Curve]) -> "Figure":
 
 
 def _figure(x_label: str) -> tuple["Figure", Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    figure = figure_class("demo")(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(x_label)
     axes.set_ylabel("answers right to the letter")
@@ -85,9 +82,3 @@ def _line(axes: Any, method: str, x: Sequence[int], rates: Sequence[Rate]) -> No
     low, high = zip(*(rate.interval for rate in rates), strict=True)
     axes.plot(x, [rate.value for rate in rates], dashes, color=colour, label=label, marker="o", markersize=4)
     axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=140)
-    write_atomically(path, drawn.getvalue())

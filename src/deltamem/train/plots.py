@@ -1,11 +1,10 @@
 """The picture of a training: loss and recall by step, and what the held-out episodes say."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deltamem.files import write_atomically
+from deltamem.figures import figure_class, write_png
 
 # Colours that stay apart for the colour-blind (M. Okabe and K. Ito, 2008).
 _LOSSES = {
@@ -30,28 +29,13 @@ def draw_training(history: Sequence[dict[str, Any]], path: Path) -> None:
         ImportError: matplotlib is not installed.
         OSError: the file cannot be written.
     """
-    figure = figure_class()(figsize=(9, 3.6), layout="constrained")
+    figure = figure_class("train")(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     _lines(left, history, _LOSSES)
     left.set(xlabel="step", ylabel="loss, nats a token")
     _lines(right, history, _RECALL)
     right.set(xlabel="step", ylabel="recall", ylim=(-0.02, 1.02))
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    write_atomically(path, drawn.getvalue())
-
-
-def figure_class() -> Any:
-    """Matplotlib's ``Figure``; asked for before a training starts, so that its end cannot fail on it.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError('Training needs matplotlib for its plot: pip install "deltamem[train]"') from None
-    return Figure
+    write_png(figure, path)
 
 
 def _lines(axes: Any, history: Sequence[dict[str, Any]], styles: dict[str, tuple[str, str, str]]) -> None:

@@ -14,6 +14,7 @@ from deltamem.adapters import push_folder
 from deltamem.attach import new_state
 from deltamem.card import model_card, write_card
 from deltamem.checkpoint import AdapterFile, read_adapter, write_adapter
+from deltamem.figures import figure_class
 from deltamem.files import write_atomically
 from deltamem.train.arguments import processes, training_arguments
 from deltamem.train.checkpoints import RECIPE_FILE, check_folder, last_checkpoint
@@ -29,7 +30,7 @@ from deltamem.train.loading import (
 )
 from deltamem.train.measure import Measured
 from deltamem.train.module import EpisodeModule, fill_adapter, gather_adapter
-from deltamem.train.plots import draw_training, figure_class
+from deltamem.train.plots import draw_training
 from deltamem.train.recipe import Recipe
 from deltamem.train.recipefile import recipe_yaml, save_recipe
 from deltamem.train.report import ProgressLines, training_section
@@ -76,7 +77,7 @@ def run(recipe: Recipe, *, resume: bool = False) -> Outcome:
     recipe.schedule.accumulation(processes())
     check_folder(folder, recipe, resume=resume)
     check_files(recipe)
-    figure_class()
+    figure_class("train")
     started = time.monotonic()
     # They also make the process group, if there are several processes.
     arguments = training_arguments(recipe, folder, evaluates=False)

@@ -1,6 +1,5 @@
 """What the efficiency protocol found: as data, as a table, and as a picture."""
 
-import io
 import os
 import platform
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deltamem.eval.generation.protocol import MEASURES, Case, Outcome
-from deltamem.files import write_atomically
+from deltamem.figures import figure_class, write_png
 
 _MIB = 2**20
 _WIDTH = 120
@@ -86,7 +85,7 @@ def draw_outcome(outcome: Outcome, path: Path) -> None:
     }
     if outcome.unmeasured:
         panels.popitem()
-    figure = figure_class()(figsize=(4 * len(panels), 3.4), layout="constrained")
+    figure = figure_class("demo")(figsize=(4 * len(panels), 3.4), layout="constrained")
     for axes, (label, value) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for side, (name, colour, dashes) in _STYLES.items():
             cases = [case for case in outcome.cases if (case.side, case.decode) == (side, decode)]
@@ -97,22 +96,7 @@ def draw_outcome(outcome: Outcome, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#eeeeee")
         axes.legend(frameon=False, fontsize=8)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=140)
-    write_atomically(path, drawn.getvalue())
-
-
-def figure_class() -> Any:
-    """Matplotlib's ``Figure``; asked for before anything is measured, so that the end cannot fail on it.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError('A plot needs matplotlib: pip install "deltamem[demo]"') from None
-    return Figure
+    write_png(figure, path)
 
 
 def _case_data(case: Case) -> dict[str, Any]:

@@ -1,12 +1,10 @@
 """The picture of a sweep: recall along each axis, with every seed and the intervals over seeds."""
 
-import io
 import math
 from pathlib import Path
 from typing import Any
 
-from deltamem.files import write_atomically
-from deltamem.train.plots import figure_class
+from deltamem.figures import figure_class, write_png
 from deltamem.train.sweep.results import PointResults, Results
 
 PLOT_FILE = "sweep.png"
@@ -26,7 +24,7 @@ def draw_sweep(results: Results, folder: Path) -> Path:
     columns = min(_COLUMNS, len(axes))
     rows = math.ceil(len(axes) / columns)
     widest = max(len(points) for points in axes.values())
-    figure = figure_class()(figsize=(columns * max(3.6, 0.7 * widest), 3.2 * rows), layout="constrained")
+    figure = figure_class("train")(figsize=(columns * max(3.6, 0.7 * widest), 3.2 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
     names = [name for name in results.measures if name.startswith("recall")]
     for (axis, points), panel in zip(axes.items(), panels, strict=False):
@@ -41,10 +39,8 @@ def draw_sweep(results: Results, folder: Path) -> Path:
     first.set_ylabel("held-out recall")
     if len(names) > 1:
         first.legend(fontsize=8)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
     path = folder / PLOT_FILE
-    write_atomically(path, drawn.getvalue())
+    write_png(figure, path)
     return path
 
 

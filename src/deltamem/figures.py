@@ -1,0 +1,34 @@
+"""Figures of matplotlib, which an extra brings: the class to draw on, and a PNG that appears whole or not at all."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from deltamem.files import write_atomically
+
+
+def figure_class(extra: str) -> Any:
+    """Matplotlib's ``Figure``; asked for before long work begins, so that its end cannot fail on it.
+
+    Args:
+        extra: of the package, which brings matplotlib; the error names it.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError(f'Plots need matplotlib: pip install "deltamem[{extra}]"') from None
+    return Figure
+
+
+def write_png(figure: Any, path: Path, dpi: int = 140) -> None:
+    """Writes a figure as a PNG.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=dpi)
+    write_atomically(path, drawn.getvalue())
