@@ -1,18 +1,17 @@
 """A LoRA is on where it is asked for, learns what it is fitted to, and leaves everything else as it was."""
 
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from asking import ITEM, asks, called
 from transformers import PreTrainedModel
 
 import tiny
 from deltamem.demo.backbone import load_backbone
-from deltamem.demo.task import WorldTask
 from deltamem.eval.backbone import Backbone
-from deltamem.eval.interface import Ask, Decoding, Item, as_messages
+from deltamem.eval.interface import as_messages
 from deltamem.eval.loading import embedded_backbone
 from deltamem.eval.methods import build_method
 from deltamem.eval.methods.context2lora import FITTED, FittedLora
@@ -31,8 +30,6 @@ from deltamem.eval.methods.training import Rows, next_token_loss
 
 pytest.importorskip("peft")
 
-TASK = WorldTask(seed=3)
-ITEM = next(iter(TASK.items("world", 1)))
 IDS = list(range(40, 90))
 PLAN = LoraPlan(rate=5e-3, steps=12, seed=1)
 
@@ -62,14 +59,6 @@ def rows() -> Rows:
 def loss(model: PreTrainedModel) -> float:
     with torch.no_grad():
         return next_token_loss(model, rows()).item()
-
-
-def asks(backbone: Backbone, item: Item = ITEM) -> list[Ask]:
-    decoding = Decoding(16)
-    return [
-        Ask(q, lambda shown, q=q: TASK.prompt(item, q, shown, "world", backbone.budget(decoding)), decoding)  # type: ignore[misc]
-        for q in item.questions
-    ]
 
 
 def texts(name: str, backbone: Backbone) -> list[str]:
@@ -212,11 +201,3 @@ def test_the_command_trains_what_eval_reads(tmp_path: Path, capsys: pytest.Captu
     assert '"method": "context2lora"' in capsys.readouterr().out
     assert called(main, [*task, "--output", str(run)]) == 0
     assert '"lora":"mine"' in (run / "records.jsonl").read_text().replace(" ", "")
-
-
-def called(main: Callable[[list[str]], None], arguments: list[str]) -> int:
-    try:
-        main(arguments)
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0

@@ -1,21 +1,19 @@
 """The weaver's latents come where they should, it alone is trained, and the backbone is the same wherever it is off."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from asking import ITEM, asks, called
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import tiny
 from deltamem.chat import encode_chat
 from deltamem.demo.backbone import load_backbone
-from deltamem.demo.task import WorldTask
 from deltamem.eval.backbone import Backbone
-from deltamem.eval.interface import Ask, Decoding
 from deltamem.eval.loading import embedded_backbone
 from deltamem.eval.methods import build_method
 from deltamem.eval.methods.lora import LoraPlan, lora_weights, using_lora
@@ -26,8 +24,6 @@ from deltamem.eval.methods.training import Rows, next_token_loss
 
 pytest.importorskip("peft")
 
-TASK = WorldTask(seed=3)
-ITEM = next(iter(TASK.items("world", 1)))
 TOKENIZER = load_backbone()[1]
 LORA = LoraPlan(rank=4, alpha=8, projections=("q_proj", "v_proj"), rate=1e-2, steps=25)
 PLAN = WeaverPlan(LORA, latents=3, insertions=2)
@@ -81,19 +77,11 @@ def rows(learned: int = 1) -> Rows:
     return Rows.pad(texts)
 
 
-def asks(backbone: Backbone, tokens: int = 12) -> list[Ask]:
-    decoding = Decoding(tokens)
-    return [
-        Ask(q, lambda shown, q=q: TASK.prompt(ITEM, q, shown, "world", backbone.budget(decoding)), decoding)  # type: ignore[misc]
-        for q in ITEM.questions
-    ]
-
-
 def answers(name: str, backbone: Backbone) -> list[Any]:
     method = build_method(name, backbone)
     method.reset(0)
     method.observe(ITEM.history)
-    return method.answer(asks(backbone))
+    return method.answer(asks(backbone, tokens=12))
 
 
 def texts(name: str, backbone: Backbone) -> list[str]:
@@ -232,7 +220,7 @@ def test_a_long_history_leaves_room_for_the_latents(trained: Backbone) -> None:
     method = build_method("memgen", trained)
     method.reset(0)
     method.observe([*ITEM.history] * 20)
-    said = method.answer(asks(trained)[:1])[0]
+    said = method.answer(asks(trained, tokens=12)[:1])[0]
     length = len(TOKENIZER.encode(said.prompt, add_special_tokens=False))
     assert said.notes["cut"]
     assert 300 < length <= 512 - 12 - PLAN.most_latents
@@ -285,11 +273,3 @@ def test_the_command_trains_what_eval_reads(tmp_path: Path, capsys: pytest.Captu
     assert '"weaver":"mine"' in (run / "records.jsonl").read_text().replace(" ", "")
     assert called(main, [*command, "optimiser.gradient_checkpointing=true"]) == 1
     assert "add optimiser.gradient_checkpointing=false" in capsys.readouterr().err
-
-
-def called(main: Callable[[list[str]], None], arguments: list[str]) -> int:
-    try:
-        main(arguments)
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0

@@ -2,19 +2,17 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from asking import ITEM, asks, called
 from safetensors.torch import load_file, save_file
 
 import tiny
 from deltamem.demo.backbone import load_backbone
-from deltamem.demo.task import WorldTask
 from deltamem.eval.backbone import Backbone
-from deltamem.eval.interface import Ask, Decoding
 from deltamem.eval.loading import embedded_backbone
 from deltamem.eval.methods import build_method
 from deltamem.eval.methods.mlp_memory.datastore import Datastore, build_datastore
@@ -32,8 +30,6 @@ from deltamem.eval.methods.mlp_memory.mixing import mixing, mixture
 from deltamem.eval.methods.mlp_memory.neighbours import knn_targets, nearest
 from deltamem.eval.methods.mlp_memory.network import MlpShape, fresh_memory, without_weights
 
-TASK = WorldTask(seed=3)
-ITEM = next(iter(TASK.items("world", 1)))
 IDS = tiny.tokens(2, 12)
 SHAPE = {"hidden": 128, "intermediate": 256, "vocabulary": 3072, "blocks": 1, "layer": -1, "bias": False}
 
@@ -55,15 +51,10 @@ def line(*places: float) -> Datastore:
 
 
 def texts(name: str, backbone: Backbone) -> list[str]:
-    decoding = Decoding(8)
-    asks = [
-        Ask(q, lambda shown, q=q: TASK.prompt(ITEM, q, shown, "world", backbone.budget(decoding)), decoding)  # type: ignore[misc]
-        for q in ITEM.questions
-    ]
     method = build_method(name, backbone)
     method.reset(0)
     method.observe(ITEM.history)
-    return [one.text for one in method.answer(asks)]
+    return [one.text for one in method.answer(asks(backbone, tokens=8))]
 
 
 def test_targets_are_those_computed_by_hand() -> None:
@@ -291,11 +282,3 @@ def test_the_command_trains_what_eval_reads(tmp_path: Path, capsys: pytest.Captu
     assert '"method": "mlp_memory"' in capsys.readouterr().out
     assert called(main, [*task, "--output", str(run)]) == 0
     assert '"mlp_memory":"mlp"' in (run / "records.jsonl").read_text().replace(" ", "")
-
-
-def called(main: Callable[[list[str]], None], arguments: list[str]) -> int:
-    try:
-        main(arguments)
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
