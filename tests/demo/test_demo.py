@@ -4,6 +4,7 @@ import io
 import json
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -165,7 +166,10 @@ def test_more_readers_give_the_same_results(reader: Reader) -> None:
     labels: list[str] = []
     together = measure([reader, Reader(*show.load_demo())], labels.append, TINY)
     assert len(labels) == TINY.steps
-    assert together == measure([reader], labels.append, TINY)
+    alone = measure([reader], labels.append, TINY)
+    # To the last bit a sum depends on where in memory its tensors lie.
+    assert together.cost.loss == pytest.approx(alone.cost.loss, rel=1e-5)
+    assert replace(together, cost=replace(together.cost, loss=alone.cost.loss)) == alone
 
 
 def test_as_data_leaves_standard_output_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
