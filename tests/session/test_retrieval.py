@@ -78,6 +78,16 @@ def test_turns_rolled_back_or_forgotten_do_not_come_back():
     assert session.last_turn.retrieved == ()
 
 
+def test_turns_before_a_restored_memory_do_not_come_back_until_it_is_rolled_back():
+    session = told("prompt")
+    turns = list(session.log)
+    session.import_bytes(deltamem.Session(talker(), chat_tokenizer()).export_bytes())
+    session.reply("Which hobby?", **SHORT)
+    assert session.last_turn.retrieved == ()
+    session.rollback(2)
+    assert session.log == turns
+
+
 def test_without_a_retriever_no_text_is_kept():
     assert told(None).log == []
 
@@ -93,9 +103,9 @@ def test_a_prompt_that_would_be_too_long_does_without():
 def test_the_embedded_model_answers_what_comes_back():
     model, tokenizer = load_demo()
     session = deltamem.Session(model, tokenizer, retriever="prompt", window=0)
+    session.freeze()  # so that the memory knows nothing
     for said in TOLD:
         session.reply(said, max_new_tokens=24, do_sample=False)
-    session.import_bytes(deltamem.Session(model, tokenizer).export_bytes())
     assert session.reply("What kind of animal is my pet?", max_new_tokens=24, do_sample=False) == "tortoise."
     assert "My pet is a tortoise." in [exchange[0]["content"] for exchange in session.last_turn.retrieved]
 

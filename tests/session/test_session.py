@@ -103,6 +103,21 @@ def test_only_the_chosen_roles_are_written(model, tokenizer):
     assert 0 < int(mine.state.tokens) < int(both.state.tokens)
 
 
+def test_roles_that_no_message_has_are_refused(model, tokenizer):
+    for roles in ("user", ("user", "system"), ("User",)):
+        with pytest.raises(ValueError, match="roles must be some of user, assistant, tool, document"):
+            deltamem.Session(model, tokenizer, roles=roles)
+
+
+def test_a_single_message_needs_no_list(model, tokenizer):
+    message = {"role": "user", "content": "I live in Lisbon."}
+    one, several = deltamem.Session(model, tokenizer), deltamem.Session(model, tokenizer)
+    one.observe(message)
+    several.observe([message])
+    assert one.state.diff(several.state).norm() == 0
+    assert one.ask(message, **SHORT) == several.ask([message], **SHORT)
+
+
 def test_segment_adapters_converse_too(model, tokenizer):
     for kind in ("message", "sentence"):
         deltamem.attach(model, deltamem.DeltaMemConfig(rank=4, write=kind), name=kind)

@@ -21,7 +21,8 @@ from deltamem.session.turns import Draft, Finished, Snapshot, TurnReport
 from deltamem.session.window import first_visible, fit_prompt, message_lengths
 from deltamem.state import MemoryState
 
-Text = str | Sequence[Message]
+Text = str | Message | Sequence[Message]
+ROLES = ("user", "assistant", "tool", "document")
 _NEW_TOKENS = 256
 
 
@@ -39,7 +40,7 @@ class Conversation:
         *,
         window: int | None = 8,
         window_tokens: int | None = None,
-        roles: Sequence[str] = ("user", "assistant", "tool", "document"),
+        roles: Sequence[str] = ROLES,
         system: str = "",
         retriever: Retriever | Literal["prompt", "memory"] | None = None,
         reuse: bool = True,
@@ -48,6 +49,8 @@ class Conversation:
         for name, number in (("window", window), ("window_tokens", window_tokens), ("undo", undo)):
             if number is not None and number < 0:
                 raise ValueError(f"{name} must not be negative: {number}.")
+        if isinstance(roles, str) or not set(roles) <= set(ROLES):
+            raise ValueError(f"roles must be some of {', '.join(ROLES)}, in a sequence; not {roles!r}.")
         self.model = model
         self.tokenizer = tokenizer
         self.state = one_row(state if state is not None else attached(model).new_state(1))
@@ -85,7 +88,7 @@ class Conversation:
         """A turn before it is answered. Without ``memory`` an empty one answers: what it reads is zero."""
         start = time.monotonic()
         attachment = attached(self.model)
-        new: list[Message] = [{"role": "user", "content": message}] if isinstance(message, str) else list(message)
+        new: list[Message] = [{"role": "user", "content": message}] if isinstance(message, str) else _messages(message)
         state = self.state if memory else attachment.new_state(1)
         retrieved = self._retrieve(new) if memory else []
         shown: list[Exchange] = []
@@ -229,5 +232,7 @@ def _answer_length(options: dict[str, Any]) -> int:
 
 
 def _messages(source: Iterable[Any]) -> list[Message]:
-    """The messages of ``source``, or none if it is an iterator of text."""
+    """The message or messages of ``source``, or none if it is an iterator of text."""
+    if isinstance(source, Mapping):
+        return [source]
     return list(source) if isinstance(source, Sequence) and source and isinstance(source[0], Mapping) else []

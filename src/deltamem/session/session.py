@@ -65,7 +65,7 @@ class Session(Conversation):
         save_state(self.state, path, self.model)
 
     def restore(self, path: str | Path) -> None:
-        """Goes on from a saved memory, with nothing visible. :meth:`rollback` takes it back.
+        """Goes on from a saved memory, with nothing visible and no past turns. :meth:`rollback` takes it back.
 
         Raises:
             StateFileError: the file is damaged, or belongs to another adapter.
@@ -85,8 +85,8 @@ class Session(Conversation):
         """Writes something to memory. It does not become visible.
 
         Args:
-            source: a text, messages, or a long document as an iterator of pieces of any length, of which only a few
-                kilobytes are held at a time; the memory does not depend on where the pieces end.
+            source: a text, a message or several, or a long document as an iterator of pieces of any length, of which
+                only a few kilobytes are held at a time; the memory does not depend on where the pieces end.
             role: whose text or document it is: by default a ``user``'s text, and a ``document``. Chat templates
                 know no documents, so the model sees one as a user's message.
 
@@ -116,7 +116,7 @@ class Session(Conversation):
         """Answers a message and writes the turn to memory.
 
         Args:
-            message: the user's message; or several, such as the results of tools.
+            message: the user's text; or a message or several, such as the results of tools.
             options: for ``generate``, such as ``max_new_tokens`` (256 by default) or ``do_sample``.
 
         Raises:
@@ -212,8 +212,7 @@ class Session(Conversation):
                 self._refuse_frozen()
             for _ in range(turns):
                 self._undo.pop()
-            self.state, self.visible = before.state, list(before.visible)
-            del self.log[before.logged :]
+            self.state, self.visible, self.log = before.state, list(before.visible), list(before.log)
             self._read = self.last_turn = None
 
     def forget(self) -> None:
@@ -243,11 +242,11 @@ class Session(Conversation):
             self._refuse_frozen()
             state = one_row(state)
             self._remember()
-            self.state, self.visible = state, []
+            self.state, self.visible, self.log = state, [], []
             self._read = self.last_turn = None
 
     def _remember(self) -> None:
-        self._undo.append(Snapshot(self.state, tuple(self.visible), len(self.log)))
+        self._undo.append(Snapshot(self.state, tuple(self.visible), tuple(self.log)))
 
     def _commit(self, done: Finished) -> None:
         self._remember()

@@ -94,9 +94,9 @@ class Snapshot:
     Attributes:
         state: the memory.
         visible: what was visible.
-        logged: how many turns a retriever could choose from.
+        log: the turns that a retriever could choose from.
     """
 
     state: MemoryState
     visible: tuple[Message, ...]
-    logged: int
+    log: tuple[Exchange, ...]
