@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         memory_cache,
         new_state,
     )
+    from deltamem.attribution import ReadProbe, WriteShares, read_probe, write_shares
     from deltamem.backbones import Family, register_family
     from deltamem.cache import MemoryCache
     from deltamem.chat import ChatTokens, encode_chat
@@ -43,12 +44,14 @@ __all__ = [
     "MemoryState",
     "OpenSegment",
     "ParameterReport",
+    "ReadProbe",
     "Retriever",
     "Session",
     "SessionBusyError",
     "StateFileError",
     "Step",
     "TurnReport",
+    "WriteShares",
     "__version__",
     "adapter_fingerprint",
     "attach",
@@ -62,17 +65,20 @@ __all__ = [
     "new_state",
     "observe",
     "push_to_hub",
+    "read_probe",
     "register_family",
     "save_adapter",
     "save_state",
     "state_from_bytes",
     "state_to_bytes",
+    "write_shares",
 ]
 
 # The public names by the module they come from.
 _HOMES = {
     "adapters": "adapter_fingerprint load_adapter push_to_hub save_adapter",
     "attach": "Attachment ParameterReport attach attached detach disabled memory_cache new_state",
+    "attribution": "ReadProbe WriteShares read_probe write_shares",
     "backbones": "Family register_family",
     "cache": "MemoryCache",
     "chat": "ChatTokens encode_chat",

@@ -118,24 +118,22 @@ class DeltaMemory(nn.Module):
             layer, writes = (self.projection, bias, self.heads), isinstance(plan, TokenPlan)
             packed, state = decode.token(hidden_states, *layer, state, plan.mask, self.form, writes=writes)
             return self._unpack(packed), state, pending
-        config = self.config
-        projected = F.linear(hidden_states.to(self.projection.dtype), self.projection).float()
-        width = config.width
-        if isinstance(plan, TokenPlan):
-            both = torch.unflatten(projected[..., : 2 * width], -1, (2, config.states, config.rank))
-            query, key = self._address(both).unbind(-3)
-            value, keep, erase, write = self._value_and_gates(projected[..., 2 * width :])
-            if plan.writable is not None:
-                keep, erase, write = _only(plan.writable, keep, erase, write)
-            reads, state = scan(query, key, value, keep, erase, write, state, plan.mask)
-            return self._correct(reads.flatten(-2) * self.form.gain), state, pending
-        query = self._address(self._by_state(projected[..., :width]))
-        if isinstance(plan, ReadPlan):
-            reads = _masked(torch.einsum("bnij,btnj->btni", state, query), plan.mask)
-        else:
-            assert pending is not None
-            reads, state, pending = self._segments(query, projected[..., width:], state, plan, pending)
+        reads, state, pending = self._read_and_write(self._project(hidden_states), state, plan, pending)
         return self._correct(reads.flatten(-2) * self.form.gain), state, pending
+
+    def write_weighted(
+        self, hidden_states: Tensor, weights: Tensor, state: Tensor, plan: WritePlan, pending: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The state and running sum of :meth:`forward`, each token's value taken times its weight ``[B, T]``.
+
+        Addresses and gates are as they are, so the state is linear in the weights: its gradient tells who wrote what.
+        """
+        addresses, value, gates = self._project(hidden_states).split_with_sizes(
+            [2 * self.config.width, self.config.width, self.gate_kinds * self.gates], -1
+        )
+        projected = torch.cat([addresses, value * weights[..., None], gates], -1)
+        _, state, pending = self._read_and_write(projected, state, plan, pending)
+        return state, pending
 
     def write_gates(self, hidden_states: Tensor) -> Tensor:
         """The write gates β of every token, ``[B, T, G]`` float32 in (0, 1), from the input ``[B, T, D]`` of the layer.
@@ -157,6 +155,30 @@ class DeltaMemory(nn.Module):
         rows = self.projection[: self.config.width]
         query = self._address(self._by_state(F.linear(hidden_states.to(rows.dtype), rows).float()))
         return torch.einsum("bnij,btnj->btni", state, query)
+
+    def _project(self, hidden_states: Tensor) -> Tensor:
+        """Read address, write address, value and gates of every token, ``[B, T, N·R + P]`` float32."""
+        return F.linear(hidden_states.to(self.projection.dtype), self.projection).float()
+
+    def _read_and_write(
+        self, projected: Tensor, state: Tensor, plan: WritePlan, pending: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The reads ``[B, T, N, R]``, the new state and the new running sum, from :meth:`_project`'s."""
+        config, width = self.config, self.config.width
+        if isinstance(plan, TokenPlan):
+            both = torch.unflatten(projected[..., : 2 * width], -1, (2, config.states, config.rank))
+            query, key = self._address(both).unbind(-3)
+            value, keep, erase, write = self._value_and_gates(projected[..., 2 * width :])
+            if plan.writable is not None:
+                keep, erase, write = _only(plan.writable, keep, erase, write)
+            reads, state = scan(query, key, value, keep, erase, write, state, plan.mask)
+            return reads, state, pending
+        query = self._address(self._by_state(projected[..., :width]))
+        if isinstance(plan, ReadPlan):
+            reads = _masked(torch.einsum("bnij,btnj->btni", state, query), plan.mask)
+            return reads, state, pending
+        assert pending is not None
+        return self._segments(query, projected[..., width:], state, plan, pending)
 
     def _segments(
         self, query: Tensor, written: Tensor, state: Tensor, plan: SegmentPlan, pending: Tensor

@@ -42,7 +42,7 @@ def observe(
         ValueError: the shapes do not fit, or segment ids are missing.
     """
     attachment = attached(model)
-    size = _chunk_size(attachment.base.config, chunk_size)
+    size = chunk_length(attachment.base.config, chunk_size)
     state = state if state is not None else attachment.new_state(input_ids.shape[0])
     length = input_ids.shape[1]
     for start in range(0, length, size):
@@ -87,7 +87,7 @@ def observe_stream(
     Raises:
         ValueError: there are no tokens.
     """
-    size = _chunk_size(attached(model).base.config, chunk_size)
+    size = chunk_length(attached(model).base.config, chunk_size)
     chunks = _rechunk(parts, size)
     ahead = next(chunks, None)
     if ahead is None:
@@ -98,7 +98,8 @@ def observe_stream(
     return state  # type: ignore[return-value]
 
 
-def _chunk_size(config: object, wanted: int) -> int:
+def chunk_length(config: object, wanted: int) -> int:
+    """How many tokens a forward pass takes: those wanted, at most what the backbone has positions for."""
     positions = getattr(config, "max_position_embeddings", None) or wanted
     return max(1, min(wanted, positions))
 

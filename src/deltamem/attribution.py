@@ -1,0 +1,155 @@
+"""Whose writing is read: the norm of what some tokens read from a memory, as a sum over the tokens that wrote it.
+
+With addresses and gates as they are, a state is linear in the values written to it, and a read is linear in the state.
+So the norms of reads are sums of shares: one of each token written and one of the memory before it (Euler's theorem on
+homogeneous functions; docs/mechanism.md).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from deltamem.attach import attached
+from deltamem.observe import CHUNK, chunk_length
+from deltamem.state import MemoryState
+from deltamem.step import Step
+
+
+@dataclass(frozen=True)
+class ReadProbe:
+    """How much is read of each entry of a memory's states.
+
+    Attributes:
+        weights: for each adapted layer ``[1, N, R, R]`` float32.
+    """
+
+    weights: tuple[Tensor, ...]
+
+    def of(self, state: MemoryState) -> float:
+        """How much is read of a memory: the sum of its entries times their weights."""
+        return sum(float((w * s).sum()) for w, s in zip(self.weights, state.states, strict=True))
+
+
+@dataclass(frozen=True)
+class WriteShares:
+    """What a text's tokens wrote of what is read.
+
+    Attributes:
+        tokens: ``[T]`` float32 on the CPU, the share of each, which may be negative: what it wrote lessens what is
+            read. A segment's share is divided among its tokens by their part in the mean that was written.
+        probe: how much is read of the memory before the text.
+        state: the memory after it.
+    """
+
+    tokens: Tensor
+    probe: ReadProbe
+    state: MemoryState
+
+
+def read_vectors(model: nn.Module, input_ids: Tensor, state: MemoryState) -> Iterator[Tensor]:
+    """What each token of a text reads from an unchanging memory, a chunk of the text at a time.
+
+    Args:
+        model: an attached model.
+        input_ids: ``[1, T]``, at most what the backbone has positions for.
+        state: the memory, one row.
+
+    Returns:
+        ``[t, L·N·R]`` float32 for the next ``t`` tokens; differentiable in the state.
+    """
+    attachment = attached(model)
+    device = attachment.base.device
+    cache = DynamicCache(config=attachment.base.config.get_text_config(decoder=True))
+    for part in input_ids.to(device).split(CHUNK, 1):
+        inputs: dict[int, Tensor] = {}
+        with torch.no_grad():
+            step = Step(state, write=False, inputs=inputs)
+            attachment.base(input_ids=part, memory=step, past_key_values=cache, use_cache=True)
+        layers = zip(attachment.memories(), state.states, strict=True)
+        seen = [(memory, inputs[i], states.to(inputs[i].device)) for i, (memory, states) in enumerate(layers)]
+        yield torch.cat([memory.reads(x, states)[0].flatten(1).to(device) for memory, x, states in seen], 1)
+
+
+def read_probe(model: nn.Module, input_ids: Tensor, state: MemoryState, tokens: Tensor) -> ReadProbe:
+    """How much some tokens of a text read of each entry of a memory: the gradient of the norms of their reads.
+
+    ``probe.of(state)`` is the sum of those norms.
+
+    Args:
+        model: an attached model.
+        input_ids: ``[1, T]``, at most what the backbone has positions for.
+        state: the memory that they read, one row.
+        tokens: ``[1, T]`` bool, whose reads count.
+    """
+    states = tuple(matrices.detach().clone().requires_grad_() for matrices in state.states)
+    weights = [torch.zeros_like(matrices) for matrices in states]
+    counted = tokens[0].split(CHUNK)
+    with torch.enable_grad():
+        for reads, which in zip(read_vectors(model, input_ids, replace(state, states=states)), counted, strict=True):
+            norm = torch.linalg.vector_norm(reads, dim=1)[which.to(reads.device)].sum()
+            weights = [w + more for w, more in zip(weights, torch.autograd.grad(norm, states), strict=True)]
+    return ReadProbe(tuple(weights))
+
+
+def write_shares(
+    model: nn.Module,
+    input_ids: Tensor,
+    state: MemoryState,
+    probe: ReadProbe,
+    *,
+    segment_ids: Tensor | None = None,
+    write: Tensor | None = None,
+    chunk_size: int = CHUNK,
+) -> WriteShares:
+    """How much of what is read was written by each token of a text, which is written again to find out.
+
+    The shares and ``shares.probe.of(state)`` add up to ``probe.of(shares.state)``; so the text before it can be asked
+    with ``shares.probe`` in turn.
+
+    Args:
+        model: an attached model.
+        input_ids: ``[1, T]``, any length.
+        state: the memory before the text, one row, with no segment open.
+        probe: how much is read of the memory after it.
+        segment_ids: ``[1, T]``, for adapters that write segments.
+        write: ``[1, T]`` bool, the tokens that may write; all by default.
+        chunk_size: as the text was written with.
+
+    Raises:
+        ValueError: the shapes do not fit, or segment ids are missing.
+    """
+    attachment = attached(model)
+    size, length = chunk_length(attachment.base.config, chunk_size), input_ids.shape[1]
+    counts = torch.ones(1, length, device=attachment.base.device, requires_grad=True)
+    begun = tuple(matrices.detach().clone().requires_grad_() for matrices in state.states)
+    # The memory twice: as the backbone sees it, and as a function of what is there before and what each token writes.
+    watched = replace(state, states=begun)
+    for start in range(0, length, size):
+        part = slice(start, start + size)
+
+        def step(memory: MemoryState, inputs: dict[int, Tensor] | None = None, part: slice = part) -> Step:
+            return Step(
+                memory,
+                write=True if write is None else write[:, part],
+                segment_ids=None if segment_ids is None else segment_ids[:, part],
+                close=part.stop >= length,
+                inputs=inputs,
+            )
+
+        inputs: dict[int, Tensor] = {}
+        seen, again = step(state, inputs), step(watched)
+        with torch.no_grad():
+            attachment.base(input_ids=input_ids[:, part].to(counts.device), memory=seen, use_cache=False)
+        again.begin(attachment.config, 1, seen.length, seen.device)
+        with torch.enable_grad():
+            for layer, memory in enumerate(attachment.memories()):
+                x = inputs[layer]
+                again.put(layer, *memory.write_weighted(x, counts[:, part].to(x.device), *again.take(layer, x.device)))
+        state, watched = seen.new_state, again.new_state
+    with torch.enable_grad():
+        read = torch.stack([(w * s).sum().cpu() for w, s in zip(probe.weights, watched.states, strict=True)]).sum()
+    shares, *before = torch.autograd.grad(read, (counts, *begun), materialize_grads=True)
+    return WriteShares(shares[0].cpu(), ReadProbe(tuple(before)), state)
