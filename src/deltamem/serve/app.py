@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
-from deltamem.serve.errors import install_error_handlers
+from deltamem.serve.errors import ErrorBody, install_error_handlers
 from deltamem.serve.gate import Gate
 from deltamem.serve.page import add_page
 from deltamem.serve.routes.chat import router as chat
@@ -17,7 +17,6 @@ from deltamem.serve.routes.sessions import router as sessions
 from deltamem.serve.routes.strengths import router as strengths
 from deltamem.serve.routes.system import models
 from deltamem.serve.routes.system import router as system
-from deltamem.serve.schema import ErrorBody
 from deltamem.serve.server import Server
 from deltamem.version import __version__
 

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from deltamem.serve.jobs import CancelledJobError, ClosedError, DeadlineError, EngineError, QueueFullError
@@ -22,6 +23,21 @@ from deltamem.store import (
     StoreError,
     UnavailableError,
 )
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every error."""
+
+    error: ErrorDetail
 
 
 class ApiError(Exception):

@@ -10,24 +10,30 @@ from fastapi.responses import Response
 from deltamem.serve.bridge import unless_disconnected
 from deltamem.serve.memories import open_turn, received_state
 from deltamem.serve.routes.common import CallerOf, ServerOf
-from deltamem.serve.routes.views import detail_of, info_of, matrices_of, message_of, version_of
-from deltamem.serve.schema import (
-    ChangeSession,
-    CreateSession,
+from deltamem.serve.routes.views import (
     Deleted,
     Exported,
-    Fork,
-    Freeze,
-    Import,
     MemoryMatrices,
-    MemoryOptions,
     MessageLog,
-    Observe,
-    Rollback,
     SessionDetail,
     SessionInfo,
     SessionList,
     Timeline,
+    detail_of,
+    info_of,
+    matrices_of,
+    message_of,
+    version_of,
+)
+from deltamem.serve.schema import (
+    ChangeSession,
+    CreateSession,
+    Fork,
+    Freeze,
+    Import,
+    MemoryOptions,
+    Observe,
+    Rollback,
 )
 from deltamem.store import NAME_PATTERN
 

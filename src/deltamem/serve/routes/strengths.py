@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from torch import Tensor
 
 from deltamem.chat import Message, encode_chat
@@ -14,7 +14,7 @@ from deltamem.serve.errors import ApiError
 from deltamem.serve.prompts import new_messages
 from deltamem.serve.routes.common import CallerOf, ServerOf
 from deltamem.serve.routes.sessions import Session
-from deltamem.serve.schema import Body, ChatMessage, Role
+from deltamem.serve.schema import AskStrengths, Role
 from deltamem.serve.server import Server
 from deltamem.serve.strengths import content_tokens, read_strengths, write_strengths
 from deltamem.state import MemoryState
@@ -24,18 +24,6 @@ router = APIRouter(prefix="/sessions", tags=["sessions"])
 _MOST = 4096
 # Batches round differently, so a turn done again does not lead to quite the same numbers. Another text leads far away.
 _DRIFT = 0.05
-
-
-class AskStrengths(Body):
-    """The body of ``POST …/strengths``."""
-
-    version: Annotated[int, Field(ge=1, lt=2**31, description="The version that the turn made.")]
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)] | None = Field(
-        default=None,
-        description="What the turn was sent, and its answer. By default the messages that the server kept of it, "
-        "as if no others had been visible.",
-    )
-    roles: list[Role] = Field(default=["user", "assistant", "tool"], description="Whose messages were written.")
 
 
 class TokenItem(BaseModel):

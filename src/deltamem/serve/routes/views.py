@@ -1,14 +1,110 @@
-"""The store's records as the API shows them."""
+"""What the routes of sessions answer, and how it is made of the store's records."""
 
 from datetime import datetime
+from typing import Literal
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
-from deltamem.serve.schema import MemoryMatrices, MessageItem, SessionDetail, SessionInfo, VersionItem
 from deltamem.state import MemoryState
 from deltamem.statefile import unpack_state
 from deltamem.store import SessionRecord, StoredMessage, Version, VersionInfo
+
+
+class SessionInfo(BaseModel):
+    """A session, without its memory."""
+
+    id: str
+    object: Literal["memory.session"] = "memory.session"
+    version: int
+    tokens_written: int
+    label: str | None
+    frozen: bool
+    fingerprint: str
+    created: int
+    updated: int
+    expires: int | None
+    forked_from: str | None
+
+
+class SessionDetail(SessionInfo):
+    """A session and how full its memory is: ``norms`` ``[layers][states]`` are Frobenius norms."""
+
+    versions: int
+    bytes: int
+    norms: list[list[float]]
+
+
+class SessionList(BaseModel):
+    """A page of sessions."""
+
+    object: Literal["list"] = "list"
+    data: list[SessionInfo]
+    after: str | None
+
+
+class VersionItem(BaseModel):
+    """A point of a session's timeline."""
+
+    version: int
+    parent: int | None
+    origin: int | None
+    kind: str
+    tokens_written: int
+    created: int
+
+
+class Timeline(BaseModel):
+    """A session's versions, the latest first."""
+
+    object: Literal["list"] = "list"
+    data: list[VersionItem]
+
+
+class MessageItem(BaseModel):
+    """A message of a session's log."""
+
+    position: int
+    version: int
+    role: str
+    content: str
+    created: int
+
+
+class MessageLog(BaseModel):
+    """The last messages of a session, oldest first; empty where the operator keeps none."""
+
+    object: Literal["list"] = "list"
+    kept: bool
+    data: list[MessageItem]
+
+
+class MemoryMatrices(BaseModel):
+    """A version's memory: ``states`` ``[layers][states][R][R]``, and its change since another version."""
+
+    version: int
+    since: int | None
+    tokens_written: int
+    states: list[list[list[list[float]]]]
+    norms: list[list[float]]
+    change: list[list[float]] | None
+
+
+class Exported(BaseModel):
+    """A memory, signed for its tenant."""
+
+    id: str
+    version: int
+    tokens_written: int
+    state: str
+
+
+class Deleted(BaseModel):
+    """What was deleted."""
+
+    id: str
+    deleted: Literal[True] = True
 
 
 def info_of(record: SessionRecord) -> SessionInfo:
