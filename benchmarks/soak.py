@@ -74,7 +74,7 @@ def measure(seconds: float) -> dict[str, Any]:
             for thread in threads:
                 thread.join()
             left = len(store.list("default", limit=1000).sessions)
-            busy = len(server._locks)
+            busy = len(server.turns)
     tenth = max(1, len(samples) // 10)
     first, last = statistics.median(samples[tenth : 2 * tenth]), statistics.median(samples[-tenth:])
     return {

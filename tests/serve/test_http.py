@@ -14,6 +14,7 @@ from serving import make_server, running
 
 from deltamem.serve.capacity import EngineLimits
 from deltamem.serve.server import Server
+from deltamem.store import Commit
 
 TOLD = [{"role": "user", "content": "I live in Lisbon."}]
 ASKED = [{"role": "user", "content": "Where do I live?"}]
@@ -234,7 +235,7 @@ def test_another_process_that_writes_first_is_a_conflict(http: httpx.Client, ser
     with http.stream("POST", "/v1/chat/completions", json=body) as reply:
         for line in reply.iter_lines():
             if line and not lines:
-                server.store.commit("default", "race", parent=1, state=head.state, tokens=0)
+                server.store.commit(Commit("default", "race", parent=1, state=head.state, tokens=0))
             lines.append(line)
     errors = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     if "error" in errors[-1]:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from deltamem.store import (
+    Commit,
     ConflictError,
     ExistsError,
     FingerprintError,
@@ -29,7 +30,7 @@ def say(store: SessionStore, text: str, session: str = "s", kind: str = "turn", 
     parent = store.get("t", session).head
     message = {"role": "user", "content": text}
     return store.commit(
-        "t", session, parent=parent, state=text.encode(), tokens=parent, kind=kind, messages=[message], **more
+        Commit("t", session, parent=parent, state=text.encode(), tokens=parent, kind=kind, messages=[message], **more)
     ).number
 
 
@@ -71,14 +72,15 @@ def test_another_tenants_session_looks_like_none(store: SessionStore) -> None:
         store.versions,
         store.messages,
         store.fork,
-        store.freeze,
+        lambda t, s: store.change(t, s, frozen=True),
+        store.survey,
         store.prune,
         store.delete,
         lambda t, s: store.load(t, s, 1),
         lambda t, s: store.rollback(t, s, version=1),
-        lambda t, s: store.relabel(t, s, "x"),
-        lambda t, s: store.expire(t, s, None),
-        lambda t, s: store.commit(t, s, parent=1, state=b"x", tokens=0),
+        lambda t, s: store.change(t, s, label="x"),
+        lambda t, s: store.change(t, s, expires=None),
+        lambda t, s: store.commit(Commit(t, s, parent=1, state=b"x", tokens=0)),
     ]
     for call in calls:
         with pytest.raises(NotFoundError) as theirs:
@@ -111,7 +113,9 @@ def test_a_stale_commit_is_a_conflict_and_changes_nothing(store: SessionStore) -
     before = (store.get("t", "s"), store.versions("t", "s"), log(store))
     for parent in (1, 3):
         with pytest.raises(ConflictError, match=f"at version 2 and this write started from version {parent}") as error:
-            store.commit("t", "s", parent=parent, state=b"x", tokens=1, messages=[{"role": "user", "content": "x"}])
+            store.commit(
+                Commit("t", "s", parent=parent, state=b"x", tokens=1, messages=[{"role": "user", "content": "x"}])
+            )
         assert error.value.head == 2
     assert (store.get("t", "s"), store.versions("t", "s"), log(store)) == before
 
@@ -119,7 +123,7 @@ def test_a_stale_commit_is_a_conflict_and_changes_nothing(store: SessionStore) -
 def test_a_frozen_session_is_read_and_forked_but_not_written(store: SessionStore) -> None:
     begin(store)
     say(store, "one")
-    store.freeze("t", "s")
+    store.change("t", "s", frozen=True)
     assert store.get("t", "s").frozen
     with pytest.raises(FrozenError, match="Unfreeze it, or fork it"):
         say(store, "two")
@@ -127,7 +131,7 @@ def test_a_frozen_session_is_read_and_forked_but_not_written(store: SessionStore
         store.rollback("t", "s", version=1)
     assert store.load("t", "s").state == b"one"
     assert not store.fork("t", "s", "f").frozen
-    store.freeze("t", "s", False)
+    store.change("t", "s", frozen=False)
     say(store, "two")
 
 
@@ -250,13 +254,13 @@ def test_a_message_is_any_json(store: SessionStore) -> None:
     begin(store)
     call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "arguments": {"π": [1.5, True]}}]}
     odd = {"role": "user", "content": "nul \0, half a pair \ud83d, 😀"}
-    store.commit("t", "s", parent=1, state=b"x", tokens=0, messages=[call, odd])
+    store.commit(Commit("t", "s", parent=1, state=b"x", tokens=0, messages=[call, odd]))
     found = store.messages("t", "s")
     assert [m.message for m in found] == [call, odd]
     assert [(m.position, m.version) for m in found] == [(1, 2), (2, 2)]
     for bad in ("text", {"content": b"bytes"}, {"content": float("nan")}):
         with pytest.raises(InvalidError, match="Message 1 "):
-            store.commit("t", "s", parent=2, state=b"x", tokens=0, messages=[call, bad])  # type: ignore[list-item]
+            store.commit(Commit("t", "s", parent=2, state=b"x", tokens=0, messages=[call, bad]))  # type: ignore[list-item]
     assert store.get("t", "s").head == 2
 
 
@@ -313,7 +317,7 @@ def test_what_has_expired_is_gone_before_it_is_purged(store: SessionStore) -> No
     past = datetime.now(UTC) - timedelta(seconds=1)
     begin(store)
     begin(store, "live")
-    store.expire("t", "s", past)
+    store.change("t", "s", expires=past)
     with pytest.raises(NotFoundError):
         store.load("t", "s")
     assert [r.session for r in store.list("t").sessions] == ["live"]
@@ -323,16 +327,16 @@ def test_what_has_expired_is_gone_before_it_is_purged(store: SessionStore) -> No
     assert store.purge_expired() == 0
     assert store.purge_expired(datetime.now(UTC) + timedelta(hours=2)) == 1
     assert {r.session for r in store.list("t").sessions} == {"live", "s"}
-    store.expire("t", "live", past)
+    store.change("t", "live", expires=past)
     assert store.purge_expired() == 1
 
 
 def test_times_have_a_zone(store: SessionStore) -> None:
     begin(store)
     with pytest.raises(InvalidError, match="needs a time zone"):
-        store.expire("t", "s", datetime(2030, 1, 1))
+        store.change("t", "s", expires=datetime(2030, 1, 1))
     elsewhere = datetime(2100, 1, 1, 5, tzinfo=UTC).astimezone()
-    store.expire("t", "s", elsewhere)
+    store.change("t", "s", expires=elsewhere)
     assert store.get("t", "s").expires == elsewhere
 
 

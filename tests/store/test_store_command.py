@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from deltamem.cli.main import build_app, main
-from deltamem.store import ApiKeys, NotFoundError, SessionStore, StateKeys
+from deltamem.store import ApiKeys, Commit, NotFoundError, SessionStore, StateKeys
 
 Opened = Callable[..., SessionStore]
 
@@ -30,8 +30,8 @@ def filled(opened: Opened) -> SessionStore:
     for tenant, session, turns in (("acme", "ravi", 3), ("acme", "old", 1), ("other", "s", 0)):
         store.create(tenant, session, fingerprint="f", state=b"12345678")
         for number in range(1, turns + 1):
-            store.commit(tenant, session, parent=number, state=b"12345678", tokens=1)
-    store.expire("acme", "old", datetime.now(UTC) - timedelta(seconds=1))
+            store.commit(Commit(tenant, session, parent=number, state=b"12345678", tokens=1))
+    store.change("acme", "old", expires=datetime.now(UTC) - timedelta(seconds=1))
     ApiKeys(store).create("acme")
     return store
 

@@ -12,7 +12,7 @@ import pytest
 import writers
 from sqlalchemy import func, select
 
-from deltamem.store import ConflictError, ExistsError, NotFoundError, SessionStore, StateKeys
+from deltamem.store import Commit, ConflictError, ExistsError, NotFoundError, SessionStore, StateKeys
 from deltamem.store.schema import messages, sessions, versions
 
 Opened = Callable[..., SessionStore]
@@ -29,7 +29,7 @@ def test_of_two_threads_exactly_one_wins(store: SessionStore) -> None:
         said = [{"role": "user", "content": str(name)}]
         gate.wait()
         try:
-            store.commit("t", "s", parent=parent, state=b"%d" % name, tokens=1, messages=said)
+            store.commit(Commit("t", "s", parent=parent, state=b"%d" % name, tokens=1, messages=said))
         except ConflictError as error:
             heads.append(error.head)
             return None
@@ -76,7 +76,9 @@ def test_sessions_written_at_once_do_not_mix(store: SessionStore) -> None:
         for number in range(1, 6):
             text = f"{place} {number}"
             store.commit(
-                *place, parent=number, state=text.encode(), tokens=1, messages=[{"role": "user", "content": text}]
+                Commit(
+                    *place, parent=number, state=text.encode(), tokens=1, messages=[{"role": "user", "content": text}]
+                )
             )
 
     with ThreadPoolExecutor(len(names)) as pool:
@@ -105,7 +107,9 @@ def test_deleting_while_writing_leaves_nothing(store: SessionStore) -> None:
         while True:
             try:
                 number = store.commit(
-                    "t", session, parent=number, state=b"y", tokens=1, messages=[{"role": "user", "content": "z"}]
+                    Commit(
+                        "t", session, parent=number, state=b"y", tokens=1, messages=[{"role": "user", "content": "z"}]
+                    )
                 ).number
             except NotFoundError:
                 return
@@ -152,7 +156,7 @@ def test_what_was_acknowledged_survives_kill_9(url: str, opened: Opened, keys: s
                 except EOFError:
                     break
         # A server may still be finishing what the killed process sent; this waits for its lock.
-        store.freeze("t", "s", False)
+        store.change("t", "s", frozen=False)
         record = store.get("t", "s")
         # At most one turn was durable and not yet acknowledged.
         assert acknowledged <= record.head <= acknowledged + 1

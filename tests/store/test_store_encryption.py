@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import select, update
 
-from deltamem.store import EncryptionError, NotFoundError, SessionStore, StateKeys
+from deltamem.store import Commit, EncryptionError, NotFoundError, SessionStore, StateKeys
 from deltamem.store.schema import messages, versions
 
 Opened = Callable[..., SessionStore]
@@ -19,7 +19,7 @@ def filled(store: SessionStore) -> SessionStore:
         store.create(tenant, session, fingerprint="f", state=SECRET, label="plain label")
         for number in (1, 2):
             said = [{"role": "user", "content": f"my canary is {tenant}{session}{number}"}]
-            store.commit(tenant, session, parent=number, state=SECRET + b"%d" % number, tokens=1, messages=said)
+            store.commit(Commit(tenant, session, parent=number, state=SECRET + b"%d" % number, tokens=1, messages=said))
     return store
 
 
@@ -75,7 +75,7 @@ def test_a_missing_and_a_wrong_key_are_named(opened: Opened) -> None:
 def test_keys_rotate(opened: Opened) -> None:
     filled(opened(keys=StateKeys.from_text(ONE), keep_messages=True))
     both = opened(keys=StateKeys.from_text(f"{TWO}, {ONE}"), keep_messages=True)
-    both.commit("t", "s", parent=3, state=b"newer", tokens=2)
+    both.commit(Commit("t", "s", parent=3, state=b"newer", tokens=2))
     old = columns(both)
     assert both.rekey() == 15
     assert both.rekey() == 0

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, event, func, inspect, select, text
 
 from deltamem.store import (
     ApiKeys,
+    Commit,
     InvalidError,
     NotFoundError,
     SchemaError,
@@ -41,7 +42,9 @@ def filled(store: SessionStore, tenant: str = "t", session: str = "s") -> Sessio
 def write(store: SessionStore, tenant: str = "t", session: str = "s", size: int = 1) -> int:
     parent = store.get(tenant, session).head
     said = [{"role": "user", "content": CANARY}]
-    return store.commit(tenant, session, parent=parent, state=CANARY.encode() * size, tokens=1, messages=said).number
+    return store.commit(
+        Commit(tenant, session, parent=parent, state=CANARY.encode() * size, tokens=1, messages=said)
+    ).number
 
 
 def sqlite_store(tmp_path: Path, **options: object) -> SessionStore:
@@ -123,7 +126,7 @@ def test_a_server_restarted_under_load_loses_nothing(server: Server) -> None:
             try:
                 head = store.load("t", name).number
                 assert head >= acknowledged[name]
-                acknowledged[name] = store.commit("t", name, parent=head, state=b"%d" % head, tokens=1).number
+                acknowledged[name] = store.commit(Commit("t", name, parent=head, state=b"%d" % head, tokens=1)).number
             except UnavailableError as error:
                 refused.append(error)
                 time.sleep(0.01)
@@ -213,7 +216,7 @@ def test_lost_tables_are_noticed(store: SessionStore) -> None:
     store.check()
     with store.database.write() as connection:
         connection.execute(text("DROP TABLE deltamem_schema"))
-    with pytest.raises(SchemaError, match="has lost the store's tables"):
+    with pytest.raises(SchemaError, match="has lost its tables"):
         store.check()
 
 
@@ -283,11 +286,11 @@ def test_what_was_deleted_is_in_no_file(tmp_path: Path, way: str) -> None:
     elif way == "delete_tenant":
         store.delete_tenant("t")
     elif way == "expire":
-        store.expire("t", "s", store.get("t", "s").created)
+        store.change("t", "s", expires=store.get("t", "s").created)
         assert store.purge_expired() == 1
     else:
-        store.relabel("t", "s", None)
-        store.commit("t", "s", parent=3, state=b"empty", tokens=0, kind="forget")
+        store.change("t", "s", label=None)
+        store.commit(Commit("t", "s", parent=3, state=b"empty", tokens=0, kind="forget"))
         store.prune("t", "s")
         assert store.load("t", "s").state == b"empty"
     assert CANARY.encode() not in files()

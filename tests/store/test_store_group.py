@@ -16,6 +16,7 @@ from deltamem.store import (
     UnavailableError,
     Version,
 )
+from deltamem.store.writing import add
 
 Opened = Callable[..., SessionStore]
 
@@ -33,7 +34,7 @@ def begin(store: SessionStore, *names: str) -> None:
 
 def test_each_commit_stands_or_falls_by_itself(store: SessionStore) -> None:
     begin(store, "a", "b", "cold", "d")
-    store.freeze("t", "cold")
+    store.change("t", "cold", frozen=True)
     wanted = [
         turn("a"),
         turn("nobody"),
@@ -59,29 +60,46 @@ def test_each_commit_stands_or_falls_by_itself(store: SessionStore) -> None:
 
 def test_a_session_is_made_with_its_first_turn_or_not_at_all(store: SessionStore) -> None:
     begin(store, "a")
-    first = {"begin": b"empty", "fingerprint": "f"}
-    made = store.commit_all([turn("new", **first), turn("a", **first), turn("bad", tokens=-1, **first), turn("a")])
+    new = {"parent": 0, "begin": b"empty", "fingerprint": "f"}
+    made = store.commit_all([turn("new", **new), turn("a", **new), turn("bad", tokens=-1, **new), turn("a")])
     assert [type(one) for one in made] == [Version, ConflictError, InvalidError, Version]
     assert [(v.number, v.kind) for v in store.versions("t", "new")] == [(2, "turn"), (1, "create")]
     assert store.load("t", "new", 1).state == b"empty"
-    for parent, given in ((2, first), (1, {"begin": b"empty"}), (1, {**first, "kind": "no kind"})):
-        with pytest.raises((ConflictError, InvalidError)):
-            store.commit("t", "bad", parent=parent, state=b"s", tokens=0, **given)
+    for wrong in ({"parent": 1}, {"parent": -1}, {"fingerprint": None}, {"kind": "no kind"}):
+        with pytest.raises((NotFoundError, InvalidError)):
+            store.commit(turn("bad", **{**new, **wrong}))
     with pytest.raises(NotFoundError):
         store.get("t", "bad")
 
 
+def test_a_turn_that_starts_fresh_forgets_in_its_own_transaction(opened: Opened) -> None:
+    store = opened(keep_messages=True, keep_versions=3)
+    begin(store, "a", "cold")
+    store.change("t", "cold", frozen=True)
+    store.commit(turn("a"))
+    fresh = {"begin": b"none", "fingerprint": "g"}
+    made = store.commit_all([turn("a", parent=2, **fresh), turn("a", parent=2, **fresh), turn("cold", **fresh)])
+    assert [type(one) for one in made] == [Version, ConflictError, FrozenError]
+    kept = [(v.number, v.parent, v.kind, v.fingerprint) for v in store.versions("t", "a")]
+    assert kept == [(4, 3, "turn", "g"), (3, 2, "forget", "g"), (2, 1, "turn", "f")]
+    assert (store.load("t", "a", 3).state, store.load("t", "a", 3).tokens) == (b"none", 0)
+    assert [m.version for m in store.messages("t", "a")] == [4]
+    assert store.rollback("t", "a", turns=1).state == b"none"
+    with pytest.raises(InvalidError):
+        store.commit(turn("a", parent=5, begin=b"none", fingerprint="h", kind="no kind"))
+    assert store.get("t", "a").head == 5
+
+
 def test_a_broken_one_harms_no_other(store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     begin(store, "a", "b")
-    add = SessionStore._add
 
-    def fails(self: SessionStore, connection: Any, commit: Commit) -> Version:
-        version = add(self, connection, commit)
+    def fails(connection: Any, rules: Any, commit: Commit) -> Version:
+        version = add(connection, rules, commit)
         if commit.session == "b":
             connection.exec_driver_sql("SELECT nonsense FROM nowhere")
         return version
 
-    monkeypatch.setattr(SessionStore, "_add", fails)
+    monkeypatch.setattr("deltamem.store.sessions.add", fails)
     good, bad, lost = store.commit_all([turn("a"), turn("b"), turn("nobody")])
     assert isinstance(good, Version)
     assert isinstance(bad, StatementError)

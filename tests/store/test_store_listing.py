@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deltamem.store import InvalidError, SessionStore
+from deltamem.store import Commit, InvalidError, SessionStore
 from deltamem.store.checks import check_label, check_name
 
 ALPHABET = string.ascii_letters + string.digits + "._:-"
@@ -34,7 +34,7 @@ def pages(store: SessionStore, limit: int, **which: str) -> list[list[str]]:
 @pytest.mark.parametrize("order", ["updated", "created"])
 def test_pages_hold_every_session_once_and_the_latest_first(store: SessionStore, order: str) -> None:
     labelled(store)
-    store.commit("t", "s3", parent=1, state=b"y", tokens=1)
+    store.commit(Commit("t", "s3", parent=1, state=b"y", tokens=1))
     wanted = [f"s{n}" for n in reversed(range(len(LABELS)))]
     if order == "updated":
         wanted = ["s3", *(name for name in wanted if name != "s3")]
@@ -80,10 +80,10 @@ def test_labels_are_searched_without_case_or_wildcards(store: SessionStore, sear
 def test_a_label_is_found_exactly_and_can_be_changed(store: SessionStore) -> None:
     labelled(store)
     assert [r.session for r in store.list("t", label="Straße").sessions] == ["s6"]
-    store.relabel("t", "s6", "weg")
+    store.change("t", "s6", label="weg")
     assert store.list("t", label="Straße").sessions == ()
     assert [r.label for r in store.list("t", search="WEG").sessions] == ["weg"]
-    store.relabel("t", "s6", None)
+    store.change("t", "s6", label=None)
     assert store.list("t", search="weg").sessions == ()
 
 
@@ -168,7 +168,7 @@ def test_bad_labels_are_refused_and_shown_safely(memory: SessionStore, label: st
 def test_bad_values_are_refused(memory: SessionStore, change: dict[str, object]) -> None:
     memory.create("t", "s", fingerprint="f", state=b"x")
     with pytest.raises(InvalidError):
-        memory.commit("t", "s", **({"parent": 1, "state": b"y", "tokens": 1} | change))  # type: ignore[arg-type]
+        memory.commit(Commit("t", "s", **({"parent": 1, "state": b"y", "tokens": 1} | change)))  # type: ignore[arg-type]
     assert memory.load("t", "s").state == b"x"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deltamem.store import ApiKeys, InvalidError, NotFoundError, SessionStore, StateKeys
+from deltamem.store import ApiKeys, Commit, InvalidError, NotFoundError, SessionStore, StateKeys
 
 Opened = Callable[..., SessionStore]
 
@@ -15,14 +15,14 @@ def turns(store: SessionStore, tenant: str, session: str, count: int) -> None:
     store.create(tenant, session, fingerprint="f", state=b"12345678")
     for number in range(1, count + 1):
         said = [{"role": "user", "content": f"{number}"}]
-        store.commit(tenant, session, parent=number, state=b"12345678", tokens=number, messages=said)
+        store.commit(Commit(tenant, session, parent=number, state=b"12345678", tokens=number, messages=said))
 
 
 def test_everything_is_counted_for_all_and_for_one_tenant(opened: Opened) -> None:
     store = opened(keep_messages=True)
     turns(store, "t", "a", 2)
     turns(store, "t", "b", 0)
-    store.expire("t", "b", datetime.now(UTC) - timedelta(seconds=1))
+    store.change("t", "b", expires=datetime.now(UTC) - timedelta(seconds=1))
     turns(store, "u", "a", 1)
     ApiKeys(store).create("u")
     ApiKeys(store).revoke(ApiKeys(store).create("t").record.id)
@@ -53,16 +53,16 @@ def test_sessions_are_trimmed_to_their_last_versions(opened: Opened, monkeypatch
     for name, count in (("a", 4), ("b", 1), ("c", 5), ("d", 3)):
         turns(store, "t", name, count)
     turns(store, "t", "gone", 4)
-    store.expire("t", "gone", datetime.now(UTC) - timedelta(seconds=1))
-    store.commit("t", "d", parent=4, state=b"empty", tokens=0, kind="forget", fingerprint="f")
+    store.change("t", "gone", expires=datetime.now(UTC) - timedelta(seconds=1))
+    store.commit(Commit("t", "d", parent=4, state=b"empty", tokens=0, kind="forget", fingerprint="f"))
     assert store.surplus(2) == 3 + 4 + 3
     assert store.trim(2) == 10
     assert (store.surplus(2), store.trim(2)) == (0, 0)
     assert [v.number for v in store.versions("t", "c")] == [6, 5]
     assert [v.number for v in store.versions("t", "b")] == [2, 1]
     assert [m.message["content"] for m in store.messages("t", "c")] == ["1", "2", "3", "4", "5"]
-    store.commit("t", "d", parent=5, state=b"on", tokens=0)
-    store.commit("t", "d", parent=6, state=b"on", tokens=0)
+    store.commit(Commit("t", "d", parent=5, state=b"on", tokens=0))
+    store.commit(Commit("t", "d", parent=6, state=b"on", tokens=0))
     assert store.trim(1) > 0
     assert store.stats().messages == 4 + 1 + 5 + 4  # what came before the forgetting went with its last version
     for keep in (0, -1):

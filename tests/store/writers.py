@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from deltamem.store import ConflictError, SessionStore, StateKeys
+from deltamem.store import Commit, ConflictError, SessionStore, StateKeys
 
 _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["deltamem.store"])
@@ -45,7 +45,7 @@ def write_turns(url: str, keys: str | None, pipe: Connection) -> None:
     while True:
         said = [{"role": role, "content": f"{role} {parent + 1}"} for role in ("user", "assistant")]
         parent = store.commit(
-            "t", "s", parent=parent, state=memory_of("w", parent + 1), tokens=parent + 1, messages=said
+            Commit("t", "s", parent=parent, state=memory_of("w", parent + 1), tokens=parent + 1, messages=said)
         ).number
         pipe.send(parent)
 
@@ -61,7 +61,7 @@ def compete(url: str, name: str, turns: int, pipe: Connection) -> None:
         said = [{"role": "user", "content": f"{name} {head.number}"}]
         try:
             version = store.commit(
-                "t", "s", parent=head.number, state=head.state + f"{name},".encode(), tokens=0, messages=said
+                Commit("t", "s", parent=head.number, state=head.state + f"{name},".encode(), tokens=0, messages=said)
             )
             won.append(version.number)
         except ConflictError:

@@ -1,10 +1,11 @@
 """The HTTP application."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
@@ -18,6 +19,7 @@ from deltamem.serve.routes.strengths import router as strengths
 from deltamem.serve.routes.system import models
 from deltamem.serve.routes.system import router as system
 from deltamem.serve.server import Server
+from deltamem.serve.upkeep import look_after
 from deltamem.version import __version__
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -38,7 +40,10 @@ def create_app(server: Server) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        upkeep = asyncio.create_task(look_after(server))
         yield
+        upkeep.cancel()
+        await asyncio.gather(upkeep, return_exceptions=True)
         server.close()
 
     app = FastAPI(
@@ -51,10 +56,8 @@ def create_app(server: Server) -> FastAPI:
         openapi_url="/openapi.json",
     )
     app.state.server = server
-    v1 = APIRouter(prefix="/v1", responses=_ERRORS)
     for part in (chat, completions, sessions, strengths, models):
-        v1.include_router(part)
-    app.include_router(v1)
+        app.include_router(part, responses=_ERRORS)
     app.include_router(system)
     add_page(app)
     install_error_handlers(app)

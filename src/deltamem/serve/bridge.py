@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
+import anyio
 from starlette.requests import Request
 
 from deltamem.serve.errors import ApiError
@@ -90,6 +91,30 @@ async def encoded(work: Callable[[], T], texts: Iterable[str]) -> T:
     if sum(map(len, texts)) < _SHORT:
         return work()
     return await asyncio.to_thread(work)
+
+
+async def settled(work: Awaitable[T], stop: Callable[[], object] = lambda: None) -> T:
+    """The result of work that a thread does; whoever cancels it waits until it is over.
+
+    Args:
+        work: what to wait for.
+        stop: called when it is cancelled, to bring its end nearer.
+    """
+    future = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    # What cancels a stream does so at every step again, unless it is kept out.
+    with anyio.CancelScope(shield=True):
+        while not future.done():
+            try:
+                await asyncio.wait((future,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+                stop()
+    if cancelled is None:
+        return future.result()
+    if not future.cancelled():
+        future.exception()  # nobody is left to be told
+    raise cancelled
 
 
 def _take_all(takes: Sequence[Callable[[], None]]) -> None:

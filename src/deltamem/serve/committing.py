@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+from deltamem.serve.bridge import settled
 from deltamem.store import Commit, SessionStore, Version
 
 Prepare = Callable[[], Commit]
@@ -29,6 +30,9 @@ class Committer:
     async def commit(self, prepare: Prepare) -> Version:
         """The version that a commit made; durable once this returns.
 
+        Cancelled before its transaction, it writes nothing. Later it waits for the end, so that no other turn of the
+        session begins in between.
+
         Args:
             prepare: makes what is to be committed, in a thread.
 
@@ -36,12 +40,13 @@ class Committer:
             StoreError: the store refused it; nothing of it was written.
         """
         if not self._store.database.is_sqlite:
-            return await asyncio.to_thread(lambda: self._store.commit(**vars(prepare())))
+            return await settled(asyncio.to_thread(lambda: self._store.commit(prepare())))
         done: asyncio.Future[Version] = asyncio.get_running_loop().create_future()
-        self._waiting.append((prepare, done))
+        waiting = (prepare, done)
+        self._waiting.append(waiting)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
-        return await done
+        return await settled(done, stop=lambda: waiting in self._waiting and done.cancel())
 
     async def _run(self) -> None:
         while self._waiting:
@@ -53,8 +58,6 @@ class Committer:
             except Exception as error:  # no thread could be started
                 outcomes = [error] * len(wanted)
             for (_, done), outcome in zip(wanted, outcomes, strict=True):
-                if done.cancelled():  # the client left meanwhile
-                    continue
                 if isinstance(outcome, Exception):
                     done.set_exception(outcome)
                 else:

@@ -47,7 +47,8 @@ class Engine:
     """Generates from many memories at once, and writes to them.
 
     Args:
-        model: a model with an active adapter; nothing else may use it while the engine runs.
+        model: a model with an active adapter; nothing else may change it while the engine runs. It may be called
+            beside the engine, which then has less of the machine.
         tokenizer: its tokenizer.
         limits: how much it takes on.
         watch: called after every turn of the loop with its decoded rows and seconds, for metrics.

@@ -94,7 +94,7 @@ def as_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, StoreError):
         status, code = next((status, code) for kind, status, code in _STORE if isinstance(error, kind))
-        return ApiError(status, str(error), code, headers={"Retry-After": "1"} if status == 503 else None)
+        return ApiError(status, error.public, code, headers={"Retry-After": "1"} if status == 503 else None)
     if isinstance(error, StateFileError):
         return ApiError(400, str(error), "invalid_state")
     if isinstance(error, QueueFullError):

@@ -29,6 +29,7 @@ class Turn:
         options: which memory it uses, and how.
         state: the memory that it reads; ``None`` for none, which is the bare backbone.
         version: of the session, or 0 where it is new or there is none.
+        fresh: whether the session's memory is left behind by what is committed.
     """
 
     server: Server
@@ -37,6 +38,7 @@ class Turn:
     options: MemoryOptions
     state: MemoryState | None
     version: int
+    fresh: bool = False
 
     async def write(self, written: Written, kind: str, messages: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
         """Writes tokens to the memory and commits it; gives what the answer says of the memory.
@@ -70,24 +72,28 @@ class Turn:
     async def commit(self, state: MemoryState, kind: str, messages: Sequence[Mapping[str, str]] = ()) -> int:
         """Makes a memory the session's next version, and gives its number.
 
+        A client that leaves meanwhile is too late: the session stays this turn's until the transaction is over.
+
         Raises:
             ConflictError, FrozenError: another process was first; nothing was changed.
         """
         server = self.server
+        # An import or a forget follows any memory. A turn needs one of its own adapter to follow.
+        begins = self.version == 0 or (self.fresh and kind in ("turn", "observe"))
 
         def prepare() -> Commit:
             if not is_finite(state):
                 raise ApiError(500, "The memory overflowed; the turn was not written.", "memory_overflow")
             return Commit(
-                tenant=self.caller.tenant,
-                session=str(self.options.session),
-                parent=self.version or 1,
+                self.caller.tenant,
+                str(self.options.session),
+                parent=self.version,
                 state=server.states.pack(state),
                 tokens=int(state.tokens[0]),
                 kind=kind,
                 messages=messages,
                 fingerprint=server.states.fingerprint,
-                begin=None if self.version else server.states.pack(server.engine.new_state()),
+                begin=server.states.pack(server.engine.new_state()) if begins else None,
             )
 
         try:
@@ -96,12 +102,14 @@ class Turn:
             server.metrics.conflicts.inc()
             raise
         server.metrics.writes.labels(kind).inc()
-        self.version = version.number
+        self.version, self.fresh = version.number, False
         return version.number
 
     def _returned(self, state: MemoryState | None) -> dict[str, str]:
         if not self.options.return_state:
             return {}
+        if self.options.state is not None and not self.options.writes:
+            return {"state": self.options.state}
         data = self.server.states.pack(state if state is not None else self.server.engine.new_state())
         return {"state": self.server.signer.sign(data, self.caller.tenant)}
 
@@ -111,10 +119,16 @@ async def open_turn(server: Server, caller: Caller, options: MemoryOptions, dead
     """A turn on the memory that a request names; a session that it may write is its own until the block ends.
 
     Raises:
-        ApiError: the state does not belong here.
+        ApiError: the state does not belong here, or the options do not belong together.
         StoreError: the session cannot be used so.
     """
+    if options.fresh and (options.session is None or options.mode != "read_write"):
+        raise _unfitting("fresh leaves a session's memory behind: it needs a session and the mode read_write.", "fresh")
     if options.mode == "off":
+        if options.return_state and options.session is not None:
+            raise _unfitting("The mode off uses no memory of the session that could be returned.", "return_state")
+        if options.state is not None:
+            received_state(server, caller, options.state)  # it is handed back, so it has to be one
         yield Turn(server, caller, deadline, options, None, 0)
     elif options.session is None:
         state = None if options.state is None else received_state(server, caller, options.state)
@@ -126,9 +140,13 @@ async def open_turn(server: Server, caller: Caller, options: MemoryOptions, dead
         yield Turn(server, caller, deadline, options, server.states.unpack(found.state), found.number)
     else:
         async with server.exclusively(caller.tenant, options.session, deadline):
-            head = await asyncio.to_thread(_writable, server, caller, options.session, options.must_exist)
-            state = None if head is None else server.states.unpack(head.state)
-            yield Turn(server, caller, deadline, options, state, 0 if head is None else head.number)
+            head = await asyncio.to_thread(_writable, server, caller, options.session, options)
+            if head is None:
+                yield Turn(server, caller, deadline, options, None, 0)
+            elif options.fresh or head.fingerprint != server.states.fingerprint:
+                yield Turn(server, caller, deadline, options, None, head.number, fresh=True)
+            else:
+                yield Turn(server, caller, deadline, options, server.states.unpack(head.state), head.number)
 
 
 def received_state(server: Server, caller: Caller, text: str) -> MemoryState:
@@ -140,11 +158,16 @@ def received_state(server: Server, caller: Caller, text: str) -> MemoryState:
     return server.states.unpack(server.signer.verify(text, caller.tenant))
 
 
-def _writable(server: Server, caller: Caller, session: str, must_exist: bool) -> Version | None:
+def _writable(server: Server, caller: Caller, session: str, options: MemoryOptions) -> Version | None:
     """The head of a session that may be written; ``None`` if it is to be made."""
+    expect = None if options.fresh or server.settings.start_fresh else server.states.fingerprint
     try:
-        return server.store.load(caller.tenant, session, expect=server.states.fingerprint, writable=True)
+        return server.store.load(caller.tenant, session, expect=expect, writable=True)
     except NotFoundError:
-        if must_exist:
+        if options.must_exist:
             raise
         return None
+
+
+def _unfitting(message: str, option: str) -> ApiError:
+    return ApiError(400, message, "invalid_value", f"memory.{option}")

@@ -49,7 +49,10 @@ class Metrics:
         self.conflicts = Counter(
             "deltamem_conflicts", "Commits that another writer forestalled.", registry=self.registry
         )
-        self.sessions = Gauge("deltamem_sessions_busy", "Sessions with a turn under way.", registry=self.registry)
+        self.sessions = Gauge(
+            "deltamem_sessions", "Sessions in the store, counted every minute.", registry=self.registry
+        )
+        self.busy_sessions = Gauge("deltamem_sessions_busy", "Sessions with a turn under way.", registry=self.registry)
         self._load = Gauge("deltamem_jobs", "Jobs in the engine.", ["stage"], registry=self.registry)
 
     def engine_turn(self, rows: int, seconds: float) -> None:

@@ -37,6 +37,7 @@ class MemoryOptions(Body):
     )
     mode: Literal["read_write", "read_only", "off"] = "read_write"
     must_exist: StrictBool = Field(default=False, description="404 instead of a new session.")
+    fresh: StrictBool = Field(default=False, description="Leave the session's memory behind, begin anew.")
     roles: list[Role] = Field(default=["user", "assistant", "tool"], description="Whose messages are written.")
     state: str | None = Field(default=None, description="A memory from return_state, instead of a session.")
     return_state: StrictBool = Field(default=False, description="Hand the memory after the turn to the client, signed.")

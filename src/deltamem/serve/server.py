@@ -1,10 +1,8 @@
 """What all routes share."""
 
-import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from starlette.requests import Request
@@ -17,8 +15,8 @@ from deltamem.serve.capacity import EngineLimits
 from deltamem.serve.committing import Committer
 from deltamem.serve.engine import Engine
 from deltamem.serve.errors import ApiError
-from deltamem.serve.jobs import DeadlineError
 from deltamem.serve.limits import RateLimits
+from deltamem.serve.locks import Locks
 from deltamem.serve.metrics import Metrics
 from deltamem.serve.prompts import Prompts
 from deltamem.serve.settings import Settings
@@ -33,7 +31,7 @@ class Server:
     """A model, its engine and a store, and who may use them.
 
     Args:
-        model: a model with an active adapter; nothing else may use it while the server runs.
+        model: a model with an active adapter; nothing else may change it while the server runs.
         tokenizer: its tokenizer.
         store: an open store; it is closed with the server.
         settings: how the server is set up.
@@ -60,9 +58,11 @@ class Server:
         self.signer = StateSigner(settings.secret, self.states.fingerprint)
         self.access = Access(ApiKeys(store), required=settings.require_keys)
         self.rates = RateLimits()
-        self.weighing = asyncio.Semaphore(1)  # a request that looks into the model again waits for the one before
+        self.turns = Locks()
+        self.metrics.busy_sessions.set_function(lambda: len(self.turns))
+        self.looking_back = Locks(most=8)  # of each tenant; the page asks about several turns at once
+        self.model_again = Locks()  # what calls the model beside the engine does so alone
         self.started = int(time.time())
-        self._locks: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
 
     async def admit(self, request: Request) -> Caller:
         """Who a request comes from, counted against the limits.
@@ -92,33 +92,13 @@ class Server:
             seconds = min(seconds, float(asked))
         return time.monotonic() + seconds
 
-    @asynccontextmanager
-    async def exclusively(self, tenant: str, session: str, deadline: float) -> AsyncIterator[None]:
+    def exclusively(self, tenant: str, session: str, deadline: float) -> AbstractAsyncContextManager[None]:
         """One turn at a time: within the block no other turn of the session runs in this process.
 
         Raises:
             DeadlineError: the turns before it took too long.
         """
-        name = (tenant, session)
-        lock, users = self._locks.get(name, (asyncio.Lock(), 0))
-        self._locks[name] = (lock, users + 1)
-        self.metrics.sessions.set(len(self._locks))
-        try:
-            try:
-                await asyncio.wait_for(lock.acquire(), deadline - time.monotonic())
-            except TimeoutError:
-                raise DeadlineError("Earlier turns of this session took until the deadline.") from None
-            try:
-                yield
-            finally:
-                lock.release()
-        finally:
-            lock, users = self._locks[name]
-            if users > 1:
-                self._locks[name] = (lock, users - 1)
-            else:
-                del self._locks[name]
-            self.metrics.sessions.set(len(self._locks))
+        return self.turns.hold((tenant, session), deadline)
 
     def close(self, timeout: float = 30.0) -> None:
         """Finishes what runs and closes the store."""

@@ -22,6 +22,8 @@ class Settings:
         max_body: bytes of a request's body, unless the key has a limit of its own.
         max_tokens: tokens of an answer when the request does not say.
         timeout: seconds that a request may take.
+        start_fresh: whether a session that another adapter wrote is forgotten with its next turn instead of refused.
+        upkeep_every: seconds between two times that the server deletes expired sessions and counts the others.
     """
 
     secret: bytes
@@ -34,6 +36,8 @@ class Settings:
     max_body: int = 4 * 2**20
     max_tokens: int = 256
     timeout: float = 600.0
+    start_fresh: bool = False
+    upkeep_every: float = 60.0
 
     def __post_init__(self) -> None:
         if len(self.secret) < 16:

@@ -11,13 +11,16 @@ from transformers import DynamicCache
 from deltamem.attach import attached
 from deltamem.chat import Message
 from deltamem.observe import CHUNK
+from deltamem.serve.beside import Check, go_on
 from deltamem.serve.prompts import Written
 from deltamem.serve.text import TextStream
 from deltamem.state import MemoryState
 from deltamem.step import Step
 
 
-def write_strengths(model: nn.Module, written: Written, state: MemoryState) -> tuple[Tensor, MemoryState]:
+def write_strengths(
+    model: nn.Module, written: Written, state: MemoryState, check: Check = go_on
+) -> tuple[Tensor, MemoryState]:
     """The norm of each token's change to the memory, and the memory after the last.
 
     The text goes through the backbone in the chunks in which it was written. Then the memories take what they saw
@@ -28,6 +31,7 @@ def write_strengths(model: nn.Module, written: Written, state: MemoryState) -> t
         model: an attached model.
         written: ``[1, T]`` tokens, segment ids and write flags.
         state: the memory before, one row.
+        check: called at every chunk and token; raises if nobody waits for the result any more.
 
     Returns:
         ``[T]`` float32 on the CPU, and the memory.
@@ -39,6 +43,7 @@ def write_strengths(model: nn.Module, written: Written, state: MemoryState) -> t
     segmented = attachment.config.writes_segments
     sizes: list[Tensor] = []
     for start in range(0, ids.shape[1], chunk):
+        check()
         part = slice(start, start + chunk)
         inputs: dict[int, Tensor] = {}
         step = Step(
@@ -50,13 +55,18 @@ def write_strengths(model: nn.Module, written: Written, state: MemoryState) -> t
         )
         with torch.no_grad():
             attachment.base(input_ids=ids[:, part], memory=step, use_cache=False)
-            sizes += _token_by_token(model, step, write[:, part], segments[:, part], inputs)
+            sizes += _token_by_token(model, step, write[:, part], segments[:, part], inputs, check)
         state = step.new_state
     return torch.stack(sizes).cpu() if sizes else torch.zeros(0), state
 
 
 def _token_by_token(
-    model: nn.Module, whole: Step, write: Tensor, segments: Tensor, inputs: dict[int, Tensor]
+    model: nn.Module,
+    whole: Step,
+    write: Tensor,
+    segments: Tensor,
+    inputs: dict[int, Tensor],
+    check: Check,
 ) -> list[Tensor]:
     """The norms of the changes of a pass's tokens, from the inputs that its layers got."""
     attachment, state, last = attached(model), whole.state, whole.length - 1
@@ -65,6 +75,7 @@ def _token_by_token(
     config = replace(config, segment_reads="closed")  # when a segment is read does not matter to what it writes
     sizes = []
     for token in range(whole.length):
+        check()
         at = slice(token, token + 1)
         ids = segments[:, at] if config.writes_segments else None
         step = Step(state, write=write[:, at], segment_ids=ids, close=closes and token == last)
@@ -78,13 +89,14 @@ def _token_by_token(
     return sizes
 
 
-def read_strengths(model: nn.Module, ids: Sequence[int], state: MemoryState) -> Tensor:
+def read_strengths(model: nn.Module, ids: Sequence[int], state: MemoryState, check: Check = go_on) -> Tensor:
     """The norm of what each token of a prompt and its answer reads from an unchanging memory.
 
     Args:
         model: an attached model.
         ids: the tokens of both.
         state: the memory, one row.
+        check: called at every chunk; raises if nobody waits for the result any more.
 
     Returns:
         ``[T]`` float32 on the CPU.
@@ -94,6 +106,7 @@ def read_strengths(model: nn.Module, ids: Sequence[int], state: MemoryState) -> 
     row = torch.tensor([list(ids)], dtype=torch.int64, device=attachment.base.device)
     squares: list[Tensor] = []
     for part in row.split(CHUNK, 1):
+        check()
         inputs: dict[int, Tensor] = {}
         step = Step(state, write=False, inputs=inputs)
         with torch.no_grad():

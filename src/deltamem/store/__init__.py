@@ -20,6 +20,7 @@ from deltamem.store.errors import (
     StoreError,
     UnavailableError,
 )
+from deltamem.store.keeping import Changes
 from deltamem.store.records import (
     Commit,
     KeyLimits,
@@ -37,6 +38,7 @@ from deltamem.store.sessions import SessionStore
 __all__ = [
     "NAME_PATTERN",
     "ApiKeys",
+    "Changes",
     "Commit",
     "ConflictError",
     "EncryptionError",

@@ -15,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from deltamem.store.errors import InvalidError, NotFoundError, SchemaError, StoreError, UnavailableError
 
 _WRITES = "deltamem_writes"
+_FULL = "The disk under {store} is full. Nothing was written; free some space and try again."
 _DRIVERS = {
     "sqlite": "sqlite",
     "sqlite+pysqlite": "sqlite",
@@ -72,6 +73,17 @@ class Database:
         """The URL without its password."""
         return self._url.render_as_string(hide_password=True)
 
+    def error(self, kind: type[StoreError], text: str, why: object = "") -> StoreError:
+        """An error that names the database, and quotes its driver, to whoever runs it and not to clients.
+
+        Args:
+            kind: its class.
+            text: a message with ``{store}`` in it.
+            why: what the driver said.
+        """
+        told = f"{text} ({why})" if why else text
+        return kind(told.replace("{store}", self.place), _capital(text.replace("{store}", "the store")))
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one snapshot.
@@ -117,7 +129,7 @@ class Database:
             yield
             return
         if not self._turn.acquire(timeout=self._timeout):
-            raise UnavailableError(self._locked())
+            raise self._locked()
         try:
             yield
         finally:
@@ -140,19 +152,20 @@ class Database:
         connection.execute("PRAGMA synchronous = FULL")
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode not in ("wal", "memory"):
-            raise UnavailableError(
-                f"{self.place} cannot keep a write-ahead log: its file system has no shared memory, as on a network "
-                "share. Put the file on a local disk, or use PostgreSQL."
+            raise self.error(
+                UnavailableError,
+                "{store} cannot keep a write-ahead log: its file system has no shared memory, as on a network share. "
+                "Put the file on a local disk, or use PostgreSQL.",
             )
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         if self._closed:
-            raise StoreError(f"The store {self.place} is closed; open it again.")
+            raise self.error(StoreError, "{store} is closed; open it again.")
         try:
             yield
         except PoolTimeoutError:
-            raise UnavailableError(f"All connections to {self.place} are in use; try again later.") from None
+            raise self.error(UnavailableError, "All connections to {store} are in use; try again later.") from None
         except DBAPIError as error:
             raise self._in_words(error) from error
 
@@ -164,43 +177,43 @@ class Database:
     def _sqlite_error(self, error: sqlite3.Error) -> StoreError | None:
         match getattr(error, "sqlite_errorcode", 0) & 0xFF:
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                return UnavailableError(self._locked())
+                return self._locked()
             case sqlite3.SQLITE_FULL:
-                return UnavailableError(
-                    f"The disk under {self.place} is full. Nothing was written; free some space and try again."
-                )
+                return self.error(UnavailableError, _FULL)
             case sqlite3.SQLITE_IOERR:
-                return UnavailableError(f"The disk under {self.place} fails ({error}). Check it and try again.")
+                return self.error(UnavailableError, "The disk under {store} fails. Check it and try again.", error)
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN:
-                return UnavailableError(
-                    f"{self.place} cannot be opened and written ({error}): does its folder exist, and may this "
-                    "process write in it?"
+                return self.error(
+                    UnavailableError,
+                    "{store} cannot be opened and written: does its folder exist, and may this process write in it?",
+                    error,
                 )
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-                return SchemaError(f"{self.place} is damaged, or no SQLite database ({error}). Restore a backup.")
+                return self.error(SchemaError, "{store} is damaged, or no SQLite database. Restore a backup.", error)
         return None
 
     def _postgresql_error(self, error: DBAPIError) -> StoreError | None:
         state: str | None = getattr(error.orig, "sqlstate", None)
         if state in ("55P03", "40001", "40P01"):
-            return UnavailableError(self._locked())
+            return self._locked()
         if state == "53100":
-            return UnavailableError(
-                f"The disk of {self.place} is full. Nothing was written; free some space and try again."
-            )
+            return self.error(UnavailableError, _FULL)
         # Without a state the error is the driver's own, as when it cannot connect.
         lost = isinstance(error, OperationalError) if state is None else state[:2] in _OUT_OF_REACH
         if lost or error.connection_invalidated or state == "25006":
-            return UnavailableError(
-                f"{self.place} cannot be used now ({_first_line(error.orig)}). Try again once the server runs and "
-                "lets this user in; if a write was under way, load the session to see whether it was saved."
+            return self.error(
+                UnavailableError,
+                "{store} cannot be used now. Try again once the server runs and lets this user in; if a write was "
+                "under way, load the session to see whether it was saved.",
+                _first_line(error.orig),
             )
         return None
 
-    def _locked(self) -> str:
-        return (
-            f"Another writer has held its lock on {self.place} for more than {self._timeout:g} s. Nothing was written; "
-            "try again, and see what holds it (a backup, a shell)."
+    def _locked(self) -> StoreError:
+        return self.error(
+            UnavailableError,
+            f"Another writer has held its lock on {{store}} for more than {self._timeout:g} s. Nothing was written; "
+            "try again, and see what holds it (a backup, a shell).",
         )
 
 
@@ -243,6 +256,10 @@ def _make_private(path: str) -> None:
     except OSError:
         # It is there already; or it cannot be made, and SQLite says so at the first connection.
         return
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -2,7 +2,19 @@
 
 
 class StoreError(ValueError):
-    """The store refuses, or cannot do, what was asked of it."""
+    """The store refuses, or cannot do, what was asked of it.
+
+    Args:
+        message: what is wrong and what to do, for whoever runs the store.
+        public: the same for a client of a server, where the message names the database or quotes its driver.
+
+    Attributes:
+        public: what a client may be told.
+    """
+
+    def __init__(self, message: str, public: str | None = None) -> None:
+        super().__init__(message)
+        self.public = public or message
 
 
 class InvalidError(StoreError):

@@ -1,9 +1,10 @@
 """What is done with sessions besides giving them versions: by their owners, and by operators across all tenants."""
 
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import TypedDict, Unpack
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, tuple_, update
 
 from deltamem.store import rotation, trimming
 from deltamem.store.checks import check_label, check_moment, check_name, check_number
@@ -14,33 +15,45 @@ from deltamem.store.rows import find, label_columns, lock, not_found, now
 from deltamem.store.schema import api_keys, sessions
 from deltamem.store.versions import drop_versions
 
+_BATCH = 200
+
+
+class Changes(TypedDict, total=False):
+    """What can be changed of a session.
+
+    Attributes:
+        label: a line for people, or none.
+        expires: from when on the session is gone; ``None`` for never.
+        frozen: whether writes are refused.
+    """
+
+    label: str | None
+    expires: datetime | None
+    frozen: bool
+
 
 class Keeping(Reading):
     """Labels, expiry, freezing, deleting, retention and rotation; :class:`SessionStore` makes the versions."""
 
-    def freeze(self, tenant: str, session: str, frozen: bool = True) -> None:
-        """Refuses writes from now on, or allows them again.
+    def change(self, tenant: str, session: str, **changes: Unpack[Changes]) -> SessionRecord:
+        """Changes what is given, all of it or nothing: ``label``, ``expires``, ``frozen``.
 
         Raises:
             NotFoundError: the session is not there.
+            InvalidError: a value is not one.
         """
-        self._change(tenant, session, frozen=bool(frozen))
-
-    def relabel(self, tenant: str, session: str, label: str | None) -> None:
-        """Gives the session another label, or none.
-
-        Raises:
-            NotFoundError: the session is not there.
-        """
-        self._change(tenant, session, **label_columns(check_label(label)))
-
-    def expire(self, tenant: str, session: str, expires: datetime | None) -> None:
-        """Changes from when on the session is gone; ``None`` for never.
-
-        Raises:
-            NotFoundError: the session is not there.
-        """
-        self._change(tenant, session, expires=check_moment(expires))
+        place = place_of(tenant, session)
+        if "label" in changes:
+            check_label(changes["label"])
+        if "expires" in changes:
+            changes["expires"] = check_moment(changes["expires"])
+        values = {**changes, **(label_columns(changes["label"]) if "label" in changes else {})}
+        with self.database.write() as connection:
+            lock(connection, place)
+            record = find(connection, place)
+            if values:
+                connection.execute(update(sessions).where(place.within(sessions)).values(values))
+        return replace(record, **changes)
 
     def prune(self, tenant: str, session: str, keep: int = 1) -> SessionRecord:
         """Deletes all but the last ``keep`` versions, and the messages that only those held.
@@ -82,10 +95,18 @@ class Keeping(Reading):
         return gone
 
     def purge_expired(self, moment: datetime | None = None) -> int:
-        """Deletes the sessions, of all tenants, that have expired, and returns how many there were."""
+        """Deletes the sessions, of all tenants, that have expired, and returns how many there were.
+
+        It goes by small transactions, beside running servers; they do it themselves every minute.
+        """
         expired = sessions.c.expires <= (check_moment(moment) or now())
-        with self.database.write() as connection:
-            gone = connection.execute(delete(sessions).where(expired)).rowcount
+        place = (sessions.c.tenant, sessions.c.session)
+        some = delete(sessions).where(tuple_(*place).in_(select(*place).where(expired).limit(_BATCH)))
+        gone, last = 0, _BATCH
+        while last == _BATCH:
+            with self.database.write() as connection:
+                last = connection.execute(some).rowcount
+            gone += last
         if gone:
             self.database.scrub()
         return gone
@@ -113,9 +134,3 @@ class Keeping(Reading):
         rows = rotation.rekey(self.database, self._keys)
         self.database.scrub()
         return rows
-
-    def _change(self, tenant: str, session: str, **values: Any) -> None:
-        place = place_of(tenant, session)
-        with self.database.write() as connection:
-            lock(connection, place)
-            connection.execute(update(sessions).where(place.within(sessions)).values(values))

@@ -11,11 +11,11 @@ from deltamem.store.engine import Database
 from deltamem.store.errors import FingerprintError, FrozenError, SchemaError
 from deltamem.store.messages import previous_message, read_messages
 from deltamem.store.records import Page, SessionRecord, StoredMessage, StoreStats, Version, VersionInfo
-from deltamem.store.rows import LIVING, Order, find, now, page
+from deltamem.store.rows import LIVING, Order, alive, find, now, page
 from deltamem.store.schema import Place, check_version, found_version, sessions, versions
 from deltamem.store.statistics import count
 from deltamem.store.trimming import count_surplus
-from deltamem.store.versions import INFO, WHOLE, no_version, read_end, version_info, whole_version
+from deltamem.store.versions import INFO, WHOLE, no_version, read_end, read_version, version_info, whole_version
 
 # A version with its memory, the head unless ``number`` says which.
 _LOADED = (
@@ -65,7 +65,7 @@ class Reading:
         with self.database.read() as connection:
             found = found_version(connection)
         if found is None:
-            raise SchemaError(f"{self.database.place} has lost the store's tables. Restore a backup.")
+            raise self.database.error(SchemaError, "{store} has lost its tables. Restore a backup.")
         check_version(found)
 
     def stats(self, tenant: str | None = None) -> StoreStats:
@@ -116,6 +116,25 @@ class Reading:
         with self.database.read() as connection:
             return page(connection, tenant, label=label, search=search, limit=limit, after=after, order=order)
 
+    def count(self) -> int:
+        """How many sessions there are, of all tenants, without those that have expired."""
+        with self.database.read() as connection:
+            return connection.execute(select(func.count()).select_from(sessions).where(alive(now()))).scalar_one()
+
+    def survey(self, tenant: str, session: str) -> tuple[SessionRecord, Version, int]:
+        """A session's record, its current version, and how many versions are kept, all of one moment.
+
+        Raises:
+            NotFoundError: the session is not there.
+            EncryptionError: the memory cannot be decrypted.
+        """
+        place = place_of(tenant, session)
+        kept = select(func.count()).select_from(versions).where(place.within(versions))
+        with self.database.read() as connection:
+            record = find(connection, place)
+            head, _ = read_version(connection, self._keys, place, record.head)
+            return record, head, connection.execute(kept).scalar_one()
+
     def load(
         self,
         tenant: str,
@@ -154,7 +173,7 @@ class Reading:
             raise FingerprintError(
                 f"The memory of session {session!r} was written by another adapter ({found.fingerprint[:12]}…) than "
                 f"the one in use ({expect[:12]}…) and means nothing to it. Use the adapter it was written with, or "
-                "start fresh."
+                "have the session forget it, to start fresh."
             )
         return found
 

@@ -1,7 +1,7 @@
 """What a store gives back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -67,7 +67,7 @@ class Version(VersionInfo):
     state: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Commit:
     """A version to be added after a session's head; what :meth:`SessionStore.commit` takes.
 
@@ -77,14 +77,18 @@ class Commit:
         parent: the version that the new memory was made from.
         state: the new memory.
         tokens: how many tokens it has written.
-        kind: ``turn``, ``observe``, ``import``, ``forget``, or another word.
+        kind: ``turn``, ``observe``, ``import``, ``forget``, or another word. After an import or a forget the log
+            begins anew, as the memory does.
         messages: what was said, as mappings that JSON can hold.
-        fingerprint: of the adapter; that of the version before if ``None``.
-        begin: the memory that a session begins with which is made by this commit; ``None`` if it is there.
+        fingerprint: of the adapter; that of the version before if ``None``. An import or a forget may bring another.
+        begin: an empty memory that the new one was made from, added before it in the same transaction; needs
+            ``fingerprint``. With the parent 0 it is version 1 of a session that is made, after another parent a
+            ``forget``.
     """
 
     tenant: str
     session: str
+    _: KW_ONLY
     parent: int
     state: bytes = field(repr=False)
     tokens: int

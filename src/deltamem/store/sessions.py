@@ -2,57 +2,27 @@
 
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Self
+from typing import Self
 
-from sqlalchemy import Connection, delete, insert, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection
 
-from deltamem.store.checks import (
-    check_fingerprint,
-    check_kind,
-    check_label,
-    check_moment,
-    check_number,
-    check_state,
-    check_tokens,
-)
+from deltamem.store.checks import check_fingerprint, check_number, check_state, check_tokens
 from deltamem.store.encryption import StateKeys
 from deltamem.store.engine import Database
-from deltamem.store.errors import (
-    ConflictError,
-    ExistsError,
-    FingerprintError,
-    InvalidError,
-    NotFoundError,
-    StoreError,
-    UnavailableError,
-)
+from deltamem.store.errors import InvalidError, NotFoundError, StoreError, UnavailableError
 from deltamem.store.keeping import Keeping
-from deltamem.store.messages import (
-    append_messages,
-    check_messages,
-    numbered,
-    read_messages,
-)
+from deltamem.store.messages import read_messages
 from deltamem.store.reading import place_of
-from deltamem.store.records import Commit, SessionRecord, StoredMessage, Version
-from deltamem.store.rows import alive, find, label_columns, lock, lock_for_version, now
-from deltamem.store.schema import VERSION, Place, found_version, named_session, prepare, sessions
-from deltamem.store.versions import (
-    LOG_CUTS,
-    drop_versions,
-    first_version,
-    read_end,
-    read_version,
-    version_before,
-    write_version,
-)
+from deltamem.store.records import Commit, SessionRecord, Version
+from deltamem.store.rows import find, lock, lock_for_version, now
+from deltamem.store.schema import VERSION, found_version, prepare
+from deltamem.store.versions import first_version, read_version, version_before
+from deltamem.store.writing import Rules, add, advance, begin
 
 _log = logging.getLogger(__name__)
-_UPDATE = update(sessions).where(named_session(sessions))
 
 
 class SessionStore(Keeping):
@@ -142,36 +112,11 @@ class SessionStore(Keeping):
             "create", check_state(state), check_tokens(tokens), check_fingerprint(fingerprint), now()
         )
         with self.database.write() as connection:
-            self._begin(connection, place, version, label=label, expires=expires)
+            begin(connection, self._keys, place, version, label=label, expires=expires)
             return find(connection, place)
 
-    def commit(
-        self,
-        tenant: str,
-        session: str,
-        *,
-        parent: int,
-        state: bytes,
-        tokens: int,
-        kind: str = "turn",
-        messages: Sequence[Mapping[str, Any]] = (),
-        fingerprint: str | None = None,
-        begin: bytes | None = None,
-    ) -> Version:
+    def commit(self, commit: Commit) -> Version:
         """Adds a version after the head, and its messages if the store keeps them, in one transaction.
-
-        Args:
-            tenant: whose.
-            session: which.
-            parent: the version that the new memory was made from.
-            state: the new memory.
-            tokens: how many tokens it has written.
-            kind: ``turn``, ``observe``, ``import``, ``forget``, or another word. After an import or a
-                forget the log begins anew, as the memory does.
-            messages: what was said, as mappings that JSON can hold.
-            fingerprint: of the adapter, where an import or a forget starts with another one.
-            begin: makes the session in the same transaction, with this memory as its version 1, which ``parent``
-                then names; needs ``fingerprint``.
 
         Raises:
             NotFoundError: the session is not there.
@@ -179,19 +124,8 @@ class SessionStore(Keeping):
             FrozenError: the session is frozen.
             FingerprintError: a turn was made with another adapter than the version before it.
         """
-        wanted = Commit(
-            tenant=tenant,
-            session=session,
-            parent=parent,
-            state=state,
-            tokens=tokens,
-            kind=kind,
-            messages=messages,
-            fingerprint=fingerprint,
-            begin=begin,
-        )
         with self.database.write() as connection:
-            return self._add(connection, wanted)
+            return add(connection, self._rules, commit)
 
     def commit_all(self, commits: Sequence[Commit]) -> list[Version | Exception]:
         """Several commits in one transaction, which waits for the disk once.
@@ -207,7 +141,7 @@ class SessionStore(Keeping):
                 with self.database.write() as connection:
                     return [self._attempt(connection, one) for one in commits]
             except UnavailableError as error:
-                return [UnavailableError(str(error)) for _ in commits]
+                return [UnavailableError(str(error), error.public) for _ in commits]
             except Exception as error:
                 # Nothing was written. What is wrong with one is not the others' affair, so each goes by itself.
                 _log.warning("%d commits failed together and are done one by one", len(commits), exc_info=error)
@@ -248,9 +182,8 @@ class SessionStore(Keeping):
             log = read_messages(connection, self._keys, source, tail)
             copy = first_version("fork", found.state, found.tokens, found.fingerprint, now(), found.number)
             copied = [replace(message, position=i, version=1) for i, message in enumerate(log, 1)]
-            self._begin(
-                connection, place, copy, label=label, expires=expires, log=copied, origin=(session, found.number)
-            )
+            origin = (session, found.number)
+            begin(connection, self._keys, place, copy, label=label, expires=expires, log=copied, origin=origin)
             return find(connection, place)
 
     def rollback(
@@ -287,88 +220,22 @@ class SessionStore(Keeping):
             number = version or version_before(connection, place, row.head, turns or 0)
             found, tail = read_version(connection, self._keys, place, number)
             again = replace(found, number=row.head + 1, parent=row.head, origin=number, kind="rollback", created=now())
-            self._advance(connection, place, again, tail, positions=row.positions)
+            advance(connection, self._rules, place, again, tail, positions=row.positions)
         return again
 
     def _alone(self, commit: Commit) -> Version | Exception:
         try:
-            return self.commit(**vars(commit))
+            return self.commit(commit)
         except Exception as error:
             return error
 
     def _attempt(self, connection: Connection, commit: Commit) -> Version | Exception:
         try:
             with connection.begin_nested():
-                return self._add(connection, commit)
+                return add(connection, self._rules, commit)
         except StoreError as error:
             return error
 
-    def _add(self, connection: Connection, commit: Commit) -> Version:
-        place = place_of(commit.tenant, commit.session)
-        check_messages(commit.messages)
-        kind, parent = check_kind(commit.kind), check_number("parent", commit.parent)
-        state, tokens = check_state(commit.state), check_tokens(commit.tokens)
-        if commit.begin is not None:
-            self._begin_for(connection, place, commit)
-        row = lock_for_version(connection, place, parent)
-        log_end, before = read_end(connection, place, parent)
-        written_by = before if commit.fingerprint is None else check_fingerprint(commit.fingerprint)
-        anew = kind in LOG_CUTS
-        if written_by != before and not anew:
-            raise FingerprintError(
-                f"Session {commit.session!r} was written by the adapter {before[:12]}… and this {kind} by "
-                f"{written_by[:12]}…. Start fresh with the kind forget or import."
-            )
-        version = Version(parent + 1, parent, None, kind, tokens, written_by, now(), state)
-        logged = commit.messages if self.keep_messages else ()
-        placed = numbered(logged, after=row.positions, version=version.number, created=version.created)
-        tail = append_messages(connection, self._keys, place, placed, None if anew else log_end)
-        self._advance(connection, place, version, tail, positions=row.positions + len(placed))
-        return version
-
-    def _begin_for(self, connection: Connection, place: Place, commit: Commit) -> None:
-        fingerprint = check_fingerprint(commit.fingerprint or "")
-        first = first_version("create", check_state(commit.begin or b""), 0, fingerprint, now())
-        try:
-            self._begin(connection, place, first, label=None, expires=None)
-        except ExistsError:
-            raise ConflictError(place.session, 0, 1) from None
-
-    def _begin(
-        self,
-        connection: Connection,
-        place: Place,
-        version: Version,
-        *,
-        label: str | None,
-        expires: datetime | None,
-        log: Sequence[StoredMessage] = (),
-        origin: tuple[str | None, int | None] = (None, None),
-    ) -> None:
-        row = place.row() | {
-            "head": version.number,
-            "positions": len(log),
-            "frozen": False,
-            "created": version.created,
-            "updated": version.created,
-            "expires": check_moment(expires),
-            "origin_session": origin[0],
-            "origin_version": origin[1],
-            **label_columns(check_label(label)),
-        }
-        connection.execute(delete(sessions).where(place.within(sessions), ~alive(version.created)))
-        try:
-            connection.execute(insert(sessions).values(row))
-        except IntegrityError:
-            raise ExistsError(f"There is a session {place.session!r} already; choose another name.") from None
-        tail = append_messages(connection, self._keys, place, log, None)
-        write_version(connection, self._keys, place, version, tail)
-
-    def _advance(
-        self, connection: Connection, place: Place, version: Version, tail: int | None, *, positions: int
-    ) -> None:
-        write_version(connection, self._keys, place, version, tail)
-        moved = {"head": version.number, "positions": positions, "updated": version.created}
-        connection.execute(_UPDATE, place.named(**moved))
-        if self.keep_versions is not None and version.number > self.keep_versions:
-            drop_versions(connection, place, version.number - self.keep_versions + 1)
+    @property
+    def _rules(self) -> Rules:
+        return Rules(self._keys, self.keep_messages, self.keep_versions)

@@ -17,7 +17,7 @@ from deltamem.serve.routes.common import CallerOf, EventStream, ServerOf, Sessio
 from deltamem.serve.sampling import Chosen
 from deltamem.serve.schema import ChatRequest
 
-router = APIRouter(tags=["openai"])
+router = APIRouter(prefix="/v1", tags=["openai"])
 
 
 @router.post("/chat/completions", summary="Answer messages, reading and writing a memory")

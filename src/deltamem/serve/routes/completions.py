@@ -18,7 +18,7 @@ from deltamem.serve.routes.common import CallerOf, EventStream, ServerOf, Sessio
 from deltamem.serve.sampling import Chosen
 from deltamem.serve.schema import CompletionRequest
 
-router = APIRouter(tags=["openai"])
+router = APIRouter(prefix="/v1", tags=["openai"])
 _MOST_CHOICES = 64
 
 

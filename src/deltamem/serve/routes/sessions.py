@@ -35,9 +35,9 @@ from deltamem.serve.schema import (
     Observe,
     Rollback,
 )
-from deltamem.store import NAME_PATTERN
+from deltamem.store import NAME_PATTERN, Changes
 
-router = APIRouter(prefix="/sessions", tags=["sessions"])
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 Session = Annotated[str, Path(pattern=f"^{NAME_PATTERN}$", description="The session's name.")]
 Number = Annotated[int | None, Query(ge=1, lt=2**31)]
 
@@ -79,28 +79,18 @@ async def list_sessions(
 @router.get("/{session}", summary="A session and how full its memory is")
 async def get(session: Session, server: ServerOf, caller: CallerOf) -> SessionDetail:
     """A session's record, its number of kept versions, and the norms of its memory."""
-
-    def read() -> SessionDetail:
-        record = server.store.get(caller.tenant, session)
-        head = server.store.load(caller.tenant, session)
-        kept = server.store.versions(caller.tenant, session, limit=2**31 - 1)
-        return detail_of(record, head, len(kept))
-
-    return await asyncio.to_thread(read)
+    return detail_of(*await asyncio.to_thread(server.store.survey, caller.tenant, session))
 
 
 @router.patch("/{session}", summary="Change a session's label or expiry")
 async def change(session: Session, body: ChangeSession, server: ServerOf, caller: CallerOf) -> SessionInfo:
     """Changes what is given; an explicit null takes it away."""
-
-    def write() -> SessionInfo:
-        if "label" in body.model_fields_set:
-            server.store.relabel(caller.tenant, session, body.label)
-        if "expires_in" in body.model_fields_set:
-            server.store.expire(caller.tenant, session, _expiry(body.expires_in))
-        return info_of(server.store.get(caller.tenant, session))
-
-    return await asyncio.to_thread(write)
+    changes: Changes = {}
+    if "label" in body.model_fields_set:
+        changes["label"] = body.label
+    if "expires_in" in body.model_fields_set:
+        changes["expires"] = _expiry(body.expires_in)
+    return info_of(await asyncio.to_thread(server.store.change, caller.tenant, session, **changes))
 
 
 @router.delete("/{session}", summary="Delete a session with all its versions and messages")
@@ -115,7 +105,7 @@ async def delete(session: Session, request: Request, server: ServerOf, caller: C
 async def observe(
     session: Session, body: Observe, request: Request, server: ServerOf, caller: CallerOf
 ) -> dict[str, Any]:
-    """Writes a text of any length, in chunks; the session is made if it is not there."""
+    """Writes a text, in chunks, so that it may be longer than the model's positions; the session is made if need be."""
     options = MemoryOptions(session=session, roles=body.roles)
     messages = body.plain()
     written = await asyncio.to_thread(server.prompts.written, messages, body.roles)
@@ -155,8 +145,7 @@ async def rollback(
 @router.post("/{session}/freeze", summary="Refuse writes from now on, or allow them again")
 async def freeze(session: Session, body: Freeze, server: ServerOf, caller: CallerOf) -> SessionInfo:
     """Freezes or unfreezes a session."""
-    await asyncio.to_thread(server.store.freeze, caller.tenant, session, body.frozen)
-    return info_of(await asyncio.to_thread(server.store.get, caller.tenant, session))
+    return info_of(await asyncio.to_thread(server.store.change, caller.tenant, session, frozen=body.frozen))
 
 
 @router.get("/{session}/timeline", summary="A session's versions, the latest first")
@@ -230,10 +219,26 @@ async def export(
 async def import_state(
     session: Session, body: Import, request: Request, server: ServerOf, caller: CallerOf
 ) -> SessionInfo:
-    """Puts an exported memory in the place of this one, as a new version; the session is made if it is not there."""
+    """Puts an exported memory in the place of this one, as a new version, whichever adapter wrote this one.
+
+    The session is made if it is not there.
+    """
     state = received_state(server, caller, body.state)
-    async with open_turn(server, caller, MemoryOptions(session=session), server.deadline(request)) as turn:
+    options = MemoryOptions(session=session, fresh=True)
+    async with open_turn(server, caller, options, server.deadline(request)) as turn:
         await turn.commit(state, "import")
+    return info_of(await asyncio.to_thread(server.store.get, caller.tenant, session))
+
+
+@router.post("/{session}/forget", summary="Start a session's memory anew")
+async def forget(session: Session, request: Request, server: ServerOf, caller: CallerOf) -> SessionInfo:
+    """Puts an empty memory in the place of this one, as a new version, whichever adapter wrote this one.
+
+    The timeline keeps what was forgotten as long as it keeps versions.
+    """
+    options = MemoryOptions(session=session, must_exist=True, fresh=True)
+    async with open_turn(server, caller, options, server.deadline(request)) as turn:
+        await turn.commit(server.engine.new_state(), "forget")
     return info_of(await asyncio.to_thread(server.store.get, caller.tenant, session))
 
 

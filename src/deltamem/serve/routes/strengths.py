@@ -1,15 +1,15 @@
 """``/v1/sessions/{session}/strengths``: which tokens of a turn were written and read, and how strongly."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from torch import Tensor
 
 from deltamem.chat import Message, encode_chat
 from deltamem.serve.auth import Caller
+from deltamem.serve.beside import Check, beside_engine
 from deltamem.serve.errors import ApiError
 from deltamem.serve.prompts import new_messages
 from deltamem.serve.routes.common import CallerOf, ServerOf
@@ -20,8 +20,8 @@ from deltamem.serve.strengths import content_tokens, read_strengths, write_stren
 from deltamem.state import MemoryState
 from deltamem.store import Version
 
-router = APIRouter(prefix="/sessions", tags=["sessions"])
-_MOST = 4096
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
+_MOST = 1024
 # Batches round differently, so a turn done again does not lead to quite the same numbers. Another text leads far away.
 _DRIFT = 0.05
 
@@ -54,19 +54,20 @@ class TurnStrengths(BaseModel):
 
 
 @router.post("/{session}/strengths", summary="How strongly a turn's tokens were written and read")
-async def strengths(session: Session, body: AskStrengths, server: ServerOf, caller: CallerOf) -> TurnStrengths:
+async def strengths(
+    session: Session, body: AskStrengths, request: Request, server: ServerOf, caller: CallerOf
+) -> TurnStrengths:
     """Goes through a turn again, on the memory that it began with, and weighs each token.
 
     Nothing is changed. The server needs both versions, and the text: kept by it, or sent along.
     """
 
-    def weigh() -> TurnStrengths:
+    def weigh(check: Check) -> TurnStrengths:
         before, after = _versions(server, caller, session, body.version)
         sent = [m.plain() for m in body.messages] if body.messages else _kept(server, caller, session, body.version)
-        return _weigh(server, sent, body.roles, before, after)
+        return _weigh(server, sent, body.roles, before, after, check)
 
-    async with server.weighing:
-        weighed = await asyncio.to_thread(weigh)
+    weighed = await beside_engine(server, caller, request, weigh)
     server.rates.charge(caller, sum(len(message.tokens) for message in weighed.data))
     return weighed
 
@@ -91,12 +92,18 @@ def _kept(server: Server, caller: Caller, session: str, number: int) -> list[dic
 
 
 def _weigh(
-    server: Server, sent: Sequence[Message], roles: Sequence[Role], before: Version, after: Version
+    server: Server,
+    sent: Sequence[Message],
+    roles: Sequence[Role],
+    before: Version,
+    after: Version,
+    check: Check,
 ) -> TurnStrengths:
     """The strengths of the turn between two versions.
 
     Raises:
         ApiError: the messages are not those of the turn, or too long.
+        EngineError: nobody waits for them any more.
     """
     answered = after.kind == "turn"
     if answered and sent[-1]["role"] != "assistant":
@@ -108,11 +115,11 @@ def _weigh(
         raise ApiError(400, f"The turn has {length} tokens; up to {_MOST} can be weighed.", "invalid_value", "version")
     state, stored = server.states.unpack(before.state), server.states.unpack(after.state)
     model, tokenizer = server.engine.model, server.engine.tokenizer
-    write, reached = write_strengths(model, written, state)
+    write, reached = write_strengths(model, written, state, check)
     if float(reached.diff(stored).norm()) > _DRIFT * float(stored.diff(state).norm()) + 1e-6:
         raise _not_the_turn(after, "they lead to another memory")
     tokens = encode_chat(tokenizer, added)
-    reads = _reads(server, sent, state) if answered else {}
+    reads = _reads(server, sent, state, check) if answered else {}
     data = []
     for number, message in enumerate(added):
         places = tokens.of([number])[0].nonzero()[:, 0]
@@ -127,7 +134,9 @@ def _weigh(
     return TurnStrengths(version=after.number, data=data)
 
 
-def _reads(server: Server, sent: Sequence[Message], state: MemoryState) -> dict[int, tuple[list[int], Tensor]]:
+def _reads(
+    server: Server, sent: Sequence[Message], state: MemoryState, check: Check
+) -> dict[int, tuple[list[int], Tensor]]:
     """For each message that the turn added, by its number, its tokens as they were read and what each read."""
     asked = list(sent[:-1])
     _, dropped = server.prompts.chat(asked, shorten=True)
@@ -140,7 +149,7 @@ def _reads(server: Server, sent: Sequence[Message], state: MemoryState) -> dict[
     except ValueError:  # a template that shows these messages so that their tokens cannot be told apart
         return {}
     ids = tokens.input_ids[0]
-    read = read_strengths(server.engine.model, ids.tolist(), state)
+    read = read_strengths(server.engine.model, ids.tolist(), state, check)
     mine = [tokens.of([i])[0] for i in numbers]
     return {number: (ids[at].tolist(), read[at]) for number, at in enumerate(mine)}
 

@@ -11,7 +11,7 @@ from deltamem.serve.server import Server
 from deltamem.store import StoreError
 
 router = APIRouter(tags=["operating"])
-models = APIRouter(tags=["openai"])
+models = APIRouter(prefix="/v1", tags=["openai"])
 
 
 @models.get("/models", summary="The model that is served")
