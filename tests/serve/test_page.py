@@ -9,9 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 from serving import address, make_server, running, start
 
+import deltamem.serve
 from deltamem.demo.suggestions import SUGGESTIONS
 from deltamem.store import ApiKeys
 
@@ -93,7 +94,8 @@ def test_the_pages_files_may_load_nothing_from_elsewhere(url: str) -> None:
     page = httpx.get(url)
     links = re.findall(r'(?:href|src)="(/[^"]+)"', page.text)
     assert len(links) == 3
-    modules = {f"/page/{name}" for name in ("api.js", "app.js", "heatmap.js", "transcript.js", "turns.js")}
+    modules = [f"/page/{file.name}" for file in (Path(deltamem.serve.__file__).parent / "web").glob("*.js")]
+    assert "/page/app.js" in modules
     for path in ("/", "/page.json", *links, *modules):
         answer = httpx.get(url + path)
         assert answer.status_code == 200
@@ -113,6 +115,8 @@ def test_the_pages_files_may_load_nothing_from_elsewhere(url: str) -> None:
 def test_what_is_told_is_seen_in_the_memory_and_answered_without_the_text(visit: Callable[..., Page], url: str) -> None:
     page = visit(url)
     expect(page.locator("#held")).to_contain_text("The memory begins empty")
+    expect(page.locator("#seen")).to_have_text("The memory is empty.")
+    expect(page.locator("#compare")).to_be_disabled()
     for number, (tell, _) in enumerate(SUGGESTIONS, 1):
         page.get_by_role("group", name="Tell it").get_by_role("button", name=tell).click()
         answered(page, number)
@@ -133,6 +137,7 @@ def test_what_is_told_is_seen_in_the_memory_and_answered_without_the_text(visit:
         questions.get_by_text(question).click()
         answers[question] = answered(page, number).inner_text()
     assert list(answers.values()) == ["Porto.", "tortoise.", "cello.", "July 20."]
+    expect(page.get_by_role("status")).to_contain_text("July 20.")
     assert picture(page, "#held") != told
 
     page.fill("#message", ASK_CITY)
@@ -337,6 +342,89 @@ def test_it_fits_small_screens_and_keeps_still_if_asked(visit: Callable[..., Pag
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("document.getAnimations().length") == 0
 
+    page.set_viewport_size({"width": 1024, "height": 768})
+    for tell, _ in SUGGESTIONS[1:4]:
+        say(page, tell)
+    assert height(page, "#log") > 480
+    session = page.url.partition("#")[2]
+    httpx.patch(f"{url}/v1/sessions/{session}", json={"label": "long " * 40})
+    page.reload()
+    expect(page.locator("#title")).to_contain_text("long long")
+    assert height(page, "#chat > header") < 110
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1024
+
+
+def height(page: Page, where: str) -> float:
+    box = page.locator(where).bounding_box()
+    assert box is not None
+    return box["height"]
+
+
+@needs_chromium
+def test_a_phone_shows_one_part_at_a_time(visit: Callable[..., Page], url: str) -> None:
+    page = visit(url)
+    page.set_viewport_size({"width": 360, "height": 740})
+    say(page, LISBON)
+    assert [page.locator(part).is_visible() for part in ("#side", "#chat", "#memory")] == [False, True, False]
+    assert height(page, "#log") > 300
+    page.get_by_role("button", name="Version 2: show its memory").click()
+    expect(page.locator("#held canvas").first).to_be_visible()
+    expect(page.locator("#chat")).to_be_hidden()
+    page.get_by_role("radio", name="Sessions").check(force=True)
+    expect(page.locator("#memory")).to_be_hidden()
+    page.locator("#sessions a").last.click()
+    expect(page.locator("#chat")).to_be_visible()
+    expect(page.locator("#side")).to_be_hidden()
+
+
+@needs_chromium
+def test_sessions_can_be_told_apart_and_found(visit: Callable[..., Page], url: str) -> None:
+    page = visit(url)
+    for _ in range(3):
+        page.get_by_role("button", name="New session").click()
+        expect(page.locator("#title")).to_have_text("New session")
+        say(page, "Hello!")
+    page.get_by_role("button", name="Fork", exact=True).click()
+    expect(page.locator("#title")).to_contain_text("Fork of")
+    names = page.locator("#sessions .name").all_inner_texts()
+    assert len(names) == len(set(names))
+
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.get_by_role("searchbox").press_sequentially("nothing")
+    expect(page.locator("#sessions")).to_have_text("No label holds this.")
+    assert len([address for address in asked if "search=" in address]) == 1
+
+    late: list[Route] = []
+    page.route(re.compile("search=nothing$"), lambda route: late.append(route))
+    with page.expect_response(re.compile("search=noth$")):
+        page.get_by_role("searchbox").fill("noth")
+    with page.expect_request(re.compile("search=nothing$")):
+        page.get_by_role("searchbox").fill("nothing")
+    page.get_by_role("searchbox").fill("Fork of")
+    found = page.locator("#sessions .name")
+    expect(found.first).to_contain_text("Fork of")
+    with page.expect_response(re.compile("search=nothing$")):
+        late[0].continue_()
+    page.wait_for_timeout(200)
+    expect(found.first).to_contain_text("Fork of")
+
+
+@needs_chromium
+def test_turns_outlive_their_versions(visit: Callable[..., Page], url: str) -> None:
+    page = visit(url)
+    say(page, LISBON)
+    session = page.url.partition("#")[2]
+    for number in range(25):
+        httpx.post(f"{url}/v1/sessions/{session}/observe", json={"text": f"This is note {number}."})
+    page.reload()
+    first = page.locator(TURNS).first
+    expect(first).to_contain_text("v2 (no longer kept)")
+    expect(first.get_by_role("button")).to_have_count(0)
+    expect(page.locator("#held-title")).to_have_text("What v27 holds")
+    page.locator("#timeline .version").last.click()
+    expect(page.locator("#change")).to_have_text("Version 7 is no longer kept.")
+
 
 @needs_chromium
 def test_a_server_with_keys_is_given_one_and_one_that_keeps_no_text_is_not_needed_for_it(
@@ -380,4 +468,50 @@ def test_failures_are_told_in_words(browser: Browser) -> None:
     assert page.input_value("#message") == "Hello!"
     page.get_by_role("button", name="Dismiss").click()
     expect(page.get_by_role("alert")).to_have_count(0)
+    page.close()
+
+
+@needs_chromium
+def test_refusals_are_told_and_show_what_others_did(browser: Browser, url: str) -> None:
+    page = browser.new_page()
+    broken: list[str] = []
+    page.on("pageerror", lambda error: broken.append(str(error)))
+    page.goto(url)
+    alert, box = page.get_by_role("alert"), page.locator("#message")
+    say(page, LISBON)
+    session = f"{url}/v1/sessions/{page.url.partition('#')[2]}"
+
+    box.fill("word " * 3000)
+    box.press("Enter")
+    expect(alert).to_contain_text("512 positions")
+    expect(box).to_have_value("word " * 3000)
+
+    httpx.post(f"{session}/freeze", json={"frozen": True})
+    box.fill("Hello!")
+    box.press("Enter")
+    expect(alert).to_contain_text("frozen")
+    expect(page.locator("#freeze")).to_have_attribute("aria-pressed", "true")
+    httpx.post(f"{session}/freeze", json={"frozen": False})
+
+    for number in range(19):  # version 1 is no longer kept then, so that version 2 cannot be weighed
+        httpx.post(f"{session}/observe", json={"text": f"This is note {number}."})
+    page.locator("#timeline .version").last.click()
+    expect(alert).to_contain_text("version 1")
+    expect(page.locator("#held-title")).to_have_text("What v21 holds")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    for by, some in (("write", True), ("none", False), ("write", True)):
+        page.locator(f"#shade input[value={by}]").check(force=True)
+        expect(page.locator(".token.write").first).to_be_visible(visible=some)
+    weighed = [address for address in asked if address.endswith("/strengths")]
+    assert len(weighed) == page.locator(TURNS).count()
+
+    httpx.delete(session)
+    box.fill("Hello!")
+    box.press("Enter")
+    expect(alert).to_contain_text("no session")
+    expect(page.locator("#title")).to_have_text("New session")
+    expect(box).to_have_value("Hello!")
+    assert httpx.get(session).status_code == 404
+    assert broken == []
     page.close()

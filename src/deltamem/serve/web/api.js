@@ -6,7 +6,7 @@
  *   created: number, updated: number, forked_from: ?string}} Session
  * @typedef {{version: number, parent: ?number, origin: ?number, kind: string, tokens_written: number,
  *   created: number}} Version
- * @typedef {{version: number, states: number[][][][], norms: number[][]}} Memory
+ * @typedef {{version: number, states: number[][][][], norms: number[][], tokens_written: number}} Memory
  * @typedef {{role: string, tokens: {text: string, write: number, read: ?number}[]}} Strengths
  * @typedef {{model: string, needs_key: boolean, keeps_messages: boolean, layers: number[],
  *   suggestions: [string, string][]}} About
@@ -95,7 +95,9 @@ export const api = {
    * @returns {Promise<object>} what the server says of the memory
    */
   async chat(session, mode, messages, onText, signal) {
-    const body = { messages, stream: true, temperature: 0, memory: { mode } };
+    // Without this a session that was deleted elsewhere would begin again, empty.
+    const options = mode === "read_write" ? { mode, must_exist: true } : { mode };
+    const body = { messages, stream: true, temperature: 0, memory: options };
     const headers = { "X-Memory-Session": session };
     const response = await request("POST", "/v1/chat/completions", { body, headers, signal });
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

@@ -1,124 +1,50 @@
-/** The page: what is shown, and what the buttons do. */
+/** The page: what is open, what is sent, and what the buttons do. */
 
-import { api, getKey, setKey } from "./api.js";
-import { Heatmap, element, shown } from "./heatmap.js";
-import { cutItem, pairItem, pendingItem, readTokens, shade, turnItem } from "./transcript.js";
-import { forget, load, save, sentWith, turnsOf, turnsTo } from "./turns.js";
+import { api, getKey } from "./api.js";
+import { askKey, attempt, fail } from "./dialogs.js";
+import { $ } from "./dom.js";
+import { shown } from "./heatmap.js";
+import { append, drawLog, drawSuggestions } from "./log.js";
+import { drawMemory, drawTimeline, repaint } from "./memory.js";
+import { create, exportMemory, fork, list, more, remove, rename } from "./sessions.js";
+import { drawShades, shading, tellToken } from "./shades.js";
+import { nameOf, state, visibleTurns } from "./state.js";
+import { pairItem, pendingItem, readTokens } from "./transcript.js";
+import { load, save, turnsOf } from "./turns.js";
 
-/** @param {string} id @returns {any} */
-const $ = (id) => document.getElementById(id);
+const phone = matchMedia("(max-width: 40rem)");
 
-const state = {
-  /** @type {import("./api.js").About} */ about: null,
-  /** @type {import("./api.js").Session[]} */ sessions: [],
-  /** @type {?string} */ after: null,
-  /** @type {?import("./api.js").Session} */ session: null,
-  /** @type {import("./api.js").Version[]} */ timeline: [],
-  /** @type {import("./turns.js").Turn[]} */ turns: [],
-  /** @type {?number} the version whose memory is shown */ version: null,
-  /** @type {{after: number, item: HTMLElement}[]} comparisons, each after so many turns */ pairs: [],
-  /** @type {?AbortController} of the answer that is being given */ running: null,
-  /** @type {Map<string, import("./api.js").Strengths[]>} */ strengths: new Map(),
-};
+/** On a narrow screen, where only one part is seen. @param {"side" | "chat" | "memory"} part */
+const show = (part) => ($(`view-${part}`).checked = true);
 
-const sayValue = (text) => ($("value").textContent = text);
-const held = new Heatmap($("held"), "Memory", sayValue);
-const change = new Heatmap($("change"), "Change", sayValue);
-
-// ---- errors and questions
-
-/** @param {Error} error */
-function fail(error) {
-  $("error").querySelector("p").textContent = error.message;
-  $("error").hidden = false;
-  if (error.status === 401) askKey();
-}
-
-/** Runs an action; what goes wrong is shown in words. @param {() => Promise<void>} action */
-async function attempt(action) {
-  $("error").hidden = true;
-  try {
-    await action();
-  } catch (error) {
-    if (error.name !== "AbortError") fail(error);
-  }
-}
+/** To the message box, unless that would bring up a keyboard on the screen. */
+const toMessage = () => matchMedia("(pointer: fine)").matches && $("message").focus();
 
 /**
- * @param {{title: string, text?: string, label?: string, value?: string, yes: string, secret?: boolean}} question
- * @returns {Promise<?string>} what was typed; null if nothing is to be done
+ * Runs what someone asked for. Where the server refuses, others may have changed the session: the page reads it again.
+ * @param {() => Promise<void> | void} action
  */
-function ask({ title, text = "", label = "", value = "", yes, secret = false }) {
-  const dialog = $("ask");
-  $("ask-title").textContent = title;
-  $("ask-text").textContent = text;
-  $("ask-label").hidden = !label;
-  $("ask-label").firstElementChild.textContent = label;
-  Object.assign($("ask-input"), { value, type: secret ? "password" : "text", maxLength: 200 });
-  $("ask-yes").textContent = yes;
-  dialog.returnValue = "no";
-  dialog.showModal();
-  $(label ? "ask-input" : "ask-no").focus();
-  return new Promise((resolve) =>
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes" ? $("ask-input").value : null), {
-      once: true,
-    }),
-  );
-}
+const act = (action) =>
+  attempt(async () => {
+    try {
+      await action();
+    } catch (error) {
+      if (state.session && [404, 409].includes(error.status)) await reread();
+      throw error;
+    }
+  });
 
-async function askKey() {
-  if ($("ask").open) return;
-  const text = "This server needs a key: deltamem keys create. It is kept in this tab until it is closed.";
-  const key = await ask({ title: "API key", text, label: "Key", value: getKey(), yes: "Use it", secret: true });
-  if (key === null) return;
-  setKey(key.trim());
-  await attempt(begin);
-}
+// ---- what is open
 
-// ---- the sessions at the side
-
-/** @param {import("./api.js").Session} session */
-const nameOf = (session) => session.label ?? session.id;
-
-async function list() {
-  const page = await api.list($("search").value.trim());
-  state.sessions = page.data;
-  state.after = page.after;
-  drawSessions();
-}
-
-function drawSessions() {
-  $("sessions").replaceChildren(
-    ...state.sessions.map((session) => {
-      const item = element("li");
-      const link = element("a", { href: `#${session.id}` });
-      link.append(element("span", { className: "name" }, nameOf(session)));
-      const details = [`${session.tokens_written} tokens`, session.frozen && "frozen", session.forked_from && "fork"];
-      link.append(element("span", { className: "meta" }, details.filter(Boolean).join(" · ")));
-      if (session.id === state.session?.id) link.setAttribute("aria-current", "page");
-      item.append(link);
-      return item;
-    }),
-  );
-  $("more").hidden = !state.after;
-}
-
-async function create() {
-  const when = new Date().toLocaleString([], { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
-  // The label names no word of the conversation: servers may keep labels and no text.
-  const session = await api.create(when);
-  save(session.id, []);
-  await go(session.id);
-}
-
-/** @param {string} id */
+/** @param {string} id empty for a new session */
 async function go(id) {
   history.replaceState(null, "", id ? `#${id}` : location.pathname);
   await open(id);
 }
 
-/** @param {string} id empty for none */
+/** @param {string} id empty for a new session */
 async function open(id) {
+  if (!state.about) return begin();
   state.running?.abort();
   state.session = null;
   state.pairs = [];
@@ -131,13 +57,14 @@ async function open(id) {
       fail(error);
     }
   }
+  show("chat");
   await refresh();
   $("log").scrollTop = $("log").scrollHeight;
   await list();
   toMessage();
 }
 
-/** Reads the session again after something changed. */
+/** Reads the session's versions and turns after something changed. */
 async function refresh() {
   const { session, about } = state;
   state.timeline = session ? (await api.timeline(session.id)).data : [];
@@ -148,134 +75,111 @@ async function refresh() {
   await drawShades();
 }
 
-/** The session's own record, and then all of it. */
+/** The session's own record, and then all of it; a new one if it was deleted elsewhere. */
 async function reread() {
-  state.session = await api.get(state.session.id);
+  try {
+    state.session = await api.get(state.session.id);
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    return go("");
+  }
   await refresh();
   await list();
 }
 
-// ---- the conversation
+/** @param {number} version */
+async function look(version) {
+  const list = document.activeElement?.closest("#timeline, #log");
+  state.version = version;
+  draw();
+  list?.querySelector("[aria-current]")?.focus();
+  if (phone.matches) show("memory");
+  await drawMemory();
+  await drawShades();
+}
+
+// ---- drawing
+
+const looking = (version) => act(() => look(version));
+const versionActions = {
+  look: looking,
+  rollback: (version) => act(() => rollback(version)),
+  fork: (version) => act(async () => go(await fork(version))),
+};
 
 function draw() {
-  const { session, turns } = state;
-  $("title").textContent = session ? nameOf(session) : "New session";
-  document.title = `${$("title").textContent} – deltamem`;
+  const { session } = state;
+  const title = session ? nameOf(session) : "New session";
+  Object.assign($("title"), { textContent: title, title });
+  document.title = `${title} – deltamem`;
   for (const button of $("tools").children) button.disabled = !session;
   $("freeze").setAttribute("aria-pressed", String(session?.frozen ?? false));
-  drawLog();
-  drawTimeline();
-  const seen = turns.filter((turn) => turn.visible).length;
-  $("drop").disabled = !seen;
-  const context = seen ? `The model sees the last ${seen === 1 ? "turn" : `${seen} turns`}.` : "Answers come from memory alone.";
-  $("seen").textContent = session?.frozen ? `${context} Frozen: nothing is written.` : context;
-  drawSuggestions();
+  drawLog(looking);
+  drawTimeline(versionActions);
+  drawComposer();
 }
 
-function drawLog() {
-  const [items, pairs] = [[], [...state.pairs]];
-  let gone = false;
-  state.turns.forEach((turn, i) => {
-    if (gone && turn.visible) items.push(cutItem());
-    gone = !turn.visible;
-    items.push(turnItem(turn, turn.version === state.version, () => attempt(() => look(turn.version))));
-    while (pairs[0]?.after === i + 1) items.push(pairs.shift().item);
-  });
-  if (gone) items.push(cutItem());
-  items.push(...pairs.map((pair) => pair.item));
-  if (!items.length) items.push(element("li", { className: "none" }, emptiness()));
-  keepingPlace(() => $("log").replaceChildren(...items));
-}
-
-/** Whoever reads the end of the log goes on reading its end. @param {() => void} change */
-function keepingPlace(change) {
-  const log = $("log");
-  const place = log.scrollTop;
-  const end = log.scrollHeight - log.clientHeight - place < 60;
-  change();
-  log.scrollTop = end ? log.scrollHeight : place;
-}
-
-/** To the message box, unless that would bring up a keyboard on the screen. */
-const toMessage = () => matchMedia("(pointer: fine)").matches && $("message").focus();
-
-function emptiness() {
-  if (!state.session?.tokens_written) return "Tell the model something, drop the context, and ask: what it then knows is in the matrices.";
-  return "This server keeps no text, so what was said is gone. The memory of it is there: ask.";
-}
-
-function drawSuggestions() {
-  const said = new Set(state.turns.flatMap((turn) => turn.messages.map((message) => message.content)));
-  const group = (title, texts) => {
-    const box = element("div", { role: "group", className: "chips" });
-    box.setAttribute("aria-label", title);
-    box.append(element("span", {}, title));
-    box.append(...texts.map((text) => element("button", { type: "button", onclick: () => send(text) }, text)));
-    return texts.length ? [box] : [];
-  };
-  const { suggestions } = state.about;
-  const tell = suggestions.filter(([text]) => !said.has(text)).slice(0, 3).map(([text]) => text);
-  const ask = suggestions.filter(([text]) => said.has(text)).map(([, question]) => question);
-  $("suggestions").replaceChildren(...group("Tell it", tell), ...group("Ask it", [...new Set(ask)]));
-  $("suggestions").hidden = !$("suggestions").childElementCount;
-}
-
-/** @param {boolean} busy */
-function setBusy(busy) {
+function drawComposer() {
+  const { session } = state;
+  const busy = Boolean(state.running);
   $("log").setAttribute("aria-busy", String(busy));
   $("send").textContent = busy ? "Stop" : "Send";
-  for (const id of ["compare", "drop"]) $(id).disabled = busy;
-  for (const button of $("suggestions").querySelectorAll("button")) button.disabled = busy;
+  $("drop").disabled = busy || !visibleTurns().length;
+  $("compare").disabled = busy || !session?.tokens_written;
+  $("seen").textContent = session?.frozen ? `${context()} Frozen: nothing is written.` : context();
+  drawSuggestions(send);
 }
 
-/** @param {HTMLElement} item */
-function append(item) {
-  $("log").querySelector(".none")?.remove();
-  $("log").append(item);
-  item.scrollIntoView({ block: "end" });
+/** What the next answer will come from, in words. */
+function context() {
+  const seen = visibleTurns().length;
+  if (seen) return `The model sees the last ${seen === 1 ? "turn" : `${seen} turns`}.`;
+  return state.session?.tokens_written ? "Answers come from memory alone." : "The memory is empty.";
 }
+
+// ---- what is sent
 
 /**
  * Runs one exchange with the server at a time; the text comes back to its box if it fails.
  * @param {string} text @param {HTMLElement} item @param {(signal: AbortSignal) => Promise<void>} exchange
- * @param {() => void} [done] called when it did not fail
+ * @param {() => Promise<void> | void} done called when it did not fail
  */
 async function exchanging(text, item, exchange, done) {
-  state.running = new AbortController();
-  const { signal } = state.running;
+  const { signal } = (state.running = new AbortController());
+  state.pending = item;
+  $("message").value = "";
   append(item);
-  setBusy(true);
-  await attempt(async () => {
+  drawComposer();
+  toMessage();
+  await act(async () => {
     try {
       await exchange(signal);
-      done?.();
+      $("said").textContent = [...item.querySelectorAll(".assistant")].map((said) => said.innerText).join("\n");
     } catch (error) {
       item.remove();
       if (!$("message").value) $("message").value = text;
       throw error;
+    } finally {
+      state.running = state.pending = null;
     }
+    await done();
   });
-  state.running = null;
-  setBusy(false);
   draw();
-  await attempt(drawShades);
+  await drawShades().catch(fail);
 }
 
 /** @param {string} text */
 async function send(text) {
   if (state.running || !text.trim()) return;
-  if (!state.session) await attempt(create);
+  if (!state.session) await attempt(async () => go(await create()));
   if (!state.session) return;
-  const { session, turns } = state;
+  const { session } = state;
   const question = { role: "user", content: text.trim() };
-  const visible = turns.filter((turn) => turn.visible);
+  const visible = visibleTurns();
   const messages = [...visible.flatMap((turn) => turn.messages), question];
   const { item, push, text: answer } = pendingItem(question.content);
-  $("message").value = "";
-  toMessage();
-  await exchanging(text, item, async (signal) => {
-    const mode = session.frozen ? "read_only" : "read_write";
-    const memory = await api.chat(session.id, mode, messages, push, signal);
+  const exchange = async (signal) => {
+    const memory = await api.chat(session.id, session.frozen ? "read_only" : "read_write", messages, push, signal);
     const turn = {
       version: memory.version ?? session.version,
       home: memory.version ? { session: session.id, version: memory.version } : null,
@@ -286,9 +190,8 @@ async function send(text) {
       note: noteOf(memory),
     };
     save(session.id, [...load(session.id), turn]);
-    if (state.session?.id !== session.id) return;
-    await reread();
-  });
+  };
+  await exchanging(text, item, exchange, () => state.session?.id === session.id && reread());
 }
 
 /** What became of a turn, in words. @param {any} memory */
@@ -300,150 +203,36 @@ function noteOf(memory) {
 
 async function compare() {
   const text = $("message").value.trim();
-  if (state.running || !text || !state.session) {
-    if (!state.running) fail(new Error(state.session ? "Type a question to compare." : "There is no memory yet: tell it something first."));
-    return;
+  if (!text) {
+    toMessage();
+    throw new Error("Type a question to compare.");
   }
+  const { session } = state;
   const { item, push } = pairItem(text);
-  const visible = state.turns.filter((turn) => turn.visible).flatMap((turn) => turn.messages);
-  const messages = [...visible, { role: "user", content: text }];
-  const id = state.session.id;
-  $("message").value = "";
-  await exchanging(text, item, async (signal) => {
+  const messages = [...visibleTurns().flatMap((turn) => turn.messages), { role: "user", content: text }];
+  const exchange = async (signal) => {
     const modes = ["read_only", "off"];
-    await Promise.all(modes.map((mode, i) => api.chat(id, mode, messages, push[i], signal)));
-  }, () => state.pairs.push({ after: state.turns.length, item }));
+    await Promise.all(modes.map((mode, i) => api.chat(session.id, mode, messages, push[i], signal)));
+  };
+  await exchanging(text, item, exchange, () => void state.pairs.push({ after: state.turns.length, item }));
 }
 
-function drop() {
+async function drop() {
   const unseen = (turns) => turns.map((turn) => ({ ...turn, visible: false }));
   state.turns = unseen(state.turns);
   save(state.session.id, unseen(load(state.session.id)));
   draw();
-  attempt(drawShades);
   toMessage();
-}
-
-// ---- shading
-
-const shading = () => document.querySelector("input[name=shade]:checked").value;
-
-async function drawShades() {
-  const by = shading();
-  keepingPlace(() => ($("token").hidden = by === "none"));
-  if (by === "none") return;
-  const { session, turns } = state;
-  const found = await Promise.all(turns.map((_, i) => strengthsOf(turns, i)));
-  if (state.turns !== turns || state.session !== session || shading() !== by) return;
-  const values = found.flatMap((messages) => (messages ?? []).flatMap((message) => message.tokens.map((token) => token[by] ?? 0)));
-  const some = values.filter((value) => value > 0); // an empty memory gives nothing to read
-  const [least, most] = some.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, 0]);
-  const items = $("log").querySelectorAll(".turn:not(.pair, .pending)");
-  found.forEach((messages, i) => messages && shade(items[i], messages, by, [least, most]));
-  const what = by === "write" ? "how much a token changed the memory" : "how much a token read from memory";
-  const words = most
-    ? `Shaded: ${what}, from ${shown(least)} to ${shown(most)}. Point at a token, or focus a text and use the arrow keys.`
-    : `Nothing was ${by === "write" ? "written" : "read"} here yet.`;
-  keepingPlace(() => ($("token").textContent = words));
-}
-
-/** @param {import("./turns.js").Turn[]} turns @param {number} at @returns {Promise<?import("./api.js").Strengths[]>} */
-async function strengthsOf(turns, at) {
-  const { home, seen } = turns[at];
-  if (!home) return null;
-  const key = `${home.session}@${home.version}/${seen}`;
-  if (!state.strengths.has(key)) {
-    try {
-      state.strengths.set(key, (await api.strengths(home.session, home.version, sentWith(turns, at))).data);
-    } catch (error) {
-      if (![400, 404].includes(error.status)) throw error;
-      return null; // a version that is no longer kept
-    }
-  }
-  return state.strengths.get(key);
-}
-
-// ---- the memory
-
-/** @param {number} version */
-async function look(version) {
-  const list = document.activeElement?.closest("#timeline, #log");
-  state.version = version;
-  drawLog();
-  drawTimeline();
-  list?.querySelector("[aria-current]")?.focus();
-  await drawMemory();
   await drawShades();
 }
 
-/** The difference of two nested arrays of numbers. @param {any} a @param {any} b @returns {any} */
-const minus = (a, b) => (Array.isArray(a) ? a.map((part, i) => minus(part, b[i])) : a - b);
-
-async function drawMemory() {
-  const { session, version, about } = state;
-  if (!session) {
-    held.show(null, [], "The memory begins empty.");
-    change.show(null, [], "Nothing changed yet.");
-    $("facts").textContent = "Empty so far.";
-    return;
-  }
-  const { parent } = state.timeline.find((point) => point.version === version);
-  const now = await api.memory(session.id, version);
-  const before = parent && (await api.memory(session.id, parent).catch(() => null));
-  if (state.version !== version || state.session.id !== session.id) return;
-  const changed = before && minus(now.states, before.states);
-  held.show(now.states, about.layers);
-  change.show(changed, about.layers, parent ? `Version ${parent} is no longer kept.` : "This is where it began.");
-  $("held-title").textContent = `What v${version} holds`;
-  $("change-title").textContent = parent ? `Changed since v${parent}` : "Change";
-  const numbers = now.states.flat(3);
-  const [layers, states, side] = [now.states.length, now.states[0].length, now.states[0][0].length];
-  $("facts").textContent =
-    `${layers} layers × ${states} states × ${side}×${side} = ${(numbers.length * 4) / 1024} KiB · ` +
-    `${now.tokens_written} tokens written · norm ${shown(Math.hypot(...numbers))}`;
-}
-
-function drawTimeline() {
-  const head = state.timeline[0]?.version;
-  $("timeline").replaceChildren(
-    ...state.timeline.map((point, i) => {
-      const { version, kind, origin, created } = point;
-      const item = element("li");
-      const written = point.tokens_written - (state.timeline[i + 1]?.tokens_written ?? point.tokens_written);
-      const what = kind === "rollback" ? `back to v${origin}` : kind === "fork" ? `fork of v${origin}` : kind;
-      const button = element("button", { type: "button", className: "version", onclick: () => attempt(() => look(version)) });
-      button.append(element("b", {}, `v${version}`), ` ${what}${written > 0 ? ` +${written}` : ""}`);
-      if (version === state.version) button.setAttribute("aria-current", "true");
-      const time = element("time", { dateTime: new Date(created * 1000).toISOString() });
-      time.append(new Date(created * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
-      item.append(button, time, ...(version === head ? [] : [actionOf("Roll back", version, rollback)]), actionOf("Fork", version, fork));
-      return item;
-    }),
-  );
-}
-
-/** @param {string} name @param {number} version @param {(version: number) => Promise<void>} action */
-function actionOf(name, version, action) {
-  const button = element("button", { type: "button", className: "link", onclick: () => attempt(() => action(version)) }, name);
-  button.setAttribute("aria-label", `${name}: version ${version}`);
-  return button;
-}
-
-// ---- what can be done with a session
+// ---- what changes the session
 
 /** @param {number} version */
 async function rollback(version) {
   await api.rollback(state.session.id, version);
   await reread();
   toMessage();
-}
-
-/** @param {number} version */
-async function fork(version) {
-  const { session, timeline } = state;
-  const made = await api.fork(session.id, version, `Fork of ${nameOf(session)}`.slice(0, 200));
-  save(made.id, turnsTo(session.id, timeline, version).map((turn) => ({ ...turn, version: made.version })));
-  await go(made.id);
 }
 
 async function freeze() {
@@ -453,51 +242,29 @@ async function freeze() {
   await list();
 }
 
-async function rename() {
-  const label = await ask({ title: "Label this session", label: "Label", value: state.session.label ?? "", yes: "Save" });
-  if (label === null) return;
-  await api.label(state.session.id, label.trim() || null);
-  await reread();
-}
-
-async function exportMemory() {
-  const url = URL.createObjectURL(await api.export(state.session.id));
-  element("a", { href: url, download: `${nameOf(state.session).replace(/[^\w.-]+/g, "-")}.safetensors` }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 10_000);
-}
-
-async function remove() {
-  const text = `${nameOf(state.session)}, with all versions of its memory and all that was kept of its text. This cannot be undone.`;
-  if ((await ask({ title: "Delete this session?", text, yes: "Delete" })) === null) return;
-  await api.delete(state.session.id);
-  forget(state.session.id);
-  await go("");
-}
-
 // ---- wiring
 
 /** @param {string} id @param {() => Promise<void> | void} action */
-const on = (id, action) => $(id).addEventListener("click", () => attempt(async () => action()));
+const on = (id, action) => $(id).addEventListener("click", () => act(action));
 
-on("new", create);
-on("rename", rename);
-on("fork", () => fork(state.timeline[0].version));
+on("new", () => go(""));
+on("rename", async () => (await rename()) && reread());
+on("fork", async () => go(await fork(state.timeline[0].version)));
 on("freeze", freeze);
 on("export", exportMemory);
-on("delete", remove);
+on("delete", async () => (await remove()) && go(""));
 on("drop", drop);
+on("compare", compare);
 on("key-open", askKey);
+on("more", more);
 on("ask-no", () => $("ask").close("no"));
-on("more", async () => {
-  const page = await api.list($("search").value.trim(), state.after);
-  state.sessions.push(...page.data);
-  state.after = page.after;
-  drawSessions();
-});
-$("compare").addEventListener("click", compare);
 $("error").querySelector("button").addEventListener("click", () => ($("error").hidden = true));
-$("search").addEventListener("input", () => attempt(list));
-$("shade").addEventListener("change", () => attempt(async () => (drawLog(), drawShades())));
+let typed;
+$("search").addEventListener("input", () => {
+  clearTimeout(typed);
+  typed = setTimeout(() => attempt(list), 150);
+});
+$("shade").addEventListener("change", () => attempt(() => (drawLog(looking), drawShades())));
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   if (state.running) state.running.abort();
@@ -509,12 +276,10 @@ $("message").addEventListener("keydown", (event) => {
   event.preventDefault();
   if (!state.running) send($("message").value);
 });
-readTokens($("log"), (token, value) => {
-  const word = shading() === "write" ? "written with" : "read with";
-  $("token").textContent = `“${token.trim()}” ${word} ${value}`;
-});
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (held.paint(), change.paint()));
+readTokens($("log"), tellToken);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
 addEventListener("hashchange", () => attempt(() => open(location.hash.slice(1))));
+addEventListener("key", () => attempt(begin));
 
 async function begin() {
   state.about = await api.about();

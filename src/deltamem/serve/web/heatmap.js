@@ -1,5 +1,7 @@
 /** Matrices as tiles of coloured cells: one tile for each layer and state, negative to positive in two colours. */
 
+import { element } from "./dom.js";
+
 /**
  * @typedef {{held: string, layer: number, state: number, row: number, column: number, value: number}} Cell
  */
@@ -164,15 +166,4 @@ export class Heatmap {
     tile.tabIndex = 0;
     this.#tell();
   }
-}
-
-/**
- * @param {string} name @param {object} [properties] @param {string} [text] always a text node
- * @returns {HTMLElement}
- */
-export function element(name, properties = {}, text = "") {
-  const made = Object.assign(document.createElement(name), properties);
-  if (properties.role) made.setAttribute("role", properties.role);
-  if (text) made.append(text);
-  return made;
 }

@@ -1,6 +1,7 @@
 /** The conversation on screen, and the shading of its tokens. */
 
-import { element, shown } from "./heatmap.js";
+import { element } from "./dom.js";
+import { shown } from "./heatmap.js";
 
 const SPEAKERS = { user: "You", assistant: "Model", tool: "Tool" };
 
@@ -14,19 +15,24 @@ function bubble(message) {
 
 /**
  * @param {import("./turns.js").Turn} turn @param {boolean} marked its version is the one looked at
- * @param {() => void} look shows its memory
+ * @param {?() => void} look shows its memory; null where it is no longer kept
  */
 export function turnItem(turn, marked, look) {
   const item = element("li", { className: turn.visible ? "turn" : "turn gone" });
   item.append(...turn.messages.map(bubble));
   const meta = element("p", { className: "meta" });
-  const button = element("button", { type: "button", className: "link", onclick: look }, `v${turn.version}`);
-  button.setAttribute("aria-label", `Version ${turn.version}: show its memory`);
-  if (marked) button.setAttribute("aria-current", "true");
-  if (turn.home) meta.append(button, " ");
+  if (turn.written) meta.append(look ? link(turn.version, marked, look) : `v${turn.version} (no longer kept)`, " ");
   meta.append(turn.note);
   item.append(meta);
   return item;
+}
+
+/** @param {number} version @param {boolean} marked @param {() => void} look */
+function link(version, marked, look) {
+  const button = element("button", { type: "button", className: "link", onclick: look }, `v${version}`);
+  button.setAttribute("aria-label", `Version ${version}: show its memory`);
+  if (marked) button.setAttribute("aria-current", "true");
+  return button;
 }
 
 /** @param {string} question @returns {{item: HTMLElement, push: (text: string) => void, text: () => string}} */
@@ -53,9 +59,9 @@ export function pairItem(question) {
   return { item, push: answers.map((said) => (text) => said.querySelector(".text").append(text)) };
 }
 
-/** What stands where the visible context begins anew. */
+/** What stands where the visible context begins. */
 export const cutItem = () =>
-  element("li", { className: "cut" }, "Context dropped: of what is above the model sees nothing. Only its memory answers.");
+  element("li", { className: "cut" }, "The model sees nothing of what is above. Only its memory answers.");
 
 /**
  * Shades a turn's messages; text stays text.

@@ -7,7 +7,7 @@ import { api } from "./api.js";
  * @typedef {{version: number, home: ?{session: string, version: number}, messages: import("./api.js").Message[],
  *   seen: number, visible: boolean, written: boolean, note: string}} Turn
  *
- * `home` is the version that wrote it, where that is known; `seen` counts the turns before it that were sent with it;
+ * `home` is the version that wrote it, where that is known and kept; `seen` counts the turns before it that were sent with it;
  * `visible` tells whether it will be sent with the next one; `written`, whether it is in the memory.
  */
 
@@ -54,7 +54,9 @@ export const turnsTo = (session, timeline, version) => {
  * @returns {Promise<Turn[]>}
  */
 export async function turnsOf(session, timeline, kept) {
-  const mine = turnsTo(session, timeline, timeline[0].version);
+  const there = new Set(timeline.map((version) => version.version));
+  const lost = ({ home }) => home?.session === session && !there.has(home.version);
+  const mine = turnsTo(session, timeline, timeline[0].version).map((turn) => (lost(turn) ? { ...turn, home: null } : turn));
   if (!kept) return mine;
   const log = (await api.messages(session)).data;
   const written = mine.filter((turn) => turn.written).flatMap((turn) => turn.messages);
