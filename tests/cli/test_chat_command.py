@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deltamem.cli.main import main
-from deltamem.cli.terminal.chat import SUGGESTIONS
+from deltamem.demo.suggestions import SUGGESTIONS
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_commands_explain_show_and_forget(say: Any) -> None:
 
 
 def test_the_suggestions_on_screen_are_ones_it_can_answer(say: Any) -> None:
-    answers = ("Porto.", "cello.", "Oslo.")
+    answers = ("Lisbon.", "tortoise.", "cello.", "July 20.", "Porto.")
     lines = [line for told, asked in SUGGESTIONS for line in (told, "/context off", asked)]
     code, out, _ = say(*lines)
     assert code == 0

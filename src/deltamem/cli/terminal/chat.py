@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltamem.cli.terminal.commands import COMMANDS, help_text
+from deltamem.demo.suggestions import SUGGESTIONS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,11 +15,6 @@ if TYPE_CHECKING:
     from deltamem.session import Session
 
 MAIN = "main"
-SUGGESTIONS = (
-    ("I live in Porto.", "Where do I live?"),
-    ("My friend Ravi plays the cello.", "Which instrument does Ravi play?"),
-    ("Actually, I live in Oslo now.", "Which city do I live in?"),
-)
 
 
 class Chat:
