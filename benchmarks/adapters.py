@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from common import machine
-from deltamem.demo.adapters import STAGES, TRAINING_FILE
+from deltamem.demo.adapters import COURSES, TRAINING_FILE
 from deltamem.demo.measure import Sizes, measure
 from deltamem.demo.reader import Reader
 from deltamem.demo.show import load_demo
@@ -54,7 +54,7 @@ def run() -> dict[str, Any]:
     start = time.monotonic()
     folder = files("deltamem.demo").joinpath("assets", "adapters")
     results = measure([Reader(*load_demo()), Reader(*load_demo())], lambda label: print(label, file=sys.stderr), SIZES)
-    training = {which: json.loads(folder.joinpath(which, TRAINING_FILE).read_text("utf-8")) for which in STAGES}
+    training = {which: json.loads(folder.joinpath(which, TRAINING_FILE).read_text("utf-8")) for which in COURSES}
     return results.as_data() | {
         "training": training,
         "command": "python benchmarks/adapters.py --json benchmarks/results/adapters.json",

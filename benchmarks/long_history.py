@@ -26,7 +26,7 @@ import torch
 
 from common import machine, timed
 from deltamem.attach import attach
-from deltamem.demo.adapters import STAGES
+from deltamem.demo.adapters import COURSES
 from deltamem.demo.backbone import load_backbone
 from deltamem.train import Episode, EpisodeBatch, EpisodeObjective, ObjectiveOptions, Text, Writing, collate
 
@@ -97,7 +97,7 @@ def point(writing: Writing, length: int) -> dict[str, float]:
     """Peak MiB and CPU seconds of a step, after a short one that compiles and allocates what any step needs."""
     torch.manual_seed(0)
     model, _ = load_backbone()
-    attach(model, STAGES["multi"].config)
+    attach(model, COURSES["multi"].config)
     objective = EpisodeObjective(model, ObjectiveOptions(writing=writing))
 
     def step(batch: EpisodeBatch) -> None:

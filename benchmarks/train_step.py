@@ -28,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 import deltamem.memory
 from common import machine, timed
 from deltamem.attach import attach, attached
-from deltamem.demo.adapters import STAGES
+from deltamem.demo.adapters import COURSES
 from deltamem.demo.backbone import load_backbone
 from deltamem.demo.episodes import EpisodeSampler, Mix
 from deltamem.ops import scan
@@ -86,7 +86,7 @@ def measure(rounds: int) -> dict[str, Any]:
         "loop_ms": round(1000 * statistics.median(loop for _, loop in times), 1),
         **{f"{side}_mib": peak_of(side) for side in SIDES},
         "written_tokens": PASSAGE * PASSAGES,
-        "adapter": json.loads(STAGES["multi"].config.to_json()),
+        "adapter": json.loads(COURSES["multi"].config.to_json()),
         "rounds": rounds,
         "floor": FLOOR,
         "load": os.getloadavg(),
@@ -99,7 +99,7 @@ def training_step(passage: int = PASSAGE) -> Step:
     """A function that takes one step of the four-state adapter and gives its loss."""
     torch.manual_seed(0)
     model, tokenizer = load_backbone()
-    attach(model, STAGES["multi"].config)
+    attach(model, COURSES["multi"].config)
     parameters = [p for memory in attached(model).memories() for p in memory.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3)
     objective = EpisodeObjective(model)

@@ -13,35 +13,28 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from deltamem import attached, load_adapter, memory_cache
 from deltamem.chat import encode_chat
-from deltamem.demo.adapters import REFINED, STAGES, TRAINING_FILE, Which, load_demo_adapter, train
+from deltamem.demo.adapters import COURSES, TRAINING_FILE, Course, Stage, Which, load_demo_adapter, train
 from deltamem.demo.backbone import load_backbone
 from deltamem.demo.reader import Asked, Reader
 from deltamem.demo.world import Message, sample_dialogue
-
-ADAPTERS = Path(str(files("deltamem.demo").joinpath("assets", "adapters")))
 
 
 @pytest.fixture(scope="module")
 def demo() -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
     model, tokenizer = load_backbone()
-    for which in STAGES:
+    for which in COURSES:
         load_demo_adapter(model, which)
     return model, tokenizer
 
 
-@pytest.mark.parametrize("which", STAGES)
+@pytest.mark.parametrize("which", COURSES)
 def test_an_adapter_is_under_a_megabyte_and_of_its_recipe(
     demo: tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast], which: Which
 ) -> None:
     folder = files("deltamem.demo").joinpath("assets", "adapters", which)
     assert sum(len(file.read_bytes()) for file in folder.iterdir()) < 1_000_000
-    assert attached(demo[0]).configs[which] == STAGES[which].config
-    assert STAGES[which].config.rank == 8
-    stage = json.loads(folder.joinpath(TRAINING_FILE).read_text("utf-8"))
-    assert stage["steps"] == REFINED[which].steps
-    while "after" in stage:
-        stage = stage["after"]
-    assert stage["steps"] == STAGES[which].steps
+    assert attached(demo[0]).configs[which] == COURSES[which].config
+    assert COURSES[which].config.rank == 8
 
 
 @pytest.mark.parametrize(("which", "least"), [("token", 0.82), ("segment", 0.8), ("multi", 0.92)])
@@ -75,29 +68,34 @@ def test_an_unknown_adapter_is_refused(demo: tuple[Qwen3ForCausalLM, PreTrainedT
         load_demo_adapter(demo[0], "large")  # type: ignore[arg-type]
 
 
+def short(which: Which, *rates: float) -> Course:
+    """A course of two updates a stage, on few and small dialogues."""
+    first = COURSES[which].stages[0]
+    mix = dataclasses.replace(first.mix, max_facts=2, episodes=4)
+    return Course(COURSES[which].config, tuple(Stage(mix, steps=2, rate=rate) for rate in rates))
+
+
 @pytest.mark.parametrize("control", [False, True])
 def test_training_writes_an_adapter_that_loads(tmp_path: Path, control: bool) -> None:
-    stage = STAGES["segment"]
-    short = dataclasses.replace(stage, mix=dataclasses.replace(stage.mix, max_facts=2, episodes=4), steps=2)
-    assert train(short, tmp_path / "run", tmp_path / "segment", command="none", control=control)
+    course = short("segment", 5e-3)
+    assert train(course, tmp_path / "run", tmp_path / "segment", command="none", control=control)
     model, _ = load_backbone()
     load_adapter(model, tmp_path / "segment")
-    assert attached(model).config == stage.config
+    assert attached(model).config == course.config
     weights = attached(model).memories()[0].projection
     assert torch.equal(weights, weights.to(torch.bfloat16).float())
-    assert json.loads((tmp_path / "segment" / TRAINING_FILE).read_text())["steps"] == 2
+    stages = json.loads((tmp_path / "segment" / TRAINING_FILE).read_text())["stages"]
+    assert [stage["steps"] for stage in stages] == [2]
 
 
-def test_a_second_stage_goes_on_from_the_first(tmp_path: Path) -> None:
-    short = dataclasses.replace(
-        STAGES["token"],
-        mix=dataclasses.replace(STAGES["token"].mix, max_facts=2, episodes=2),
-        steps=1,
-        rate=1e-9,
-        start=ADAPTERS / "token",
-    )
-    assert train(short, tmp_path / "run", tmp_path / "token", command="none")
-    before, after = (load_file(folder / "adapter.safetensors") for folder in (ADAPTERS / "token", tmp_path / "token"))
-    for name, tensor in before.items():
-        torch.testing.assert_close(after[name], tensor, rtol=1e-2, atol=1e-4)
-    assert "after" in json.loads((tmp_path / "token" / TRAINING_FILE).read_text())
+def test_a_stage_goes_on_from_the_one_before_and_a_finished_one_is_not_run_again(tmp_path: Path) -> None:
+    run, output = tmp_path / "run", tmp_path / "token"
+    assert train(short("token", 5e-3), run, output, command="none")
+    first = load_file(output / "adapter.safetensors")
+    done = (run / "stage-1" / "metrics.json").stat().st_mtime_ns
+    assert train(short("token", 5e-3, 1e-9), run, output, command="none")
+    assert (run / "stage-1" / "metrics.json").stat().st_mtime_ns == done
+    second = load_file(output / "adapter.safetensors")
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-2, atol=1e-4)
+    assert len(json.loads((output / TRAINING_FILE).read_text())["stages"]) == 2

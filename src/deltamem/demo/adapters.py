@@ -31,63 +31,55 @@ if TYPE_CHECKING:
 Which = Literal["token", "segment", "multi"]
 TRAINING_FILE = "training.json"
 _SOURCE = "deltamem.demo.training:"
-_ADAPTERS = Path("src/deltamem/demo/assets/adapters")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A training of an adapter: from scratch, or on from the adapter in the folder ``start``.
+    """One run of a training; the first begins with a fresh adapter, the next ones go on from where it got to.
 
     Attributes:
-        config: what the adapter is.
         mix: what its dialogues are made of.
         steps: updates.
         rate: the highest learning rate.
-        start: the folder.
     """
 
-    config: DeltaMemConfig
     mix: Mix
     steps: int
     rate: float = 5e-3
-    start: Path | None = None
+
+
+@dataclass(frozen=True)
+class Course:
+    """What an adapter is, and the stages of its training."""
+
+    config: DeltaMemConfig
+    stages: tuple[Stage, ...]
+
+
+# The last stage has more facts and more questions a dialogue. Four states also see more dialogues that are asked about
+# while their text is still there, which is what a memory that writes along disturbs.
+def _refining(max_facts: int, steps: int, answered: float) -> Stage:
+    mix = Mix(max_facts=max_facts, answered=answered, plain=0.0, grown=0.02, queries=6, episodes=20)
+    return Stage(mix, steps, rate=3e-3)
 
 
 # They depart from the published defaults in three things. Their keep gate is one (``no_lambda``) and their write gate
 # starts lower: what lets go of a little at every token has to learn to let go at few, and with the standard rule the
 # multi-state adapter had 0.43 of four held-out facts after 1,000 steps, where this one had 0.85. A segment is the mean
 # of its tokens and written once, so its write gate starts open. Larger initial heads make recall form sooner.
-STAGES: dict[Which, Stage] = {
-    "token": Stage(
+COURSES: dict[Which, Course] = {
+    "token": Course(
         DeltaMemConfig(init_gain=0.5, update_rule="no_lambda", gate_bias=-2.5),
-        Mix(max_facts=5),
-        steps=3000,
+        (Stage(Mix(max_facts=5), steps=3000), _refining(6, steps=2400, answered=0.2)),
     ),
-    "segment": Stage(
+    "segment": Course(
         DeltaMemConfig(init_gain=1.0, update_rule="no_lambda", gate_bias=1.0, write="message"),
-        Mix(max_facts=5, plain=0.12),
-        steps=3000,
+        (Stage(Mix(max_facts=5, plain=0.12), steps=3000), _refining(6, steps=2400, answered=0.2)),
     ),
-    "multi": Stage(
+    "multi": Course(
         DeltaMemConfig(init_gain=0.5, update_rule="no_lambda", gate_bias=-2.5, states=4),
-        Mix(max_facts=10),
-        steps=3500,
+        (Stage(Mix(max_facts=10), steps=3500), _refining(14, steps=4000, answered=0.4)),
     ),
-}
-
-_REFINING: dict[str, Any] = {"plain": 0.0, "grown": 0.02, "queries": 6, "episodes": 20}
-
-
-def _refined(which: Which, mix: Mix, steps: int) -> Stage:
-    return Stage(STAGES[which].config, mix, steps, rate=3e-3, start=_ADAPTERS / which)
-
-
-# A second stage: more facts and more questions a dialogue. Four states also see more dialogues that are asked about
-# while their text is still there, which is what a memory that writes along disturbs.
-REFINED: dict[Which, Stage] = {
-    "token": _refined("token", Mix(max_facts=6, answered=0.2, **_REFINING), 2400),
-    "segment": _refined("segment", Mix(max_facts=6, answered=0.2, **_REFINING), 2400),
-    "multi": _refined("multi", Mix(max_facts=14, answered=0.4, **_REFINING), 4000),
 }
 
 
@@ -103,18 +95,28 @@ def load_demo_adapter(model: "Qwen3ForCausalLM", which: Which, name: str | None 
         ValueError: there is no such adapter.
         AdapterFileError: the model is another backbone, or the file is damaged.
     """
-    if which not in STAGES:
-        raise ValueError(f"There is no demo adapter {which!r}; there are: {', '.join(STAGES)}.")
+    if which not in COURSES:
+        raise ValueError(f"There is no demo adapter {which!r}; there are: {', '.join(COURSES)}.")
     with as_file(files("deltamem.demo").joinpath("assets", "adapters", which)) as folder:
         return load_adapter(model, folder, name or which)
 
 
-def recipe_of(stage: Stage, folder: Path, *, seed: int = 0, control: bool = False) -> "Recipe":
+def recipe_of(
+    config: DeltaMemConfig,
+    stage: Stage,
+    folder: Path,
+    *,
+    start: Path | None = None,
+    seed: int = 0,
+    control: bool = False,
+) -> "Recipe":
     """The stage as a recipe of ``deltamem train``.
 
     Args:
-        stage: what to train, and how.
+        config: what the adapter is.
+        stage: how it is trained.
         folder: where the run is kept.
+        start: the adapter's folder to go on from; a fresh adapter by default.
         seed: of the dialogues and the initial weights.
         control: train the static control instead: every question meets another dialogue's memory, so that all but
             memory can be learned.
@@ -125,8 +127,8 @@ def recipe_of(stage: Stage, folder: Path, *, seed: int = 0, control: bool = Fals
     return Recipe.model_validate(
         {
             "backbone": {"factory": {"source": "deltamem.demo.backbone:load_backbone"}},
-            "adapter": stage.config,
-            "start": None if stage.start is None else str(stage.start),
+            "adapter": config,
+            "start": None if start is None else str(start),
             "data": {"source": _SOURCE + ("stranger_batches" if control else "training_batches"), "options": dialogues},
             "optimiser": {"learning_rate": stage.rate},
             "schedule": {"steps": stage.steps, "batch": 1, "warm_up": 0.0125},
@@ -141,35 +143,43 @@ def recipe_of(stage: Stage, folder: Path, *, seed: int = 0, control: bool = Fals
     )
 
 
-def train(stage: Stage, folder: Path, output: Path, *, command: str, seed: int = 0, control: bool = False) -> bool:
+def train(course: Course, folder: Path, output: Path, *, command: str, seed: int = 0, control: bool = False) -> bool:
     """Trains an adapter and writes its folder; false if a signal stopped it first.
 
+    Called again it goes on where it was stopped.
+
     Args:
-        stage: what to train, and how.
-        folder: where the run is kept, and resumed from.
+        course: what to train, and how.
+        folder: where the stages' runs are kept, one folder each.
         output: the folder to write.
         command: what the record says it was trained with.
-        seed: of the dialogues and the initial weights.
+        seed: of the dialogues and the initial weights; each stage has one of its own.
         control: train the static control instead.
     """
-    from deltamem.train.run import METRICS_FILE, run
+    from deltamem.train.checkpoints import METRICS_FILE
+    from deltamem.train.run import run
 
-    outcome = run(recipe_of(stage, folder, seed=seed, control=control), resume=folder.exists())
-    if outcome.signal:
-        return False
+    stages: list[dict[str, int]] = []
+    place: Path | None = None
+    for number, stage in enumerate(course.stages):
+        start, place = place, folder / f"stage-{number + 1}"
+        if not (place / METRICS_FILE).exists():
+            recipe = recipe_of(course.config, stage, place, start=start, seed=seed + number, control=control)
+            if run(recipe, resume=place.exists()).signal:
+                return False
+        seconds = round(json.loads((place / METRICS_FILE).read_text("utf-8"))["seconds"])
+        stages.append({"steps": stage.steps, "seconds": seconds})
+    assert place is not None
     model, _ = load_backbone()
-    load_adapter(model, folder)
+    load_adapter(model, place)
     _round_to_bfloat16(model)
     save_adapter(model, output)
-    record: dict[str, Any] = {
+    record = {
         "command": command,
-        "steps": outcome.steps,
-        "seconds": round(json.loads((folder / METRICS_FILE).read_text("utf-8"))["seconds"]),
+        "stages": stages,
         "threads": torch.get_num_threads(),
         "machine": f"{platform.machine()}, {platform.system()}, torch {torch.__version__}",
     }
-    if stage.start:
-        record["after"] = json.loads((stage.start / TRAINING_FILE).read_text("utf-8"))
     write_atomically(output / TRAINING_FILE, (json.dumps(record, indent=2) + "\n").encode())
     return True
 
@@ -185,29 +195,22 @@ def main() -> None:
     """Trains one of the demo's adapters."""
     parser = argparse.ArgumentParser(prog="python -m deltamem.demo.adapters", description=__doc__)
     parser.add_argument("which", choices=get_args(Which))
-    parser.add_argument("--refine", action="store_true", help="the second stage, on from the package's adapter")
     parser.add_argument("--control", action="store_true", help="the static control, for deltamem eval --static-adapter")
-    parser.add_argument("--output", type=Path, help=f"folder to write (default: {_ADAPTERS}/WHICH)")
+    parser.add_argument("--output", type=Path, help="folder to write (default: adapter in the run's)")
     parser.add_argument("--run", type=Path, help="folder of the run, resumed from (default: runs/WHICH)")
-    parser.add_argument("--steps", type=int, help="updates, if not the stage's own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    if arguments.refine and arguments.control:
-        parser.error("the second stage is no control's")
-    if arguments.control and not arguments.output:
-        parser.error("--control needs --output: the package has no control")
     torch.set_num_threads(arguments.threads)
     # Products of the frozen weights in bfloat16 where the CPU has it: over twice as fast, and the state stays float32.
     torch.set_float32_matmul_precision("medium")
-    stage = (REFINED if arguments.refine else STAGES)[arguments.which]
-    kind = "-refined" * arguments.refine + "-control" * arguments.control
+    folder = arguments.run or Path("runs") / (arguments.which + "-control" * arguments.control)
     train(
-        dataclasses.replace(stage, steps=arguments.steps or stage.steps),
-        arguments.run or Path(f"runs/{arguments.which}{kind}"),
-        arguments.output or _ADAPTERS / arguments.which,
+        COURSES[arguments.which],
+        folder,
+        arguments.output or folder / "adapter",
         command=shlex.join(["python", "-m", "deltamem.demo.adapters", *sys.argv[1:]]),
-        seed=arguments.seed + arguments.refine,
+        seed=arguments.seed,
         control=arguments.control,
     )
 

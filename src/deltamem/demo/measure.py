@@ -18,7 +18,6 @@ from deltamem.state import MemoryState
 
 ADAPTERS = ("token", "segment", "multi")
 METHODS = ("none", *ADAPTERS, "shuffled", "bm25", "full")
-WINDOWED = "window"
 FORGETTING_TOKENS = (0, 200, 400, 600, 1000, 2000)
 _UPDATE_FACTS, _UPDATE_CORRECTIONS, _FORGETTING_FACTS, _LOSS_FACTS = 4, 2, 4, 8
 
@@ -157,7 +156,7 @@ def measure_updates(reader: Reader, count: int) -> Updates:
 def measure_forgetting(reader: Reader, count: int) -> dict[str, Curve]:
     """Tells a few facts, then nothing but small talk, and asks again from time to time.
 
-    The memory carries on from where it was; the window holds the last tokens of all the text so far.
+    The memory carries on from where it was; of all the text so far, the last tokens are in the window.
     """
     dialogues = _held_out(count, _FORGETTING_FACTS)
     asked = _asked(dialogues)
@@ -166,7 +165,7 @@ def measure_forgetting(reader: Reader, count: int) -> dict[str, Curve]:
     news = [list(dialogue.messages) for dialogue in dialogues]
     since = [0] * count
     states: dict[str, MemoryState | None] = dict.fromkeys(ADAPTERS)
-    curves: dict[str, Curve] = {name: [] for name in (*ADAPTERS, WINDOWED)}
+    curves: dict[str, Curve] = {name: [] for name in (*ADAPTERS, "full")}
     for mark in FORGETTING_TOKENS:
         for row in range(count):
             while since[row] < mark:
@@ -178,7 +177,7 @@ def measure_forgetting(reader: Reader, count: int) -> dict[str, Curve]:
             states[name] = state = reader.remember(name, news, states[name])
             curves[name].append((tokens, Rate.of(reader.recall(name, state, asked))))
         texts = [text + new for text, new in zip(texts, news, strict=True)]
-        curves[WINDOWED].append((tokens, Rate.of(reader.read(None, texts, asked))))
+        curves["full"].append((tokens, Rate.of(reader.read(None, texts, asked))))
         news = [[] for _ in dialogues]
     return curves
 

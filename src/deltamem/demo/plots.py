@@ -20,7 +20,6 @@ STYLES = {
     "segment": ("memory, segment writes", "#009E73", "-"),
     "shuffled": ("another dialogue's memory", "#CC79A7", ":"),
     "none": ("no context", "#999999", ":"),
-    "window": ("full window of 512 tokens", "#000000", "--"),
 }
 
 

@@ -22,7 +22,6 @@ _LABELS = {
     "shuffled": "another dialogue's memory",
     "bm25": f"BM25, best {TURNS} turns",
     "full": "full context",
-    "window": f"last {WINDOW} tokens of text",
 }
 
 
@@ -67,8 +66,8 @@ def show_end(console: Console, plots: Mapping[str, Path], memory: Path, seconds:
     console.print(Text.assemble(f"{'memory':<11} {memory}", ("   (deltamem inspect reads it)", "dim")), soft_wrap=True)
     console.print(
         "\n[dim]What this does not show: how δ-mem does on a large model or on free text. This backbone has a million "
-        "parameters and knows one small world of templated sentences. Names, and which phrasing goes with which value, "
-        "are held out; the kinds of facts and the values are not.[/dim]\n"
+        "parameters and knows one small world of templated sentences. Names, and the sentences that tell a value, are "
+        "held out; the kinds of facts and the values are not.[/dim]\n"
         "\nTalk to it: [bold]deltamem demo --ask[/bold]   What one can tell it: [bold]deltamem demo --facts[/bold]\n"
         f"{seconds:.0f} seconds.",
         highlight=False,
@@ -100,7 +99,8 @@ def _show_forgetting(console: Console, results: Results) -> None:
     curves = results.forgetting
     marks = [tokens for tokens, _ in next(iter(curves.values()))]
     total = next(iter(curves.values()))[0][1].total
-    _headline(console, "Forgetting", f"four facts, then small talk; {total} questions, percent")
+    detail = f"four facts, then small talk; {total} questions, percent; full context: the last {WINDOW} tokens"
+    _headline(console, "Forgetting", detail)
     table = _table("tokens since the facts", *(f"{tokens:,}" for tokens in marks), right=len(marks))
     for method, curve in curves.items():
         table.add_row(_LABELS[method], *(_cell(rate) for _, rate in curve), style=_style(method))

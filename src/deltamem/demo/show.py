@@ -24,12 +24,12 @@ def load_demo() -> tuple["Qwen3ForCausalLM", "PreTrainedTokenizerFast"]:
     """The embedded backbone with its adapters, of which the last, ``multi``, is active, and the tokenizer."""
     from transformers.utils import logging
 
-    from deltamem.demo.adapters import STAGES, load_demo_adapter
+    from deltamem.demo.adapters import COURSES, load_demo_adapter
     from deltamem.demo.backbone import load_backbone
 
     logging.disable_progress_bar()
     model, tokenizer = load_backbone()
-    for which in STAGES:
+    for which in COURSES:
         load_demo_adapter(model, which)
     return model, tokenizer
 

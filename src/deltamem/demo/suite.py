@@ -7,7 +7,7 @@ take about three minutes on an idle core or, for the MLP, as its command does.
 import dataclasses
 from pathlib import Path
 
-from deltamem.demo.adapters import STAGES, recipe_of
+from deltamem.demo.adapters import COURSES, recipe_of
 from deltamem.eval.registry import Training
 
 _TRAINER = ("accelerate", "train"), ("pydantic", "train"), ("yaml", "train"), ("datasets", "train")
@@ -18,7 +18,9 @@ def _recipe(folder: Path, steps: int, *, control: bool = False) -> str:
     """The recipe of the adapter ``multi`` with so many updates, as YAML."""
     from deltamem.train.recipefile import recipe_yaml
 
-    return recipe_yaml(recipe_of(dataclasses.replace(STAGES["multi"], steps=steps), folder, control=control))
+    course = COURSES["multi"]
+    stage = dataclasses.replace(course.stages[0], steps=steps)
+    return recipe_yaml(recipe_of(course.config, stage, folder, control=control))
 
 
 TRAININGS: tuple[Training, ...] = (
