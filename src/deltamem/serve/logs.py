@@ -37,11 +37,20 @@ class JsonFormatter(logging.Formatter):
         return places
 
 
-def configure_logging(level: int = logging.INFO) -> None:
-    """Sends the server's and uvicorn's logs to standard error as JSON."""
+def configure_logging() -> None:
+    """Sends all logs to standard error as JSON: the server's from the level info on, its libraries' warnings."""
+    import torch  # noqa: F401 - makes the handlers that are taken away here, as the next ones do
+    from huggingface_hub.utils import disable_progress_bars
+    from transformers.utils.logging import disable_progress_bar, get_logger
+
+    get_logger()
+    disable_progress_bar()
+    disable_progress_bars()
+    for name in ("torch", "transformers", "huggingface_hub"):
+        logging.getLogger(name).handlers, logging.getLogger(name).propagate = [], True
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    for name in ("deltamem", "uvicorn", "uvicorn.error"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = ([handler] if name != "uvicorn.error" else []), name == "uvicorn.error"
-        logger.setLevel(level)
+    logging.getLogger().addHandler(handler)
+    logging.captureWarnings(True)
+    for name in ("deltamem", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.INFO)
