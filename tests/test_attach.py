@@ -1,6 +1,7 @@
 """Attaching: adapters by name, layer choice, reports, and what is refused."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -305,3 +306,29 @@ def test_a_state_dict_returns_to_an_attached_model() -> None:
     enliven(other, seed=5)
     other.load_state_dict(model.state_dict())
     assert torch.equal(logits(model), logits(other))
+
+
+def test_a_models_own_methods_come_back() -> None:
+    model = backbone()
+    own = model.generate = lambda *args, **kwargs: "its own"
+    deltamem.attach(model)
+    assert model.generate(tokens(1, 4), use_cache=False) == "its own"
+    deltamem.detach(model)
+    assert model.generate is own
+    assert "save_pretrained" not in vars(model)
+
+
+def test_an_attached_backbone_is_not_stored_under_other_names(tmp_path: Path) -> None:
+    model = adapted()
+    with pytest.raises(ValueError, match=r"save_adapter\(\) stores the adapter.*detach\(\) first"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+    deltamem.detach(model)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(model))
+
+
+def test_a_bare_state_is_no_step() -> None:
+    model = adapted()
+    with pytest.raises(TypeError, match=r"takes a deltamem\.Step, not a MemoryState.*Step\(state\)"):
+        model(tokens(1, 4), memory=live_state(model))

@@ -1,12 +1,23 @@
 """``generate`` with a memory in its cache."""
 
+import logging
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, QuantizedCache, StaticCache, TextStreamer
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    QuantizedCache,
+    StaticCache,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextStreamer,
+)
+from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
 
 import deltamem
 from deltamem import MemoryCache, MemoryState, Step
@@ -151,7 +162,115 @@ def test_beam_search_reorders_the_memory_with_the_beams() -> None:
     )
     for row in range(2):
         assert drawn[row].tolist() == beam_by_hand(model, ids[row : row + 1], state.row(row), 6, 3)
-    assert cache.memory.batch == 6
+    step = Step(state)
+    with torch.no_grad():
+        model(drawn[:, :-1], memory=step)
+    assert_same_state(cache.memory, step.new_state, 1e-4)
+
+
+class StopsAt(StoppingCriteria):
+    """Ends a row that draws a token."""
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        return input_ids[:, -1] == self.token
+
+
+BEAMS: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False},
+    "sampled": {"do_sample": True},
+    "early": {"do_sample": False, "early_stopping": True},
+    "criteria": {"do_sample": False, "stopping_criteria": StoppingCriteriaList([StopsAt(7)])},
+}
+
+
+@pytest.mark.parametrize("how", BEAMS)
+@pytest.mark.parametrize("family", ["qwen3", "gemma3", "gpt_neo"])
+def test_after_beam_search_every_returned_sequence_has_its_memory(family: str, how: str) -> None:
+    model = eager_to_stop(adapted(family))
+    ids, mask = padded([tokens(1, length, seed)[0] for seed, length in enumerate(LENGTHS)])
+    width, state = ids.shape[1], live_state(model, len(LENGTHS))
+    cache = deltamem.memory_cache(model, state)
+    torch.manual_seed(5)
+    drawn = model.generate(
+        ids,
+        attention_mask=mask,
+        past_key_values=cache,
+        max_new_tokens=12,
+        num_beams=4,
+        num_return_sequences=3,
+        **BEAMS[how],
+    )
+    last = {EOS, 7} if how == "criteria" else {EOS}
+    lengths = set()
+    for row, sequence in enumerate(drawn.tolist()):
+        fed = next((at for at in range(width, len(sequence)) if sequence[at] in last), len(sequence) - 1)
+        step = Step(state.row(row // 3))
+        with torch.no_grad():
+            model(torch.tensor([sequence[width - LENGTHS[row // 3] : fed]]), memory=step)
+        assert_same_state(cache.memory.row(row), step.new_state, 1e-4)
+        lengths.add(fed)
+    assert len(lengths) > 2
+
+
+def test_beams_of_segment_writers_start_empty_or_from_a_memory() -> None:
+    model, ids = adapted(write="message"), tokens(2, 6)
+    segments = torch.tensor([[0, 0, 0, -1, 1, 1]]).expand(2, -1)
+    options: dict[str, Any] = {"max_new_tokens": 5, "num_beams": 2, "num_return_sequences": 2, **NEVER_STOP}
+    for state in (None, live_state(model, 2)):
+        cache = deltamem.memory_cache(model, state, segment_ids=segments)
+        drawn = model.generate(ids, past_key_values=cache, do_sample=False, **options)
+        before = (deltamem.new_state(model, 2) if state is None else state).repeat_interleave(2)
+        step = Step(before, segment_ids=torch.tensor([[0, 0, 0, -1, 1, 1, 9, 9, 9, 9]]).expand(4, -1))
+        with torch.no_grad():
+            model(drawn[:, :-1], memory=step)
+        wanted, found = step.new_state, cache.memory
+        assert_same_state(MemoryState(found.states, found.tokens), MemoryState(wanted.states, wanted.tokens), 1e-4)
+
+
+def test_fewer_sequences_than_beams_may_be_possible() -> None:
+    """Where a prompt allows one token only, the other sequences come back without any."""
+    model, ids = adapted(), tokens(2, 6)
+    cache = deltamem.memory_cache(model, live_state(model, 2))
+    options: dict[str, Any] = {"num_beams": 3, "num_return_sequences": 3, "prefix_allowed_tokens_fn": lambda *_: [5]}
+    model.generate(ids, past_key_values=cache, max_new_tokens=1, do_sample=False, **options)
+    step = Step(live_state(model, 2).repeat_interleave(3))
+    with torch.no_grad():
+        model(ids.repeat_interleave(3, 0), memory=step)
+    assert_same_state(cache.memory, step.new_state, 1e-4)
+
+
+@pytest.mark.parametrize("place", ["keyword", "config"])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_beam_search_returns_what_was_asked_for(place: str, wanted: bool) -> None:
+    model, ids = adapted(), tokens(2, 6)
+    options = {"num_beams": 2, "max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": wanted}
+    config = GenerationConfig(**options) if place == "config" else None
+    found = model.generate(ids, config) if config else model.generate(ids, **options)
+    assert isinstance(found, GenerateBeamDecoderOnlyOutput if wanted else Tensor)
+    assert config is None or config.return_dict_in_generate is wanted
+    with deltamem.disabled(model):
+        assert isinstance(model.generate(ids, config, **({} if config else options)), type(found))
+
+
+def test_a_cache_is_not_gone_on_from_after_beam_search() -> None:
+    model, ids = adapted(), tokens(2, 6)
+    cache = deltamem.memory_cache(model, live_state(model, 2))
+    options: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False, **NEVER_STOP}
+    drawn = model.generate(ids, past_key_values=cache, num_beams=2, **options)
+    for go_on in (
+        lambda: model.generate(drawn, past_key_values=cache, **options),
+        lambda: model(ids, None, None, cache),
+    ):
+        with pytest.raises(ValueError, match="been through a beam search"):
+            go_on()
+    memory = cache.memory
+    cache.reset()
+    fresh = deltamem.memory_cache(model, memory)
+    again = [model.generate(ids, past_key_values=c, **options) for c in (cache, fresh)]
+    assert torch.equal(*again)
 
 
 class Kept(TextStreamer):
@@ -203,6 +322,36 @@ def test_a_long_prompt_is_taken_in_by_pieces_and_without_its_logits(config: Gene
     assert given == [1024, 1024, 52, 1]
     assert headed == [1] * len(headed)
     assert config is None or config.prefill_chunk_size is None
+
+
+def test_a_long_prompt_may_be_embeddings() -> None:
+    model, ids = adapted("qwen3", layers="front:1"), tokens(1, 1100)
+    memories = []
+    for prompt in ({"inputs": ids}, {"inputs_embeds": model.get_input_embeddings()(ids)}):
+        cache = deltamem.memory_cache(model, live_state(model))
+        model.generate(**prompt, past_key_values=cache, max_new_tokens=2, do_sample=False, **NEVER_STOP)
+        memories.append(cache.memory)
+    assert_same_state(*memories, 1e-4)
+
+
+@pytest.fixture
+def warned(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What transformers logs, also what it logs once only and did log before."""
+    log = logging.getLogger("transformers")
+    log.warning_once.cache_clear()
+    log.addHandler(caplog.handler)
+    yield caplog
+    log.removeHandler(caplog.handler)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
+def test_the_memory_causes_no_warnings(options: dict[str, Any], warned: pytest.LogCaptureFixture) -> None:
+    model = adapted("qwen3", layers="front:1")
+    model.generation_config.max_new_tokens = 2
+    model.config.max_position_embeddings = 2048
+    model.generate(tokens(1, 1030), do_sample=False, **options)
+    model.generate(tokens(1, 1030), GenerationConfig(do_sample=False, **options))
+    assert warned.messages == []
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "gpt_neox", "phi"])
@@ -303,6 +452,7 @@ def test_the_dynamic_kind_is_ours(kind: str) -> None:
     plain = model.generate(ids, max_new_tokens=3, do_sample=False)
     model.generation_config.cache_implementation = kind  # as the Gemma checkpoints on the Hub have it
     assert torch.equal(model.generate(ids, max_new_tokens=3, do_sample=False), plain)
+    assert torch.equal(model.generate(ids, GenerationConfig(max_new_tokens=3, do_sample=False)), plain)
 
 
 def test_cache_objects_without_a_memory_are_refused() -> None:
@@ -343,6 +493,8 @@ def test_a_memory_needs_one_row_a_prompt() -> None:
     cache = deltamem.memory_cache(model, segment_ids=torch.zeros(3, 5))
     with pytest.raises(ValueError, match="segment_ids has 3 rows and the input 4"):
         model(tokens(4, 5), past_key_values=cache)
+    with pytest.raises(ValueError, match="segment_ids has 3 rows for 4 prompts"):
+        model.generate(tokens(4, 5), past_key_values=cache)
 
 
 def test_without_a_keyword_the_memory_starts_empty_and_comes_back() -> None:

@@ -17,8 +17,8 @@ class MemoryCache(DynamicCache):
     """A ``past_key_values`` that also carries the memory from call to call.
 
     Make one with :func:`deltamem.memory_cache`, hand it to ``generate`` or to the model, and read
-    :attr:`memory` afterwards. Beam search reorders the memory with the keys and values. After beam
-    search the rows are the beams that were still running, in the library's order.
+    :attr:`memory` afterwards: it has one row for each returned sequence, in their order. After beam
+    search no keys and values are left, because those of a sequence that ended early are gone.
 
     Args:
         config: the backbone's text configuration.
@@ -44,43 +44,73 @@ class MemoryCache(DynamicCache):
         self._stops: Tensor | None = None
         self._prompt_end = 0
         self._finished: Tensor | None = None
+        self._passes: list[MemoryState] | None = None
+        self._beams_ended = False
 
     @property
     def position(self) -> int:
         """How many tokens of each row the cache holds, padding included."""
         return int(self.get_seq_length())
 
-    def begin_generation(self, prompt_end: int, stops: set[int]) -> None:
+    def begin_generation(self, prompt_end: int, stops: set[int], *, beams: bool) -> None:
         """From position ``prompt_end`` on a row that is fed a token of ``stops`` is finished.
 
         Nothing after that is written, nor the token itself, so a row's memory does not depend on how
-        long its batch neighbours go on.
+        long its batch neighbours go on. With ``beams`` the memories after each pass are kept for
+        :meth:`keep_returned`, a few kilobytes a beam and token.
         """
         self._prompt_end = prompt_end
         self._stops = torch.tensor(sorted(stops)) if stops else None
         self._finished = None
+        self._passes = [] if beams else None
+
+    def end_generation(self) -> None:
+        """What is fed from now on is no reply: nothing in it finishes a row."""
+        self._stops = self._finished = self._passes = None
+
+    def keep_returned(self, beams: Tensor) -> None:
+        """Ends a beam search: the memory gets one row for each returned sequence, without its last token.
+
+        Args:
+            beams: ``[S, T]``, the row of the pass that each token of each returned sequence was drawn
+                from, then -1: ``beam_indices`` of the library.
+        """
+        assert self._passes is not None
+        rows = []
+        for number, drawn in enumerate(beams.tolist()):
+            last = max(sum(row >= 0 for row in drawn) - 1, 0)
+            # A prompt that allows fewer sequences than were asked for comes back as it was, drawn from no row.
+            row = drawn[last] if drawn[last] >= 0 else number * self._passes[0].batch // len(beams)
+            rows.append(self._passes[last].row(row))
+        self.reset()
+        self.memory = MemoryState.stack(rows)
+        self._beams_ended = True
 
     def expand(self, batch: int) -> None:
         """Repeats the rows so that they fit a prompt that was repeated for beams or return sequences.
 
         Raises:
-            ValueError: the batch is no multiple of the rows, or the keys and values are not empty.
+            ValueError: the batch is no multiple of the rows, the keys and values are not empty, or the
+                cache has been through a beam search.
         """
-        if self.memory is None or self.memory.batch == batch:
-            return
-        if self.position or batch % self.memory.batch:
-            raise ValueError(f"The memory has {self.memory.batch} rows and the input {batch}; they must be equal.")
-        times = batch // self.memory.batch
-        self.memory = self.memory.repeat_interleave(times)
-        if self.segment_ids is not None:
-            self.segment_ids = self.segment_ids.repeat_interleave(times, dim=0)
+        if self._beams_ended:
+            raise ValueError(
+                "This cache has been through a beam search and holds no keys and values of the sequences it returned. "
+                "Go on with deltamem.memory_cache(model, cache.memory), and with what is new only."
+            )
+        memory, ids = self.memory, self.segment_ids
+        if memory is not None and memory.batch != batch:
+            self.memory = memory.repeat_interleave(self._times("The memory", memory.batch, batch))
+        if ids is not None and len(ids) != batch:
+            self.segment_ids = ids.repeat_interleave(self._times("segment_ids", len(ids), batch), dim=0)
+
+    def _times(self, name: str, rows: int, batch: int) -> int:
+        if self.position or batch % rows:
+            raise ValueError(f"{name} has {rows} rows and the input {batch}; they must be equal.")
+        return batch // rows
 
     def new_step(self, state: MemoryState, tokens: Tensor | None, mask: Tensor | None, length: int) -> Step:
         """The step of the next call, which feeds ``length`` tokens (``tokens`` ``[B, length]`` if known)."""
-        if self.segment_ids is not None and self.segment_ids.shape[0] != state.batch:
-            raise ValueError(
-                f"segment_ids has {self.segment_ids.shape[0]} rows and the input {state.batch}; they must be equal."
-            )
         if self._stops is not None and tokens is not None and self.position >= self._prompt_end:
             alive = self._alive(tokens)
             mask = alive if mask is None else mask.bool() & alive
@@ -104,6 +134,8 @@ class MemoryCache(DynamicCache):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Reorders keys, values and memory for beam search."""
+        if self._passes is not None and self.memory is not None:
+            self._passes.append(self.memory)
         super().reorder_cache(cast(torch.LongTensor, beam_idx))
         self._select(beam_idx)
 
@@ -130,6 +162,7 @@ class MemoryCache(DynamicCache):
         """Drops the keys and values, and the prompt's segment ids; the memory stays, which is the point of it."""
         super().reset()  # type: ignore[no-untyped-call]
         self.segment_ids = None
+        self._beams_ended = False
 
     @property
     def is_croppable(self) -> bool:

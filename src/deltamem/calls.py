@@ -1,18 +1,18 @@
 """What happens around every call of a model that carries a memory: a step goes in, the new state comes out."""
 
-import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
 
 from deltamem.backbones import AttentionSite
 from deltamem.cache import MemoryCache
 from deltamem.config import DeltaMemConfig
+from deltamem.generation import GenerateOptions
 from deltamem.state import MemoryState
 from deltamem.step import Step
 
@@ -44,7 +44,10 @@ class MemoryCalls(ABC):
             base.register_forward_hook(self._after, with_kwargs=True),
         ]
         self._generate: Callable[..., Any] = model.generate  # type: ignore[assignment]
-        model.generate = self.generate  # type: ignore[assignment]
+        ours = {"generate": self.generate, "save_pretrained": self.save_pretrained}
+        self._replaced = {name: vars(model).get(name) for name in ours}
+        for name, method in ours.items():
+            setattr(model, name, method)
 
     @property
     @abstractmethod
@@ -70,61 +73,74 @@ class MemoryCalls(ABC):
         """Leaves the model's calls as they were."""
         for hook in self._hooks:
             hook.remove()
-        del self.model.generate
+        for name, method in self._replaced.items():
+            if method is None:
+                delattr(self.model, name)
+            else:
+                setattr(self.model, name, method)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Stands in for the model's own, which would store the backbone under names that no backbone has.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "This model carries a memory and would be stored under names that no backbone has. "
+            "deltamem.save_adapter() stores the adapter; to store the backbone call deltamem.detach() first."
+        )
 
     def generate(self, inputs: Tensor | None = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The model's own ``generate``, with a memory in its cache.
 
-        A :class:`MemoryCache` is made unless one is passed as ``past_key_values``. Long prompts are
-        taken in by chunks of 1,024 tokens unless ``prefill_chunk_size`` says otherwise.
+        A :class:`MemoryCache` is made unless one is passed as ``past_key_values``. Prompts of more than
+        1,024 tokens are taken in by chunks unless ``prefill_chunk_size`` says otherwise.
 
         Raises:
             ValueError: the cache asked for cannot carry a memory, or its memory has not one row a prompt.
         """
-        configs = (generation_config, getattr(self.model, "generation_config", None))
-
-        def option(name: str) -> Any:
-            if name in kwargs:
-                return kwargs[name]
-            return next((value for c in configs if (value := getattr(c, name, None)) is not None), None)
-
-        cache = kwargs.get("past_key_values")
-        if self.active is not None and option("use_cache") is not False:
-            kind = option("cache_implementation")
-            if kind not in (None, "dynamic", "hybrid"):
-                raise ValueError(
-                    f"cache_implementation={kind!r} cannot carry a memory; leave it out, or pass "
-                    "past_key_values=deltamem.memory_cache(model)."
-                )
-            cache = kwargs["past_key_values"] = self._carrier(cache)
-            if kind is not None:
-                kwargs["cache_implementation"] = None
-        prompt = inputs if inputs is not None else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
-        if self.active is None or prompt is None or not isinstance(cache, MemoryCache):
+        options = GenerateOptions(kwargs, generation_config, getattr(self.model, "generation_config", None))
+        cache = self._generation_cache(options)
+        if cache is None:
             return self._generate(inputs, generation_config, *args, **kwargs)
-        if cache.memory is not None and cache.memory.batch != prompt.shape[0]:
-            raise ValueError(
-                f"The memory has {cache.memory.batch} rows for {prompt.shape[0]} prompts; it needs one row each."
-            )
-        length, mask = prompt.shape[1], kwargs.get("attention_mask")
-        whole = mask is None or mask.shape[1] == length
-        new = length - cache.position if whole else length
-        if new > _PREFILL_CHUNK and option("prefill_chunk_size") is None:
-            generation_config = copy.deepcopy(generation_config) or GenerationConfig()
-            generation_config.prefill_chunk_size = _PREFILL_CHUNK
-        # A row that other criteria stop is told by the padding it is fed from then on.
-        padded = option("stop_strings") or kwargs.get("stopping_criteria")
-        stops = _stop_tokens(option("eos_token_id"), option("pad_token_id") if padded else None)
-        cache.begin_generation(cache.position + new, stops)
+        prompt_end = _admit_prompt(inputs, cache, options)
+        beams, as_dict = (options["num_beams"] or 1) > 1, options["return_dict_in_generate"]
+        if beams:  # only the dictionary tells which beams the sequences come from
+            options["return_dict_in_generate"] = True
+        cache.begin_generation(prompt_end, options.stop_tokens(beams=beams), beams=beams)
         try:
-            return self._generate(inputs, generation_config, *args, **kwargs)
+            output = self._generate(inputs, options.config, *args, **options.keywords)
+            if not isinstance(output, GenerateBeamDecoderOnlyOutput) or output.beam_indices is None:
+                return output
+            cache.keep_returned(output.beam_indices)
+            return output if as_dict else output.sequences
         finally:
-            cache.begin_generation(0, set())
+            cache.end_generation()
+
+    def _generation_cache(self, options: GenerateOptions) -> MemoryCache | None:
+        """The call's cache, put into its options; ``None`` if the memory is disabled or no cache is wanted."""
+        if self.active is None or options["use_cache"] is False:
+            return None
+        kind = options["cache_implementation"]
+        if kind not in (None, "dynamic", "hybrid"):
+            raise ValueError(
+                f"cache_implementation={kind!r} cannot carry a memory; leave it out, or pass "
+                "past_key_values=deltamem.memory_cache(model)."
+            )
+        if kind is not None:
+            options.keywords["cache_implementation"] = None
+        cache = options.keywords["past_key_values"] = self._carrier(options.keywords.get("past_key_values"))
+        return cache
 
     def _before(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Gives every call of the base model a memory step, from the caller, the cache, or empty."""
         kwargs.update(zip(self._arguments[: len(args)], args, strict=True))
         step: Step | None = kwargs.pop("memory", None)
+        if step is not None and not isinstance(step, Step):
+            raise TypeError(
+                f"memory= takes a deltamem.Step, not a {type(step).__name__}: pass step = deltamem.Step(state), and "
+                "read step.new_state afterwards."
+            )
         if self.active is None:
             return (), kwargs
         self._refuse_reentrant()
@@ -218,9 +234,21 @@ def _padding(attention_mask: Any, length: int, step: Step | None) -> Tensor | No
     return attention_mask[:, -length:].bool()
 
 
-def _stop_tokens(*ids: int | list[int] | Tensor | None) -> set[int]:
-    stops: set[int] = set()
-    for one in ids:
-        if one is not None:
-            stops.update(torch.as_tensor(one).flatten().tolist())
-    return stops
+def _admit_prompt(inputs: Tensor | None, cache: MemoryCache, options: GenerateOptions) -> int:
+    """The position in the cache that the prompt will end at; a long prompt is to be taken in by chunks."""
+    keywords = options.keywords
+    tokens, embeds = inputs if inputs is not None else keywords.get("input_ids"), keywords.get("inputs_embeds")
+    prompt = tokens if embeds is None else embeds
+    prompts, length = (1, 1) if prompt is None else prompt.shape[:2]  # without a prompt there is a start token
+    rows = {
+        "The memory": None if cache.memory is None else cache.memory.batch,
+        "segment_ids": None if cache.segment_ids is None else len(cache.segment_ids),
+    }
+    for name, count in rows.items():
+        if count not in (None, prompts):
+            raise ValueError(f"{name} has {count} rows for {prompts} prompts; it needs one row each.")
+    mask = keywords.get("attention_mask")
+    new = length - cache.position if mask is None or mask.shape[1] == length else length
+    if embeds is None and new > _PREFILL_CHUNK:  # transformers cannot take embeddings in by chunks
+        options.set_default("prefill_chunk_size", _PREFILL_CHUNK)
+    return cache.position + new
