@@ -15,6 +15,7 @@ from deltamem.serve.page import add_page
 from deltamem.serve.routes.chat import router as chat
 from deltamem.serve.routes.completions import router as completions
 from deltamem.serve.routes.sessions import router as sessions
+from deltamem.serve.routes.sources import router as sources
 from deltamem.serve.routes.strengths import router as strengths
 from deltamem.serve.routes.system import models
 from deltamem.serve.routes.system import router as system
@@ -56,7 +57,7 @@ def create_app(server: Server) -> FastAPI:
         openapi_url="/openapi.json",
     )
     app.state.server = server
-    for part in (chat, completions, sessions, strengths, models):
+    for part in (chat, completions, sessions, strengths, sources, models):
         app.include_router(part, responses=_ERRORS)
     app.include_router(system)
     add_page(app)

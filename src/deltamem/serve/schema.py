@@ -247,3 +247,21 @@ class AskStrengths(Body):
         "as if no others had been visible.",
     )
     roles: list[Role] = Field(default=["user", "assistant", "tool"], description="Whose messages were written.")
+
+
+class EarlierTurn(Body):
+    """A turn whose text an answer may have read from memory."""
+
+    session: SessionName | None = Field(default=None, description="Whose; by default the session that is asked.")
+    version: Annotated[int, Field(ge=1, lt=2**31, description="The version that the turn made.")]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)] | None = Field(
+        default=None, description="As for the answer's turn."
+    )
+
+
+class AskSources(AskStrengths):
+    """The body of ``POST …/sources``: the turn with the answer, and those before it."""
+
+    past: Annotated[list[EarlierTurn], Field(min_length=1, max_length=1000)] = Field(
+        description="Turns that followed one another and led to the memory that the answer read, the oldest first."
+    )

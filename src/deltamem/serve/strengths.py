@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from deltamem.attach import attached
+from deltamem.attribution import read_vectors
 from deltamem.chat import Message
 from deltamem.observe import CHUNK
 from deltamem.serve.beside import Check, go_on
@@ -101,22 +101,13 @@ def read_strengths(model: nn.Module, ids: Sequence[int], state: MemoryState, che
     Returns:
         ``[T]`` float32 on the CPU.
     """
-    attachment = attached(model)
-    cache = DynamicCache(config=attachment.base.config.get_text_config(decoder=True))
-    row = torch.tensor([list(ids)], dtype=torch.int64, device=attachment.base.device)
-    squares: list[Tensor] = []
-    for part in row.split(CHUNK, 1):
-        check()
-        inputs: dict[int, Tensor] = {}
-        step = Step(state, write=False, inputs=inputs)
-        with torch.no_grad():
-            attachment.base(input_ids=part, memory=step, past_key_values=cache, use_cache=True)
-            total = torch.zeros(part.shape[1])
-            for layer, memory in enumerate(attachment.memories()):
-                seen = inputs[layer]
-                total += memory.reads(seen, state.states[layer].to(seen.device)).square().sum((0, 2, 3)).cpu()
-        squares.append(total)
-    return torch.cat(squares).sqrt()
+    row = torch.tensor([list(ids)], dtype=torch.int64)
+    norms: list[Tensor] = []
+    with torch.no_grad():
+        for reads in read_vectors(model, row, state):
+            check()
+            norms.append(reads.norm(dim=1).cpu())
+    return torch.cat(norms)
 
 
 def content_tokens(tokenizer: Any, message: Message, ids: Sequence[int]) -> list[tuple[int, str]]:
