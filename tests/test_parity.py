@@ -10,7 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deltamem import AdapterFileError
-from deltamem.parity import RECIPES, TOLERANCE, ParityError, StepDifference, find_cases, run_case
+from deltamem.parity import (
+    RECIPES,
+    TOLERANCE,
+    ParityError,
+    StepDifference,
+    _backbone_folder,
+    find_cases,
+    run_case,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = find_cases(GOLDEN)
@@ -84,7 +92,12 @@ def test_the_tolerance_is_a_limit() -> None:
         (lambda t: t.pop("cached_step4.state.2"), r"lacks cached_step4\.state\.2"),
         (lambda t: t.update({"prefil.logits": torch.zeros(1)}), r"holds the unknown prefil\.logits"),
         (lambda t: t.update({"prefill.state.0": torch.zeros(2, 4, 4)}), r"prefill\.state\.0 has shape \[2, 4, 4\]"),
-        (lambda t: t.clear(), "and 63 more"),
+        (
+            lambda t: [t.pop(n) for n in list(t) if n.startswith("prefill.")],
+            "lacks the step prefill, which others start",
+        ),
+        (lambda t: [t.pop(n) for n in list(t) if ".logits" not in n], "and 52 more"),
+        (lambda t: t.clear(), "holds no recorded step"),
     ],
 )
 def test_a_malformed_recording_is_an_error(case: Path, change: Any, message: str) -> None:
@@ -108,3 +121,24 @@ def test_what_is_not_there_is_named(case: Path) -> None:
     for folder, message in ((case / "no", "There is no folder"), (GOLDEN / "backbone_qwen3", "is no parity case")):
         with pytest.raises(ParityError, match=message):
             find_cases(folder)
+
+
+def test_a_part_of_the_steps_is_a_case_too(case: Path) -> None:
+    kept = ("prefill", "left_padded", "cached_prefill", "cached_step0")
+    edit(case / "expected.safetensors", lambda t: [t.pop(n) for n in list(t) if n.split(".")[0] not in kept])
+    steps = run_case(case)
+    assert tuple(step.step for step in steps) == kept
+    assert all(step.passed for step in steps)
+
+
+def test_the_backbone_is_the_longest_that_fits_the_name_or_the_only_one(case: Path) -> None:
+    backbone = case.parent / "backbone_qwen3"
+    alone = case.rename(case.with_name("case1"))
+    assert _backbone_folder(alone) == backbone
+    longer = shutil.copytree(backbone, case.parent / "backbone_qwen3_big")
+    shutil.copytree(backbone, case.parent / "backbone_qwen")
+    names = {"qwen3_mine": backbone, "qwen3_big": longer, "qwen3_big_one": longer, "qwen3_bigger": backbone}
+    for name, wanted in names.items():
+        assert _backbone_folder(case.with_name(name)) == wanted
+    with pytest.raises(ParityError, match=r"case1 belong to.*backbone_qwen, backbone_qwen3, backbone_qwen3_big"):
+        run_case(alone)

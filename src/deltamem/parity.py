@@ -1,7 +1,8 @@
 """Numerical parity with recorded runs: the tool for whoever ports δ-mem.
 
-A case is a folder with an adapter and ``expected.safetensors``; its backbone lies beside it, named after
-what precedes the case's first underscore (``qwen3_tsw_qo`` uses ``backbone_qwen3``).
+A case is a folder with an adapter and ``expected.safetensors``, which holds some or all of the steps of
+:data:`RECIPES`. Its backbone lies beside it in a folder ``backbone_NAME``: that with the longest NAME that the
+case's own begins with (``qwen3_tsw_qo`` uses ``backbone_qwen3``), else the only one there is.
 """
 
 import math
@@ -21,6 +22,7 @@ from deltamem.step import Step
 
 TOLERANCE = 1e-4
 EXPECTED_FILE = "expected.safetensors"
+BACKBONE_PREFIX = "backbone_"
 
 
 class ParityError(ValueError):
@@ -96,10 +98,11 @@ def find_cases(folder: str | Path) -> list[Path]:
 
 
 def run_case(folder: str | Path) -> list[StepDifference]:
-    """Runs every step of a case in float32 on the CPU and compares it with the recording.
+    """Runs every recorded step of a case in float32 on the CPU and compares it with the recording.
 
     Raises:
-        ParityError: the backbone or a recorded tensor is missing, unknown, or of another shape.
+        ParityError: the backbone, a step that another starts from, or a step's tensor is missing, unknown,
+            or of another shape.
         AdapterFileError: the adapter is damaged or does not fit the backbone.
     """
     return _Case(Path(folder).resolve()).run()
@@ -119,27 +122,30 @@ class _Case:
         if adapter.config.writes_segments:
             add_adapter(self.model, adapter, "segment")
             self.strategies[True] = "segment"
-        self._check_names()
+        self.recipes = self._recorded()
 
-    def _check_names(self) -> None:
-        layers = self.attachment.layer_numbers("token")
-        tensors = ("input_ids", "logits", *(f"state.{layer}" for layer in layers))
-        wanted = {f"{recipe.name}.{tensor}" for recipe in RECIPES for tensor in tensors}
-        optional = {
-            f"{recipe.name}.{tensor}"
-            for recipe in RECIPES
-            for tensor in ("attention_mask", "message_ids", "sentence_ids")
-        }
-        if missing := wanted - self.expected.keys():
-            raise ParityError(f"{self.folder / EXPECTED_FILE} lacks {_some(missing)}.")
-        if unknown := self.expected.keys() - wanted - optional:
-            raise ParityError(f"{self.folder / EXPECTED_FILE} holds the unknown {_some(unknown)}.")
+    def _recorded(self) -> list[Recipe]:
+        """The steps that were recorded, each of them whole."""
+        path, found = self.folder / EXPECTED_FILE, self.expected.keys()
+        wanted = ("input_ids", "logits", *(f"state.{layer}" for layer in self.attachment.layer_numbers("token")))
+        optional = ("attention_mask", "message_ids", "sentence_ids")
+        if unknown := found - {f"{recipe.name}.{tensor}" for recipe in RECIPES for tensor in (*wanted, *optional)}:
+            raise ParityError(f"{path} holds the unknown {_some(unknown)}.")
+        steps = {name.partition(".")[0] for name in found}
+        if not steps:
+            raise ParityError(f"{path} holds no recorded step.")
+        recorded = [recipe for recipe in RECIPES if recipe.name in steps]
+        if missing := {f"{recipe.name}.{tensor}" for recipe in recorded for tensor in wanted} - found:
+            raise ParityError(f"{path} lacks {_some(missing)}.")
+        if missing := {recipe.start for recipe in recorded if recipe.start is not None} - steps:
+            raise ParityError(f"{path} lacks the step {_some(missing)}, which others start from.")
+        return recorded
 
     def run(self) -> list[StepDifference]:
         memories: dict[str | None, MemoryState] = {}
         cache: Any = None
         differences = []
-        for recipe in RECIPES:
+        for recipe in self.recipes:
             ids = self.expected[f"{recipe.name}.input_ids"]
             mask = self.expected.get(f"{recipe.name}.attention_mask")
             segments = self.expected.get(f"{recipe.name}.{self.ids_name}")
@@ -197,15 +203,28 @@ def _recording(path: Path) -> dict[str, Tensor]:
         raise ParityError(f"{path} is truncated or damaged ({error}).") from None
 
 
-def _backbone(folder: Path) -> Any:
+def _backbone(case: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
-    path = folder.parent / f"backbone_{folder.name.partition('_')[0]}"
-    if not (path / "config.json").exists():
-        raise ParityError(f"The backbone of {folder.name} should be at {path}, and is not there.")
     return AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+        _backbone_folder(case), dtype=torch.float32, attn_implementation="eager", local_files_only=True
     ).eval()
+
+
+def _backbone_folder(case: Path) -> Path:
+    folders = [path.parent for path in case.parent.glob(f"{BACKBONE_PREFIX}*/config.json")]
+    named = [path for path in folders if f"{BACKBONE_PREFIX}{case.name}_".startswith(f"{path.name}_")]
+    if named:
+        return max(named, key=lambda path: len(path.name))
+    if not folders:
+        wanted = case.parent / f"{BACKBONE_PREFIX}{case.name.partition('_')[0]}"
+        raise ParityError(f"The backbone of {case.name} should be at {wanted}, and is not there.")
+    if len(folders) > 1:
+        raise ParityError(
+            f"Which backbone does {case.name} belong to? Its name must begin as that of one of "
+            f"{', '.join(sorted(path.name for path in folders))} goes on."
+        )
+    return folders[0]
 
 
 def _some(names: set[str]) -> str:

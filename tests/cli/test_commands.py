@@ -156,6 +156,14 @@ def test_parity_fails_and_still_runs_the_rest(run: Any, tmp_path: Path) -> None:
     assert "FAILED" in out
 
 
+def test_parity_passes_over_the_backbones_that_a_shell_pattern_matches(run: Any) -> None:
+    code, out, err = run("parity", *sorted(GOLDEN.glob("*3_tsw_qo")), *GOLDEN.glob("backbone_*"), "--json")
+    assert (code, err, len(json.loads(out)["cases"])) == (0, "", 2)
+    code, out, err = run("parity", GOLDEN / "backbone_qwen3")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "is no parity case" in err
+
+
 def test_doctor_says_which_kernel_and_why(run: Any) -> None:
     code, out, _ = run("doctor", "--json")
     found = json.loads(out)

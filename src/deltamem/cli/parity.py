@@ -19,16 +19,18 @@ def parity(
     """Compare this package with recorded runs of δ-mem, step by step.
 
     A case is a folder with an adapter and expected.safetensors, its backbone beside it (qwen3_mine uses
-    backbone_qwen3). For each step the largest absolute difference of the logits and of the states is
-    printed; above 1e-4 the command fails.
+    backbone_qwen3; if there is one backbone only, every case uses that). For each recorded step the
+    largest absolute difference of the logits and of the states is printed; above 1e-4 the command fails.
 
     Example: deltamem parity tests/golden
     """
     from transformers.utils import logging
 
-    from deltamem.parity import TOLERANCE, find_cases, run_case
+    from deltamem.parity import BACKBONE_PREFIX, TOLERANCE, find_cases, run_case
 
     logging.disable_progress_bar()
+    # A shell's pattern for the cases matches their backbones too.
+    folders = [folder for folder in folders if not folder.name.startswith(BACKBONE_PREFIX)] or folders
     differences: list[StepDifference] = []
     errors: dict[str, str] = {}
     for folder in folders:
