@@ -25,7 +25,13 @@ def serve(
     keep_messages: Annotated[
         bool, typer.Option("--keep-messages", help="Store what is said, not only memories.")
     ] = False,
-    keep_versions: Annotated[int, typer.Option(min=1, help="Versions of each session to keep.")] = 20,
+    keep_versions: Annotated[int, typer.Option(min=0, help="Versions of each session to keep; 0 keeps all.")] = 20,
+    start_fresh: Annotated[
+        bool, typer.Option("--start-fresh", help="Forget, with its next turn, what another adapter wrote to a session.")
+    ] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer whose request does not say.")] = 256,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request; larger ones get 413.")] = 4 * 2**20,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take; then it gets 504.")] = 600.0,
     allow_origin: Annotated[list[str] | None, typer.Option(help="A web origin that browsers may call from.")] = None,
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, mps.")] = "cpu",
 ) -> None:
@@ -34,12 +40,12 @@ def serve(
     Example: deltamem serve, then point any OpenAI client at http://127.0.0.1:8000/v1 with the header
     X-Memory-Session: ravi. Keys for others: deltamem keys create TENANT. Encryption at rest, if wanted: DELTAMEM_KEYS.
     """
-    try:
-        import uvicorn
+    from deltamem.serve.logs import configure_logging
 
-        from deltamem.serve.app import create_app
+    configure_logging()
+    try:
         from deltamem.serve.capacity import EngineLimits
-        from deltamem.serve.logs import configure_logging
+        from deltamem.serve.run import run
         from deltamem.serve.server import Server
         from deltamem.serve.settings import Settings
     except ModuleNotFoundError as missing:
@@ -49,7 +55,7 @@ def serve(
     from deltamem.demo.suggestions import SUGGESTIONS
     from deltamem.store import ApiKeys
 
-    sessions = open_store(store, keep_messages=keep_messages, keep_versions=keep_versions)
+    sessions = open_store(store, keep_messages=keep_messages, keep_versions=keep_versions or None)
     try:
         settings = Settings(
             secret=state_secret(),
@@ -59,24 +65,21 @@ def serve(
             keep_messages=keep_messages,
             allow_origins=tuple(allow_origin or ()),
             suggestions=() if model else SUGGESTIONS,
+            max_body=max_body,
+            max_tokens=max_tokens,
+            timeout=timeout,
+            start_fresh=start_fresh,
         )
         backbone, tokenizer = load_adapted(model, adapter, device)
         server = Server(backbone, tokenizer, sessions, settings, EngineLimits(max_batch=max_batch, queue=queue))
     except BaseException:
         sessions.close()
         raise
-    configure_logging()
-    server.engine.warm_up()
-    typer.echo(
-        f"Serving {settings.model_name} at http://{host}:{port} (sessions in {sessions.database.place})", err=True
-    )
-    uvicorn.run(
-        create_app(server), host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=30
-    )
+    run(server, port)
 
 
 def open_store(
-    url: str, *, keep_messages: bool = False, keep_versions: int = 20, create: bool = True
+    url: str, *, keep_messages: bool = False, keep_versions: int | None = 20, create: bool = True
 ) -> "SessionStore":
     """The session store at a URL, or the user's own, with the environment's encryption keys."""
     from deltamem.cli.places import store_url
