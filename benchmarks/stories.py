@@ -23,11 +23,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import deltamem
 from common import machine
-from deltamem.train.checkpoints import last_checkpoint
+from deltamem.train.checkpoints import CONTROL, last_checkpoint
 from deltamem.train.episodes import Episode, Text, collate
 from deltamem.train.measure import Condition, Tally, add, mean_loss, tally
 from deltamem.train.recipe import Recipe
-from deltamem.train.run import CONTROL, run
+from deltamem.train.run import run
 from deltamem.train.strangers import turn_rows
 
 WRITTEN, LENGTH, GROUP, TEMPERATURE = 80, 180, 8, 0.8

@@ -12,6 +12,7 @@ from deltamem import Step, attached, disabled
 from deltamem.train import Episode, Text, collate
 from deltamem.train.loading import split_off
 from deltamem.train.measure import Condition, Measured, add, mean_loss, summarise, tally
+from deltamem.train.report import measured_table
 from deltamem.train.strangers import Strangers, turn_rows
 from deltamem.train.views import full_texts
 
@@ -76,6 +77,15 @@ def test_the_shares_are_of_the_gap() -> None:
     found = Measured(2.795, 2.388, 2.553, 2.007, 2.409, 0.5, (0.2,), (1.0,))
     assert found.recovered_share == pytest.approx(0.52, abs=0.005)
     assert found.memory_share == pytest.approx(0.03, abs=0.005)
+
+
+@pytest.mark.parametrize("full", [2.795, 2.79, 3.1])
+def test_where_the_text_does_not_help_there_is_no_gap_to_have_a_share_of(full: float) -> None:
+    found = Measured(2.795, 2.388, 2.553, full, 2.409, 0.5, (0.2,), (1.0,))
+    assert found.recovered_share is None
+    assert found.memory_share is None
+    assert not {"recovered_share", "memory_share"} & found.metrics().keys()
+    assert "no gap" in measured_table(found)
 
 
 def test_an_adapter_that_does_nothing_recovers_nothing(model: Qwen3ForCausalLM) -> None:

@@ -41,7 +41,7 @@ def write(path: Path, values: dict[str, Any]) -> Path:
         ("evaluation", {"control": True}, "nothing held out"),
         ("evaluation", {"further": {"long": {"source": "toy:episodes"}}}, "nothing held out"),
         ("evaluation", {"further": {"a": {"source": "a:b", "optons": {}}}}, r"a.optons \(did you mean options\?\)"),
-        ("evaluation", {"held_out": 4, "metric": "memory_share"}, "set control: true"),
+        ("evaluation", {"held_out": 4, "metric": "memory_share"}, r"evaluation.metric: .*'own_loss' or 'recall'"),
         ("evaluation", {"held_out": 4, "patience": 2}, "give every"),
         ("backbone", {"model": "a/b"}, "give either model"),
         ("adapter", {"gates": "fixed", "coupled_gates": False}, "leave coupled_gates true"),

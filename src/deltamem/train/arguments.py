@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from deltamem.train.recipe import Recipe
+from deltamem.train.recipe import Metric, Recipe
 
 # Which way the metrics that a best checkpoint can be chosen by are better.
-HIGHER_IS_BETTER = {"own_loss": False, "recall": True, "memory_share": True, "recovered_share": True}
+HIGHER_IS_BETTER: dict[Metric, bool] = {"own_loss": False, "recall": True}
 
 
 def processes() -> int:
@@ -18,19 +18,18 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def training_arguments(recipe: Recipe, folder: Path, *, evaluates: bool) -> TrainingArguments:
+def training_arguments(recipe: Recipe, folder: Path, *, metric: Metric | None = None) -> TrainingArguments:
     """The arguments of one training.
 
     Args:
         recipe: the run's recipe.
         folder: where checkpoints go.
-        evaluates: whether it measures and looks for the best checkpoint on the way.
+        metric: what the best checkpoint is the best in; without one nothing is measured on the way.
 
     Raises:
         ValueError: the batch does not divide among the processes.
     """
     optimiser, schedule, logging, evaluation = recipe.optimiser, recipe.schedule, recipe.logging, recipe.evaluation
-    measured = evaluates and evaluation.every is not None
     return TrainingArguments(
         output_dir=str(folder),
         use_cpu=not torch.accelerator.is_available(),
@@ -55,11 +54,13 @@ def training_arguments(recipe: Recipe, folder: Path, *, evaluates: bool) -> Trai
         report_to=list(logging.report_to) or "none",
         run_name=logging.name,
         disable_tqdm=not sys.stderr.isatty(),
-        eval_strategy="steps" if measured else "no",
-        eval_steps=evaluation.every if measured else None,
-        metric_for_best_model=f"eval_{evaluation.metric}" if measured else None,
-        greater_is_better=HIGHER_IS_BETTER[evaluation.metric] if measured else None,
+        eval_strategy="steps" if metric else "no",
+        eval_steps=evaluation.every if metric else None,
+        metric_for_best_model=f"eval_{metric}" if metric else None,
+        greater_is_better=HIGHER_IS_BETTER[metric] if metric else None,
+        restore_callback_states_from_checkpoint=True,
         save_strategy="steps",
         save_steps=recipe.output.save_every,
-        save_total_limit=recipe.output.keep,
+        # The best one counts; with a limit of 1 the stock trainer deletes all but it in the end, the last one too.
+        save_total_limit=recipe.output.keep + (metric is not None),
     )

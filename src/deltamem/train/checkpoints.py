@@ -7,6 +7,8 @@ import yaml
 from deltamem.train.recipe import Recipe
 
 RECIPE_FILE = "recipe.yaml"
+CONTROL = "control"
+METRICS_FILE = "metrics.json"
 # What may change between a stop and going on.
 _FREE = ("logging", "output", "auto")
 
@@ -23,9 +25,8 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
     Raises:
         ValueError: the folder holds a run and ``resume`` is false, or one that differs; the message says in what.
     """
-    runs = [path for path in (folder, folder / "control") if last_checkpoint(path)]
     if not resume:
-        if runs:
+        if any(last_checkpoint(path) or (path / METRICS_FILE).exists() for path in (folder, folder / CONTROL)):
             raise ValueError(
                 f"{folder} holds a run already. Go on with it by --resume, or choose another output.folder."
             )

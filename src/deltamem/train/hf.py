@@ -8,6 +8,7 @@ format of a finished one, and appear whole or not at all; and an evaluation is t
 import os
 import shutil
 from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,31 @@ STATE_FILE = "trainer_state.json"
 _SCHEDULER_FILE = "scheduler.pt"
 
 
+@dataclass
 class HeldOut:
-    """Held-out episodes in batches, their own and with strangers' histories, and what is constant about them.
+    """Held-out episodes in batches, and what is constant about them.
 
     Attributes:
+        own: the episodes.
+        other: the same with strangers' histories, if those are measured too.
         static: the static control's loss on them, once it has been measured.
+        bounds: the sums without memory, without and with the text, once they have been measured.
     """
 
-    def __init__(self, dataset: Dataset[Any], batch_size: int, pad_id: int) -> None:
-        self.own = list(in_batches(dataset, batch_size, pad_id))
-        self.other = list(in_batches(Strangers(dataset), batch_size, pad_id))
-        self.bounds: tuple[Tally, Tally] | None = None
-        self.static: float | None = None
+    own: list[EpisodeBatch]
+    other: list[EpisodeBatch]
+    static: float | None = None
+    bounds: tuple[Tally, Tally] | None = None
+
+    @classmethod
+    def of(cls, dataset: Dataset[Any], batch_size: int, pad_id: int) -> "HeldOut":
+        """A dataset's episodes in batches of ``batch_size``."""
+        own, other = (list(in_batches(kind, batch_size, pad_id)) for kind in (dataset, Strangers(dataset)))
+        return cls(own, other)
+
+    def of_strangers(self) -> "HeldOut":
+        """The same as a static control meets them: with strangers' histories alone."""
+        return HeldOut(self.other, [])
 
 
 class EpisodeTrainer(Trainer):
@@ -53,11 +67,9 @@ class EpisodeTrainer(Trainer):
         args: transformers' arguments.
         dataset: of :class:`Episode` or of ready :class:`EpisodeBatch`.
         pad_id: the padding token.
-        held_out: what an evaluation measures.
+        held_out: what an evaluation on the way measures.
         callbacks: further callbacks.
 
-    Attributes:
-        measured: the last evaluation.
     """
 
     loss_is_scaled_for_ga = True
@@ -74,7 +86,6 @@ class EpisodeTrainer(Trainer):
     ) -> None:
         self.pad_id = pad_id
         self.held_out = held_out
-        self.measured: Measured | None = None
         self._seen: list[dict[str, float]] = []
         # The stock trainer only asks whether there is an evaluation set.
         evaluated = held_out.own if held_out else None
@@ -140,28 +151,20 @@ class EpisodeTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Measures the held-out episodes.
-
-        Raises:
-            ValueError: there are none.
-        """
-        self.measured = self.measure()
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measured.metrics().items()}
+        """Measures the held-out episodes."""
+        assert self.held_out is not None
+        metrics = {f"{metric_key_prefix}_{name}": v for name, v in self.measure(self.held_out).metrics().items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def measure(self) -> Measured:
-        """What the adapter as it is now is worth on the held-out episodes.
-
-        Raises:
-            ValueError: there are none.
-        """
-        held = self._held_out()
+    def measure(self, held: HeldOut) -> Measured:
+        """What the adapter as it is now is worth on held-out episodes."""
         if held.bounds is None:
             held.bounds = (self.tally(held.own, Condition.NOTHING), self.tally(held.own, Condition.FULL))
         nothing, full = held.bounds
-        own, other = self.tally(held.own, Condition.MEMORY), self.tally(held.other, Condition.MEMORY)
+        own = self.tally(held.own, Condition.MEMORY)
+        other = self.tally(held.other, Condition.MEMORY) if held.other else None
         return summarise(nothing, own, other, full, held.static)
 
     def recalled(self, batches: Sequence[EpisodeBatch]) -> dict[str, float]:
@@ -170,10 +173,6 @@ class EpisodeTrainer(Trainer):
         recall, queries = (sums.right / sums.queries).item(), int(sums.queries.item())
         return {"recall": recall, "own_loss": mean_loss(sums), "queries": queries}
 
-    def static_loss(self) -> float:
-        """The mean held-out loss from strangers' memories, on which a static control is trained."""
-        return mean_loss(self.tally(self._held_out().other, Condition.MEMORY))
-
     def tally(self, batches: Sequence[EpisodeBatch], condition: Condition) -> Tally:
         """Answers batches in a condition, shared among the processes."""
         model: Any = self.model
@@ -181,7 +180,8 @@ class EpisodeTrainer(Trainer):
         model.eval()
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         tallies = []
-        with torch.no_grad():
+        # A model that is measured without having been trained here has not been wrapped for its precision.
+        with torch.no_grad(), self.accelerator.autocast():
             for start in range(0, len(batches), processes):
                 # Sharded models need all processes in every pass, so one without a batch of its own repeats another.
                 place = min(start + rank, len(batches) - 1)
@@ -190,11 +190,6 @@ class EpisodeTrainer(Trainer):
                     tallies.append(Tally(*(value.cpu() for value in counted)))
         model.train(training)
         return add(gather_object(tallies) if processes > 1 else tallies)
-
-    def _held_out(self) -> HeldOut:
-        if self.held_out is None:
-            raise ValueError("There are no held-out episodes to measure; give the recipe evaluation.data or held_out.")
-        return self.held_out
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Also asks for a checkpoint of what is best so far."""

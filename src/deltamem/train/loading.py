@@ -144,6 +144,26 @@ def _with_plain(training: Dataset[Any], tokenizer: Any, recipe: Recipe, *, progr
     return training
 
 
+def halves(held: Dataset[Any], seed: int) -> tuple[Dataset[Any], Dataset[Any]]:
+    """Held-out items in two halves, with episodes about one text in the same half.
+
+    Raises:
+        ValueError: there are too few of different texts.
+    """
+    assert isinstance(held, Sized)
+    try:
+        first, second = split_off(held, max(1, len(held) // 2), seed)
+        if not all(isinstance(part[0], EpisodeBatch) or len(set(texts_of(part))) > 1 for part in (first, second)):
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"evaluation.every chooses the best checkpoint on one half of the held-out episodes and reports it on the "
+            f"other; these {len(held)} cannot be halved so that each half has several histories. Hold out more, or "
+            "leave evaluation.every out."
+        ) from None
+    return first, second
+
+
 def split_off(dataset: Dataset[Any], count: int, seed: int) -> tuple[Part, Part]:
     """The dataset without at least ``count`` items, and those.
 

@@ -15,6 +15,9 @@ from deltamem.train.long import Writing, write_history
 from deltamem.train.passes import Answers, answers, forward, read_bare, reading_step
 from deltamem.train.views import full_texts
 
+# Below this gap between no text and text, in nats a token, a share of it says nothing.
+_LEAST_GAP = 0.01
+
 
 class Condition(StrEnum):
     """With what a query is answered.
@@ -59,7 +62,7 @@ class Measured:
     Attributes:
         nothing: the bare backbone's, with the query alone.
         own: from the memory of the query's own history.
-        other: from the memory of another history.
+        other: from the memory of another history; ``None`` if it was not asked for.
         full: the bare backbone's, with the text.
         static: the static control's, from another history's memory, as it was trained; ``None`` without a control.
         recall: the share of the queries answered right to the last token, from their own memory.
@@ -69,25 +72,31 @@ class Measured:
 
     nothing: float
     own: float
-    other: float
+    other: float | None
     full: float
     static: float | None
     recall: float
     gates: tuple[float, ...]
     norms: tuple[float, ...]
 
+    def share(self, loss: float) -> float | None:
+        """(nothing - loss) / (nothing - full), of the gap between no text and text; ``None`` if there is hardly one."""
+        gap = self.nothing - self.full
+        return (self.nothing - loss) / gap if gap >= _LEAST_GAP else None
+
     @property
-    def recovered_share(self) -> float:
-        """(nothing - own) / (nothing - full): of the gap between no text and text. Not all of it is memory."""
-        return (self.nothing - self.own) / (self.nothing - self.full)
+    def recovered_share(self) -> float | None:
+        """(nothing - own) / (nothing - full). Not all of it is memory."""
+        return self.share(self.own)
 
     @property
     def memory_share(self) -> float | None:
         """(static - own) / (nothing - full): what a memory of the right history adds over any adapter at all."""
-        return None if self.static is None else (self.static - self.own) / (self.nothing - self.full)
+        own, static = self.share(self.own), None if self.static is None else self.share(self.static)
+        return None if own is None or static is None else own - static
 
     def metrics(self) -> dict[str, float]:
-        """All of it by name, one number each."""
+        """All of it by name, one number each; without what is not known."""
         values = {
             "nothing_loss": self.nothing,
             "own_loss": self.own,
@@ -149,12 +158,12 @@ def mean_loss(sums: Tally) -> float:
     return (sums.loss / sums.weight).item()
 
 
-def summarise(nothing: Tally, own: Tally, other: Tally, full: Tally, static: float | None) -> Measured:
-    """What the sums of the four conditions and the static control's loss come to."""
+def summarise(nothing: Tally, own: Tally, other: Tally | None, full: Tally, static: float | None) -> Measured:
+    """What the sums of the conditions and the static control's loss come to."""
     return Measured(
         nothing=mean_loss(nothing),
         own=mean_loss(own),
-        other=mean_loss(other),
+        other=None if other is None else mean_loss(other),
         full=mean_loss(full),
         static=static,
         recall=(own.right / own.queries).item(),

@@ -9,7 +9,7 @@ from deltamem.config import DeltaMemConfig
 from deltamem.train.data.options import DataOptions
 from deltamem.train.objective import ObjectiveOptions
 
-Metric = Literal["own_loss", "recall", "memory_share", "recovered_share"]
+Metric = Literal["own_loss", "recall"]
 Reporter = Literal["tensorboard", "wandb", "trackio"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -82,7 +82,6 @@ class Optimiser(Section):
         clip: the largest norm of the gradient; 0 for no bound.
         precision: ``bf16`` computes under autocast; memory and adapter stay float32.
         gradient_checkpointing: recompute the layers in the backward pass: less memory, a third more time.
-        compile: compile the backbone with ``torch.compile``.
     """
 
     learning_rate: PositiveFloat = 2e-4
@@ -91,7 +90,6 @@ class Optimiser(Section):
     clip: NonNegativeFloat = 1.0
     precision: Literal["bf16", "no"] = "no"
     gradient_checkpointing: bool = False
-    compile: bool = False
 
 
 class Schedule(Section):
@@ -160,11 +158,14 @@ class Evaluation(Section):
         held_out: instead, how many of the training episodes are kept for it.
         episodes: use at most so many.
         batch: episodes a process reads at once.
-        every: updates between evaluations; only at the end if not given.
-        metric: what the best checkpoint is the best in.
+        every: updates between evaluations, on one half of the held-out episodes; the best checkpoint by them is what
+            the run ends with, and it is reported on the other half. If not given, the last is reported on all.
+        metric: what the best checkpoint is the best in. The shares of the gap put a run's checkpoints in the same order
+            as ``own_loss``: all else in them is the same for all.
         patience: evaluations without a better one after which training stops; never if not given.
         control: first train the static control, the same adapter with the same seed and budget on other episodes'
-            memories, and tell how much is memory. It doubles the time.
+            memories, and tell how much is memory. Its best checkpoint, by its own loss, and its end are found in the
+            same way. It doubles the time.
         further: more held-out episodes, by name; of them the finished adapter's recall and loss are told too.
     """
 
@@ -187,8 +188,6 @@ class Evaluation(Section):
             raise ValueError("there is nothing held out to measure on; give data or held_out")
         if self.patience and not self.every:
             raise ValueError("patience counts evaluations during the training; give every")
-        if self.metric == "memory_share" and not self.control:
-            raise ValueError("memory_share compares with the static control; set control: true")
         return self
 
 

@@ -1,13 +1,14 @@
 """A whole training run from a recipe: the static control if asked for, the adapter, its measures and its files."""
 
 import json
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerState
+from transformers import PrinterCallback, TrainerState
 from transformers.trainer_callback import ProgressCallback
 
 from deltamem.adapters import push_folder
@@ -17,12 +18,13 @@ from deltamem.checkpoint import AdapterFile, read_adapter, write_adapter
 from deltamem.figures import figure_class
 from deltamem.files import write_atomically
 from deltamem.train.arguments import processes, training_arguments
-from deltamem.train.checkpoints import RECIPE_FILE, check_folder, last_checkpoint
+from deltamem.train.checkpoints import CONTROL, METRICS_FILE, RECIPE_FILE, check_folder, last_checkpoint
 from deltamem.train.hf import STATE_FILE, EpisodeTrainer, HeldOut, in_batches
 from deltamem.train.loading import (
     Loaded,
     add_trained_adapter,
     check_files,
+    halves,
     load_backbone,
     load_data,
     load_episodes,
@@ -31,16 +33,14 @@ from deltamem.train.loading import (
 from deltamem.train.measure import Measured
 from deltamem.train.module import EpisodeModule, fill_adapter, gather_adapter
 from deltamem.train.plots import draw_training
-from deltamem.train.recipe import Recipe
+from deltamem.train.recipe import Metric, Recipe
 from deltamem.train.recipefile import recipe_yaml, save_recipe
-from deltamem.train.report import ProgressLines, training_section
-from deltamem.train.stopping import StopOnSignal
+from deltamem.train.report import Progress, training_section
+from deltamem.train.stopping import Patience, StopOnSignal
 from deltamem.train.strangers import Strangers
 
-METRICS_FILE = "metrics.json"
 HISTORY_FILE = "history.json"
 PLOT_FILE = "training.png"
-CONTROL = "control"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def run(recipe: Recipe, *, resume: bool = False) -> Outcome:
     figure_class("train")
     started = time.monotonic()
     # They also make the process group, if there are several processes.
-    arguments = training_arguments(recipe, folder, evaluates=False)
+    arguments = training_arguments(recipe, folder)
     main_process = arguments.process_index == 0
     if main_process:
         save_recipe(recipe, folder / RECIPE_FILE)
@@ -92,29 +92,30 @@ def run(recipe: Recipe, *, resume: bool = False) -> Outcome:
             name: load_episodes(data, loaded.tokenizer, recipe, progress=main_process)
             for name, data in recipe.evaluation.further.items()
         }
-    held_out = HeldOut(held, recipe.evaluation.batch, padding) if held is not None else None
+    evaluation = recipe.evaluation
+    # What a checkpoint is chosen by flatters it, so half of the episodes are kept apart to report it on.
+    parts = (None, held) if held is None or evaluation.every is None else halves(held, recipe.seed)
+    choosing, reporting = (HeldOut.of(part, evaluation.batch, padding) if part is not None else None for part in parts)
     stop = StopOnSignal()
     with stop.listening():
-        result = folder / CONTROL / METRICS_FILE
-        if held_out is not None and result.exists():
-            held_out.static = json.loads(result.read_text("utf-8"))["static_loss"]
-        elif held_out is not None and recipe.evaluation.control:
-            control = _train(recipe, loaded, Strangers(training, recipe.seed), folder / CONTROL, None, stop, padding)
-            if stop.received:
-                return Outcome(folder, control.state.global_step, stop.received)
-            control.held_out = held_out
-            held_out.static = control.static_loss()
-            if main_process:
-                write_atomically(result, (json.dumps({"static_loss": held_out.static}) + "\n").encode())
-            # The control's backbone may be wrapped and sharded by now.
-            del control
-            loaded = load_backbone(recipe.backbone)
-        trainer = _train(recipe, loaded, training, folder, held_out, stop, padding)
+        if evaluation.control and reporting is not None:
+            result = folder / CONTROL / METRICS_FILE
+            if not result.exists():
+                steps = _train_control(recipe, loaded, training, choosing, reporting, result, stop, padding)
+                if stop.received:
+                    return Outcome(folder, steps, stop.received)
+                # The control's backbone may be wrapped and sharded by now.
+                loaded = load_backbone(recipe.backbone)
+            static = json.loads(result.read_text("utf-8"))
+            reporting.static = static["static_loss"]
+            if choosing is not None:
+                choosing.static = static["choosing_static_loss"]
+        trainer = _train(recipe, loaded, training, folder, choosing, evaluation.metric, stop, padding)
     steps = trainer.state.global_step
     if stop.received:
         return Outcome(folder, steps, stop.received)
-    measured = trainer.measure() if held_out is not None else None
-    batch = recipe.evaluation.batch
+    measured = trainer.measure(reporting) if reporting is not None else None
+    batch = evaluation.batch
     recalled = {name: trainer.recalled(list(in_batches(data, batch, padding))) for name, data in further.items()}
     model = trainer.accelerator.unwrap_model(trainer.model).model
     adapter = gather_adapter(model)
@@ -128,16 +129,51 @@ def run(recipe: Recipe, *, resume: bool = False) -> Outcome:
     return Outcome(folder, steps, measured=measured, pushed=pushed)
 
 
+def _train_control(
+    recipe: Recipe,
+    loaded: Loaded,
+    training: Dataset[Any],
+    choosing: HeldOut | None,
+    reporting: HeldOut,
+    result: Path,
+    stop: StopOnSignal,
+    padding: int,
+) -> int:
+    """Trains the static control, writes its losses to ``result`` unless a signal came, and returns its updates.
+
+    It is trained, chosen and ended as the adapter itself is, by what it is there for: its loss under strangers'
+    memories.
+    """
+    strangers, only = Strangers(training, recipe.seed), choosing.of_strangers() if choosing else None
+    control = _train(recipe, loaded, strangers, result.parent, only, "own_loss", stop, padding)
+    state = control.state
+    if not stop.received:
+        numbers = {
+            "steps": state.global_step,
+            "best_step": state.best_global_step or state.global_step,
+            "static_loss": control.measure(reporting.of_strangers()).own,
+            "choosing_static_loss": control.measure(only).own if only else None,
+        }
+        if control.is_world_process_zero():
+            write_atomically(result, (json.dumps(numbers, indent=2) + "\n").encode())
+        control.accelerator.wait_for_everyone()
+    return state.global_step
+
+
 def _train(
     recipe: Recipe,
     loaded: Loaded,
     dataset: Dataset[Any],
     folder: Path,
     held_out: HeldOut | None,
+    metric: Metric,
     stop: StopOnSignal,
     padding: int,
 ) -> EpisodeTrainer:
-    """Trains one adapter, on from the folder's last checkpoint, and leaves the best of it on the model."""
+    """Trains one adapter, on from the folder's last checkpoint, and leaves the best of it on the model.
+
+    ``held_out`` is what the best is chosen by; without it, the last is what is left.
+    """
     model = loaded.model
     add_trained_adapter(model, recipe)
     checkpoint = last_checkpoint(folder)
@@ -145,14 +181,12 @@ def _train(
         fill_adapter(model, read_adapter(checkpoint))
     if recipe.optimiser.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
-    if recipe.optimiser.compile:
-        model.compile()
-    callbacks: list[Any] = [stop, ProgressLines()]
+    callbacks: list[Any] = [stop]
     if recipe.evaluation.patience and held_out is not None:
-        callbacks.append(EarlyStoppingCallback(recipe.evaluation.patience))
+        callbacks.append(Patience(recipe.evaluation.patience))
     trainer = EpisodeTrainer(
         EpisodeModule(model, recipe.objective),
-        training_arguments(recipe, folder, evaluates=held_out is not None),
+        training_arguments(recipe, folder, metric=metric if held_out is not None else None),
         dataset,
         pad_id=padding,
         held_out=held_out,
@@ -160,8 +194,9 @@ def _train(
     )
     for stock in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(stock)
+    trainer.add_callback(Progress(bar=sys.stderr.isatty()))
     state = TrainerState.load_from_json(str(checkpoint / STATE_FILE)) if checkpoint else None
-    if state is not None and state.global_step >= state.max_steps:
+    if state is not None and (state.global_step >= state.max_steps or Patience.ran_out(state)):
         trainer.state = state  # the stock loop would take one update more
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -1,4 +1,4 @@
-"""Stopping cleanly: a signal ends the training after the step it is in, with a checkpoint."""
+"""Stopping cleanly, with a checkpoint: at a signal, and where evaluations no longer get better."""
 
 import signal
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class StopOnSignal(TrainerCallback):
@@ -49,3 +49,35 @@ class StopOnSignal(TrainerCallback):
             control.should_save = True
             control.should_training_stop = True
         return control
+
+
+class Patience(EarlyStoppingCallback):
+    """Ends the training, with a checkpoint, after so many evaluations without a better one.
+
+    Args:
+        early_stopping_patience: how many; the name is the stock callback's.
+        early_stopping_threshold: by how much more than nothing a better one is better.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Nothing; the stock callback asks for ``load_best_model_at_end``, which a run does itself."""
+
+    def on_evaluate(  # type: ignore[override]
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Counts, and asks for the end."""
+        super().on_evaluate(args, state, control, **kwargs)  # type: ignore[no-untyped-call]
+        control.should_save |= control.should_training_stop
+
+    @classmethod
+    def ran_out(cls, state: TrainerState) -> bool:
+        """Whether it had ended the training of which this is the saved state."""
+        every: Any = state.stateful_callbacks
+        saved = every.get(cls.__name__)
+        if saved is None:
+            return False
+        counted: int = saved["attributes"]["early_stopping_patience_counter"]
+        patience: int = saved["args"]["early_stopping_patience"]
+        return counted >= patience

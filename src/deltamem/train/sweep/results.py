@@ -13,8 +13,8 @@ import torch
 
 from deltamem.eval.statistics import Interval
 from deltamem.files import write_atomically
+from deltamem.train.checkpoints import METRICS_FILE
 from deltamem.train.recipe import Recipe
-from deltamem.train.run import METRICS_FILE
 from deltamem.train.sweep.intervals import over_seeds
 from deltamem.train.sweep.plan import Place, Point, Sweep
 from deltamem.train.sweep.running import ERROR_FILE, finished
@@ -43,8 +43,8 @@ class PointResults:
     intervals: Mapping[str, Interval]
 
     def first(self, name: str) -> float | None:
-        """A number of the first finished seed, for what does not depend on it; ``None`` without one."""
-        return next((run[name] for run in self.runs.values()), None)
+        """A number of the first finished seed that has it, for what depends on no seed; ``None`` without one."""
+        return next((run[name] for run in self.runs.values() if name in run), None)
 
     @property
     def seconds(self) -> float | None:

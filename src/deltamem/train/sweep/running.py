@@ -16,9 +16,9 @@ import torch
 
 from deltamem.files import write_atomically
 from deltamem.train.arguments import processes
-from deltamem.train.checkpoints import RECIPE_FILE, check_folder
+from deltamem.train.checkpoints import METRICS_FILE, RECIPE_FILE, check_folder
 from deltamem.train.recipe import Recipe
-from deltamem.train.run import METRICS_FILE, run
+from deltamem.train.run import run
 from deltamem.train.sweep.plan import Sweep
 
 ERROR_FILE = "error.txt"
