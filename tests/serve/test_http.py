@@ -169,6 +169,16 @@ def test_a_client_can_carry_the_memory_itself(client: openai.OpenAI, http: httpx
         assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_state"), bad[:20]
 
 
+def test_a_request_that_writes_nothing_hands_back_the_state_it_was_given(client: openai.OpenAI) -> None:
+    state = ask(client, TOLD, extra_body={"return_state": True}).memory["state"]
+    for mode in ("off", "read_only"):
+        memory = {"state": state, "mode": mode, "return_state": True}
+        assert ask(client, ASKED, extra_body={"memory": memory}).memory["state"] == state
+    for wrong in ({"state": f"{state[:-8]}AAAAAAA="}, {"session": "ravi"}):
+        with pytest.raises(openai.BadRequestError):
+            ask(client, ASKED, extra_body={"memory": {**wrong, "mode": "off", "return_state": True}})
+
+
 def test_the_life_of_a_session(http: httpx.Client) -> None:
     def call(method: str, path: str, status: int = 200, **options: Any) -> Any:
         reply = http.request(method, f"/v1/sessions{path}", **options)
@@ -203,7 +213,11 @@ def test_the_life_of_a_session(http: httpx.Client) -> None:
     assert call("POST", "/life/freeze", json={})["frozen"]
     assert call("POST", "/life/observe", 409, json={"text": "x"})["error"]["code"] == "session_frozen"
     call("POST", "/life/freeze", json={"frozen": False})
-    assert call("PATCH", "/life", json={"label": None})["label"] is None
+    changed = call("PATCH", "/life", json={"label": None, "expires_in": 60})
+    assert changed["label"] is None
+    assert changed["expires"] > changed["created"]
+    assert call("PATCH", "/life", json={}) == changed
+    assert call("GET", "/life").items() >= changed.items()
     for name in ("life", "fork", "copy"):
         assert call("DELETE", f"/{name}")["deleted"]
         call("GET", f"/{name}", 404)
@@ -347,6 +361,7 @@ def test_health_readiness_and_metrics(http: httpx.Client, client: openai.OpenAI)
     for name in ("request_seconds", "first_token_seconds", "tokens_per_second", "jobs", "batch_rows", "state_writes"):
         assert f"# TYPE deltamem_{name}" in text or f"# TYPE deltamem_{name}_total" in text, name
     assert 'deltamem_tokens_total{kind="written"}' in text
+    assert 'deltamem_requests_total{method="POST",route="/v1/chat/completions",status="200"}' in text
     assert "metrics" not in [line for line in text.splitlines() if "session" in line]
     assert "access-control-allow-origin" not in http.get("/healthz", headers={"Origin": "http://a.b"}).headers
 

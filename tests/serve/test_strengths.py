@@ -1,4 +1,6 @@
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -160,3 +162,29 @@ def test_a_server_that_keeps_no_text_asks_for_it() -> None:
         sent = {"version": told["version"], "messages": [*TOLD[:1], answer]}
         assert http.post("/v1/sessions/ravi/strengths", json=sent).status_code == 200
         assert http.post("/v1/sessions/nobody/strengths", json=sent).status_code == 404
+
+
+def test_weighing_ends_with_the_deadline_or_the_client_and_its_line_is_short() -> None:
+    server = make_server()
+    with running(server) as url, httpx.Client(base_url=url, timeout=60) as http:
+        path = "/v1/sessions/long/strengths"
+        http.post("/v1/sessions/long/observe", json={"text": "The bus was late on a day in May. " * 90})
+
+        def ask(timeout: str = "60") -> int:
+            return http.post(path, json={"version": 2}, headers={"X-Request-Timeout": timeout}).status_code
+
+        started = time.monotonic()
+        assert ask() == 200
+        whole = time.monotonic() - started
+        started = time.monotonic()
+        assert ask("0.1") == 504
+        with pytest.raises(httpx.ReadTimeout):
+            http.post(path, json={"version": 2}, timeout=0.1)
+        while len(server.looking_back):
+            time.sleep(0.01)
+        assert time.monotonic() - started < 0.2 + whole / 2
+        with ThreadPoolExecutor(12) as pool:
+            assert sorted(pool.map(ask, ["0.5"] * 12)) == [429] * 4 + [504] * 8
+        http.post("/v1/sessions/longer/observe", json={"text": "The bus was late on a day in May. " * 120})
+        refused = http.post("/v1/sessions/longer/strengths", json={"version": 2})
+        assert (refused.status_code, "up to 1024" in refused.json()["error"]["message"]) == (400, True)

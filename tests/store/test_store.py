@@ -1,6 +1,7 @@
 """Sessions, versions, forks and rollbacks are rows that come back as they were."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -311,6 +312,24 @@ def test_all_versions_are_kept_if_wanted(opened: Opened) -> None:
     assert len(store.versions("t", "s")) == 31
     with pytest.raises(InvalidError, match="at least 1"):
         opened(keep_versions=0)
+
+
+def test_a_survey_is_of_one_moment(store: SessionStore) -> None:
+    begin(store)
+    say(store, "one")
+    assert store.survey("t", "s") == (store.get("t", "s"), store.load("t", "s"), 2)
+
+
+def test_changes_are_made_together_or_not_at_all(store: SessionStore) -> None:
+    begin(store)
+    expires = datetime.now(UTC) + timedelta(hours=1)
+    changed = store.change("t", "s", label="Ravi", expires=expires, frozen=True)
+    assert changed == store.get("t", "s")
+    assert (changed.label, changed.expires, changed.frozen) == ("Ravi", expires, True)
+    with pytest.raises(InvalidError):
+        store.change("t", "s", label="Mina", expires=datetime(2030, 1, 1))
+    assert store.change("t", "s") == changed
+    assert store.change("t", "s", label=None) == replace(changed, label=None) == store.get("t", "s")
 
 
 def test_what_has_expired_is_gone_before_it_is_purged(store: SessionStore) -> None:

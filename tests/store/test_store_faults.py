@@ -161,6 +161,8 @@ def test_a_server_that_is_not_there_is_named_without_the_password(tmp_path: Path
     with pytest.raises(UnavailableError, match=r"someone:\*\*\*@.*cannot be used now") as error:
         SessionStore.open(url)
     assert "pa55word" not in str(error.value)
+    assert error.value.public.startswith("The store cannot be used now.")
+    assert str(tmp_path) not in error.value.public
 
 
 def test_a_database_that_is_not_there_is_named(server: Server) -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from deltamem.store import ApiKeys, Commit, InvalidError, NotFoundError, SessionStore, StateKeys
 
@@ -68,6 +69,21 @@ def test_sessions_are_trimmed_to_their_last_versions(opened: Opened, monkeypatch
     for keep in (0, -1):
         with pytest.raises(InvalidError, match="keep"):
             store.trim(keep)
+
+
+def test_what_has_expired_is_purged_by_small_transactions(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deltamem.store.keeping._BATCH", 2)
+    store = opened(keep_messages=True)
+    for number in range(5):
+        turns(store, f"t{number}", "gone", 1)
+        store.change(f"t{number}", "gone", expires=datetime.now(UTC) - timedelta(seconds=1))
+    turns(store, "t0", "kept", 1)
+    assert (store.count(), store.stats().sessions) == (1, 6)
+    transactions: list[object] = []
+    event.listen(store.database.engine, "commit", transactions.append)
+    assert store.purge_expired() == 5
+    assert len(transactions) >= 3
+    assert (store.count(), store.stats().sessions, store.stats().messages) == (1, 1, 1)
 
 
 def test_only_a_store_that_is_there_is_opened(url: str, tmp_path: Path, opened: Opened) -> None:

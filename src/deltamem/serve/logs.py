@@ -40,7 +40,7 @@ class JsonFormatter(logging.Formatter):
 def configure_logging() -> None:
     """Sends all logs to standard error as JSON: the server's from the level info on, its libraries' warnings."""
     import torch  # noqa: F401 - makes the handlers that are taken away here, as the next ones do
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils.logging import disable_progress_bar, get_logger
 
     get_logger()

@@ -1,0 +1,43 @@
+"""``deltamem serve`` as an operator starts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+
+def test_all_that_it_tells_is_json_and_its_flags_count(tmp_path: Path) -> None:
+    flags = ["--port", "0", "--max-body", "300", "--max-tokens", "2", "--timeout", "0.2", "--keep-versions", "0"]
+    environment = os.environ | {"DELTAMEM_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "deltamem", "serve", *flags]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines: list[str] = []
+        url = ""
+        while not url and (line := process.stderr.readline()):
+            lines.append(line)
+            event = json.loads(line)["event"]
+            if event.startswith("serving "):
+                url = event.split(" at ")[1].split(",")[0]
+        try:
+            said = [{"role": "user", "content": "x"}]
+            with httpx.Client(base_url=url, timeout=60) as http:
+                assert http.get("/readyz").status_code == 200
+                assert http.post("/v1/sessions", json={"label": "x" * 300}).status_code == 413
+                slow = {"messages": said, "max_tokens": 400, "ignore_eos": True}
+                assert http.post("/v1/chat/completions", json=slow).status_code == 504
+                for _ in range(25):
+                    http.post("/v1/sessions/s/observe", json={"text": "I live in Lisbon."}).raise_for_status()
+                assert len(http.get("/v1/sessions/s/timeline").json()["data"]) == 26
+                brief = http.post("/v1/chat/completions", json={"messages": said, "ignore_eos": True})
+                assert brief.json()["usage"]["completion_tokens"] == 2
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, rest = process.communicate(timeout=60)
+    events = [json.loads(line) for line in (*lines, *rest.splitlines())]
+    assert {event["level"] for event in events} <= {"info", "warning"}
+    assert "/v1/sessions/{session}/observe" in {event.get("route") for event in events}
