@@ -151,23 +151,37 @@ def test_what_is_told_is_seen_in_the_memory_and_answered_without_the_text(visit:
 def test_tokens_are_shaded_by_what_the_server_weighs(visit: Callable[..., Page], url: str) -> None:
     page = visit(url)
     say(page, LISBON)
+    say(page, SUGGESTIONS[2][0])
     page.get_by_role("button", name="Drop context").click()
     assert say(page, ASK_CITY).inner_text() == "Lisbon."
-    session = page.url.partition("#")[2]
-    weighed = httpx.post(f"{url}/v1/sessions/{session}/strengths", json={"version": 2}).json()["data"]
-    for by in ("write", "read"):
+    session = f"{url}/v1/sessions/{page.url.partition('#')[2]}"
+    strengths = httpx.post(f"{session}/strengths", json={"version": 2}).json()["data"]
+    asked = {"version": 4, "past": [{"version": 2}, {"version": 3}]}
+    sources = httpx.post(f"{session}/sources", json=asked).json()["data"][0]["messages"]
+    for by, weighed in (("write", strengths), ("read", sources)):
         page.locator(f"#shade input[value={by}]").check(force=True)
         tokens = page.locator(f"{TURNS}:first-child .user .token.{by}")
         expect(tokens).to_have_count(len(weighed[0]["tokens"]))
         assert "".join(tokens.all_text_contents()) == LISBON
         shown = [float(value) for value in tokens.evaluate_all("all => all.map((token) => token.dataset.value)")]
-        assert shown == [pytest.approx(token[by], abs=5.1e-4) for token in weighed[0]["tokens"]]
+        assert shown == [pytest.approx(token[by], abs=5.1e-4, rel=5e-3) for token in weighed[0]["tokens"]]
         shares = page.eval_on_selector_all(
             ".token", "all => all.map((t) => Number(t.style.getPropertyValue('--share')))"
         )
         assert (min(shares), max(shares)) == (0, 1)
+    strongest = "all => all.find((t) => t.style.getPropertyValue('--share') === '1.000').textContent"
+    assert page.eval_on_selector_all(".token", strongest) == " Lisbon"
+    expect(page.locator(f"{TURNS}:last-child .token")).to_have_count(0)  # it is what read, and was written later
+    expect(page.locator("#token")).to_contain_text("v4’s answer read")
     tokens.first.hover()
-    expect(page.locator("#token")).to_contain_text("read with 0.000")
+    expect(page.locator("#token")).to_contain_text("“I” read with 0.0")
+
+    page.locator(f"{TURNS}:nth-child(2) .meta button").click()  # the version of the turn before
+    expect(page.locator("#token")).to_contain_text("v3’s answer read")
+    expect(page.locator(f"{TURNS}:first-child .token.read").first).to_be_visible()
+    expect(page.locator(f"{TURNS}:nth-child(2) .token")).to_have_count(0)
+    page.locator(f"{TURNS}:first-child .meta button").click()
+    expect(page.locator("#token")).to_have_text("No token here is known to have been read by v2’s answer.")
     page.locator("#shade input[value=none]").check(force=True)
     expect(page.locator(".token")).to_have_count(0)
 

@@ -151,6 +151,19 @@ def test_a_text_that_was_observed_has_no_answer(http: httpx.Client) -> None:
     assert max(tokens, key=lambda token: token["read"])["text"].strip() == "Lisbon"
 
 
+def test_the_latest_turns_that_fit_are_taken(http: httpx.Client) -> None:
+    long = " ".join(f"The bus was late on day {n}." for n in range(500))
+    http.post("/v1/sessions/mara/observe", json={"text": long})
+    http.post("/v1/sessions/mara/observe", json={"text": LISBON})
+    version, _ = say(http, "mara", WHERE)
+    body = {"version": version, "past": [{"version": 2}, {"version": 3}]}
+    found = http.post("/v1/sessions/mara/sources", json=body).json()
+    assert [turn["version"] for turn in found["data"]] == [3]
+    shares = sum(message["read"] for message in found["data"][0]["messages"])
+    assert found["before"] > 0
+    assert found["before"] + shares == pytest.approx(found["read"], rel=1e-3)
+
+
 def traced(which: Any, facts: int, dialogues: int) -> Iterator[tuple[Fact, list[tuple[float, str, str, str]]]]:
     """Of held-out dialogues a fact that was asked for, and of each token its share, text, message and turn."""
     model, tokenizer = load_backbone()

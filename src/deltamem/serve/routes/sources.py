@@ -52,7 +52,7 @@ class AnswerSources(BaseModel):
     """Where what an answer read came from.
 
     ``read`` is the sum, over the answer's tokens, of the norm of all that was read where the token was chosen. It is
-    ``before``, the share of the memory that the first of the past turns began with, and the shares of their messages.
+    ``before``, the share of the memory that the first turn of ``data`` began with, and the shares of the messages.
     """
 
     object: Literal["memory.sources"] = "memory.sources"
@@ -68,21 +68,24 @@ async def sources(
 ) -> AnswerSources:
     """Goes through the turns again, and shares out what the answer read over the tokens that wrote it.
 
+    Of the past turns the latest are taken that have 4096 tokens together with the answer's; the rest is ``before``.
     Nothing is changed. The server needs the versions before and after each turn, and the texts: kept by it, or sent
     along.
     """
 
     def trace(check: Check) -> tuple[AnswerSources, int]:
         answer = past_turn(server, caller, session, body.version, body.messages, body.roles)
-        past = []
-        for turn in body.past:
+        if not answer.answered:
+            raise ApiError(400, f"Version {answer.version} holds no answer.", "invalid_value", "version")
+        length = answer.length
+        past: list[PastTurn] = []
+        for item in reversed(body.past):
             check()
-            past.append(past_turn(server, caller, turn.session or session, turn.version, turn.messages, body.roles))
-        length = sum(turn.length for turn in (*past, answer))
-        if length > _MOST:
-            raise ApiError(
-                400, f"The turns have {length} tokens; up to {_MOST} can be traced.", "invalid_value", "past"
-            )
+            turn = past_turn(server, caller, item.session or session, item.version, item.messages, body.roles)
+            length += turn.length
+            if length > _MOST:
+                break
+            past.insert(0, turn)
         return _trace(server, answer, past, check), length
 
     traced, length = await beside_engine(server, caller, request, trace)
@@ -98,8 +101,6 @@ def _trace(server: Server, answer: PastTurn, past: Sequence[PastTurn], check: Ch
         EngineError: nobody waits for it any more.
     """
     model, tokenizer = server.engine.model, server.engine.tokenizer
-    if not answer.answered:
-        raise ApiError(400, f"Version {answer.version} holds no answer.", "invalid_value", "version")
     for turn, following in pairwise((*past, answer)):
         if turn.after.diff(following.before).any():
             raise ApiError(
@@ -123,7 +124,8 @@ def _trace(server: Server, answer: PastTurn, past: Sequence[PastTurn], check: Ch
         turn.check(shares.state)
         data.insert(0, _source(tokenizer, turn, shares.tokens))
         probe = shares.probe
-    return AnswerSources(version=answer.version, read=read, before=probe.of(past[0].before), data=data)
+    begun = past[0].before if past else answer.before
+    return AnswerSources(version=answer.version, read=read, before=probe.of(begun), data=data)
 
 
 def _source(tokenizer: object, turn: PastTurn, shares: Tensor) -> SourceTurn:

@@ -8,6 +8,8 @@
  *   created: number}} Version
  * @typedef {{version: number, states: number[][][][], norms: number[][], tokens_written: number}} Memory
  * @typedef {{role: string, tokens: {text: string, write: number, read: ?number}[]}} Strengths
+ * @typedef {{role: string, tokens: {text: string, read: number}[]}} Shares
+ * @typedef {{version: number, session?: string, messages: Message[]}} PastTurn
  * @typedef {{model: string, needs_key: boolean, keeps_messages: boolean, layers: number[],
  *   suggestions: [string, string][]}} About
  */
@@ -85,6 +87,11 @@ export const api = {
   memory: (session, version) => json("GET", at(session, `/memory?version=${version}`)),
   /** @param {string} session @param {number} version @param {Message[]} messages @returns {Promise<{data: Strengths[]}>} */
   strengths: (session, version, messages) => json("POST", at(session, "/strengths"), { body: { version, messages } }),
+  /**
+   * @param {string} session @param {number} version @param {Message[]} messages @param {PastTurn[]} past
+   * @returns {Promise<{data: {session: string, version: number, messages: Shares[]}[]}>}
+   */
+  sources: (session, version, messages, past) => json("POST", at(session, "/sources"), { body: { version, messages, past } }),
   /** @param {string} session @returns {Promise<Blob>} */
   export: async (session) => (await request("GET", at(session, "/export?format=file"))).blob(),
 

@@ -65,13 +65,13 @@ export const cutItem = () =>
 
 /**
  * Shades a turn's messages; text stays text.
- * @param {HTMLElement} item @param {import("./api.js").Strengths[]} strengths
- * @param {"write" | "read"} by @param {[number, number]} range the strengths that are shaded least and most
+ * @param {HTMLElement} item @param {import("./weights.js").Weighed[]} weighed
+ * @param {"write" | "read"} by @param {[number, number]} range the weights that are shaded least and most
  */
-export function shade(item, strengths, by, [least, most]) {
-  const share = (value) => (value === null || most <= least ? 0 : Math.max(0, (value - least) / (most - least)));
+export function shade(item, weighed, by, [least, most]) {
+  const share = (value) => (most <= least ? 0 : Math.max(0, (value - least) / (most - least)));
   const texts = [...item.querySelectorAll(".text")];
-  strengths.forEach((message, i) => {
+  weighed.forEach((message, i) => {
     const text = texts[i];
     if (!text || !message.tokens.length) return;
     text.replaceChildren(
@@ -79,7 +79,7 @@ export function shade(item, strengths, by, [least, most]) {
         const value = token[by];
         const mark = element("span", { className: `token ${by}` }, token.text);
         mark.style.setProperty("--share", share(value).toFixed(3));
-        mark.dataset.value = value === null ? "not known" : shown(value);
+        mark.dataset.value = shown(value);
         return mark;
       }),
     );

@@ -1,0 +1,62 @@
+/** What the server weighs: how strongly each token was written, and how much an answer read of it. */
+
+import { api } from "./api.js";
+import { sentWith } from "./turns.js";
+
+/**
+ * A message and the weights of its tokens: `write`, how strongly each was written, or `read`, how much of what was read it wrote.
+ * @typedef {{role: string, tokens: {text: string, write?: number, read?: number}[]}} Weighed
+ * @typedef {import("./turns.js").Turn} Turn
+ */
+
+/** @type {Map<string, any>} turns do not change; null for what cannot be weighed */
+const known = new Map();
+
+/** @template T @param {string} key @param {() => Promise<T>} ask @returns {Promise<?T>} */
+async function once(key, ask) {
+  if (!known.has(key)) {
+    try {
+      known.set(key, await ask());
+    } catch (error) {
+      if (![400, 404].includes(error.status)) throw error;
+      known.set(key, null); // a version that it needs is no longer kept, or others wrote in between
+    }
+  }
+  return known.get(key);
+}
+
+const nameOf = ({ session, version }) => `${session}@${version}`;
+
+/**
+ * How strongly each turn's tokens were written; null for a turn that cannot be weighed.
+ * @param {Turn[]} turns @returns {Promise<(?Weighed[])[]>}
+ */
+export const writtenIn = (turns) =>
+  Promise.all(
+    turns.map(({ home, seen }, i) => {
+      if (!home) return null;
+      const ask = async () => (await api.strengths(home.session, home.version, sentWith(turns, i))).data;
+      return once(`${nameOf(home)}/${seen}`, ask);
+    }),
+  );
+
+/**
+ * How much the answer of one turn read of each turn's tokens; null for the turns that it cannot be told of.
+ * @param {Turn[]} turns @param {number} at the turn with the answer
+ * @returns {Promise<(?Weighed[])[]>}
+ */
+export async function readOf(turns, at) {
+  const answer = turns[at];
+  const before = turns.slice(0, Math.max(at, 0));
+  const lost = before.findLastIndex((turn) => turn.written && !turn.home);
+  const past = before.slice(lost + 1).filter((turn) => turn.home);
+  const none = turns.map(() => null);
+  if (!answer || !past.length) return none;
+  const { session, version } = answer.home;
+  const sent = past.map(({ home, messages }) => ({ ...home, messages }));
+  const ask = async () => (await api.sources(session, version, sentWith(turns, at), sent)).data;
+  const found = await once(`${nameOf(answer.home)}/${answer.seen}<${past.map((turn) => nameOf(turn.home))}`, ask);
+  if (!found) return none;
+  const shares = new Map(found.map((turn) => [nameOf(turn), turn.messages]));
+  return turns.map(({ home }) => (home && shares.get(nameOf(home))) ?? null);
+}
