@@ -70,7 +70,7 @@ class Results:
     Attributes:
         recall: by method and number of facts.
         updates: answers about corrected facts.
-        forgetting: for each adapter, and for the text as far as the window reaches, pairs of tokens since the facts and recall.
+        forgetting: for each adapter, and for the text that fits the window, pairs of tokens since the facts and recall.
         cost: what the adapter costs the backbone.
         bytes_per_session: the size of one session's memory, by adapter.
     """
