@@ -14,7 +14,7 @@ from deltamem.eval.notes import add_notes
 from deltamem.eval.records import Record, shard_file
 from deltamem.eval.report import write_report
 from deltamem.eval.report.blocks import Chart, Table
-from deltamem.eval.report.forgetting import bins, curve, forgetting
+from deltamem.eval.report.curves import bins, curve, curves
 from deltamem.eval.report.learning import learning, read_training
 
 
@@ -54,14 +54,14 @@ def test_a_curve_falls_where_the_memory_ends() -> None:
 
 
 def test_forgetting_is_drawn_and_told_without_controls() -> None:
-    _, chart, table = forgetting(fading(), ["multi", "full", "shuffled"])
+    _, chart, table = curves(fading(), ["multi", "full", "shuffled"])
     assert isinstance(chart, Chart)
     assert isinstance(table, Table)
     assert "full context" in chart.caption
     assert chart.svg.count("<polygon") == 2
     assert [row[0] for row in table.rows] == ["multi", "full"]
     assert (table.rows[0][1], table.rows[0][-1]) == ("100.0", "0.0")
-    assert forgetting([replace(record, axes={}) for record in fading()], ["multi"]) == []
+    assert curves([replace(record, axes={}) for record in fading()], ["multi"]) == []
 
 
 def test_the_world_tells_how_long_ago_a_fact_was(backbone: Backbone) -> None:

@@ -65,7 +65,9 @@ def test_a_method_that_ran_on_fewer_items_says_so() -> None:
     multi = next(entry for entry in found.entries if entry.method == "multi")
     assert [score for score in multi.scores if score is not None] == [2.0]
     table = rows(to_markdown(leaderboard([found])))
-    assert table["multi"][4:6] == ["–", "1"]
+    assert table["multi"][0] == "–"
+    assert table["none"][0] == "1"
+    assert table["multi"][4:6] == ["–", "1 of 12 (seed 0)"]
     assert table["multi"][3].startswith("100.0 (")
 
 

@@ -69,12 +69,11 @@ class WorldTask:
         return Decoding(_NEW_TOKENS)
 
     def score(self, item: Item, question: Question, output: str, protocol: str) -> dict[str, float]:
-        """``exact``: the answer to the letter. ``old``: the value before a correction. ``abstained``: knows nothing."""
-        return {
-            "exact": float(output in question.answers),
-            "old": float(bool(question.extra["replaces"]) and output == f"{question.extra['replaces']}."),
-            "abstained": float(output == UNKNOWN),
-        }
+        """``exact``: to the letter. ``abstained``: "I don't know." ``outdated``, of a corrected fact: the first."""
+        scores = {"exact": float(output in question.answers), "abstained": float(output == UNKNOWN)}
+        if before := question.extra["replaces"]:
+            scores["outdated"] = float(output == f"{before}.")
+        return scores
 
     def _item(self, number: int, kind: int) -> Item:
         rng = random.Random(f"eval/{self.seed}/{number}/{kind}")

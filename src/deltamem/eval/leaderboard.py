@@ -17,7 +17,7 @@ COSTS = ("write_tokens", "prompt_tokens", "stored_bytes")
 
 
 @dataclass(frozen=True)
-class Entry:
+class MethodResults:
     """A method's results.
 
     Attributes:
@@ -63,7 +63,7 @@ class Results:
     items: tuple[str, ...]
     seeds: tuple[int, ...]
     questions: tuple[int, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[MethodResults, ...]
 
 
 def collect(records: Iterable[Record], notes: Notes) -> list[Results]:
@@ -101,7 +101,7 @@ def load_results(path: Path) -> Results:
         data: dict[str, Any] = json.loads(path.read_text("utf-8"))
         if data.pop("format") != _FORMAT:
             raise ValueError("another format")
-        entries = tuple(Entry(**{**entry, "scores": tuple(entry["scores"])}) for entry in data.pop("entries"))
+        entries = tuple(MethodResults(**{**entry, "scores": tuple(entry["scores"])}) for entry in data.pop("entries"))
         lists: dict[str, Any] = {name: tuple(data.pop(name)) for name in ("commands", "items", "seeds", "questions")}
         found = Results(**data, **lists, entries=entries)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -140,7 +140,7 @@ def _entry(
     records: Sequence[Record],
     items: Sequence[tuple[str, int]],
     asked: Mapping[tuple[str, int], set[str]],
-) -> Entry:
+) -> MethodResults:
     scores: dict[tuple[str, int], list[float]] = defaultdict(list)
     for record in records:
         scores[record.item, record.seed].append(record.score)
@@ -150,7 +150,7 @@ def _entry(
             f"{method} has answered a part of what is asked about item {item}, seed {seed}: the run is not done. Go on "
             "with its own command."
         )
-    return Entry(
+    return MethodResults(
         method=method,
         about=describe_method(method),
         control=is_control(method),

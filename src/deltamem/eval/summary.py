@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from deltamem.eval.interface import Cost
+from deltamem.eval.published import WITHOUT_HISTORY
 from deltamem.eval.records import Record
 from deltamem.eval.statistics import Difference, Interval, paired_difference, rate_interval
 
@@ -57,7 +58,7 @@ class TaskSummary:
         revisions: of the data.
         items: histories.
         questions: questions, of all seeds.
-        known: how many of them the run without context answers right; ``None`` without such a run.
+        known: how many of them the run without context answers right; ``None`` without such a run or histories.
         references: the methods that all others are compared with.
         methods: in the order of the records.
     """
@@ -94,7 +95,8 @@ def references(methods: Iterable[str]) -> tuple[str, ...]:
 
 def _task(task: str, protocol: str, methods: dict[str, Answers]) -> TaskSummary:
     everything = [record for answers in methods.values() for record in answers.values()]
-    bare = methods.get(NONE, {})
+    # Where there is nothing to remember, no answer needs a memory.
+    bare = {} if task in WITHOUT_HISTORY else methods.get(NONE, {})
     known = {key for key, record in bare.items() if record.score >= RIGHT}
     compared = references(methods)
     return TaskSummary(

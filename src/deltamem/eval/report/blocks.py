@@ -54,12 +54,12 @@ class Example:
     Attributes:
         title: what it is an example of.
         facts: pairs of a label and a text, such as the question, the gold answer and what each method said.
-        prompt: the prompt as the model saw it.
+        folds: pairs of a label and a long text, such as the prompt, to be opened.
     """
 
     title: str
     facts: Sequence[tuple[str, str]]
-    prompt: str
+    folds: Sequence[tuple[str, str]]
 
 
 Block = Heading | Paragraph | Table | Chart | Example

@@ -7,6 +7,9 @@ from deltamem.eval.report.svg import GRID, INK, MAIN, MUTED, WIDTH, dot, line, p
 from deltamem.eval.statistics import Interval
 
 _BAR, _GAP, _LABEL = 14, 4, 190
+# Of a label: about the width of a letter, the height of its line, and how far it stands from its point.
+_LETTER, _LINE, _AWAY = 6.8, 13, 9
+Box = tuple[float, float, float, float]
 
 
 def category_bars(categories: Mapping[str, Mapping[str, Interval]], marked: frozenset[str]) -> str:
@@ -54,20 +57,22 @@ def pareto(points: Mapping[str, tuple[float, float]], marked: frozenset[str]) ->
             text(x(10**power), height - bottom + 18, f"{10**power:,}", anchor="middle")
             for power in range(low, low + span + 1)
         ),
-        text((left + width) / 2, height - 8, "tokens through the model for a question", anchor="middle"),
+        text((left + width) / 2, height - 8, "tokens read for a question asked alone", anchor="middle"),
     ]
     front = pareto_front({name: point for name, point in points.items() if name not in marked})
     parts.append(path([(x(points[name][0]), y(points[name][1])) for name in front], MAIN, dashed=True))
-    taken: list[tuple[float, float]] = []
-    for name, (cost, quality) in sorted(points.items(), key=lambda point: (point[0] in marked, -point[1][1])):
-        at = (x(cost), y(quality))
+    places = {name: (x(cost), y(quality)) for name, (cost, quality) in points.items()}
+    taken = [(at_x - 5, at_y - 5, at_x + 5, at_y + 5) for at_x, at_y in places.values()]
+    for name in sorted(places, key=lambda name: (name in marked, places[name][1])):
+        at = places[name]
         colour = MUTED if name in marked else MAIN
         parts.append(dot(*at, colour, 5))
-        label = _free(at, taken)
-        taken.append(label)
-        if label != at:
-            parts.append(line(*at, label[0] + 7, label[1], colour))
-        parts.append(text(label[0] + 8, label[1] + 4, name))
+        box = _free(at, _LETTER * len(name), taken, height - bottom)
+        taken.append(box)
+        middle, left_of = (box[1] + box[3]) / 2, box[2] < at[0]
+        if abs(middle - at[1]) > _LINE / 2:
+            parts.append(line(*at, box[2] if left_of else box[0], middle, colour))
+        parts.append(text(box[2], middle + 4, name, anchor="end") if left_of else text(box[0], middle + 4, name))
     return svg(width, height, parts)
 
 
@@ -82,12 +87,21 @@ def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
     return front
 
 
-def _free(at: tuple[float, float], taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """A place for a label near a point, below those that are taken."""
+def _free(at: tuple[float, float], width: float, taken: Sequence[Box], floor: float) -> Box:
+    """The nearest empty place for a label of this width: left, top, right, bottom."""
     x, y = at
-    while any(abs(x - other_x) < 120 and abs(y - other_y) < 13 for other_x, other_y in taken):
-        y += 3
-    return x, y
+    for step in range(0, 400, 4):
+        for start in (x + _AWAY, x - _AWAY - width):
+            for middle in (y + step, y - step):
+                box = (start, middle - _LINE / 2, start + width, middle + _LINE / 2)
+                inside = box[0] >= 0 and box[2] <= WIDTH and box[1] >= 0 and box[3] <= floor
+                if inside and not any(_overlap(box, other) for other in taken):
+                    return box
+    return x + _AWAY, y - _LINE / 2, x + _AWAY + width, y + _LINE / 2
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _bar(y: float, method: str, interval: Interval, colour: str) -> list[str]:

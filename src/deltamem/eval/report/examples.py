@@ -10,15 +10,15 @@ from deltamem.eval.summary import NONE, RIGHT
 
 _EACH = 3
 _OTHERS = (STATIC, "shuffled", NONE)
-Answers = dict[str, Record]
+ByMethod = dict[str, Record]
 
 
 def examples(records: Sequence[Record], methods: Sequence[str]) -> list[Block]:
-    """Some wins and failures of the main memory, with every method's answer and the prompt."""
+    """Some wins and failures of the main memory, with every method's answer, the prompt and what had been read."""
     main = main_method(records, methods)
     if main is None:
         return []
-    by_question: dict[tuple[str, str, int], Answers] = {}
+    by_question: dict[tuple[str, str, int], ByMethod] = {}
     for record in records:
         by_question.setdefault((record.item, record.question, record.seed), {})[record.method] = record
     asked = [answers for answers in by_question.values() if main in answers]
@@ -43,19 +43,19 @@ def main_method(records: Sequence[Record], methods: Sequence[str]) -> str | None
     return memories[-1] if memories else None
 
 
-def _right(answers: Answers, method: str) -> bool:
+def _right(answers: ByMethod, method: str) -> bool:
     return method in answers and answers[method].score >= RIGHT
 
 
-def _varied(found: Sequence[Answers]) -> list[Answers]:
+def _varied(found: Sequence[ByMethod]) -> list[ByMethod]:
     """A few, each of another category."""
-    chosen: dict[str, Answers] = {}
+    chosen: dict[str, ByMethod] = {}
     for answers in found:
         chosen.setdefault(next(iter(answers.values())).category, answers)
     return list(chosen.values())[:_EACH]
 
 
-def _example(answers: Answers, main: str) -> Example:
+def _example(answers: ByMethod, main: str) -> Example:
     record = answers[main]
     notes = (f"{name.replace('_', ' ')} {value}" for name, value in record.notes.items())
     memory = (f"{record.cost.write_tokens:,} tokens written", f"{record.cost.stored_bytes:,} bytes kept", *notes)
@@ -65,4 +65,9 @@ def _example(answers: Answers, main: str) -> Example:
         *((name, answer.output or "(nothing)") for name, answer in answers.items()),
         ("memory", "; ".join(memory)),
     ]
-    return Example(f"{record.category or record.task}, item {record.item}", facts, record.prompt)
+    folds = [(f"the prompt of {main}", record.prompt)]
+    # A memory's prompt does not show what it has read; another method's does.
+    shown = answers.get("full") or max(answers.values(), key=lambda answer: answer.cost.prompt_tokens)
+    if shown.prompt != record.prompt:
+        folds.append((f"what was read, in the prompt of {shown.method}", shown.prompt))
+    return Example(f"{record.category or record.task}, item {record.item}", facts, folds)

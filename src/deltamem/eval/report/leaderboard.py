@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from statistics import stdev
 
-from deltamem.eval.leaderboard import Entry, Results
+from deltamem.eval.leaderboard import MethodResults, Results
 from deltamem.eval.report.blocks import Block, Heading, Paragraph, Table
-from deltamem.eval.statistics import Interval, rate_interval
+from deltamem.eval.statistics import Interval, rate_of_sums
 
 _INTRODUCTION = (
     "Scores are percent, of all questions of all seeds, with 95 % intervals by a bootstrap over items. A seed draws "
     "other items; what was trained is the same in each. “Over seeds” is the standard deviation of the seeds' means, "
-    "and the lowest and the highest of them. Controls show what is not memory and have no rank. Costs are those of a "
-    "question asked alone: the tokens that were read to keep its history, the tokens of its prompt, and the bytes kept "
-    "of the history between turns. The weights of what was trained serve every history and are not counted."
+    "and the lowest and the highest of them. Controls show what is not memory and have no rank, nor has what ran on "
+    "fewer items than the others. Costs are those of a question asked alone: the tokens that were read to keep its "
+    "history (by an encoder or a classifier in dense, memorybank and llmlingua2), the tokens of its prompt, and the "
+    "bytes kept of the history between turns. The weights of what was trained serve every history and are not counted. "
+    "Methods that retrieve show different amounts of text; a part of the order of bm25, dense and memorybank is that "
+    "budget."
 )
 
 
@@ -35,7 +38,8 @@ def _section(results: Results) -> list[Block]:
         f"backbone {results.model or 'not named'}; {versions}. Made by: {'; '.join(results.commands) or 'not known'}"
     )
     ranked = sorted(results.entries, key=lambda entry: -_score(results, entry).value)
-    ranks = {entry.method: str(place) for place, entry in enumerate((e for e in ranked if not e.control), start=1)}
+    rivals = [entry for entry in ranked if not entry.control and None not in entry.scores]
+    ranks = {entry.method: str(place) for place, entry in enumerate(rivals, start=1)}
     head = [
         "rank",
         "method",
@@ -55,38 +59,37 @@ def _section(results: Results) -> list[Block]:
     return blocks
 
 
-def _row(results: Results, entry: Entry) -> list[str]:
+def _row(results: Results, entry: MethodResults) -> list[str]:
     score = _score(results, entry)
-    ran = sum(found is not None for found in entry.scores)
     return [
         entry.method,
         entry.about,
         f"{100 * score.value:.1f} ({100 * score.low:.1f}–{100 * score.high:.1f})",
         _spread(results, entry),
-        f"{ran:,}",
+        _items(results, entry),
         f"{entry.cost['write_tokens']:,.0f}",
         f"{entry.cost['prompt_tokens']:,.0f}",
         f"{entry.cost['stored_bytes']:,.0f}",
     ]
 
 
-def _score(results: Results, entry: Entry) -> Interval:
+def _items(results: Results, entry: MethodResults) -> str:
+    """How many items it ran on; of fewer than all, also of how many and of which seeds."""
+    seeds = [seed for seed, score in zip(results.seeds, entry.scores, strict=True) if score is not None]
+    if len(seeds) == len(results.seeds):
+        return f"{len(seeds):,}"
+    several = sorted(set(seeds))
+    named = f"seed{'s' * (len(several) > 1)} {', '.join(map(str, several))}"
+    return f"{len(seeds):,} of {len(results.seeds):,} ({named})"
+
+
+def _score(results: Results, entry: MethodResults) -> Interval:
     """The mean over questions, with its interval over items, which needs no more than their sums."""
-    values: list[float] = []
-    clusters: list[str] = []
-    for item, questions, total in zip(results.items, results.questions, entry.scores, strict=True):
-        if total is not None:
-            values += _scores(total, questions)
-            clusters += [item] * questions
-    return rate_interval(values, clusters)
+    ran = [(total, asked) for total, asked in zip(entry.scores, results.questions, strict=True) if total is not None]
+    return rate_of_sums([total for total, _ in ran], [asked for _, asked in ran])
 
 
-def _scores(total: float, questions: int) -> list[float]:
-    """Scores of so many questions with this sum; of right and wrong ones, the very scores but for their order."""
-    return [min(max(total - place, 0.0), 1.0) for place in range(questions)]
-
-
-def _spread(results: Results, entry: Entry) -> str:
+def _spread(results: Results, entry: MethodResults) -> str:
     means = []
     for seed in sorted(set(results.seeds)):
         places = [p for p, own in enumerate(results.seeds) if own == seed and entry.scores[p] is not None]

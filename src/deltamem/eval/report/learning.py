@@ -26,7 +26,7 @@ Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingLog:
     """What a training logged.
 
     Attributes:
@@ -45,7 +45,7 @@ def is_training(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (_HISTORY, _RECORD))
 
 
-def read_training(folder: Path) -> Training:
+def read_training(folder: Path) -> TrainingLog:
     """The log of a training: of ``deltamem train``, or of ``deltamem baseline``, whose losses are means of many.
 
     Raises:
@@ -55,13 +55,13 @@ def read_training(folder: Path) -> Training:
     try:
         logged: Any = json.loads(path.read_text("utf-8"))
         if path.name == _RECORD:
-            return Training(folder.name, {_LOSS["loss"]: _means(logged.get("losses", []))}, {})
-        return Training(folder.name, _named(logged, _LOSS), _named(logged, _RECALL))
+            return TrainingLog(folder.name, {_LOSS["loss"]: _means(logged.get("losses", []))}, {})
+        return TrainingLog(folder.name, _named(logged, _LOSS), _named(logged, _RECALL))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is no log of a training: {error}; train again, or leave the folder out.") from None
 
 
-def learning(trainings: Sequence[Training]) -> list[Block]:
+def learning(trainings: Sequence[TrainingLog]) -> list[Block]:
     """A heading, drawings and a table of where each training began and ended."""
     drawn = [panel for training in trainings for panel in _panels(training)]
     if not drawn:
@@ -93,7 +93,7 @@ def _means(losses: Sequence[float]) -> Points:
     return [(min((number + 1) * size, len(losses)), sum(part) / len(part)) for number, part in enumerate(parts)]
 
 
-def _panels(training: Training) -> list[Panel]:
+def _panels(training: TrainingLog) -> list[Panel]:
     drawn = []
     for what, lines in (("loss", training.loss), ("recall", training.recall)):
         values = [value for points in lines.values() for _, value in points]
@@ -105,7 +105,7 @@ def _panels(training: Training) -> list[Panel]:
     return drawn
 
 
-def _rows(training: Training) -> list[list[str]]:
+def _rows(training: TrainingLog) -> list[list[str]]:
     return [
         [training.name, f"{what}, {name}", f"{points[0][1]:.3f}", f"{points[-1][1]:.3f}", f"{points[-1][0]:,.0f}"]
         for what, lines in (("loss", training.loss), ("recall", training.recall))

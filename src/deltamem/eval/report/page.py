@@ -21,22 +21,28 @@ _STYLE = """
   --rule: #777; --shade: #1f2226; --main: #56b4e9; --muted: #6a6e73; --series-1: #e29cc2; --series-2: #f0b84a;
   --series-3: #3fc79a; --better: #4cc79d; --worse: #f08a8a; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { margin-top: 3rem; border-bottom: 1px solid var(--grid); } h3 { margin-top: 2rem; }
+  max-width: 1200px; margin: 2rem auto; padding: 0 1rem; }
+p { overflow-wrap: anywhere; max-width: 50rem; } h1 { font-size: 1.6rem; }
+h2 { margin-top: 3rem; border-bottom: 1px solid var(--grid); } h3 { margin-top: 2rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; margin: 1rem 0; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--grid); text-align: right; vertical-align: top; }
+td:first-child { position: sticky; left: 0; background: var(--paper); } td:first-child, .whole { white-space: nowrap; }
+.words { text-align: left; } .better, .worse, .open { display: block; }
+td.words:not(:first-child) { min-width: 9rem; }
 th { border-bottom: 1px solid var(--rule); font-weight: 600; } th:first-child, td:first-child { text-align: left; }
-td.words { text-align: left; } tr.control td { color: var(--quiet); } tbody tr:hover { background: var(--shade); }
+tr.control td { color: var(--quiet); } tbody tr:hover { background: var(--shade); }
 .better { color: var(--better); } .worse { color: var(--worse); } .open { color: var(--quiet); }
 figure { margin: 1.5rem 0; } figcaption { color: var(--quiet); font-size: 13px; max-width: 760px; }
-svg { max-width: 100%; height: auto; }
+svg { max-width: 100%; min-width: 640px; height: auto; }
 .example { border: 1px solid var(--grid); border-radius: 6px; padding: .6rem 1rem; margin: .8rem 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: .4rem 0; }
 dt { color: var(--quiet); } dd { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--shade); padding: .6rem; font-size: 12px; }
 """
-_NUMBER = re.compile(r"[-+]?[\d.,]+( \[.*)?( \| [\d.]+)?|–")
+_NUMBER = re.compile(r"([-+]?[\d.,]+|–)( \| [\d.]+)?")
+_INTERVAL = re.compile(r"([-+]?[\d.]+) (\[[-+\d., ]+\])(?: (better|worse|cannot tell))?")
 _MARKDOWN = re.compile(r"([\\`*_<>#|~]|(?<=\])[(:])")
+_NUMBERS, _WORDS = "---:", "---"
 _VERDICTS = {"better": "better", "worse": "worse", "cannot tell": "open"}
 
 
@@ -86,17 +92,21 @@ def _html(block: Block) -> str:
         case Table():
             return _html_table(block)
         case Chart(svg, caption):
-            return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
-        case Example(title, facts, prompt):
+            return f'<figure><div class="wide">{svg}</div><figcaption>{escape(caption)}</figcaption></figure>'
+        case Example(title, facts, folds):
             listed = "".join(f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in facts)
-            return (
-                f'<div class="example"><strong>{escape(title)}</strong><dl>{listed}</dl>'
-                f"<details><summary>the prompt</summary><pre>{escape(prompt)}</pre></details></div>"
+            folded = "".join(
+                f"<details><summary>{escape(label)}</summary><pre>{escape(text)}</pre></details>"
+                for label, text in folds
             )
+            return f'<div class="example"><strong>{escape(title)}</strong><dl>{listed}</dl>{folded}</div>'
 
 
 def _html_table(table: Table) -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in table.head)
+    kinds = (
+        ' class="words"' if _alignment(column) == _WORDS else "" for column in zip(table.head, *table.rows, strict=True)
+    )
+    head = "".join(f"<th{kind}>{escape(text)}</th>" for text, kind in zip(table.head, kinds, strict=True))
     rows = "\n".join(_html_row(row, marked=number in table.marked) for number, row in enumerate(table.rows))
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>'
 
@@ -107,11 +117,13 @@ def _html_row(row: Sequence[str], *, marked: bool) -> str:
 
 
 def _html_cell(text: str) -> str:
-    for words, kind in _VERDICTS.items():
-        if text.endswith(f"] {words}"):
-            numbers = escape(text.removesuffix(words))
-            return f'<td>{numbers}<span class="{kind}">{words}</span></td>'
-    return f"<td>{escape(text)}</td>" if _NUMBER.fullmatch(text) else f'<td class="words">{escape(text)}</td>'
+    if found := _INTERVAL.fullmatch(text):
+        value, interval, words = found.groups()
+        judged = f'<span class="{_VERDICTS[words]}">{words}</span>' if words else ""
+        return f'<td>{value} <span class="whole">{interval}</span>{judged}</td>'
+    if _NUMBER.fullmatch(text):
+        return f'<td class="whole">{text}</td>'
+    return f'<td class="words">{escape(text)}</td>'
 
 
 def _markdown(block: Block) -> str:
@@ -137,7 +149,7 @@ def _markdown(block: Block) -> str:
 
 def _alignment(column: Sequence[str]) -> str:
     """Below a heading numbers stand on the right, words on the left."""
-    return "---:" if all(cell[:1] in "–±+-0123456789" for cell in column[1:]) else "---"
+    return _NUMBERS if all(cell[:1] in "–±+-0123456789" for cell in column[1:]) else _WORDS
 
 
 def _plain(text: str) -> str:

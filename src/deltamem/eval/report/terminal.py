@@ -23,10 +23,13 @@ def print_summary(tasks: Sequence[TaskSummary]) -> None:
             f"{task.questions:,} questions; {task.metric} in percent with 95 % intervals",
             highlight=False,
         )
-        table = _table("method", "mean", *(f"against {name}" for name in task.references), "needs memory")
+        needs = ["needs memory"] if task.known is not None else []
+        table = _table("method", "questions", "mean", *(f"against {name}" for name in task.references), *needs)
         for method in task.methods:
-            cells = [percent(method.mean), *(verdict(method.differences.get(name)) for name in task.references)]
-            cells.append("–" if method.unknown is None else percent(method.unknown))
+            cells = [f"{method.questions:,}", percent(method.mean)]
+            cells += [verdict(method.differences.get(name)) for name in task.references]
+            if needs:
+                cells.append("–" if method.unknown is None else percent(method.unknown))
             style = "dim" if is_control(method.method) else ""
             table.add_row(method.method, *(Text(cell) for cell in cells), style=style)
         console.print(table)

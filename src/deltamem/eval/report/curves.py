@@ -15,7 +15,7 @@ _COMPARED = "full"
 Range = tuple[float, float]
 
 
-def forgetting(records: Sequence[Record], methods: Sequence[str]) -> list[Block]:
+def curves(records: Sequence[Record], methods: Sequence[str]) -> list[Block]:
     """A drawing and a table for each axis that the questions of a task have.
 
     Args:
@@ -51,28 +51,28 @@ def curve(records: Sequence[Record], axis: str, parts: Sequence[Range]) -> dict[
 def _axis(axis: str, records: Sequence[Record], methods: Sequence[str]) -> list[Block]:
     asked = {(record.item, record.question, record.seed): record.axes[axis] for record in records}
     parts = bins(list(asked.values()))
-    curves = {name: curve([r for r in records if r.method == name], axis, parts) for name in methods}
-    curves = {name: points for name, points in curves.items() if points}
-    if len(parts) < 2 or not curves:
+    found = {name: curve([r for r in records if r.method == name], axis, parts) for name in methods}
+    found = {name: points for name, points in found.items() if points}
+    if len(parts) < 2 or not found:
         return []
-    compared = f" The dashed line is {describe_method(_COMPARED)}." if _COMPARED in curves else ""
+    compared = f" The dashed line is {describe_method(_COMPARED)}." if _COMPARED in found else ""
     caption = (
         f"{records[0].main_metric}, from 0 to 1, against {axis}, with 95 % intervals.{compared} Ranges may differ in "
         "more than this: in a longer history, what was told first is further back."
     )
-    rows = [[name, *(_cell(points.get(part)) for part in parts)] for name, points in curves.items()]
+    rows = [[name, *(_cell(points.get(part)) for part in parts)] for name, points in found.items()]
     return [
         Heading(f"Score against {axis}, %", 3),
-        Chart(panels([_panel(name, curves) for name in curves], axis, columns=4, height=150, legend=False), caption),
+        Chart(panels([_panel(name, found) for name in found], axis, columns=4, height=150, legend=False), caption),
         Table(["method", *map(_range, parts)], rows),
     ]
 
 
-def _panel(name: str, curves: Mapping[str, Mapping[Range, tuple[float, Interval]]]) -> Panel:
-    points = list(curves[name].values())
+def _panel(name: str, found: Mapping[str, Mapping[Range, tuple[float, Interval]]]) -> Panel:
+    points = list(found[name].values())
     lines = {name: Line(points)}
-    if _COMPARED in curves and name != _COMPARED:
-        lines[_COMPARED] = Line(list(curves[_COMPARED].values()), faint=True)
+    if _COMPARED in found and name != _COMPARED:
+        lines[_COMPARED] = Line(list(found[_COMPARED].values()), faint=True)
     return Panel(name, lines, [at for at, _ in points], logarithmic=True)
 
 
