@@ -458,6 +458,17 @@ def test_a_server_with_keys_is_given_one_and_one_that_keeps_no_text_is_not_neede
         expect(page.locator("#held-title")).to_have_text("What v2 holds")
         assert page.evaluate("localStorage.length") == 0
         assert page.context.cookies() == []
+
+        session = f"{url}/v1/sessions/{page.url.partition('#')[2]}"
+        httpx.post(f"{session}/forget", headers={"Authorization": f"Bearer {key.secret}"})
+        page.reload()
+        expect(page.locator("#held-title")).to_have_text("What v3 holds")
+        expect(page.locator(TURNS)).to_have_count(0)  # the memory began anew, and so does what led to it
+        say(page, LISBON)
+        page.get_by_role("button", name="Drop context").click()
+        say(page, ASK_CITY)
+        page.locator("#shade input[value=read]").check(force=True)
+        expect(page.locator(f"{TURNS}:first-child .token.read").first).to_be_visible()
         page.close()
 
 

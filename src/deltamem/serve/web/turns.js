@@ -23,20 +23,21 @@ export const save = (session, turns) => sessionStorage.setItem(name(session), JS
 export const forget = (session) => sessionStorage.removeItem(name(session));
 
 /**
- * The versions that led to one: a rollback goes on from what it took up again.
+ * The versions that led to one: a rollback goes on from what it took up again, and what began anew from nothing.
  * @param {import("./api.js").Version[]} timeline @param {number} head @returns {(version: number) => boolean}
  */
 function ledTo(timeline, head) {
   const known = new Map(timeline.map((version) => [version.version, version]));
   const path = new Set();
-  let number = head;
-  while (known.has(number)) {
+  let [number, anew] = [head, false];
+  while (known.has(number) && !anew) {
     path.add(number);
     const { kind, origin, parent } = known.get(number);
+    anew = kind === "forget" || kind === "import";
     number = kind === "rollback" ? origin : parent;
   }
   const oldest = Math.min(...known.keys());
-  return (version) => path.has(version) || version < oldest; // what is no longer kept can no longer be undone
+  return (version) => path.has(version) || (!anew && version < oldest); // what is no longer kept can no longer be undone
 }
 
 /**
