@@ -128,6 +128,49 @@ def test_an_error_is_one_line_and_debug_tells_more(run: Any, files: Path) -> Non
         main(["--debug", "inspect", str(files / "none")])
 
 
+def test_an_error_of_a_fresh_process_is_one_line_too(tmp_path: Path) -> None:
+    """There the libraries are imported first, and might say things of their own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = [sys.executable, "-m", "deltamem", "inspect", str(tmp_path / "none")]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("deltamem: There is no ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nope"], "No such command 'nope'. (deltamem --help)"),
+        (["inspect"], "(deltamem inspect --help)"),
+        (["inspect", "a", "--jsn"], "No such option: --jsn"),
+        (["chat", "--window", "-1"], "Invalid value for '--window': "),
+        (["demo", "--ask", "--json"], "--json, --facts and --ask exclude one another; give one of them."),
+        (["data", "chek"], "No such command 'chek'. Did you mean 'check'? (deltamem data --help)"),
+    ],
+)
+def test_wrong_usage_is_one_line(run: Any, arguments: list[str], said: str) -> None:
+    for debug in ([], ["--debug"]):
+        code, out, err = run(*arguments, *debug)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith("deltamem: ")
+        assert said in err
+
+
+def test_without_arguments_there_is_help(run: Any) -> None:
+    for arguments in ([], ["data"]):
+        code, out, err = run(*arguments)
+        assert (code, err) == (2, "")
+        assert "Usage: deltamem" in out
+
+
+def test_help_is_set_for_the_terminal(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of a paragraph end where the terminal does, not where those of its source do."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "its backbone beside it (qwen3_mine uses backbone_qwen3; if" in run("parity", "--help")[1]
+    assert "which stays as it is. The trigger that decides" in run("baseline", "memgen", "--help")[1]
+
+
 def test_parity_prints_every_step(run: Any) -> None:
     code, out, err = run("parity", GOLDEN / "qwen3_tsw_qo", GOLDEN / "smollm3_tsw_qo", "--json")
     found = json.loads(out)

@@ -1,8 +1,10 @@
 """The ``deltamem`` command: collects the commands, and turns any error into one line."""
 
 import importlib
+import inspect
+import logging
 import sys
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -28,6 +30,10 @@ COMMANDS = (
 )
 
 
+# Wrong usage, for typer; where the class itself lives depends on the version.
+_UsageError = typer.BadParameter.__mro__[1]
+
+
 def build_app() -> typer.Typer:
     """The application with every command in :data:`COMMANDS`."""
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -38,6 +44,7 @@ def build_app() -> typer.Typer:
             app.add_typer(command, name=name)
         else:
             app.command(name)(command)
+    _unwrap_help(app)
     return app
 
 
@@ -45,13 +52,29 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs a command line and exits: 0 when all is well, 1 on an error, 2 on wrong usage."""
     given = sys.argv[1:] if arguments is None else arguments
     app = build_app()
+    for library in ("torchao", "torch.utils._pytree"):  # they tell of themselves when they are imported
+        logging.getLogger(library).setLevel(logging.ERROR)
     try:
-        app(args=[argument for argument in given if argument != "--debug"], prog_name="deltamem")
+        code = app(
+            args=[argument for argument in given if argument != "--debug"], prog_name="deltamem", standalone_mode=False
+        )
     except Exception as error:
+        if isinstance(error, _UsageError):
+            _fail(_usage_line(error), 2)
         if "--debug" in given:
             raise
-        print(f"deltamem: {_one_line(error)}", file=sys.stderr)
-        sys.exit(1)
+        _fail(_one_line(error), 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unwrap_help(app: typer.Typer) -> None:
+    """Joins the lines of each paragraph of help: typer keeps the source's line breaks in all but the first."""
+    for command in app.registered_commands:
+        text = inspect.cleandoc(command.help or getattr(command.callback, "__doc__", None) or "")
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _unwrap_help(group.typer_instance)
 
 
 def _print_version(asked: bool) -> None:
@@ -74,8 +97,22 @@ def _root(
     """
 
 
+def _fail(line: str, code: int) -> NoReturn:
+    if line:
+        print(f"deltamem: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _usage_line(error: Any) -> str:
+    """What is wrong and where to read on; nothing for a command without arguments, which has printed its help."""
+    text = " ".join(error.format_message().split())
+    return f"{text} ({error.ctx.command_path} --help)" if text and error.ctx else text
+
+
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
+    if isinstance(error, typer.Abort):
+        return "Aborted."
     # A message of our own or of the system explains itself; any other needs to say what it is.
     if isinstance(error, (ValueError, OSError, ImportError)) and text:
         return text
