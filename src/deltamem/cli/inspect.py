@@ -38,20 +38,20 @@ def inspect(
 
 def _print(description: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    facts = Table(box=None, show_header=False)
-    for name, value in description.items():
-        if name not in ("norms", "shapes", "config"):
-            facts.add_row(name.replace("_", " "), _text(value))
-    console = Console()
-    console.print(facts)
+    beside = ("norms", "shapes", "config")
+    _print_facts({name.replace("_", " "): value for name, value in description.items() if name not in beside})
     if "config" in description:
-        config = Table(box=None, show_header=False, title="Configuration", title_justify="left", min_width=40)
-        for name, value in description["config"].items():
-            config.add_row(name, _text(value))
-        console.print(config)
-    console.print(_part_table(description) if description["kind"] == "adapter" else _state_table(description))
+        print("Configuration")
+        _print_facts(description["config"])
+    Console().print(_part_table(description) if description["kind"] == "adapter" else _state_table(description))
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    """A line for each, however narrow the terminal: a fingerprint is there to be copied."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f" {name:{width}}  {_text(value)}")
 
 
 def _text(value: Any) -> str:
