@@ -1,5 +1,7 @@
 """Messages to tokens: every token knows its message and its segment."""
 
+import copy
+
 import pytest
 import torch
 
@@ -48,6 +50,14 @@ def test_sentences_are_segments_without_the_template_around_them(tokenizer):
     said = [text_of(tokenizer, chat, chat.segment == n).strip() for n in range(3)]
     assert said == ["I live in Lisbon.", "My dog is Rex!", "Got it."]
     assert chat.segment.max() == 2
+
+
+def test_a_message_that_the_template_changes_is_one_segment_among_sentences(tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | lower }}\n{% endfor %}"
+    chat = encode_chat(other, [{"role": "user", "content": "teal. blue."}, *MESSAGES[1:]], segments="sentence")
+    assert chat.segment[chat.of([0])].unique().tolist() == [-1, 0, 1]
+    assert chat.segment[chat.of([1])].unique().tolist() == [2]
 
 
 REASONING = (

@@ -27,11 +27,13 @@ class ChatTokens:
         message: ``[1, T]``, the number of the message a token belongs to, or -1 (the generation prompt).
         segment: ``[1, T]``, segment ids for segment writes, or -1 (system messages, the generation prompt,
             and, for sentences, what the template puts around a message).
+        rewritten: whether the template shows some message otherwise than it would if nothing followed.
     """
 
     input_ids: Tensor
     message: Tensor
     segment: Tensor
+    rewritten: bool = False
 
     def of(self, numbers: Sequence[int]) -> Tensor:
         """``[1, T]`` bool, the tokens of the given messages."""
@@ -51,7 +53,7 @@ def encode_chat(
     Args:
         tokenizer: a fast tokenizer with a chat template.
         messages: dicts with ``role`` and ``content``.
-        segments: what one segment is.
+        segments: what one segment is. A message whose text the template changes is one even among sentences.
         add_generation_prompt: end with the header of an assistant message.
         template: further variables of the chat template.
 
@@ -71,12 +73,14 @@ def encode_chat(
         return str(tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=prompt, **template))
 
     text = render(messages, add_generation_prompt)
-    ends = _growing_ends(text, render, messages) or _marked_ends(text, render, messages, add_generation_prompt)
+    growing = _growing_ends(text, render, messages)
+    ends = growing or _marked_ends(text, render, messages, add_generation_prompt)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     starts = [start for start, _ in encoded["offset_mapping"]]
     owner = _span_of(starts, list(zip([0, *ends], ends, strict=False)))
     segment = _span_of(starts, _segments(text, messages, [0, *ends], segments))
-    return ChatTokens(*(torch.tensor([row], dtype=torch.int64) for row in (encoded["input_ids"], owner, segment)))
+    ids, message, among = (torch.tensor([row], dtype=torch.int64) for row in (encoded["input_ids"], owner, segment))
+    return ChatTokens(ids, message, among, rewritten=not growing)
 
 
 def _growing_ends(text: str, render: _Render, messages: Sequence[Message]) -> list[int]:
@@ -119,11 +123,10 @@ def _segments(text: str, messages: Sequence[Message], edges: list[int], kind: st
     for message, start, end in zip(messages, edges, edges[1:], strict=False):
         if message["role"] == "system":
             continue
-        if kind == "message":
-            spans.append((start, end))
-            continue
         content = message["content"].strip()
-        at = text.find(content, start, end)
-        if at >= 0:
+        at = text.find(content, start, end) if kind == "sentence" else -1
+        if at < 0:
+            spans.append((start, end))
+        else:
             spans += [(at + m.start(), at + m.end()) for m in _SENTENCE.finditer(content) if m.group().strip()]
     return spans

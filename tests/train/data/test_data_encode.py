@@ -9,7 +9,8 @@ from deltamem.config import DeltaMemConfig
 from deltamem.train.data import DataOptions
 from deltamem.train.data.encode import EpisodeEncoder
 from deltamem.train.data.table import TableBuilder
-from deltamem.train.episodes import Episode, Text
+from deltamem.train.episodes import Episode, Text, collate
+from deltamem.train.views import full_texts
 
 SYSTEM = {"role": "system", "content": "Be kind."}
 
@@ -103,6 +104,8 @@ def test_an_episode_is_the_same_alone_or_with_others_of_its_line(tokenizer, turn
     ends = [i for i, message in enumerate(chat) if message["role"] == "assistant"]
     alone = [episodes(tokenizer, chat[: end + 1], needs_history=False, **options)[0] for end in ends]
     assert together == alone
+    for episode in alone:
+        full_texts(collate([episode], 0))  # trains what the query trains
 
 
 @settings(max_examples=20)
@@ -142,7 +145,7 @@ def test_a_template_that_drops_reasoning_gives_answers_as_they_stand_in_a_conver
     text = tokenizer.decode(line.history.ids)
     assert "thinking" not in text
     assert whole.startswith(text)
-    assert encoder.rewritten == 0
+    assert (encoder.rewritten, encoder.by_message) == (1, 0)
     assert sorted(set(line.history.segments.tolist())) == [0, 1, 2, 3]
     # The last answer is rendered as the last answer.
     assert "(thinking)" in tokenizer.decode(line.episodes[-1].read.ids)

@@ -36,7 +36,8 @@ class DataReport:
         bad: the first hundred of those, with the reasons.
         cut_histories: how many histories had more than ``write_tokens`` tokens.
         cut_reads: how many visible parts had more than ``read_tokens`` tokens.
-        rewritten: how many histories the chat template could only render message by message.
+        rewritten: how many histories the chat template renders otherwise than message after message.
+        by_message: how many histories it could only render message by message.
     """
 
     lines: int
@@ -46,6 +47,7 @@ class DataReport:
     cut_histories: int
     cut_reads: int
     rewritten: int
+    by_message: int
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "DataReport":
@@ -168,6 +170,7 @@ def _tokenise(
         cut_histories=builder.cut_histories,
         cut_reads=builder.cut_reads,
         rewritten=encoder.rewritten,
+        by_message=encoder.by_message,
     )
     return table, report
 
@@ -190,9 +193,16 @@ def _notify(report: DataReport, tokenizer: str) -> None:
         _log.warning("Skipped %d lines or targets that could not be used; the first: %s", report.skipped, first)
     if report.rewritten:
         _log.warning(
-            "The chat template of %s does not render %d histories so that later turns only add to earlier ones "
-            "(Qwen3's drops reasoning from earlier answers; Gemma's wants roles to alternate). They were rendered "
-            "message by message. To have them rendered whole, set tokenizer.chat_template to one that only appends.",
+            "The chat template of %s shows turns of %d histories otherwise once later ones follow (Qwen3's drops "
+            "reasoning from earlier answers). They are written as they stand in the middle of a conversation.",
             tokenizer,
             report.rewritten,
+        )
+    if report.by_message:
+        _log.warning(
+            "The chat template of %s does not render %d histories as one text (Gemma's wants roles to alternate). They "
+            "were rendered message by message. To have them rendered whole, set tokenizer.chat_template to one that "
+            "only appends.",
+            tokenizer,
+            report.by_message,
         )

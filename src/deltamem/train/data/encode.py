@@ -1,7 +1,8 @@
 """Conversations as tokens: the history that is written, what stays visible, and the target, by the chat template."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from deltamem.train.data.options import DataOptions
 
 # Follows a history that ends with an answer, which some templates render differently while it is the last turn.
 _NEXT_TURN: Message = {"role": "user", "content": "?"}
+_REPLY: Message = {"role": "assistant", "content": "."}
 
 Numbers = NDArray[np.int32]
 
@@ -37,6 +39,27 @@ class Tokens:
         """How many tokens the messages before ``message`` have."""
         return int(np.searchsorted(self.message, message))
 
+    def part(self, start: int, end: int | None = None) -> "Tokens":
+        """The tokens from ``start`` up to ``end``."""
+        return Tokens(self.ids[start:end], self.message[start:end], self.segments[start:end])
+
+
+@dataclass(frozen=True)
+class FullText:
+    """What a target comes after when nothing is hidden: ``before``, the end of the history, then ``after``.
+
+    Attributes:
+        before: what the whole conversation has before that.
+        shared: how many of the last tokens of the episode's history come next.
+        after: the visible turns, and the target as the episode reads it.
+        target: the place in ``after`` at which the target begins.
+    """
+
+    before: Tokens
+    shared: int
+    after: Tokens
+    target: int
+
 
 @dataclass(frozen=True)
 class EncodedEpisode:
@@ -47,12 +70,14 @@ class EncodedEpisode:
         read: its visible tokens, cut from the left to fit, the target last.
         target: the place in ``read`` at which the target begins.
         cut: whether ``read`` was cut.
+        full: the same target after the whole conversation; none where nothing is history on purpose.
     """
 
     history: int
     read: Tokens
     target: int
     cut: bool
+    full: FullText | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +108,10 @@ class EpisodeEncoder:
         config: tells whether sentences or messages are segments.
         plain: whether everything before a target stays visible instead, and nothing is history.
 
+    Attributes:
+        rewritten: how many histories the template renders otherwise than message after message.
+        by_message: how many it could only render message by message.
+
     Raises:
         ValueError: the tokenizer is not fast or has no chat template.
     """
@@ -99,6 +128,7 @@ class EpisodeEncoder:
         self.segments = "sentence" if config.write == "sentence" else "message"
         self.plain = plain
         self.rewritten = 0
+        self.by_message = 0
         self._last: tuple[list[Message], Tokens] = ([], _join([]))
 
     def encode(self, messages: Sequence[Message]) -> EncodedLine:
@@ -119,6 +149,7 @@ class EpisodeEncoder:
                 "(needs_history=False takes such lines)"
             )
         history = self._history(list(messages[lead : places[-1][0]]))
+        whole = None if self.plain else self._whole(list(messages[: places[-1][1] + 1]))
         episodes, problems = [], []
         for start, target in places:
             visible = [*messages[:lead], *messages[start : target + 1]]
@@ -126,8 +157,12 @@ class EpisodeEncoder:
             if episode.target < 0:
                 size = len(episode.read.ids) - episode.target
                 problems.append(f"message {target + 1}: the target has {size} tokens, more than read_tokens")
-            else:
+            elif self.plain:
                 episodes.append(episode)
+            else:
+                told = history.part(max(0, episode.history - self.options.write_tokens), episode.history)
+                full = self._full(whole, told, episode, start, target) if whole else self._joined(told, episode)
+                episodes.append(replace(episode, full=full))
         return EncodedLine(history, tuple(episodes), tuple(problems))
 
     def _episode(self, visible: list[Message], history: int) -> EncodedEpisode:
@@ -135,8 +170,36 @@ class EpisodeEncoder:
         tokens = self._render(visible)
         target, cut = tokens.before(len(visible) - 1), max(0, len(tokens.ids) - self.options.read_tokens)
         tokens.segments[target:] = NO_SEGMENT
-        read = Tokens(tokens.ids[cut:], tokens.message[cut:], tokens.segments[cut:])
-        return EncodedEpisode(history, read, target - cut, cut > 0)
+        return EncodedEpisode(history, tokens.part(cut), target - cut, cut > 0)
+
+    def _whole(self, messages: list[Message]) -> Tokens | None:
+        """The tokens of a conversation with nothing hidden; ``None`` if the template does not render it as one."""
+        try:
+            return self._render(messages)
+        except ValueError:
+            return None
+
+    def _full(self, whole: Tokens, told: Tokens, episode: EncodedEpisode, start: int, target: int) -> FullText:
+        """What comes before a target in the whole conversation, its history and visible part cut as the episode's are.
+
+        What the whole and the visible part both begin with stays in any case: BOS, and the system message.
+        """
+        first_visible, end = whole.before(start), whole.before(target)
+        answer = episode.read.part(episode.target)
+        opening = _common(whole.ids[:first_visible], episode.read.ids[: episode.target])
+        first = max(opening, first_visible - self.options.write_tokens)
+        shared = _common(whole.ids[first:first_visible][::-1], told.ids[::-1])
+        visible = max(first_visible, end - (self.options.read_tokens - len(answer.ids)))
+        before = _concatenated(whole.part(0, opening), whole.part(first, first_visible - shared))
+        return FullText(before, shared, _concatenated(whole.part(visible, end), answer), end - visible)
+
+    def _joined(self, told: Tokens, episode: EncodedEpisode) -> FullText:
+        """The history and the visible part one after the other, for a template that refuses the whole conversation."""
+        after = self._following(episode.read)
+        skipped = len(episode.read.ids) - len(after.ids)
+        count = int(told.segments.max(initial=-1)) + 1
+        segments = np.where(after.segments == NO_SEGMENT, NO_SEGMENT, after.segments + count)
+        return FullText(told.part(0, 0), len(told.ids), replace(after, segments=segments), episode.target - skipped)
 
     def _history(self, messages: list[Message]) -> Tokens:
         """The tokens of a history; those of the last one again if it is the same, as for questions on one text."""
@@ -149,19 +212,40 @@ class EpisodeEncoder:
     def _render_history(self, messages: list[Message]) -> Tokens:
         following = [_NEXT_TURN] if messages[-1]["role"] == "assistant" else []
         try:
-            whole = self._render([*messages, *following])
+            chat = self._encode([*messages, *following])
         except ValueError:
             # A template that rewrites earlier turns renders a message alone as it does in the middle of a chat.
-            self.rewritten += 1
-            return _join([self._render([message]) for message in messages])
-        end = whole.before(len(messages))
-        return Tokens(whole.ids[:end], whole.message[:end], whole.segments[:end])
+            self.by_message += 1
+            first, *others = (self._render([message]) for message in messages)
+            return _join([first, *map(self._following, others)])
+        self.rewritten += chat.rewritten
+        whole = _numbers(chat)
+        return whole.part(0, whole.before(len(messages)))
+
+    @cached_property
+    def _opening(self) -> Numbers:
+        """What the template puts before the first turn of a conversation: BOS, or a system message of its own."""
+        try:
+            alone, three = self._render([_NEXT_TURN]), self._render([_NEXT_TURN, _REPLY, _NEXT_TURN])
+        except ValueError:
+            return np.empty(0, np.int32)
+        turn = three.ids[three.before(2) :]
+        opening = max(0, len(alone.ids) - len(turn))
+        return alone.ids[: opening * np.array_equal(alone.ids[opening:], turn)]
+
+    def _following(self, tokens: Tokens) -> Tokens:
+        """A conversation rendered by itself, as it follows another: without the template's opening."""
+        size = len(self._opening)
+        return tokens.part(size) if np.array_equal(tokens.ids[:size], self._opening) else tokens
 
     def _render(self, messages: list[Message]) -> Tokens:
+        return _numbers(self._encode(messages))
+
+    def _encode(self, messages: list[Message]) -> ChatTokens:
         from jinja2 import TemplateError
 
         try:
-            chat = encode_chat(
+            return encode_chat(
                 self.tokenizer,
                 messages,
                 segments=self.segments,  # type: ignore[arg-type]
@@ -169,7 +253,6 @@ class EpisodeEncoder:
             )
         except TemplateError as error:
             raise ValueError(f"the chat template of {self.name} refuses this conversation: {error}") from error
-        return _numbers(chat)
 
 
 def _visible_from(messages: Sequence[Message], lead: int, target: int) -> int:
@@ -179,6 +262,19 @@ def _visible_from(messages: Sequence[Message], lead: int, target: int) -> int:
 
 def _numbers(chat: ChatTokens) -> Tokens:
     return Tokens(*(row[0].numpy().astype(np.int32) for row in (chat.input_ids, chat.message, chat.segment)))
+
+
+def _common(one: Numbers, other: Numbers) -> int:
+    """How many tokens both begin with."""
+    size = min(len(one), len(other))
+    same = one[:size] == other[:size]
+    return size if same.all() else int(same.argmin())
+
+
+def _concatenated(*parts: Tokens) -> Tokens:
+    """Parts of one text, or of two that number their messages and segments alike."""
+    rows = ([getattr(part, name) for part in parts] for name in ("ids", "message", "segments"))
+    return Tokens(*map(np.concatenate, rows))
 
 
 def _join(parts: list[Tokens]) -> Tokens:

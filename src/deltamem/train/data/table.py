@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deltamem.train.data.encode import EncodedLine, Numbers, Tokens
+from deltamem.train.data.encode import EncodedEpisode, EncodedLine, Numbers, Tokens
 from deltamem.train.episodes import Episode, Text
 
 
@@ -18,8 +18,10 @@ class EpisodeTable:
     Attributes:
         ids: ``[T]`` int32, the tokens of histories and visible parts.
         segments: ``[T]`` int32, the segment of each.
-        places: ``[E, 5]`` int64, where an episode's history begins and ends, where its visible part begins, where
-            the target in it begins, and where both end.
+        places: ``[E, 10]`` int64, where an episode's history begins and ends, where its visible part begins, where
+            the target in it begins, and where both end; then of its full text where what comes before the history
+            begins and ends, from where on the history is part of it, and of what comes after, which follows what
+            comes before, where the target's first trained token is and where it ends. The last five are -1 without one.
         texts: ``[E]`` int64, a number that is the same for episodes whose histories are of one text.
     """
 
@@ -33,9 +35,20 @@ class EpisodeTable:
 
     def episode(self, index: int) -> Episode:
         """One episode; its target's tokens weigh 1."""
-        begin, end, read, target, read_end = self.places[index].tolist()
+        begin, end, read, target, read_end, before, after, shared, full_target, full_end = self.places[index].tolist()
         history = (self._text(begin, end, end),) if end > begin else ()
-        return Episode(history, (self._text(read, target, read_end),))
+        query = self._text(read, target, read_end)
+        if before < 0:
+            return Episode(history, (query,))
+        first, told, last = (
+            self._text(*place) for place in ((before, after, after), (shared, end, end), (after, full_target, full_end))
+        )
+        full = Text(
+            first.ids + told.ids + last.ids,
+            first.weights + told.weights + last.weights,
+            first.segments + told.segments + last.segments,
+        )
+        return Episode(history, (query,), (full,))
 
     @property
     def written(self) -> Tensor:
@@ -72,7 +85,7 @@ class TableBuilder:
     cut_reads: int = 0
     _ids: list[Numbers] = field(default_factory=list)
     _segments: list[Numbers] = field(default_factory=list)
-    _places: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    _places: list[tuple[int, ...]] = field(default_factory=list)
     _texts: list[int] = field(default_factory=list)
     _numbers: dict[bytes, int] = field(default_factory=dict)
     _size: int = 0
@@ -88,16 +101,27 @@ class TableBuilder:
             begin = max(0, episode.history - self.write_tokens)
             read = self._store(episode.read, 0)
             place = (first + begin, first + episode.history, read, read + episode.target, self._size)
-            self._places.append(place)
+            self._places.append((*place, *self._full(episode, place[1])))
             self._texts.append(number)
             self.cut_histories += begin > 0
             self.cut_reads += episode.cut
 
     def build(self) -> EpisodeTable:
         """The table."""
-        places = torch.tensor(self._places, dtype=torch.int64).view(-1, 5)
+        places = torch.tensor(self._places, dtype=torch.int64).view(-1, 10)
         texts = torch.tensor(self._texts, dtype=torch.int64)
         return EpisodeTable(_tensor(self._ids), _tensor(self._segments), places, texts)
+
+    def _full(self, episode: EncodedEpisode, history_end: int) -> tuple[int, int, int, int, int]:
+        """Stores what of an episode's full text is not its history, and gives the five places of it."""
+        full = episode.full
+        if full is None:
+            return (-1,) * 5
+        before = self._store(full.before, 0)
+        after = self._store(full.after, 0)
+        # Nothing predicts the first token of a visible part that is all target, so it does not train here either.
+        target = after + full.target + (episode.target == 0)
+        return before, after, history_end - full.shared, target, self._size
 
     def _number(self, tokens: Tokens) -> int:
         """The number of a history's text; episodes without a history share none."""
