@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from deltamem.demo.incontext import evaluate_in_context, prompt_tokens
-from deltamem.demo.lessons import WINDOW, Batch, LessonTokens
+from deltamem.demo.lessons import WINDOW, LessonTokens
 from deltamem.demo.tokenizer import build_tokenizer
+from deltamem.train.episodes import TextBatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -97,7 +98,7 @@ def learning_rate(step: int, steps: int) -> float:
     return PEAK_RATE * max(0.01, cosine)
 
 
-def answer_loss(model: "Qwen3ForCausalLM", batch: Batch) -> tuple[Tensor, float]:
+def answer_loss(model: "Qwen3ForCausalLM", batch: TextBatch) -> tuple[Tensor, float]:
     """The weighted loss, and the share of first answer tokens predicted right.
 
     Logits are computed for weighted tokens only; padding is on the right, so the causal mask is mask enough.
@@ -155,7 +156,7 @@ def train(output: Path, *, steps: int, seed: int) -> float:
 
 
 def _update(
-    model: "Qwen3ForCausalLM", optimizer: torch.optim.Optimizer, batch: Batch, rate: float
+    model: "Qwen3ForCausalLM", optimizer: torch.optim.Optimizer, batch: TextBatch, rate: float
 ) -> tuple[float, float]:
     for group in optimizer.param_groups:
         group["lr"] = rate

@@ -58,7 +58,7 @@ def prompt_tokens(tokenizer: "PreTrainedTokenizerFast", *, dialogues: int = 100)
     rng = random.Random(0)
     tokens = LessonTokens(tokenizer)
     lengths = {
-        facts: [len(tokens.encode(_turns(probe))[0]) for probe in _probes(rng, tokens, facts, dialogues, "told")]
+        facts: [len(tokens.encode(_turns(probe)).ids) for probe in _probes(rng, tokens, facts, dialogues, "told")]
         for facts in FACT_COUNTS
     }
     return {str(facts): {"mean": sum(row) / len(row), "most": max(row)} for facts, row in lengths.items()}
@@ -74,9 +74,9 @@ def answered_exactly(
     """
     tokens = LessonTokens(tokenizer)
     rows = [tokens.encode(_turns(probe)) for probe in probes]
-    if any(len(ids) >= WINDOW for ids, _ in rows):
+    if any(len(row.ids) >= WINDOW for row in rows):
         raise ValueError(f"a probe does not fit in the window of {WINDOW} tokens")
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row][0]))
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row].ids))
     right = [False] * len(rows)
     for first in range(0, len(order), _BATCH):
         chunk = order[first : first + _BATCH]
@@ -120,5 +120,5 @@ def _probes(rng: random.Random, tokens: LessonTokens, facts: int, count: int, ki
             chosen = rng.sample(wanted, min(_QUESTIONS, len(wanted)))
             asked = [(question.ask, question.answer) for question in chosen]
         drawn = [Probe(dialogue.messages, ask, answer) for ask, answer in asked]
-        probes += [probe for probe in drawn if len(tokens.encode(_turns(probe))[0]) < WINDOW]
+        probes += [probe for probe in drawn if len(tokens.encode(_turns(probe)).ids) < WINDOW]
     return probes[:count]

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from deltamem.demo.tokenizer import END, START
 from deltamem.demo.world import (
     Event,
@@ -24,7 +21,7 @@ from deltamem.demo.world import (
     unanswerable_question,
 )
 from deltamem.state import NO_SEGMENT
-from deltamem.train.episodes import Text
+from deltamem.train.episodes import Text, TextBatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -40,14 +37,6 @@ class Turn:
 
     message: Message
     weight: float
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Token ids ``[B, T]`` padded on the right, and the loss weight of each token ``[B, T]``."""
-
-    ids: Tensor
-    weights: Tensor
 
 
 def sample_lesson(rng: random.Random, max_facts: int, *, plain: bool = False) -> list[Turn]:
@@ -161,34 +150,28 @@ class LessonTokens:
     def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
         self._tokens = DialogueTokens(tokenizer)
 
-    def encode(self, turns: list[Turn]) -> tuple[list[int], list[float]]:
-        """Token ids of the chat, as the template gives them, and the loss weight of each; cut to the window."""
+    def encode(self, turns: list[Turn]) -> Text:
+        """The chat as the template gives it, with the loss weight of each token; cut to the window."""
         text = self._tokens.text([(turn.message, turn.weight) for turn in turns])
-        return list(text.ids[:WINDOW]), list(text.weights[:WINDOW])
+        return Text(text.ids[:WINDOW], text.weights[:WINDOW], text.segments[:WINDOW])
 
     def batches(
         self, rng: random.Random, *, max_facts: int, plain: bool, tokens: int, pool: int = 8
-    ) -> Iterator[Batch]:
+    ) -> Iterator[TextBatch]:
         """About ``pool`` batches of at most ``tokens`` tokens each, of lessons of like length, in random order."""
-        lessons: list[tuple[list[int], list[float]]] = []
-        while sum(len(ids) for ids, _ in lessons) < pool * tokens:
+        lessons: list[Text] = []
+        while sum(len(lesson.ids) for lesson in lessons) < pool * tokens:
             lessons.append(self.encode(sample_lesson(rng, max_facts, plain=plain)))
-        lessons.sort(key=lambda lesson: len(lesson[0]))
-        groups: list[list[tuple[list[int], list[float]]]] = [[]]
+        lessons.sort(key=lambda lesson: len(lesson.ids))
+        groups: list[list[Text]] = [[]]
         for lesson in lessons:
-            if len(lesson[0]) * (len(groups[-1]) + 1) > tokens:
+            if len(lesson.ids) * (len(groups[-1]) + 1) > tokens:
                 groups.append([])
             groups[-1].append(lesson)
         rng.shuffle(groups)
         for group in groups:
             yield self.pad(group)
 
-    def pad(self, group: list[tuple[list[int], list[float]]]) -> Batch:
+    def pad(self, group: list[Text]) -> TextBatch:
         """A batch of encoded lessons."""
-        longest = max(len(ids) for ids, _ in group)
-        ids = torch.full((len(group), longest), self._tokens.pad_id)
-        weights = torch.zeros(len(group), longest)
-        for row, (row_ids, row_weights) in enumerate(group):
-            ids[row, : len(row_ids)] = torch.tensor(row_ids)
-            weights[row, : len(row_weights)] = torch.tensor(row_weights)
-        return Batch(ids, weights)
+        return TextBatch.pad(group, self._tokens.pad_id)
