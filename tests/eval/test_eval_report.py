@@ -115,7 +115,9 @@ def test_the_same_questions_by_the_same_protocol_have_no_mark() -> None:
 
 def test_without_context_the_figure_stands_beside_ours() -> None:
     ours = [replace(record, protocol="no_context") for record in asked("locomo", 1, method="token")]
-    (row,) = rows(to_markdown(contents(ours)), "δ-mem, state alone")
+    page = to_markdown(contents(ours))
+    (row,) = rows(page, "δ-mem, state alone")
+    assert "8.05" in page
     assert row[2] == "9.62 \\| 100.00"
     assert row[-1] == "questions 1/1,540, adapter not told"
 

@@ -28,7 +28,7 @@ h2 { margin-top: 3rem; border-bottom: 1px solid var(--grid); } h3 { margin-top: 
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--grid); text-align: right; vertical-align: top; }
 td:first-child { position: sticky; left: 0; background: var(--paper); } td:first-child, .whole { white-space: nowrap; }
 .words { text-align: left; } .better, .worse, .open { display: block; }
-td.words:not(:first-child) { min-width: 9rem; }
+td.words:not(:first-child) { min-width: 7rem; }
 th { border-bottom: 1px solid var(--rule); font-weight: 600; } th:first-child, td:first-child { text-align: left; }
 tr.control td { color: var(--quiet); } tbody tr:hover { background: var(--shade); }
 .better { color: var(--better); } .worse { color: var(--worse); } .open { color: var(--quiet); }
