@@ -102,7 +102,7 @@ class EpisodeTrainer(Trainer):
         return {"batch": as_batch(items, self.pad_id)}
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Episodes by like length, in an order that the seed and the epoch fix; ready batches one after another."""
+        """Episodes in an order that seed and epoch fix, sorted by length within an update; ready batches as they are."""
         dataset: Any = self.train_dataset
         loader: DataLoader[Any]
         if isinstance(dataset[0], EpisodeBatch):
@@ -111,7 +111,7 @@ class EpisodeTrainer(Trainer):
             lengths = getattr(dataset, "lengths", None) or [_length(dataset[i]) for i in range(len(dataset))]
             together = self.args.world_size * self.args.gradient_accumulation_steps
             size, seed = self.args.per_device_train_batch_size, self.args.seed
-            batches = LengthGroupedBatches(lengths, size, processes=together, seed=seed)
+            batches = LengthGroupedBatches(lengths, size, together=together, seed=seed)
             loader = DataLoader(dataset, batch_sampler=batches, collate_fn=self._collate)
         return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
 

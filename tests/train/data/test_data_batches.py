@@ -14,16 +14,16 @@ from deltamem.train.data import LengthGroupedBatches
 LENGTHS = [random.Random(n).randint(1, 500) for n in range(103)]
 
 
-@given(st.lists(st.integers(1, 99), max_size=60), st.integers(1, 7), st.integers(1, 3), st.integers(1, 4))
+@given(st.lists(st.integers(1, 99), max_size=60), st.integers(1, 7), st.integers(1, 12))
 def test_every_episode_is_in_one_batch_and_only_the_last_is_short(
-    lengths: list[int], batch_size: int, processes: int, pool: int
+    lengths: list[int], batch_size: int, together: int
 ) -> None:
-    sampler = LengthGroupedBatches(lengths, batch_size, processes=processes, pool=pool)
+    sampler = LengthGroupedBatches(lengths, batch_size, together=together)
     batches = list(sampler)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     assert len(batches) == len(sampler)
     assert all(len(batch) == batch_size for batch in batches[:-1])
-    whole = list(LengthGroupedBatches(lengths, batch_size, processes=processes, pool=pool, drop_last=True))
+    whole = list(LengthGroupedBatches(lengths, batch_size, together=together, drop_last=True))
     assert whole == [batch for batch in batches if len(batch) == batch_size]
 
 
@@ -42,16 +42,23 @@ def padding(batches: list[list[int]]) -> int:
     return sum(max(LENGTHS[i] for i in batch) - LENGTHS[j] for batch in batches for j in batch)
 
 
-def test_like_lengths_are_together() -> None:
-    grouped = padding(list(LengthGroupedBatches(LENGTHS, 4)))
-    shuffled = padding(list(LengthGroupedBatches(LENGTHS, 4, pool=1)))
-    assert grouped < shuffled / 5
+def test_an_update_is_a_random_draw() -> None:
+    updates = [sorted(chain(*batches)) for batches in by_update(LengthGroupedBatches(LENGTHS, 2, together=8))]
+    assert updates == [sorted(batch) for batch in LengthGroupedBatches(LENGTHS, 16)]
 
 
-def test_batches_used_at_the_same_time_are_of_like_length() -> None:
-    batches = list(LengthGroupedBatches(LENGTHS, 2, processes=4, drop_last=True))
-    together = [[*chain(*batches[i : i + 4])] for i in range(0, len(batches) // 4 * 4, 4)]
-    assert padding(together) < padding([b for b in LengthGroupedBatches(LENGTHS, 8, pool=1) if len(b) == 8]) / 3
+def test_like_lengths_are_together_within_an_update() -> None:
+    grouped = padding(list(LengthGroupedBatches(LENGTHS, 4, together=8)))
+    assert grouped < padding(list(LengthGroupedBatches(LENGTHS, 4))) / 3
+    # Batches used at the same time are of like length too.
+    for batches in by_update(LengthGroupedBatches(LENGTHS, 4, together=8)):
+        lengths = [LENGTHS[i] for batch in batches for i in batch]
+        assert lengths == sorted(lengths)
+
+
+def by_update(sampler: LengthGroupedBatches) -> list[list[list[int]]]:
+    batches = list(sampler)
+    return [batches[i : i + sampler.together] for i in range(0, len(batches), sampler.together)]
 
 
 def test_an_epoch_goes_on_where_it_stopped() -> None:
@@ -68,7 +75,7 @@ def test_an_epoch_goes_on_where_it_stopped() -> None:
 
 
 def test_accelerate_shares_the_batches_between_processes() -> None:
-    sampler = LengthGroupedBatches(LENGTHS[:96], 4, processes=2)
+    sampler = LengthGroupedBatches(LENGTHS[:96], 4, together=2)
     shards = [list(BatchSamplerShard(sampler, 2, rank)) for rank in (0, 1)]
     assert [batch for pair in zip(*shards, strict=True) for batch in pair] == list(sampler)
 
@@ -83,7 +90,7 @@ def test_accelerate_sets_the_epoch() -> None:
         sampler.set_epoch(0)
 
 
-@pytest.mark.parametrize("field", ["batch_size", "processes", "pool"])
+@pytest.mark.parametrize("field", ["batch_size", "together"])
 def test_sizes_are_positive(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field} must be positive"):
         LengthGroupedBatches(LENGTHS, **{"batch_size": 1, field: 0})

@@ -7,17 +7,16 @@ from torch.utils.data import Sampler
 
 
 class LengthGroupedBatches(Sampler[list[int]]):
-    """Batches of episodes of about the same length, for the ``batch_sampler`` of a DataLoader.
+    """Batches whose episodes are of like length within an update, for the ``batch_sampler`` of a DataLoader.
 
-    Episodes are shuffled, cut into pools, sorted by length within a pool and cut into batches, and the batches
-    are shuffled. Only the last batch may be short. Batches that several processes take at the same time are of
-    like length too, so that none waits long for another.
+    Episodes are shuffled and cut into updates, so that each is a random draw of the data; within an update they are
+    sorted by length and cut into batches, those that several processes take at the same time one after another. Only
+    the last batch may be short.
 
     Args:
         lengths: the tokens of each episode.
         batch_size: episodes a batch.
-        processes: batches that are used at the same time.
-        pool: batches (times ``processes``) that are sorted together; more gives less padding and less chance.
+        together: batches an update, over all processes; with 1 nothing is left to sort.
         seed: another seed, another order.
         drop_last: leave out the last batch if it is short.
 
@@ -30,18 +29,16 @@ class LengthGroupedBatches(Sampler[list[int]]):
         lengths: Sequence[int],
         batch_size: int,
         *,
-        processes: int = 1,
-        pool: int = 50,
+        together: int = 1,
         seed: int = 0,
         drop_last: bool = False,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("processes", processes), ("pool", pool)):
+        for name, value in (("batch_size", batch_size), ("together", together)):
             if value < 1:
                 raise ValueError(f"{name} must be positive, not {value}.")
         self.lengths = lengths
         self.batch_size = batch_size
-        self.processes = processes
-        self.pool = pool
+        self.together = together
         self.seed = seed
         self.drop_last = drop_last
         self.epoch = 0
@@ -79,14 +76,10 @@ class LengthGroupedBatches(Sampler[list[int]]):
         rng = random.Random(f"batches {self.seed}/{self.epoch}")
         order = list(range(len(self.lengths)))
         rng.shuffle(order)
-        together = self.batch_size * self.processes
-        groups = []
-        for begin in range(0, len(order), self.pool * together):
-            pool = sorted(order[begin : begin + self.pool * together], key=self.lengths.__getitem__)
-            groups += [pool[i : i + together] for i in range(0, len(pool), together)]
-        # accelerate takes a short batch for the end of the epoch, so it has to be there.
-        short = [groups.pop()] if groups and len(groups[-1]) < together else []
-        rng.shuffle(groups)
-        size = self.batch_size
-        batches = [group[i : i + size] for group in groups + short for i in range(0, len(group), size)]
+        update, size = self.batch_size * self.together, self.batch_size
+        batches = []
+        for begin in range(0, len(order), update):
+            # accelerate takes a short batch for the end of the epoch, so it has to be there: the last of the last.
+            episodes = sorted(order[begin : begin + update], key=self.lengths.__getitem__)
+            batches += [episodes[i : i + size] for i in range(0, len(episodes), size)]
         return batches[: len(self)]
