@@ -66,9 +66,9 @@ def test_names_know_no_model(adapter: AdapterFile) -> None:
     ("path", "value", "message"),
     [
         (("config", "ranc"), 8, "Unknown adapter configuration field 'ranc'"),
-        (("config", "rank"), "8", "rank must be of type int, not '8'"),
-        (("config", "rank"), True, "rank must be of type int"),
-        (("config", "normalize_qk"), 1, "normalize_qk must be of type bool"),
+        (("config", "rank"), "8", "rank must be a positive integer, not '8'"),
+        (("config", "rank"), True, "rank must be a positive integer, not True"),
+        (("config", "normalize_qk"), 1, "normalize_qk must be of type bool, not 1"),
         (("config", "heads"), ["q", "x"], "heads must be distinct letters"),
         (("config", "alpha"), -1.0, "alpha must be above 0"),
         (("config", "rank"), 8, r"layers\.0\.q_proj has shape \[4, 32\]; wanted \[8, 32\]"),

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import pickle
 from typing import Any
 
 import pytest
 
 from deltamem import DeltaMemConfig
+from deltamem.config import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -18,6 +20,16 @@ from deltamem import DeltaMemConfig
         {"states": -1},
         {"alpha": 0},
         {"alpha": float("nan")},
+        {"alpha": float("inf")},
+        {"alpha": "16"},
+        {"alpha": True},
+        {"gate_bias": "x"},
+        {"gate_bias": float("nan")},
+        {"heads": ["q", ["o"]]},
+        {"heads": None},
+        {"layers": 1},
+        {"normalize_qk": 1},
+        {"write": None},
         {"heads": ()},
         {"heads": ("q", "q")},
         {"heads": ("q", "x")},
@@ -48,8 +60,10 @@ from deltamem import DeltaMemConfig
     ids=str,
 )
 def test_an_impossible_value_is_refused_by_name(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(fields)).removesuffix("_max")):
+    with pytest.raises(ConfigError, match=next(iter(fields)).removesuffix("_max")) as caught:
         DeltaMemConfig(**fields)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == f"{again.field} {again.problem}" == str(caught.value)
 
 
 @pytest.mark.parametrize(

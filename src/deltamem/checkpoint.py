@@ -169,7 +169,7 @@ def read_adapter(folder: Path) -> AdapterFile:
             f"{FORMAT_VERSION}. Update deltamem, or save the adapter again."
         )
     try:
-        config = parse_config(found["config"])
+        config = DeltaMemConfig.from_dict(found["config"])
         backbone = _parse_backbone(found["backbone"])
         base = _text_or_none(found["base_model"]), _text_or_none(found["base_revision"])
         recorded = found["fingerprint"]
@@ -227,21 +227,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise AdapterFileError(f"Cannot read {path}: {error.strerror}.") from None
     except SafetensorError as error:
         raise AdapterFileError(f"{path} is truncated or damaged ({error}); fetch or save it again.") from None
-
-
-def parse_config(fields: dict[str, Any]) -> DeltaMemConfig:
-    """A configuration from a file's fields, whose types are checked as well as their values.
-
-    Raises:
-        ValueError: a field is unknown, of the wrong type, or has an impossible value.
-    """
-    for field in dataclasses.fields(DeltaMemConfig):
-        value, default = fields.get(field.name, field.default), field.default
-        kinds = (str, list, tuple) if field.name in ("heads", "layers") else (type(default),)
-        fits = isinstance(value, kinds) or (type(default) is float and type(value) is int)
-        if not fits or isinstance(value, bool) != isinstance(default, bool):
-            raise ValueError(f"{field.name} must be of type {type(default).__name__}, not {value!r}.")
-    return DeltaMemConfig.from_dict(fields)
 
 
 def _parse_backbone(found: dict[str, Any]) -> BackboneShape:

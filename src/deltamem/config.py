@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Head = Literal["q", "k", "v", "o"]
-HEADS: tuple[Head, ...] = ("q", "k", "v", "o")
+HEADS: tuple[Head, ...] = get_args(Head)
 
 Init = Literal["base_slice_fixed", "base_slice", "random", "zero"]
 UpdateRule = Literal["standard", "lambda_outside", "no_lambda", "hebbian", "accumulate"]
@@ -16,14 +17,31 @@ SegmentReads = Literal["closed", "call"]
 Scale = Literal["none", "layer", "head"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "init": ("base_slice_fixed", "base_slice", "random", "zero"),
-    "update_rule": ("standard", "lambda_outside", "no_lambda", "hebbian", "accumulate"),
-    "gates": ("learned", "fixed"),
-    "write": ("token", "message", "sentence"),
-    "segment_reads": ("closed", "call"),
-    "scale": ("none", "layer", "head"),
+    "init": get_args(Init),
+    "update_rule": get_args(UpdateRule),
+    "gates": get_args(Gates),
+    "write": get_args(Write),
+    "segment_reads": get_args(SegmentReads),
+    "scale": get_args(Scale),
 }
 _PLACES = ("all", "front", "middle", "back")
+
+
+class ConfigError(ValueError):
+    """A field with a value that no adapter can have.
+
+    Attributes:
+        field: its name.
+        problem: what is wrong with the value; the message is both.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(field, problem)
+        self.field = field
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.problem}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +81,7 @@ class DeltaMemConfig:
         scale_max: its upper bound; the multiplier is ``sigmoid(raw) * scale_max``.
 
     Raises:
-        ValueError: a field has a value that no adapter can have; the message names it.
+        ConfigError: a field has a value that no adapter can have; the message names it. It is a ValueError.
     """
 
     rank: int = 8
@@ -89,30 +107,43 @@ class DeltaMemConfig:
     scale_max: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "states", "init_columns"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}.")
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+        self._check_types()
         for name in ("alpha", "output_norm_eps", "scale_max"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)!r}.")
+                raise ConfigError(name, f"must be above 0, not {getattr(self, name)!r}.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(name, f"must be one of {', '.join(choices)}, not {getattr(self, name)!r}.")
         if not 0 < self.scale_init < self.scale_max:
-            raise ValueError(
-                f"scale_init must lie between 0 and scale_max ({self.scale_max}), not {self.scale_init!r}."
+            raise ConfigError(
+                "scale_init", f"must lie between 0 and scale_max ({self.scale_max}), not {self.scale_init!r}."
             )
         if self.gates == "fixed" and not self.coupled_gates:
-            raise ValueError("gates='fixed' leaves no weights to a keep gate of its own; leave coupled_gates true.")
-        unknown = sorted(set(self.heads) - set(HEADS))
-        if unknown or not self.heads or len(set(self.heads)) != len(tuple(self.heads)):
-            raise ValueError(f"heads must be distinct letters of {' '.join(HEADS)}, not {self.heads!r}.")
-        object.__setattr__(self, "heads", tuple(head for head in HEADS if head in self.heads))
+            raise ConfigError(
+                "coupled_gates", "must be true with gates='fixed', which leaves no weights to a keep gate of its own."
+            )
+        chosen = tuple(head for head in HEADS if head in self.heads)
+        if not chosen or len(chosen) != len(self.heads):
+            raise ConfigError("heads", f"must be distinct letters of {' '.join(HEADS)}, not {self.heads!r}.")
+        object.__setattr__(self, "heads", chosen)
         if not isinstance(self.layers, str):
             object.__setattr__(self, "layers", tuple(self.layers))
         self._parse_layers()
+
+    def _check_types(self) -> None:
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if field.name in ("heads", "layers"):
+                fits, wanted = isinstance(value, (str, list, tuple)), "text or a list"
+            elif kind is int:
+                fits, wanted = number and isinstance(value, int) and value > 0, "a positive integer"
+            elif kind is float:
+                fits, wanted = number and math.isfinite(value), "a finite number"
+            else:
+                fits, wanted = isinstance(value, kind), f"of type {kind.__name__}"
+            if not fits:
+                raise ConfigError(field.name, f"must be {wanted}, not {value!r}.")
 
     @property
     def width(self) -> int:
@@ -128,12 +159,12 @@ class DeltaMemConfig:
         if isinstance(self.layers, tuple):
             bad = [i for i in self.layers if not isinstance(i, int) or isinstance(i, bool) or i < 0]
             if bad or not self.layers or list(self.layers) != sorted(set(self.layers)):
-                raise ValueError(f"layers must be distinct ascending layer numbers, not {self.layers!r}.")
+                raise ConfigError("layers", f"must be distinct ascending layer numbers, not {self.layers!r}.")
             return self.layers
         place, _, count = self.layers.partition(":")
         if place not in _PLACES or (place == "all") == bool(count) or (count and not count.isdecimal()):
-            raise ValueError(
-                f"layers must be 'all', 'front:n', 'middle:n', 'back:n' or layer numbers, not {self.layers!r}."
+            raise ConfigError(
+                "layers", f"must be 'all', 'front:n', 'middle:n', 'back:n' or layer numbers, not {self.layers!r}."
             )
         return place, int(count or 0)
 
@@ -176,8 +207,4 @@ class DeltaMemConfig:
                 f"Unknown adapter configuration field {', '.join(map(repr, unknown))}; "
                 "was it written by a newer deltamem? Known fields: " + ", ".join(sorted(known))
             )
-        values = dict(fields)
-        for name in ("heads", "layers"):
-            if isinstance(values.get(name), list):
-                values[name] = tuple(values[name])
-        return cls(**values)
+        return cls(**fields)

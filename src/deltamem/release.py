@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltamem.checkpoint import AdapterFile, AdapterFileError, BackboneShape, build_adapter, parse_config, read_json
-from deltamem.config import HEADS, DeltaMemConfig, Head
+from deltamem.checkpoint import AdapterFile, AdapterFileError, BackboneShape, build_adapter, read_json
+from deltamem.config import HEADS, ConfigError, DeltaMemConfig, Head
 from deltamem.files import write_atomically
 
 RELEASE_CONFIG_FILE = "delta_mem_config.json"
@@ -129,12 +129,11 @@ def config_from_release(fields: dict[str, Any]) -> DeltaMemConfig:
         "scale": fields["delta_scale_granularity"] if fields["trainable_delta_scale"] else "none",
     }
     try:
-        return parse_config(ours)
-    except (ValueError, TypeError) as error:
+        return DeltaMemConfig.from_dict(ours)
+    except ConfigError as error:
         theirs = {our_name: name for name, our_name in _FIELDS.items()}
         theirs |= {"heads": "delta_heads", "layers": "target_layers", "scale": "delta_scale_granularity"}
-        name, _, rest = str(error).partition(" ")
-        raise AdapterFileError(f"{theirs.get(name, name)} {rest}") from None
+        raise AdapterFileError(f"{theirs[error.field]} {error.problem}") from None
 
 
 def config_to_release(config: DeltaMemConfig, layers: tuple[int, ...]) -> dict[str, Any]:
@@ -228,9 +227,12 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
         found = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except OSError as error:
         raise AdapterFileError(f"Cannot read {path}: {error.strerror}.") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise AdapterFileError(f"{path} is damaged or holds more than tensors, and was not loaded: {reason}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+        # torch's own message advises to load the file with its code.
+        raise AdapterFileError(
+            f"{path} is damaged, or holds code or other things than tensors; nothing of it was loaded or run. "
+            "Fetch it again from someone you trust."
+        ) from None
     if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
         raise AdapterFileError(f"{path} must hold a dictionary of tensors.")
     if not found:
