@@ -1,7 +1,8 @@
 """Errors as OpenAI's clients expect them: a status, and a body that says what was wrong."""
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -23,6 +24,8 @@ from deltamem.store import (
     StoreError,
     UnavailableError,
 )
+
+_log = logging.getLogger("deltamem.serve")
 
 
 class ErrorDetail(BaseModel):
@@ -119,7 +122,10 @@ def install_error_handlers(app: FastAPI) -> None:
     """Makes every error of an application one of OpenAI's shape."""
 
     async def known(request: Request, error: Exception) -> JSONResponse:
-        return as_api_error(error).response()
+        answer = as_api_error(error)
+        if answer.status >= 500:
+            log_failure(request, error)
+        return answer.response()
 
     for kind in (ApiError, StoreError, EngineError, StateFileError):
         app.add_exception_handler(kind, known)
@@ -127,17 +133,59 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
 
 
+def log_failure(request: Request, error: Exception) -> None:
+    """Notes why a request failed, under its id."""
+    level = logging.ERROR if as_api_error(error).status >= 500 else logging.WARNING
+    _log.log(level, "request failed", exc_info=error, extra={"request_id": request.scope["deltamem_request_id"]})
+
+
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header"))
-    where = where.encode("ascii", "backslashreplace").decode()[:200]
-    message = f"{where}: {first['msg']}." if where else f"{first['msg']}."
+    if first["type"] == "json_invalid":
+        return _not_json(f"{first['ctx']['error']} at character {first['loc'][-1]}").response()
+    if first["loc"] == ("body",) and not isinstance(error.body, dict):
+        return _not_json("it must be an object, sent with Content-Type: application/json").response()
+    where = _field(first["loc"], error.body).encode("ascii", "backslashreplace").decode()[:200]
+    reason = first["msg"].removeprefix("Value error, ")
+    message = f"{where}: {reason}." if where else f"{reason}."
     return ApiError(400, message, "invalid_value", where or None).response()
+
+
+def _field(location: Sequence[str | int], body: Any) -> str:
+    """The name of the field that was wrong; of a location, only what is a place in the body, a header or an address."""
+    kind, *parts = location
+    if kind != "body":
+        return ".".join(map(str, parts))
+    names, value = [], body
+    for part in parts:
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int):
+            value = value[part]
+        else:  # the form that a value was judged as
+            continue
+        names.append(str(part))
+    return ".".join(names)
+
+
+def _not_json(reason: str) -> ApiError:
+    return ApiError(400, f"The body is not what this takes: {reason}.", "invalid_body")
+
+
+# What FastAPI met while it read a body as JSON, and hides.
+_UNREADABLE: tuple[tuple[type[Exception], str], ...] = (
+    (UnicodeDecodeError, "its text is not UTF-8"),
+    (RecursionError, "it is nested too deeply"),
+    (ValueError, "a number in it has too many digits"),
+)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    for kind, reason in _UNREADABLE:
+        if isinstance(error.__cause__, kind):
+            return _not_json(reason).response()
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
     return ApiError(error.status_code, str(error.detail), code, headers=error.headers).response()
 

@@ -124,6 +124,8 @@ async def open_turn(server: Server, caller: Caller, options: MemoryOptions, dead
     """
     if options.fresh and (options.session is None or options.mode != "read_write"):
         raise _unfitting("fresh leaves a session's memory behind: it needs a session and the mode read_write.", "fresh")
+    if options.must_exist and (options.session is None or options.mode == "off"):
+        raise _unfitting("must_exist asks for a session: name one, and a mode other than off.", "must_exist")
     if options.mode == "off":
         if options.return_state and options.session is not None:
             raise _unfitting("The mode off uses no memory of the session that could be returned.", "return_state")

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from deltamem.chat import Message
 from deltamem.serve.auth import Caller
 from deltamem.serve.errors import ApiError
+from deltamem.serve.fields import Role
 from deltamem.serve.prompts import Prompts, Written, new_messages
-from deltamem.serve.schema import ChatMessage, Role
+from deltamem.serve.schema import ChatMessage
 from deltamem.serve.server import Server
 from deltamem.state import MemoryState
 

@@ -1,46 +1,39 @@
 """The bodies of requests, checked field by field. What the server cannot do it refuses instead of ignoring it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StrictBool, model_validator
+from pydantic import Field, model_validator
 
+from deltamem.serve.fields import (
+    Body,
+    Content,
+    Label,
+    MaxTokens,
+    Nothing,
+    Options,
+    Prompt,
+    Roles,
+    Seconds,
+    SessionName,
+    Stop,
+    Text,
+    Zero,
+)
 from deltamem.serve.sampling import MAX_LOGPROBS, Sampling
-from deltamem.store import NAME_PATTERN
 
 
-def _whole(text: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("it holds half of a surrogate pair, which is no character")
-    return text
-
-
-Role = Literal["user", "assistant", "tool"]
-Text = Annotated[str, AfterValidator(_whole)]
-SessionName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$", max_length=128, examples=["ravi"])]
-Label = Annotated[str, Field(min_length=1, max_length=200)]
-Seconds = Annotated[float, Field(gt=0, le=10 * 366 * 86400)]
-StopString = Annotated[Text, Field(min_length=1, max_length=200)]
-_MAX_TOKENS = 2**20
-
-
-class Body(BaseModel):
-    """A request's body: unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class MemoryOptions(Body):
-    """Which memory a request uses, and how."""
+class MemoryOptions(Options):
+    """Which memory a request uses, and how; null is the default."""
 
     session: SessionName | None = Field(
         default=None, description="The session; the same as the header X-Memory-Session."
     )
     mode: Literal["read_write", "read_only", "off"] = "read_write"
-    must_exist: StrictBool = Field(default=False, description="404 instead of a new session.")
-    fresh: StrictBool = Field(default=False, description="Leave the session's memory behind, begin anew.")
-    roles: list[Role] = Field(default=["user", "assistant", "tool"], description="Whose messages are written.")
+    must_exist: bool = Field(default=False, description="404 instead of a new session.")
+    fresh: bool = Field(default=False, description="Leave the session's memory behind, begin anew.")
+    roles: Roles = Field(default=["user", "assistant", "tool"], description="Whose messages are written.")
     state: str | None = Field(default=None, description="A memory from return_state, instead of a session.")
-    return_state: StrictBool = Field(default=False, description="Hand the memory after the turn to the client, signed.")
+    return_state: bool = Field(default=False, description="Hand the memory after the turn to the client, signed.")
 
     @property
     def writes(self) -> bool:
@@ -54,21 +47,18 @@ class MemoryOptions(Body):
         return self
 
 
-class TextPart(Body):
-    """A part of a message's content."""
-
-    type: Literal["text"]
-    text: Text
-
-
-class ChatMessage(Body):
-    """A message."""
+class ChatMessage(Options):
+    """A message. Those that OpenAI's clients make of an answer may be sent back whole."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | list[TextPart]
+    content: Content
     name: str | None = None
     tool_call_id: str | None = None
     refusal: None = None
+    annotations: Nothing | None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Nothing | None = None
 
     def plain(self) -> dict[str, str]:
         """Role and content as a chat template takes them."""
@@ -76,40 +66,43 @@ class ChatMessage(Body):
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
-class StreamOptions(Body):
+class StreamOptions(Options):
     """What else a stream contains."""
 
-    include_usage: StrictBool = False
-    include_obfuscation: StrictBool = False
+    include_usage: bool = False
+    include_obfuscation: bool = False
 
 
-class Generation(Body):
-    """What both kinds of completion take."""
+class Generation(Options):
+    """What both kinds of completion take; null is the default."""
 
     model: str = Field(default="", description="Any; the server has one model.")
-    max_tokens: int | None = Field(default=None, ge=1, le=_MAX_TOKENS)
+    max_tokens: MaxTokens | None = None
     temperature: float = Field(default=1.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     n: int = Field(default=1, ge=1, le=16)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
-    stream: StrictBool = False
+    stop: Stop | None = None
+    stream: bool = False
     stream_options: StreamOptions | None = None
-    frequency_penalty: Literal[0] | None = Field(default=None, description="Not supported; 0 is accepted.")
-    presence_penalty: Literal[0] | None = Field(default=None, description="Not supported; 0 is accepted.")
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(
-        default=None, description="Not supported."
-    )
-    ignore_eos: StrictBool = Field(default=False, description="Go on after the end token, up to max_tokens.")
+    frequency_penalty: Zero | None = Field(default=None, description="Not supported; 0 is accepted.")
+    presence_penalty: Zero | None = Field(default=None, description="Not supported; 0 is accepted.")
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(None, description="Not supported.")
+    ignore_eos: bool = Field(default=False, description="Go on after the end token, up to max_tokens.")
     user: str | None = Field(default=None, description="Accepted and not used.")
     memory: MemoryOptions | None = None
-    return_state: StrictBool = Field(default=False, description="The same as memory.return_state.")
+    return_state: bool = Field(default=False, description="The same as memory.return_state.")
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The most tokens to generate; ``None`` for the server's own bound."""
+        return self.max_tokens
 
     def sampling(self, default_tokens: int, logprobs: int | None, choice: int) -> Sampling:
         """How choice number ``choice`` is sampled."""
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         return Sampling(
-            max_tokens=self.max_tokens or default_tokens,
+            max_tokens=self.most_tokens or default_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
             seed=None if self.seed is None else self.seed + choice,
@@ -129,17 +122,17 @@ class ChatRequest(Generation):
     """The body of ``/v1/chat/completions``."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
-    max_tokens: int | None = Field(
-        None, ge=1, le=_MAX_TOKENS, validation_alias=AliasChoices("max_tokens", "max_completion_tokens")
+    max_completion_tokens: MaxTokens | None = Field(
+        default=None, description="max_tokens by its newer name; of both the smaller counts."
     )
-    logprobs: StrictBool | None = None
+    logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = Field(default=None, description="Not supported.")
+    tools: Nothing | None = Field(default=None, description="Not supported.")
     tool_choice: Literal["none", "auto"] | None = None
-    parallel_tool_calls: StrictBool | None = None
+    parallel_tool_calls: bool | None = None
     metadata: dict[str, str] | None = Field(default=None, description="Accepted and not used.")
-    store: StrictBool | None = Field(default=None, description="Accepted and not used.")
+    store: bool | None = Field(default=None, description="Accepted and not used.")
     service_tier: str | None = Field(default=None, description="Accepted and not used.")
 
     @model_validator(mode="after")
@@ -149,21 +142,23 @@ class ChatRequest(Generation):
         return self
 
     @property
+    def most_tokens(self) -> int | None:
+        """The smaller of the two bounds."""
+        return min((most for most in (self.max_tokens, self.max_completion_tokens) if most), default=None)
+
+    @property
     def alternatives(self) -> int | None:
         """How many alternatives to report for each token; ``None`` for no log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-TokenId = Annotated[int, Field(ge=0)]
-
-
 class CompletionRequest(Generation):
     """The body of ``/v1/completions``."""
 
-    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=64)] | list[TokenId] | list[list[TokenId]]
+    prompt: Prompt
     logprobs: int | None = Field(default=None, ge=0, le=5)
     echo: Literal[False] | None = Field(default=None, description="Not supported.")
-    best_of: Literal[1] | None = Field(default=None, description="Not supported; 1 is accepted.")
+    best_of: int | None = Field(default=None, ge=1, le=1, description="Not supported; 1 is accepted.")
     suffix: None = Field(default=None, description="Not supported.")
 
 
@@ -186,14 +181,16 @@ class ChangeSession(Body):
 class Observe(Body):
     """The body of ``POST …/observe``: a text, or messages."""
 
-    text: Annotated[Text, Field(min_length=1)] | None = None
+    text: Text | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)] | None = None
-    roles: list[Role] = ["user", "assistant", "tool"]
+    roles: Roles = Field(default=["user", "assistant", "tool"], description="Whose messages are written.")
 
     @model_validator(mode="after")
     def _one(self) -> "Observe":
         if (self.text is None) == (self.messages is None):
             raise ValueError("give either text or messages")
+        if not any(message["role"] in self.roles and message["content"].strip() for message in self.plain()):
+            raise ValueError("nothing would be written: no text, or none of the roles that are written")
         return self
 
     def plain(self) -> list[dict[str, str]]:
@@ -228,7 +225,7 @@ class Rollback(Body):
 class Freeze(Body):
     """The body of ``POST …/freeze``."""
 
-    frozen: StrictBool = True
+    frozen: bool = True
 
 
 class Import(Body):
@@ -246,7 +243,7 @@ class AskStrengths(Body):
         description="What the turn was sent, and its answer. By default the messages that the server kept of it, "
         "as if no others had been visible.",
     )
-    roles: list[Role] = Field(default=["user", "assistant", "tool"], description="Whose messages were written.")
+    roles: Roles = Field(default=["user", "assistant", "tool"], description="Whose messages were written.")
 
 
 class EarlierTurn(Body):
