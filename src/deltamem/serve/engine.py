@@ -108,6 +108,7 @@ class Engine:
         *,
         state: MemoryState | None = None,
         deadline: float | None = None,
+        continues: bool = False,
     ) -> Ticket:
         """Continues a prompt, reading a memory and not writing it: delivers pieces, then ``Done`` or ``Failed``.
 
@@ -117,6 +118,7 @@ class Engine:
             deliver: takes the events, on the engine's thread.
             state: the memory, one row; empty by default, which is the bare backbone.
             deadline: in the terms of ``time.monotonic()``.
+            continues: the text goes on from the prompt's, instead of beginning anew.
 
         Raises:
             ValueError: the prompt is empty or leaves no position for an answer.
@@ -131,7 +133,7 @@ class Engine:
                 "answer together."
             )
         ticket = Ticket(deliver, deadline)
-        text = TextStream(self.tokenizer, sampling.stop)
+        text = TextStream(self.tokenizer, sampling.stop, prompt if continues else ())
         state = state if state is not None else self.new_state()
         self._submit(Row(ticket, state, list(prompt), len(prompt), sampling, sampling.draws(), text))
         return ticket
@@ -296,7 +298,7 @@ class Engine:
                 self._end(row, Done(row.text.finish(), "stop", row.prompt, made))
                 continue
             piece = row.text.push(choice.token)
-            row.ticket.deliver(Piece(piece, choice))
+            row.ticket.deliver(Piece(piece, choice, row.text.length))
             if row.text.stopped:
                 self._end(row, Done("", "stop", row.prompt, made))
             elif made >= row.sampling.max_tokens or len(row.tokens) >= self.context:

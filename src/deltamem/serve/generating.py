@@ -1,6 +1,7 @@
 """One request's generations: started together, followed to their end, and then written as a turn."""
 
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -16,6 +17,22 @@ from deltamem.serve.memories import Turn, open_turn
 from deltamem.serve.sampling import Chosen, Sampling
 from deltamem.serve.schema import MemoryOptions
 from deltamem.serve.server import Server
+from deltamem.serve.text import CONTEXT
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of an answer.
+
+    Attributes:
+        chosen: the token.
+        begin: at which character of the answer its text begins.
+        after: the last few tokens that the text had before it.
+    """
+
+    chosen: Chosen
+    begin: int
+    after: list[int]
 
 
 @dataclass
@@ -24,17 +41,51 @@ class Choice:
 
     Attributes:
         prompt_tokens: tokens read.
+        before: the last few tokens of the text, or those that it goes on from.
         text: its text so far.
-        chosen: its tokens so far, the end token left out.
+        tokens: those whose text is in it; the end token, and what a stop text cut into, are not among them.
         reason: why it ended; ``None`` while it goes on.
-        completion_tokens: tokens generated, once it ended.
+        completion_tokens: tokens generated so far.
     """
 
     prompt_tokens: int
+    before: list[int]
     text: str = ""
-    chosen: list[Chosen] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
     reason: str | None = None
     completion_tokens: int = 0
+    # Tokens by the length of the text with them: some are held back, and a character takes up to four.
+    _waiting: deque[tuple[int, list[Token]]] = field(default_factory=deque, init=False)
+    _incomplete: list[Token] = field(default_factory=list, init=False)
+    _length: int = field(default=0, init=False)
+
+    def add(self, piece: Piece) -> list[Token]:
+        """Takes a generated token in, and gives the tokens that became certain with it."""
+        self.text += piece.text
+        self.completion_tokens += 1
+        self._incomplete.append(Token(piece.chosen, self._length, self.before))
+        self.before = [*self.before, piece.chosen.token][-CONTEXT:]
+        if piece.length > self._length:
+            self._complete(piece.length)
+        return self._certain()
+
+    def end(self, done: Done) -> list[Token]:
+        """Takes the end in, and gives the tokens that became certain with it."""
+        self.text += done.text
+        self.reason, self.completion_tokens = done.reason, done.completion_tokens
+        self._complete(self._length)
+        return self._certain()
+
+    def _complete(self, length: int) -> None:
+        self._waiting.append((length, self._incomplete))
+        self._incomplete, self._length = [], length
+
+    def _certain(self) -> list[Token]:
+        given: list[Token] = []
+        while self._waiting and self._waiting[0][0] <= len(self.text):
+            given += self._waiting.popleft()[1]
+        self.tokens += given
+        return given
 
 
 class Generations:
@@ -44,16 +95,21 @@ class Generations:
         turn: the memory they read.
         prompts: the token ids of each prompt.
         samplings: how each answer to a prompt is sampled; the answers to one prompt are neighbours.
+        continues: the answers go on from the prompts' texts.
 
     Raises:
         ApiError: a prompt does not fit.
         QueueFullError: too much is waiting.
     """
 
-    def __init__(self, turn: Turn, prompts: Sequence[list[int]], samplings: Sequence[Sampling]) -> None:
+    def __init__(
+        self, turn: Turn, prompts: Sequence[list[int]], samplings: Sequence[Sampling], continues: bool
+    ) -> None:
         self.turn = turn
+        self.continues = continues
+        self.held = AsyncExitStack()
         self._answers = len(samplings)
-        self.choices = [Choice(len(ids)) for ids in prompts for _ in samplings]
+        self.choices = [Choice(len(ids), ids[-CONTEXT:] if continues else []) for ids in prompts for _ in samplings]
         self._started = time.monotonic()
         try:
             self._jobs = Jobs(
@@ -65,22 +121,25 @@ class Generations:
     @classmethod
     async def open(
         cls,
-        held: AsyncExitStack,
         server: Server,
         caller: Caller,
         request: Request,
         options: MemoryOptions,
         prompts: Sequence[list[int]],
         samplings: Sequence[Sampling],
+        *,
+        continues: bool = False,
     ) -> "Generations":
         """Opens the memory and starts; ``held`` ends both. The refusals come before anything is sent."""
-        turn = await held.enter_async_context(open_turn(server, caller, options, server.deadline(request)))
-        generations = cls(turn, prompts, samplings)
-        held.callback(generations.close, request)
+        async with AsyncExitStack() as stack:
+            turn = await stack.enter_async_context(open_turn(server, caller, options, server.deadline(request)))
+            generations = cls(turn, prompts, samplings, continues)
+            stack.callback(generations._close, request)
+            generations.held = stack.pop_all()
         return generations
 
-    async def pieces(self) -> AsyncIterator[tuple[int, str, Chosen | None]]:
-        """What comes, each with the number of its choice: a text and its token, or a rest of text alone."""
+    async def pieces(self) -> AsyncIterator[tuple[int, str, list[Token]]]:
+        """What becomes certain: the number of the choice, text, and tokens. Each may come without the other."""
         metrics, first = self.turn.server.metrics, True
         async for number, event in self._jobs.events():
             choice = self.choices[number]
@@ -88,21 +147,17 @@ class Generations:
                 if first:
                     metrics.first_token.observe(time.monotonic() - self._started)
                     first = False
-                choice.chosen.append(event.chosen)
-                choice.text += event.text
-                yield number, event.text, event.chosen
+                yield number, event.text, choice.add(event)
             elif isinstance(event, Done):
-                choice.text += event.text
-                choice.reason, choice.completion_tokens = event.reason, event.completion_tokens
+                tokens = choice.end(event)
                 spent = max(time.monotonic() - self._started, 1e-9)
                 metrics.rate.observe(event.completion_tokens / spent)
-                if event.text:
-                    yield number, event.text, None
+                yield number, event.text, tokens
 
     @property
     def usage(self) -> dict[str, int]:
         """What was read and generated, in OpenAI's terms."""
-        prompt, made = self.prompt_tokens, sum(self._made(choice) for choice in self.choices)
+        prompt, made = self.prompt_tokens, sum(choice.completion_tokens for choice in self.choices)
         return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
 
     @property
@@ -110,7 +165,7 @@ class Generations:
         """Tokens read: each prompt once, however many answers it gets."""
         return sum(choice.prompt_tokens for choice in self.choices[:: self._answers])
 
-    def close(self, request: Request) -> None:
+    def _close(self, request: Request) -> None:
         """Frees the rows, and counts what they cost."""
         self._jobs.cancel()
         server, usage = self.turn.server, self.usage
@@ -120,13 +175,12 @@ class Generations:
         noted: dict[str, Any] = {name: usage[name] for name in ("prompt_tokens", "completion_tokens")}
         request.scope["deltamem_usage"] = noted
 
-    def _made(self, choice: Choice) -> int:
-        return choice.completion_tokens or len(choice.chosen)
-
     def _start(self, ids: list[int], sampling: Sampling) -> Start:
         turn = self.turn
 
         def start(deliver: Deliver) -> Ticket:
-            return turn.server.engine.generate(ids, sampling, deliver, state=turn.state, deadline=turn.deadline)
+            return turn.server.engine.generate(
+                ids, sampling, deliver, state=turn.state, deadline=turn.deadline, continues=self.continues
+            )
 
         return start

@@ -44,10 +44,17 @@ class DeadlineError(EngineError):
 
 @dataclass(frozen=True)
 class Piece:
-    """A token was generated; ``text`` is what became certain with it, perhaps nothing."""
+    """A token was generated.
+
+    Attributes:
+        text: what became certain with it, perhaps nothing.
+        chosen: the token.
+        length: characters that the tokens have come to with it, whether certain or not.
+    """
 
     text: str
     chosen: Chosen
+    length: int
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ class Metrics:
         self.requests = Counter(
             "deltamem_requests", "Requests answered.", ["route", "method", "status"], registry=self.registry
         )
+        self.stream_errors = Counter(
+            "deltamem_stream_errors", "Streams that ended in an error.", ["code"], registry=self.registry
+        )
         self.latency = Histogram(
             "deltamem_request_seconds",
             "Seconds until an answer was complete.",

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from deltamem.chat import Message, encode_chat
 from deltamem.serve.errors import ApiError
+from deltamem.serve.text import CONTEXT, INCOMPLETE
+from deltamem.serve.vocabulary import bytes_of
 
 Written = tuple[Tensor, Tensor, Tensor]
 
@@ -81,9 +83,25 @@ class Prompts:
         row = torch.tensor([list(ids)], dtype=torch.int64)
         return row, torch.zeros_like(row), torch.ones_like(row, dtype=torch.bool)
 
-    def piece(self, token: int) -> str:
-        """One token as text."""
-        return str(self._tokenizer.decode([token]))
+    def plain(self, ids: Sequence[int]) -> str:
+        """A bare text from its tokens."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def piece(self, token: int, after: Sequence[int]) -> tuple[str, bytes]:
+        r"""What a token adds to the text of the tokens before it, as text and as bytes.
+
+        A token that is a part of a character has no text of its own; it is shown by its bytes, as in ``bytes:\xf0``.
+        """
+        if INCOMPLETE in self._tokenizer.decode([token]):
+            part = bytes_of(self._tokenizer, token)
+            try:
+                return part.decode(), part
+            except UnicodeDecodeError:
+                return "bytes:" + "".join(f"\\x{byte:02x}" for byte in part), part
+        before = list(after[-CONTEXT:])
+        known = len(self._tokenizer.decode(before)) if before else 0
+        text = str(self._tokenizer.decode([*before, token]))[known:]
+        return text, text.encode()
 
     def _render(self, messages: Sequence[Message]) -> list[int]:
         try:

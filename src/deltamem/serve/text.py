@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-_INCOMPLETE = "�"
+INCOMPLETE = "�"
+# So many tokens before a token are enough to decode it as it stands in the text: a character has up to four.
+CONTEXT = 4
 
 
 class TextStream:
@@ -12,22 +14,28 @@ class TextStream:
     Args:
         tokenizer: the model's tokenizer.
         stop: texts before which the stream ends.
+        after: tokens that the text goes on from. Decoders drop a space at the beginning of a text, but not within it.
+
+    Attributes:
+        stopped: whether a stop text has come.
+        length: characters that the tokens have come to, those of a stop text and those held back included.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), after: Sequence[int] = ()) -> None:
         self.stopped = False
+        self.length = 0
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
-        self._ids: list[int] = []
+        self._ids = list(after[-CONTEXT:])
         # Tokens from `_start` on give a decoder its context; those before `_done` have been given out.
-        self._start = self._done = 0
+        self._start, self._done = 0, len(self._ids)
         self._held = ""
 
     def push(self, token: int) -> str:
         """Takes one token in and gives the text that is certain by now."""
         self._ids.append(token)
         text = self._decode(self._ids[self._start :])
-        if text.endswith(_INCOMPLETE):
+        if text.endswith(INCOMPLETE):
             return ""
         return self._advance(text)
 
@@ -44,6 +52,7 @@ class TextStream:
     def _advance(self, text: str) -> str:
         new = text[len(self._decode(self._ids[self._start : self._done])) :]
         self._start, self._done = self._done, len(self._ids)
+        self.length += len(new)
         return self._release(self._held + new)
 
     def _release(self, text: str) -> str:

@@ -11,7 +11,7 @@ from fastapi.security import HTTPBearer
 from starlette.types import Receive, Scope, Send
 
 from deltamem.serve.auth import Caller
-from deltamem.serve.errors import ApiError, as_api_error
+from deltamem.serve.errors import ApiError, as_api_error, log_failure
 from deltamem.serve.schema import Generation, MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.store import NAME_PATTERN
@@ -64,13 +64,14 @@ class EventStream(StreamingResponse):
     """Server-sent events; what the stream holds is let go however it ends, even before it began.
 
     Args:
+        request: who waits for it.
         events: what to send, one JSON value an event.
         held: what the stream holds.
     """
 
-    def __init__(self, events: AsyncIterator[dict[str, Any]], held: AsyncExitStack) -> None:
+    def __init__(self, request: Request, events: AsyncIterator[dict[str, Any]], held: AsyncExitStack) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(_lines(events), media_type="text/event-stream", headers=headers)
+        super().__init__(_lines(request, events), media_type="text/event-stream", headers=headers)
         self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,12 +80,18 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _lines(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
-    """The events as text. An error ends them, and then they lack the end mark."""
+async def _lines(request: Request, events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+    """The events as text. An error ends them, and then they lack the end mark.
+
+    The status was sent long before, so the log and a counter of its own tell of the error.
+    """
     try:
         async for event in events:
             yield f"data: {json.dumps(event)}\n\n"
     except Exception as error:
-        yield f"data: {json.dumps(as_api_error(error).body())}\n\n"
+        answer = as_api_error(error)
+        log_failure(request, error)
+        server_of(request).metrics.stream_errors.labels(answer.code).inc()
+        yield f"data: {json.dumps(answer.body())}\n\n"
         return
     yield "data: [DONE]\n\n"

@@ -1,0 +1,115 @@
+"""What both kinds of completion answer with: one body, or a stream that ends once the turn is kept."""
+
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from deltamem.serve.bridge import unless_disconnected
+from deltamem.serve.generating import Choice, Generations, Token
+from deltamem.serve.prompts import Prompts
+from deltamem.serve.routes.common import EventStream
+from deltamem.serve.schema import Generation
+
+# A token's text, its bytes, and its log-probability.
+Probed = tuple[str, bytes, float | None]
+
+
+@dataclass(frozen=True)
+class Shape(ABC):
+    """How one kind of completion shows its choices.
+
+    Attributes:
+        prompts: shows tokens as text.
+        logprobs: whether log-probabilities are shown.
+    """
+
+    prefix: ClassVar[str]
+    whole: ClassVar[str]
+    chunk: ClassVar[str]
+    opening: ClassVar[dict[str, Any] | None] = None
+
+    prompts: Prompts
+    logprobs: bool
+
+    @abstractmethod
+    def choice(self, choice: Choice) -> dict[str, Any]:
+        """The fields of a whole choice."""
+
+    @abstractmethod
+    def part(self, text: str, tokens: Sequence[Token]) -> dict[str, Any]:
+        """The fields of a choice in a chunk, which is the last one if it brings nothing."""
+
+
+def probed(prompts: Prompts, token: Token) -> Iterator[Probed]:
+    """A token, and then its alternatives, as they stand in the text."""
+    for one, logprob in ((token.chosen.token, token.chosen.logprob), *token.chosen.alternatives):
+        yield *prompts.piece(one, token.after), logprob
+
+
+async def respond(
+    request: Request,
+    body: Generation,
+    generations: Generations,
+    shape: Shape,
+    finish: Callable[[], Awaitable[dict[str, Any]]],
+) -> Response:
+    """The answer to a completion.
+
+    Args:
+        request: who waits for it.
+        body: whether it is a stream, and with what.
+        generations: started; they are let go when the answer is over.
+        shape: how choices are shown.
+        finish: writes the turn, and gives what the answer says of the memory.
+    """
+    head = {
+        "id": f"{shape.prefix}-{uuid.uuid4().hex}",
+        "created": int(time.time()),
+        "model": generations.turn.server.settings.model_name,
+    }
+    if body.stream:
+        usage = bool(body.stream_options and body.stream_options.include_usage)
+        head |= {"object": shape.chunk} | ({"usage": None} if usage else {})
+        return EventStream(request, _chunks(generations, shape, finish, head, usage), generations.held)
+
+    async def answer() -> dict[str, Any]:
+        async for _ in generations.pieces():
+            pass
+        memory = await finish()
+        choices = [
+            {"index": index, **shape.choice(choice), "finish_reason": choice.reason}
+            for index, choice in enumerate(generations.choices)
+        ]
+        return {**head, "object": shape.whole, "choices": choices, "usage": generations.usage, "memory": memory}
+
+    async with generations.held:
+        return JSONResponse(await unless_disconnected(request, answer()))
+
+
+async def _chunks(
+    generations: Generations,
+    shape: Shape,
+    finish: Callable[[], Awaitable[dict[str, Any]]],
+    head: dict[str, Any],
+    usage: bool,
+) -> AsyncIterator[dict[str, Any]]:
+    def chunk(index: int, fields: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+        return {**head, "choices": [{"index": index, **fields, "finish_reason": reason}]}
+
+    if shape.opening is not None:
+        for index in range(len(generations.choices)):
+            yield chunk(index, shape.opening)
+    async for index, text, tokens in generations.pieces():
+        if text or (tokens and shape.logprobs):
+            yield chunk(index, shape.part(text, tokens))
+    memory = await finish()
+    for index, choice in enumerate(generations.choices):
+        yield {**chunk(index, shape.part("", []), choice.reason), "memory": memory}
+    if usage:
+        yield {**head, "choices": [], "usage": generations.usage}
