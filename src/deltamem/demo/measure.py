@@ -12,12 +12,21 @@ import torch
 
 from deltamem.demo.reader import ASSISTANT, Asked, Reader
 from deltamem.demo.results import Cost, Curve, Rate, Results, Updates
-from deltamem.demo.retrieval import relevant_turns
+from deltamem.demo.retrieval import TURNS, relevant_turns
 from deltamem.demo.world import USER, Dialogue, Message, chat, sample_dialogue
 from deltamem.state import MemoryState
 
 ADAPTERS = ("token", "segment", "multi")
-METHODS = ("none", *ADAPTERS, "shuffled", "bm25", "full")
+LABELS = {
+    "none": "no context",
+    "token": "memory, token writes",
+    "segment": "memory, segment writes",
+    "multi": "memory, four states",
+    "shuffled": "another dialogue's memory",
+    "bm25": f"BM25, best {TURNS} turns",
+    "full": "full context",
+}
+METHODS = tuple(LABELS)
 FORGETTING_TOKENS = (0, 200, 400, 600, 1000, 2000)
 _UPDATE_FACTS, _UPDATE_CORRECTIONS, _FORGETTING_FACTS, _LOSS_FACTS = 4, 2, 4, 8
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deltamem.demo.lessons import WINDOW
+from deltamem.demo.measure import LABELS
 from deltamem.demo.results import Curve, Rate, Results
 from deltamem.figures import figure_class, write_png
 
@@ -13,13 +14,13 @@ if TYPE_CHECKING:
 
 # Colours that stay apart for the colour-blind (M. Okabe and K. Ito, 2008).
 STYLES = {
-    "full": ("full context", "#000000", "--"),
-    "bm25": ("BM25 over the turns", "#999999", "--"),
-    "multi": ("memory, four states", "#0072B2", "-"),
-    "token": ("memory, token writes", "#E69F00", "-"),
-    "segment": ("memory, segment writes", "#009E73", "-"),
-    "shuffled": ("another dialogue's memory", "#CC79A7", ":"),
-    "none": ("no context", "#999999", ":"),
+    "full": (LABELS["full"], "#000000", "--"),
+    "bm25": (LABELS["bm25"], "#999999", "--"),
+    "multi": (LABELS["multi"], "#0072B2", "-"),
+    "token": (LABELS["token"], "#E69F00", "-"),
+    "segment": (LABELS["segment"], "#009E73", "-"),
+    "shuffled": (LABELS["shuffled"], "#CC79A7", ":"),
+    "none": (LABELS["none"], "#999999", ":"),
 }
 
 

@@ -9,20 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from deltamem.demo.lessons import WINDOW
+from deltamem.demo.measure import LABELS
 from deltamem.demo.results import Rate, Results, Updates
-from deltamem.demo.retrieval import TURNS
 from deltamem.demo.story import TOLD, Story
 
 WIDTH = 100
-_LABELS = {
-    "none": "no context",
-    "token": "memory, token writes",
-    "segment": "memory, segment writes",
-    "multi": "memory, four states",
-    "shuffled": "another dialogue's memory",
-    "bm25": f"BM25, best {TURNS} turns",
-    "full": "full context",
-}
 
 
 def show_story(console: Console, story: Story) -> None:
@@ -80,7 +71,7 @@ def _show_recall(console: Console, recall: Mapping[str, Mapping[int, Rate]]) -> 
     facts = list(recall["full"])
     table = _table("facts told", *(f"{number}" for number in facts), right=len(facts))
     for method, rates in recall.items():
-        table.add_row(_LABELS[method], *(_cell(rates[number]) for number in facts), style=_style(method))
+        table.add_row(LABELS[method], *(_cell(rates[number]) for number in facts), style=_style(method))
     table.add_section()
     table.add_row("questions", *(str(recall["full"][number].total) for number in facts), style="dim")
     console.print(table)
@@ -91,7 +82,7 @@ def _show_updates(console: Console, updates: Updates) -> None:
     _headline(console, "Corrected facts", f"two of four facts corrected later, {total} questions, percent")
     table = _table("answer", "new value", "old value", right=2)
     for method, rate in updates.new.items():
-        table.add_row(_LABELS[method], _cell(rate), _cell(updates.old[method]), style=_style(method))
+        table.add_row(LABELS[method], _cell(rate), _cell(updates.old[method]), style=_style(method))
     console.print(table)
 
 
@@ -103,7 +94,7 @@ def _show_forgetting(console: Console, results: Results) -> None:
     _headline(console, "Forgetting", detail)
     table = _table("tokens since the facts", *(f"{tokens:,}" for tokens in marks), right=len(marks))
     for method, curve in curves.items():
-        table.add_row(_LABELS[method], *(_cell(rate) for _, rate in curve), style=_style(method))
+        table.add_row(LABELS[method], *(_cell(rate) for _, rate in curve), style=_style(method))
     console.print(table)
 
 
