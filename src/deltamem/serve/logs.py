@@ -37,6 +37,16 @@ class JsonFormatter(logging.Formatter):
         return places
 
 
+class _StandardError(logging.Handler):
+    """Writes to what is standard error at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except Exception:
+            self.handleError(record)
+
+
 def configure_logging() -> None:
     """Sends all logs to standard error as JSON: the server's from the level info on, its libraries' warnings."""
     import torch  # noqa: F401 - makes the handlers that are taken away here, as the next ones do
@@ -48,7 +58,7 @@ def configure_logging() -> None:
     disable_progress_bars()
     for name in ("torch", "transformers", "huggingface_hub"):
         logging.getLogger(name).handlers, logging.getLogger(name).propagate = [], True
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(JsonFormatter())
     logging.getLogger().addHandler(handler)
     logging.captureWarnings(True)
