@@ -15,7 +15,7 @@ from torch import nn
 
 import deltamem
 from deltamem import DeltaMemConfig, MemoryState, StateFileError, Step
-from deltamem.statefile import StateInfo, pack_state, read_state, unpack_state
+from deltamem.statefile import StateInfo, _checksum, pack_state, read_state, unpack_state
 from tiny import adapted, assert_same_state, backbone, enliven, live_state, tokens
 
 
@@ -124,35 +124,51 @@ def test_a_bare_model_has_no_memory_to_save(written: MemoryState) -> None:
         deltamem.state_to_bytes(written, backbone())
 
 
-def repacked(written: MemoryState, change: Any) -> bytes:
+def repacked(written: MemoryState, change: Any, **described: Any) -> bytes:
     """A file with a right checksum around wrong contents."""
-    tensors = load(pack_state(written, StateInfo("f", None, (0,))))
+    data = pack_state(written, StateInfo("f", None, (0,)))
+    tensors = load(data)
     change(tensors)
-
-    class Changed(MemoryState):
-        def __post_init__(self) -> None:
-            pass
-
-        def tensors(self) -> dict[str, torch.Tensor]:
-            return tensors
-
-    return pack_state(Changed(written.states, written.tokens), StateInfo("f", None, (0,)))
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    description = json.loads(header["__metadata__"]["deltamem"]) | described
+    del description["sha256"]
+    description["sha256"] = _checksum(description, tensors)
+    return save(tensors, {"deltamem": json.dumps(description)})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda t: t.update(state=t["state"].half()), "float16; states are float32"),
-        (lambda t: t.update(state=t["state"][..., :2]), r"wanted \[B, N, R, R\]"),
+        (lambda t: t.update(state=t["state"][..., :2].contiguous()), r"wanted \[B, N, R, R\]"),
         (lambda t: t.update(tokens=t["tokens"][:1]), "tokens is .*wanted int64"),
-        (lambda t: t.pop("tokens"), "lacks the tensor 'tokens'"),
-        (lambda t: t.pop("state"), "at least one layer"),
+        (lambda t: t.pop("tokens"), "lacks 'tokens'"),
+        (lambda t: t.pop("state"), "lacks 'state'"),
+        (lambda t: t.update(state=t["state"][:0]), "at least one layer"),
+        (lambda t: t.update(state=torch.tensor(1.0)), "0-d tensor"),
         (lambda t: t.update(more=torch.zeros(1)), "unknown tensors: more"),
+        (lambda t: t.update({"open.count": torch.zeros(3, dtype=torch.int64)}), "lacks 'open.sum'"),
     ],
 )
 def test_a_well_formed_file_with_wrong_contents_is_refused(written: MemoryState, change: Any, message: str) -> None:
     with pytest.raises(StateFileError, match=message):
         unpack_state(repacked(written, change))
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        ({"fingerprint": 7}, "fingerprint and backbone must be text, not 7"),
+        ({"backbone": ["a"]}, "fingerprint and backbone must be text"),
+        ({"tokens": "12"}, "tokens must be a list of numbers"),
+        ({"tokens": [1.5]}, "tokens must be a list of numbers"),
+    ],
+)
+def test_a_well_formed_file_with_a_wrong_description_is_refused(
+    model: nn.Module, written: MemoryState, described: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(StateFileError, match=message):
+        deltamem.state_from_bytes(repacked(written, lambda tensors: None, **described), model)
 
 
 def test_a_newer_format_and_another_kind_of_file_are_refused(written: MemoryState) -> None:

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from deltamem.adapters import adapter_fingerprint, hub_origin
 from deltamem.attach import attached
 from deltamem.files import write_atomically
-from deltamem.state import MemoryState
+from deltamem.state import MemoryState, OpenSegment
 
 FORMAT = "deltamem-state"
 FORMAT_VERSION = 1
 _KEY = "deltamem"
-# Layers are stacked in the file: a name for each would weigh as much as a small state.
-_STACKED = ("state", "open.sum")
 
 
 class StateFileError(ValueError):
@@ -113,7 +111,7 @@ def read_state(path: str | Path) -> tuple[MemoryState, StateInfo]:
 
 def pack_state(state: MemoryState, info: StateInfo) -> bytes:
     """A memory and its description as the bytes of a safetensors file."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in _stack(state).items()}
+    tensors = _to_tensors(state)
     description: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -152,29 +150,47 @@ def unpack_state(data: bytes) -> tuple[MemoryState, StateInfo]:
     if recorded != _checksum(description, tensors):
         raise StateFileError("This memory was changed or damaged after it was saved: its checksum is wrong.")
     try:
-        state = MemoryState.from_tensors(_unstack(tensors))
-        info = StateInfo(description["fingerprint"], description["backbone"], tuple(description["tokens"]))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        return _from_tensors(tensors), _info(description)
+    except KeyError as missing:
+        raise StateFileError(f"This memory is malformed: it lacks {missing}.") from None
+    except (TypeError, ValueError, IndexError) as error:
         raise StateFileError(f"This memory is malformed: {error}") from None
-    return state, info
 
 
-def _stack(state: MemoryState) -> dict[str, Tensor]:
-    flat = state.tensors()
-    tensors: dict[str, Tensor] = {}
-    for stem in _STACKED:
-        layers = [flat.pop(f"{stem}.{i}") for i in range(len(state.states)) if f"{stem}.{i}" in flat]
-        if layers:
-            tensors[stem] = torch.stack([layer.cpu() for layer in layers])
-    return tensors | flat
+def _to_tensors(state: MemoryState) -> dict[str, Tensor]:
+    """The tensors of the file, all layers in one: a name for each would weigh as much as a small state."""
+    tensors = {"state": _stacked(state.states), "tokens": state.tokens}
+    if state.open is not None:
+        tensors |= {
+            "open.sum": _stacked(state.open.sums),
+            "open.count": state.open.count,
+            "open.segment": state.open.segment,
+        }
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _unstack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    flat = {name: t for name, t in tensors.items() if name not in _STACKED}
-    for stem in _STACKED:
-        if stem in tensors:
-            flat |= {f"{stem}.{i}": layer for i, layer in enumerate(tensors[stem])}
-    return flat
+def _stacked(layers: tuple[Tensor, ...]) -> Tensor:
+    return torch.stack([layer.cpu() for layer in layers])
+
+
+def _from_tensors(tensors: dict[str, Tensor]) -> MemoryState:
+    rest = dict(tensors)
+    opened = None
+    if "open.count" in rest:
+        opened = OpenSegment(tuple(rest.pop("open.sum")), rest.pop("open.count"), rest.pop("open.segment"))
+    state = MemoryState(tuple(rest.pop("state")), rest.pop("tokens"), opened)
+    if rest:
+        raise ValueError(f"it has unknown tensors: {', '.join(sorted(rest))}.")
+    return state
+
+
+def _info(description: dict[str, Any]) -> StateInfo:
+    fingerprint, backbone, tokens = (description[name] for name in ("fingerprint", "backbone", "tokens"))
+    if not isinstance(fingerprint, str) or not isinstance(backbone, str | None):
+        raise ValueError(f"its fingerprint and backbone must be text, not {fingerprint!r} and {backbone!r}.")
+    if not isinstance(tokens, list) or not all(type(count) is int for count in tokens):
+        raise ValueError(f"its tokens must be a list of numbers, not {tokens!r}.")
+    return StateInfo(fingerprint, backbone, tuple(tokens))
 
 
 def _checksum(description: dict[str, Any], tensors: dict[str, Tensor]) -> str:
