@@ -114,8 +114,12 @@ def test_a_ready_batch_is_turned_by_one_row() -> None:
     assert turned.episode_of.tolist() == [(row + 1) % 8 for row in batch.episode_of.tolist()]
     assert turned.full is not None
     assert torch.equal(turned.full.ids, full_texts(batch).ids)
-    with pytest.raises(ValueError, match="at least two"):
-        turn_rows(collate(episodes(None, 1).items, 0))
+    one = episodes(None, 1).items
+    for alone in (one, one * 3):
+        with pytest.raises(ValueError, match="at least two episodes of different histories"):
+            turn_rows(collate(alone, 0))
+    # Rows of the same history are passed over.
+    assert turn_rows(collate([*one, *one, *episodes(None, 1, 5).items], 0)).episode_of.tolist() == [2, 2, 0]
 
 
 def test_what_is_held_out_shares_no_history_with_the_rest() -> None:

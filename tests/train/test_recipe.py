@@ -1,5 +1,6 @@
 """Recipes: what is refused and how, overrides and bases, and the recipes of the repository."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import pytest
 import yaml
 from toy import recipe
 
+from deltamem.train.loading import load_data
 from deltamem.train.plan import meta_backbone, plan_run
 from deltamem.train.recipefile import RecipeError, load_recipe, parse_recipe, save_recipe
+from deltamem.train.run import run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 STRATEGIES = {"tsw": ("token", 1), "ssw": ("message", 1), "msw": ("token", 4)}
@@ -44,12 +47,41 @@ def write(path: Path, values: dict[str, Any]) -> Path:
         ("evaluation", {"held_out": 4, "metric": "memory_share"}, r"evaluation.metric: .*'own_loss' or 'recall'"),
         ("evaluation", {"held_out": 4, "patience": 2}, "give every"),
         ("backbone", {"model": "a/b"}, "give either model"),
-        ("adapter", {"gates": "fixed", "coupled_gates": False}, "leave coupled_gates true"),
+        ("adapter", {"gates": "fixed", "coupled_gates": False}, "coupled_gates.* true"),
     ],
 )
 def test_a_wrong_recipe_names_the_key(tmp_path: Path, section: str, change: Any, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse_recipe(recipe(tmp_path, **{section: change}))
+
+
+def test_another_rows_memory_needs_another_row(tmp_path: Path) -> None:
+    values = recipe(tmp_path, objective={"contrast_other": 1.0}, schedule={"micro_batch": 1})
+    values["data"] = {"path": "chats.jsonl"}
+    with pytest.raises(RecipeError, match=r"give schedule\.micro_batch: 2 or more"):
+        parse_recipe(values)
+    made = recipe(tmp_path, objective={"contrast_other": 1.0}, schedule={"micro_batch": 1})
+    with pytest.raises(ValueError, match="the data's have one"):
+        load_data(parse_recipe(made), None, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("sections", "error", "message"),
+    [
+        ({"data": {"source": "toy:episods"}}, ValueError, "There is no toy:episods"),
+        ({"backbone": {"factory": {"source": "toys:backbone"}}}, ValueError, "There is no toys:backbone"),
+        ({"evaluation": {"held_out": 2, "further": {"a": {"path": "none.jsonl"}}}}, ValueError, "none.jsonl: no such"),
+        ({"logging": {"report_to": ["trackio"]}}, ImportError, "trackio, which is not installed: pip install trackio"),
+    ],
+)
+def test_what_is_missing_is_known_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    monkeypatch.setattr("toy.backbone", lambda: pytest.fail("The backbone was loaded."))
+    with pytest.raises(error, match=message):
+        run(parse_recipe(recipe(tmp_path / "run", **sections)))
+    assert not (tmp_path / "run").exists()
 
 
 def test_fixed_gates_have_nothing_that_sparsity_could_train(tmp_path: Path) -> None:
@@ -100,7 +132,14 @@ def test_a_recipe_extends_another_and_its_own_values_win(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "no YAML"), ("- a", "must hold keys"), (None, "Cannot read the recipe")]
+    ("text", "message"),
+    [
+        ("a: [", "no YAML"),
+        ("- a", "must hold keys"),
+        (None, "Cannot read the recipe"),
+        ("seed: 1\nadapter: {rank: 4, states: 2, rank: 8}", "no YAML: the key rank is given twice.*line 2"),
+        ("extends: [a.yaml]", r"extends \['a.yaml'\]; give the path of one"),
+    ],
 )
 def test_a_file_that_is_no_recipe(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:

@@ -237,11 +237,35 @@ def test_contrast_with_another_memory_moves_own_and_false_loss_apart(model: Qwen
     assert after > before + 0.05
 
 
-def test_a_batch_of_one_has_no_other_memory(model: Qwen3ForCausalLM) -> None:
-    one = collate([Episode((Text((1, 2), (0.0, 0.0), (0, 0)),), (Text((3, 4), (0.0, 1.0), (0, 0)),))], 0)
-    with pytest.raises(ValueError, match="at least two episodes"):
-        run(model, only(contrast_other=1.0), one)
-    assert run(model, only(contrast_empty=1.0), one).loss.item() > 0
+def test_the_other_memory_is_of_another_history_or_there_is_none(model: Qwen3ForCausalLM) -> None:
+    def told(first: int, query: int) -> Episode:
+        return Episode((Text((first, 2), (0.0, 0.0), (0, 0)),), (Text((3, query), (0.0, 1.0), (0, 0)),))
+
+    # Two questions about one text, and one about another: the first meets the third row's memory, not the second's.
+    batch, options = collate([told(1, 4), told(1, 5), told(7, 6)], 0), only(contrast_other=1.0, margin=5.0)
+    assert batch.strangers().tolist() == [2, 2, 0]  # type: ignore[union-attr]
+    pairs = [collate([told(1, 4), told(7, 6)], 0), collate([told(1, 5), told(7, 6)], 0)]
+    (first, last), (second, _) = ([result.item() for result in hinges(model, pair)] for pair in pairs)
+    assert run(model, options, batch).loss.item() == pytest.approx(5 + (first + second + last) / 3, rel=1e-5)
+    same = collate([told(1, 4), told(1, 5)], 0)
+    assert same.strangers() is None
+    for alone in (same, collate([told(1, 4)], 0)):
+        result = run(model, options, alone)
+        assert result.loss.item() == 0
+        result.loss.backward()
+    assert run(model, only(contrast_empty=1.0), same).loss.item() > 0
+
+
+def hinges(model: Qwen3ForCausalLM, pair: EpisodeBatch) -> Tensor:
+    """The own loss less that under the other's memory, of a batch of two."""
+    step = Step(attached(model).new_state(2), segment_ids=pair.passages[0].segments, close=True)
+    model(pair.passages[0].ids, memory=step, use_cache=False)
+    losses = []
+    for rows in ([0, 1], [1, 0]):
+        memory = Step(step.new_state.select(torch.tensor(rows)), write=False)
+        logits = model(pair.queries.ids, memory=memory, use_cache=False).logits[:, -2]
+        losses.append(F.cross_entropy(logits, pair.queries.ids[:, -1], reduction="none"))
+    return losses[0] - losses[1]
 
 
 def test_preservation_is_nothing_until_the_adapter_changes_a_plain_prompt(model: Qwen3ForCausalLM) -> None:

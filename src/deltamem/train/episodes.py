@@ -111,6 +111,23 @@ class EpisodeBatch:
     full: TextBatch | None = None
     plain: TextBatch | None = None
 
+    def strangers(self) -> Tensor | None:
+        """``[B]``, for each episode the next row whose history is another; ``None`` if all have the same."""
+        histories = [[part.ids[row][part.mask[row]].tolist() for part in self.passages] for row in range(self.rows)]
+        others: list[int] = []
+        for row, own in enumerate(histories):
+            following = (*range(row + 1, self.rows), *range(row))
+            other = next((place for place in following if histories[place] != own), None)
+            if other is None:
+                return None
+            others.append(other)
+        return torch.tensor(others, device=self.episode_of.device)
+
+    @property
+    def rows(self) -> int:
+        """How many episodes there are."""
+        return self.passages[0].ids.shape[0]
+
 
 _EMPTY = Text((), (), ())
 

@@ -102,7 +102,7 @@ class EpisodeTrainer(Trainer):
         return {"batch": as_batch(items, self.pad_id)}
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Episodes in an order that seed and epoch fix, sorted by length within an update; ready batches as they are."""
+        """Episodes in an order that seed and epoch fix, by length within an update; ready batches as they are."""
         dataset: Any = self.train_dataset
         loader: DataLoader[Any]
         if isinstance(dataset[0], EpisodeBatch):

@@ -1,11 +1,12 @@
 """What a recipe names, loaded: the backbone with its adapter, the training episodes and the held-out ones."""
 
-import importlib
+import importlib.util
 import random
 from collections.abc import Sequence, Sized
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, set_seed
 
@@ -55,7 +56,8 @@ def load_backbone(backbone: Backbone) -> Loaded:
         OSError: there is no such model.
     """
     if backbone.factory is not None:
-        return Loaded(*_function(backbone.factory)(**backbone.factory.options))
+        model, tokenizer = _function(backbone.factory)(**backbone.factory.options)
+        return Loaded(_without_dropout(model), tokenizer)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     name = str(backbone.model)
@@ -63,7 +65,19 @@ def load_backbone(backbone: Backbone) -> Loaded:
     dtype = backbone.dtype if backbone.dtype == "auto" else getattr(torch, backbone.dtype)
     options = {} if backbone.attention is None else {"attn_implementation": backbone.attention}
     model = AutoModelForCausalLM.from_pretrained(name, revision=backbone.revision, dtype=dtype, **options)
-    return Loaded(model.eval(), tokenizer)
+    return Loaded(_without_dropout(model.eval()), tokenizer)
+
+
+def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    """A frozen backbone is to be the one that is used; ``eval`` alone does not last, as training turns it off.
+
+    That in turn is needed: transformers recomputes activations in training mode alone.
+    """
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("drop" in name or (name == "p" and isinstance(module, nn.Dropout))):
+                setattr(module, name, 0.0)
+    return model
 
 
 def add_trained_adapter(model: PreTrainedModel, recipe: Recipe) -> None:
@@ -84,16 +98,25 @@ def add_trained_adapter(model: PreTrainedModel, recipe: Recipe) -> None:
         )
 
 
-def check_files(recipe: Recipe) -> None:
-    """Asks for the data files of a recipe, so that a missing one is known before anything is loaded.
+def check_sources(recipe: Recipe) -> None:
+    """Asks for the files, functions and packages that a recipe names, so that what is missing is known at once.
 
     Raises:
         BadDataError: a file is not there.
+        ValueError: a function is not there.
+        ImportError: a package that the metrics should go to is not installed.
     """
     plain = recipe.plain if recipe.objective.preservation else None
-    for data in (recipe.data, plain, recipe.evaluation.data):
-        if isinstance(data, DataOptions) and data.path is not None:
+    for data in (recipe.data, plain, recipe.evaluation.data, *recipe.evaluation.further.values()):
+        if isinstance(data, Factory):
+            _function(data)
+        elif data is not None and data.path is not None:
             find_files(data.path)
+    if recipe.backbone.factory is not None:
+        _function(recipe.backbone.factory)
+    for name in recipe.logging.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(f"logging.report_to names {name}, which is not installed: pip install {name}")
 
 
 def load_episodes(data: DataOptions | Factory, tokenizer: Any, recipe: Recipe, *, progress: bool) -> Dataset[Any]:
@@ -114,9 +137,13 @@ def load_data(recipe: Recipe, tokenizer: Any, *, progress: bool) -> tuple[Datase
     """The training episodes and the held-out ones, if the recipe has any.
 
     Raises:
-        ValueError: a source is bad, has too few episodes to hold some out, or lacks prompts that the objective needs.
+        ValueError: a source is bad, has too few episodes to hold some out, or lacks what the objective needs.
     """
     training = load_episodes(recipe.data, tokenizer, recipe, progress=progress)
+    first = training[0]
+    rows = first.rows if isinstance(first, EpisodeBatch) else recipe.schedule.micro_batch
+    if recipe.objective.contrast_other and rows < 2:
+        raise ValueError("objective.contrast_other needs several episodes in a batch, and the data's have one.")
     wanted = recipe.evaluation
     held: Dataset[Any] | None = None
     if wanted.data is not None:

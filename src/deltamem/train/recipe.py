@@ -273,6 +273,15 @@ class Recipe(Section):
         return self
 
     @validator(mode="after")
+    def _has_others(self) -> Self:
+        if self.objective.contrast_other and self.schedule.micro_batch < 2 and isinstance(self.data, DataOptions):
+            raise ValueError(
+                "objective.contrast_other needs several episodes at once; give schedule.micro_batch: 2 or more, or "
+                "objective.contrast_empty instead"
+            )
+        return self
+
+    @validator(mode="after")
     def _has_plain(self) -> Self:
         if self.objective.preservation and self.plain is None and isinstance(self.data, DataOptions):
             raise ValueError(

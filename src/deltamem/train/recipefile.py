@@ -91,11 +91,25 @@ def recipe_yaml(recipe: Recipe) -> str:
     return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML in which a key that comes twice is an error, where the stock loader takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping of different keys."""
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {', '.join(twice)} is given twice", node.start_mark
+            )
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
 def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in below:
         raise RecipeError(f"{path} extends itself.")
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
+        values = yaml.load(path.read_text("utf-8"), _Loader)
     except OSError as error:
         raise RecipeError(f"Cannot read the recipe {path}: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -103,6 +117,8 @@ def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must hold keys and values: backbone, data, schedule, output and others.")
     base = values.pop(_EXTENDS, None)
+    if base is not None and not isinstance(base, str):
+        raise RecipeError(f"{path} extends {base!r}; give the path of one other recipe.")
     return values if base is None else _merge(_read(path.parent / base, (*below, path.resolve())), values)
 
 

@@ -23,7 +23,7 @@ from deltamem.train.hf import STATE_FILE, EpisodeTrainer, HeldOut, in_batches
 from deltamem.train.loading import (
     Loaded,
     add_trained_adapter,
-    check_files,
+    check_sources,
     halves,
     load_backbone,
     load_data,
@@ -76,7 +76,7 @@ def run(recipe: Recipe, *, resume: bool = False) -> Outcome:
     folder = Path(recipe.output.folder)
     recipe.schedule.accumulation(processes())
     check_folder(folder, recipe, resume=resume)
-    check_files(recipe)
+    check_sources(recipe)
     figure_class("train")
     started = time.monotonic()
     # They also make the process group, if there are several processes.

@@ -5,7 +5,6 @@ import random
 from collections.abc import Sized
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 
 from deltamem.train.episodes import Episode, EpisodeBatch, joined
@@ -16,8 +15,9 @@ class Strangers(Dataset[Any]):
     """A dataset in which every query meets the memory of a stranger.
 
     The static control is trained on this, and the loss under another row's state is measured on it. Of a dataset of
-    episodes, each gets the history of another one, drawn once; of one of ready batches, the rows of each batch are
-    turned by one. What shows the text, a teacher for example, still shows the query's own: only the memory is strange.
+    episodes, each gets the history of another one, drawn once; of one of ready batches, that of the next row of its
+    batch that has another. What shows the text, a teacher for example, still shows the query's own: only the memory is
+    strange.
 
     Args:
         dataset: of :class:`Episode` or of :class:`EpisodeBatch`.
@@ -45,16 +45,18 @@ class Strangers(Dataset[Any]):
 
 
 def turn_rows(batch: EpisodeBatch) -> EpisodeBatch:
-    """The batch with each query reading the memory of the next row. The text that it belongs to stays its own.
+    """The batch with each query reading the memory of the next row of another history; the text stays its own.
 
     Raises:
-        ValueError: there is no other row.
+        ValueError: all histories are the same.
     """
-    rows = batch.passages[0].ids.shape[0]
-    if rows < 2:
-        raise ValueError("Another row's memory needs at least two episodes in a batch; this one has 1.")
-    turned = torch.roll(torch.arange(rows, device=batch.episode_of.device), -1)
-    return dataclasses.replace(batch, episode_of=turned[batch.episode_of], full=full_texts(batch))
+    others = batch.strangers()
+    if others is None:
+        raise ValueError(
+            "Another row's memory needs at least two episodes of different histories in a batch; "
+            f"the histories of this one's {batch.rows} are the same."
+        )
+    return dataclasses.replace(batch, episode_of=others[batch.episode_of], full=full_texts(batch))
 
 
 def _others(dataset: Dataset[Any], seed: int) -> list[int]:

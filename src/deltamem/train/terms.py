@@ -96,7 +96,8 @@ class Contrast:
     the memory has helped yet; under another row's memory the gradient also raises the false loss.
 
     Attributes:
-        against: an ``empty`` memory, or that of the ``other`` episode that follows in the batch.
+        against: an ``empty`` memory, or that of the ``other`` episode that follows in the batch and has another
+            history. A batch without one, as the last of an epoch may be, counts as 0.
         margin: in nats a token.
     """
 
@@ -104,30 +105,27 @@ class Contrast:
     margin: float = 1.0
 
     def __call__(self, reading: Reading) -> Tensor:
-        """The term's value for one reading.
-
-        Raises:
-            ValueError: there is no other row in the batch.
-        """
+        """The term's value for one reading."""
         batch, queries = reading.batch, reading.batch.queries
-        hidden = read(reading.model, self._false(reading), queries, writing=batch.write_queries)
+        memories, false_ones = self._false(reading)
+        hidden = read(reading.model, memories, queries, writing=batch.write_queries)
         own, false = (
             _loss_a_text(part, len(batch.episode_of))
             for part in (reading.asked, answers(reading.model, hidden, queries))
         )
-        alone = reading.views == View.STATE
+        alone = (reading.views == View.STATE) & false_ones
         return (F.relu(self.margin + own - false) * alone).sum() / alone.sum().clamp(min=1)
 
-    def _false(self, reading: Reading) -> MemoryState:
-        owners, episodes = reading.batch.episode_of, reading.state.batch
+    def _false(self, reading: Reading) -> tuple[MemoryState, bool]:
+        """A memory for each query, and whether it is a false one.
+
+        Where there is none the queries are read all the same: sharded models need all processes in every pass.
+        """
+        owners = reading.batch.episode_of
         if self.against == "empty":
-            return attached(reading.model).new_state(len(owners))
-        if episodes < 2:
-            raise ValueError(
-                "Contrast with another row's memory needs at least two episodes in a batch; this one has "
-                f"{episodes}. Use larger batches, or contrast with an empty memory."
-            )
-        return reading.state.select((owners + 1) % episodes)
+            return attached(reading.model).new_state(len(owners)), True
+        others = reading.batch.strangers()
+        return reading.state.select(owners if others is None else others[owners]), others is not None
 
 
 def preservation(reading: Reading) -> Tensor:

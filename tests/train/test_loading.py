@@ -1,0 +1,32 @@
+"""What is loaded: a backbone that answers in training as it does in use."""
+
+from typing import Any
+
+import pytest
+import torch
+from pairs import pair_batch
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
+
+from deltamem import DeltaMemConfig, attach
+from deltamem.train.loading import load_backbone
+from deltamem.train.passes import read_bare
+from deltamem.train.recipe import Backbone, Factory
+
+
+def gpt2() -> tuple[GPT2LMHeadModel, None]:
+    return GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=32, n_layer=2, n_head=4, n_positions=64)), None
+
+
+def qwen3() -> tuple[Qwen3ForCausalLM, None]:
+    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return Qwen3ForCausalLM(Qwen3Config(vocab_size=40, attention_dropout=0.5, **shape, **heads)), None
+
+
+@pytest.mark.parametrize("made", ["gpt2", "qwen3"])
+def test_a_backbone_drops_nothing_out_while_an_adapter_is_trained(made: str) -> None:
+    model = load_backbone(Backbone(factory=Factory(source=f"test_loading:{made}"))).model
+    attach(model, DeltaMemConfig())
+    texts = pair_batch(0).queries
+    trained, used = (read_bare(model.train(mode), texts).logits for mode in (True, False))
+    torch.testing.assert_close(trained, used, rtol=0, atol=0)
