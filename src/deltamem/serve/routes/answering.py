@@ -25,6 +25,9 @@ class Shape(ABC):
     """How one kind of completion shows its choices.
 
     Attributes:
+        prefix: what an answer's id begins with.
+        whole: what a whole answer is called in ``object``, as ``chunk`` is what a part of a stream is.
+        opening: the fields of a choice in a stream's first chunk, if it has one of its own.
         prompts: shows tokens as text.
         logprobs: whether log-probabilities are shown.
     """
