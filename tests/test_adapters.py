@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 import deltamem
 from deltamem import AdapterFileError, DeltaMemConfig, Step
+from deltamem.adapters import read_adapter_from
 from tiny import adapted, backbone, enliven, live_state, tokens
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -149,13 +150,33 @@ def test_the_backbones_id_is_recorded_but_never_a_path(tmp_path: Path) -> None:
     deltamem.save_adapter(model, tmp_path)
     assert recorded(tmp_path) == (None, None)
     assert str(GOLDEN) not in (tmp_path / "README.md").read_text() + (tmp_path / "adapter_config.json").read_text()
+    deltamem.detach(model)
     model.config._name_or_path, model.config._commit_hash = "owner/name", "abc"
+    deltamem.attach(model)
     deltamem.save_adapter(model, tmp_path)
     assert recorded(tmp_path) == ("owner/name", "abc")
     deltamem.save_adapter(model, tmp_path, base_model="another/one")
     assert recorded(tmp_path) == ("another/one", None)
     with pytest.warns(UserWarning, match="trained on another/one and is put on owner/name"):
         deltamem.load_adapter(model, tmp_path, "second")
+
+
+def test_a_relative_folder_is_no_id_wherever_one_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(GOLDEN.parent)
+    model = AutoModelForCausalLM.from_pretrained("golden/backbone_qwen3")
+    deltamem.attach(model)
+    monkeypatch.chdir(tmp_path)
+    deltamem.save_adapter(model, tmp_path)
+    assert recorded(tmp_path) == (None, None)
+
+
+def test_a_disabled_adapter_is_saved_by_its_name(tmp_path: Path) -> None:
+    model = adapted()
+    with deltamem.disabled(model):
+        with pytest.raises(ValueError, match="the memory is disabled; name one of: default"):
+            deltamem.save_adapter(model, tmp_path)
+        deltamem.save_adapter(model, tmp_path, "default")
+    assert deltamem.adapter_fingerprint(model) == read_adapter_from(tmp_path).fingerprint
 
 
 def test_the_card_tells_how_to_load_and_is_left_alone_once_edited(tmp_path: Path) -> None:

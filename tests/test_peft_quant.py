@@ -96,6 +96,31 @@ class PackedLinear(nn.Module):
         return nn.functional.linear(x, self.weight * self.scale)
 
 
+class Flat(Tensor):
+    """A weight like those of some quantised layers, whose dequantize gives another shape than the layer's."""
+
+    def dequantize(self) -> Tensor:
+        return self.as_subclass(Tensor).flatten()[None]
+
+
+class Plain(Tensor):
+    """A weight of a class of its own, with nothing to dequantise."""
+
+
+def test_only_a_weight_of_the_layers_shape_is_taken() -> None:
+    for kind in (Flat, Plain):
+        model = backbone("llama")
+        own = [block.self_attn.q_proj.weight.detach().clone() for block in model.model.layers]
+        for block, weight in zip(model.model.layers, own, strict=True):
+            block.self_attn.q_proj.weight = nn.Parameter(weight.as_subclass(kind), requires_grad=False)
+        if kind is Flat:
+            with pytest.raises(ValueError, match=r"q_proj \(Linear\) does not give its weight"):
+                deltamem.attach(model)
+        else:
+            delta = deltamem.attach(model).memories()[1].named_parts()["delta_q"]
+            torch.testing.assert_close(delta, 0.05 * own[1][:, :8] / own[1][:, :8].norm(dim=0))
+
+
 def test_weights_that_cannot_be_read_are_named_and_need_no_reading() -> None:
     model = backbone("llama")
     for block in model.model.layers:

@@ -102,12 +102,15 @@ def test_a_trained_on_adapter_is_another_adapter(model: nn.Module, written: Memo
 
 
 def test_another_backbone_is_refused() -> None:
-    model = adapted()
-    model.config._name_or_path = "owner/one"
-    data = deltamem.state_to_bytes(deltamem.new_state(model), model)
-    model.config._name_or_path = "owner/two"
+    models = []
+    for origin in ("owner/one", "owner/two"):
+        models.append(backbone())
+        models[-1].config._name_or_path = origin
+        deltamem.attach(models[-1], DeltaMemConfig(init="zero"))
+        enliven(models[-1])
+    data = deltamem.state_to_bytes(deltamem.new_state(models[0]), models[0])
     with pytest.raises(StateFileError, match="written on owner/one; this model is owner/two"):
-        deltamem.state_from_bytes(data, model)
+        deltamem.state_from_bytes(data, models[1])
 
 
 def test_a_memory_of_another_shape_cannot_be_saved(model: nn.Module, written: MemoryState) -> None:

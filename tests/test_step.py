@@ -21,8 +21,11 @@ def test_a_step_serves_one_pass() -> None:
 
 
 def test_a_step_that_met_no_model_says_so() -> None:
-    with pytest.raises(RuntimeError, match="never met"):
-        _ = Step(state()).new_state
+    model, step = adapted(), Step(state())
+    with torch.no_grad(), deltamem.disabled(model):
+        model(tokens(2, 4), memory=step)
+    with pytest.raises(RuntimeError, match=r"never met.*not while its memory is disabled"):
+        _ = step.new_state
 
 
 def test_an_unfinished_pass_has_no_new_state() -> None:
@@ -44,6 +47,20 @@ def test_an_unfinished_pass_has_no_new_state() -> None:
 def test_shapes_that_do_not_fit_are_refused(step: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         plain.forward(plain.layer(DeltaMemConfig(rank=3)), torch.randn(2, 4, 6), step())  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+def test_segment_ids_are_integers(dtype: torch.dtype) -> None:
+    model = adapted(write="message")
+    step = Step(deltamem.new_state(model), segment_ids=torch.zeros(1, 4, dtype=dtype))
+    with pytest.raises(ValueError, match="segment_ids must be integers, not torch"):
+        model(tokens(1, 4), memory=step)
+
+
+def test_missing_segment_ids_tell_where_to_get_them() -> None:
+    model = adapted(write="message")
+    with pytest.raises(ValueError, match=r"deltamem\.encode_chat\(\.\.\.\)\.segment has them"):
+        model(tokens(1, 4), memory=Step(deltamem.new_state(model)))
 
 
 def test_only_writable_tokens_write_and_all_read() -> None:

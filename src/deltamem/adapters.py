@@ -1,6 +1,5 @@
 """Adapters between models, folders and the Hub."""
 
-import re
 import tempfile
 import warnings
 from dataclasses import replace
@@ -21,9 +20,9 @@ from deltamem.checkpoint import (
     read_adapter,
     write_adapter,
 )
+from deltamem.origin import HUB_ID, find_origin
 from deltamem.release import RELEASE_CONFIG_FILE, RELEASE_TENSOR_FILE, read_release
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FILES = [CONFIG_FILE, TENSOR_FILE, RELEASE_CONFIG_FILE, RELEASE_TENSOR_FILE]
 
 
@@ -207,12 +206,14 @@ def backbone_shape(model: nn.Module) -> BackboneShape:
 
 
 def hub_origin(model: nn.Module) -> tuple[str | None, str | None]:
-    """The Hub id and commit that a model was loaded from; ``None`` for a local folder."""
-    config = getattr(model, "config", None)
-    origin = getattr(config, "_name_or_path", None) or ""
-    if not _HUB_ID.fullmatch(origin) or Path(origin).exists():
-        return None, None
-    return origin, getattr(config, "_commit_hash", None)
+    """The Hub id and commit that a model was loaded from; ``None`` for a local folder.
+
+    For an attached model it is what was so when it was attached to.
+    """
+    try:
+        return attached(model).origin
+    except ValueError:
+        return find_origin(model)
 
 
 def read_adapter_from(source: str | Path, *, revision: str | None = None) -> AdapterFile:
@@ -222,7 +223,7 @@ def read_adapter_from(source: str | Path, *, revision: str | None = None) -> Ada
         AdapterFileError: there is none, or it is damaged.
     """
     folder = Path(source)
-    if not folder.exists() and _HUB_ID.fullmatch(str(source)):
+    if not folder.exists() and HUB_ID.fullmatch(str(source)):
         folder = _download(str(source), revision)
     if not folder.is_dir():
         raise AdapterFileError(f"There is no adapter folder {source}, and it is no Hub id (owner/name) either.")

@@ -12,6 +12,7 @@ from deltamem.calls import MemoryCalls
 from deltamem.config import DeltaMemConfig
 from deltamem.initial import fresh_memory
 from deltamem.memory import DeltaMemory
+from deltamem.origin import find_origin
 from deltamem.state import MemoryState
 from deltamem.steering import SteeredAttention
 
@@ -50,6 +51,7 @@ class Attachment(MemoryCalls):
             )
         sites = find_attention(model)
         super().__init__(model, base_model(model, sites), sites)
+        self.origin = find_origin(model)
         self.configs: dict[str, DeltaMemConfig] = {}
         self._steered: dict[int, SteeredAttention] = {}
         self._frozen = [p for p in model.parameters() if p.requires_grad]
@@ -161,9 +163,12 @@ class Attachment(MemoryCalls):
         delattr(self.model, _KEY)
 
     def _known(self, name: str | None) -> str:
+        known = ", ".join(self.configs) or "none"
+        if name is None:
+            raise ValueError(f"No adapter is active, because the memory is disabled; name one of: {known}.")
         if name not in self.configs:
-            raise ValueError(f"There is no adapter {name!r}; there are: {', '.join(self.configs) or 'none'}.")
-        return str(name)
+            raise ValueError(f"There is no adapter {name!r}; there are: {known}.")
+        return name
 
     def _steer(self, number: int) -> SteeredAttention:
         if number not in self._steered:

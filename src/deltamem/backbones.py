@@ -185,12 +185,14 @@ def _width(attention: nn.Module, name: str) -> int:
 def _weight(site: AttentionSite, name: str) -> Tensor:
     module = _unwrapped(_module(site.module, name))
     weight = getattr(module, "weight", None)
-    if isinstance(weight, Tensor) and type(weight) not in (Tensor, nn.Parameter):
-        weight = weight.dequantize()
-    if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.is_floating_point():
+    if isinstance(weight, Tensor):
+        if type(weight).dequantize is not Tensor.dequantize:  # torch's own is for quantised dtypes
+            weight = weight.dequantize()
+        weight = weight.t() if _is_transposed(module) else weight
+    wanted = (_width(site.module, name), getattr(module, "nx" if _is_transposed(module) else "in_features", None))
+    if not isinstance(weight, Tensor) or weight.shape != wanted or not weight.is_floating_point():
         raise ValueError(
             f"{site.path}.{name} ({type(module).__name__}) does not give its weight, which init='base_slice' "
             "needs; use init='random' or init='zero'."
         )
-    weight = weight.detach().to(torch.float32)
-    return weight.t() if _is_transposed(module) else weight
+    return weight.detach().to(torch.float32)

@@ -11,6 +11,8 @@ from deltamem.ops import decode
 from deltamem.state import MemoryState, OpenSegment
 from deltamem.writing import ReadPlan, SegmentPlan, TokenPlan, WritePlan, plan_segments
 
+_INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
+
 
 class Step:
     """Passed to a model as ``model(input_ids, memory=step)``; afterwards ``step.new_state`` is the new memory.
@@ -57,8 +59,8 @@ class Step:
         """The write plan of this pass, once the pass has begun."""
         if self._plan is None:
             raise RuntimeError(
-                "This memory step never met the model's base module: pass memory= to the model that "
-                "deltamem.attach() was given, not to one of its layers."
+                "This memory step never met a memory: pass memory= to the model that deltamem.attach() was given, "
+                "not to one of its layers, and not while its memory is disabled."
             )
         return self._plan
 
@@ -98,8 +100,10 @@ class Step:
         if ids is None:
             raise ValueError(
                 f"This adapter writes once a {config.write} and needs segment ids: pass segment_ids "
-                "(deltamem.chat.segment_ids makes them from messages), or write=False to read only."
+                "(deltamem.encode_chat(...).segment has them for messages), or write=False to read only."
             )
+        if ids.dtype not in _INTEGERS:
+            raise ValueError(f"segment_ids must be integers, not {ids.dtype}.")
         if ids.shape != (batch, length):
             raise ValueError(f"segment_ids has shape {tuple(ids.shape)}; wanted [{batch}, {length}].")
         if self.state.open is None:
