@@ -21,6 +21,7 @@ from sqlalchemy import event
 
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
+from deltamem.serve.logs import JsonFormatter
 from deltamem.serve.server import Server
 from deltamem.serve.settings import Settings
 from deltamem.store import SessionStore
@@ -49,13 +50,15 @@ def refused(reply: httpx.Response, reason: str) -> None:
     assert "\n" not in error["message"]
 
 
-def test_a_locked_database_refuses_and_then_goes_on(tmp_path: Path) -> None:
+def test_a_locked_database_refuses_and_then_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = SessionStore.open(f"sqlite:///{tmp_path}/sessions.db", timeout=0.2, keep_messages=True)
     with running(server_on(store)) as url, httpx.Client(base_url=url, timeout=60) as http:
         assert turn(http).json()["memory"]["version"] == 2
         other = sqlite3.connect(tmp_path / "sessions.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         refused(turn(http), "held its lock")
+        told = json.loads(JsonFormatter().format(next(record for record in caplog.records if record.exc_info)))
+        assert f"{tmp_path}/sessions.db" in told["reason"]
         refused(turn(http, "new"), "held its lock")
         refused(http.delete("/v1/sessions/s"), "held its lock")
         # What only reads goes on.

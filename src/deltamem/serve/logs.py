@@ -6,6 +6,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from deltamem.store import SchemaError, UnavailableError
+
 _FIELDS = ("request_id", "method", "route", "status", "seconds", "tenant", "key", "prompt_tokens", "completion_tokens")
 
 
@@ -24,6 +26,8 @@ class JsonFormatter(logging.Formatter):
         line |= {name: getattr(record, name) for name in _FIELDS if getattr(record, name, None) is not None}
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = record.exc_info[0].__name__
+            if isinstance(record.exc_info[1], (UnavailableError, SchemaError)):
+                line["reason"] = str(record.exc_info[1])  # names the database, which the client is not told
             line["trace"] = self._places(record)
         return json.dumps(line)
 
