@@ -171,7 +171,7 @@ def test_printed_averages_follow_from_their_columns_but_one() -> None:
 def test_a_method_that_was_asked_less_says_so() -> None:
     found = [record for record in records() if record.method != "multi" or record.item in ("0/0", "0/1")]
     page = to_markdown(contents(found))
-    assert rows(page, "multi")[0][2] == "2"
+    assert rows(page, "multi")[0][2] == "2 of 2 items"
     assert rows(page, "none")[0][2] == "8"
     assert "Only some of the questions were asked of multi." in page
     assert "Only some" not in to_markdown(contents(records()))

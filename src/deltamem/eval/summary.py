@@ -22,6 +22,7 @@ class MethodSummary:
     Attributes:
         method: its name.
         questions: how many it answered.
+        items: of how many items; of fewer than six, intervals are over questions.
         mean: of the main metric over questions, with its interval.
         averages: the mean by each of the task's ways to average, the published way first.
         categories: by category, in the task's order.
@@ -35,6 +36,7 @@ class MethodSummary:
 
     method: str
     questions: int
+    items: int
     mean: Interval
     averages: dict[str, float]
     categories: dict[str, Interval]
@@ -130,6 +132,7 @@ def _method(
     return MethodSummary(
         method=name,
         questions=len(records),
+        items=len({record.item for record in records}),
         mean=_mean(records),
         averages={kind: _average(records, kind) for kind in records[0].averages},
         categories={one: _mean([r for r in records if r.category == one]) for one in categories},

@@ -14,7 +14,7 @@ from deltamem.eval.report.curves import curves
 from deltamem.eval.report.examples import examples
 from deltamem.eval.report.learning import TrainingLog, learning
 from deltamem.eval.statistics import EXPLAINED, LEAST_ITEMS, Difference, Interval
-from deltamem.eval.summary import TaskSummary, summarise
+from deltamem.eval.summary import MethodSummary, TaskSummary, summarise
 
 _AVERAGES = {
     "question": "over questions",
@@ -53,6 +53,11 @@ def contents(
     return [*blocks, *paper_table(tasks, records), *learning(trainings)]
 
 
+def questions(method: MethodSummary) -> str:
+    """How many questions a method was asked; of few items also of how many, as intervals are over questions then."""
+    return f"{method.questions:,}" + (f" of {method.items} items" if method.items < LEAST_ITEMS else "")
+
+
 def percent(interval: Interval) -> str:
     """A rate and its interval, in percent."""
     return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
@@ -75,12 +80,11 @@ def _about(records: Sequence[Record]) -> str:
 def _task(task: TaskSummary, records: Sequence[Record], absent: Mapping[str, str]) -> list[Block]:
     names = [method.method for method in task.methods]
     controls = frozenset(name for name in names if is_control(name))
-    few = f" Intervals are over the questions of {task.items} items." if task.items < LEAST_ITEMS else ""
     return [
         Heading(f"{task.task}, protocol {task.protocol}"),
         Paragraph(
             f"{task.items:,} items, {task.questions:,} questions. Metric: {task.metric}. Backbone: "
-            f"{', '.join(filter(None, task.models)) or 'not named'}. Data: {', '.join(task.revisions)}.{few}"
+            f"{', '.join(filter(None, task.models)) or 'not named'}. Data: {', '.join(task.revisions)}."
         ),
         _main_table(task, controls, absent),
         Paragraph(_reading(task)),
@@ -99,7 +103,7 @@ def _main_table(task: TaskSummary, controls: frozenset[str], absent: Mapping[str
         head += ["needs memory, %", "answerable without, %"]
     rows = []
     for method in task.methods:
-        row = [method.method, describe_method(method.method), f"{method.questions:,}", percent(method.mean)]
+        row = [method.method, describe_method(method.method), questions(method), percent(method.mean)]
         row += [verdict(method.differences.get(name)) for name in task.references]
         if task.known is not None:
             row += ["–" if part is None else percent(part) for part in (method.unknown, method.known)]

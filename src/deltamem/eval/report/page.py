@@ -39,7 +39,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; ma
 dt { color: var(--quiet); } dd { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--shade); padding: .6rem; font-size: 12px; }
 """
-_NUMBER = re.compile(r"([-+]?[\d.,]+|–)( \| [\d.]+)?")
+_NUMBER = re.compile(r"([-+]?[\d.,]+|–)( \| [\d.]+| of \d items)?")
 _INTERVAL = re.compile(r"([-+]?[\d.]+) (\[[-+\d., ]+\])(?: (better|worse|cannot tell))?")
 _MARKDOWN = re.compile(r"([\\`*_<>#|~]|(?<=\])[(:])")
 _NUMBERS, _WORDS = "---:", "---"

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deltamem.eval.methods import is_control
-from deltamem.eval.report.contents import percent, verdict
+from deltamem.eval.report.contents import percent, questions, verdict
 from deltamem.eval.runner import Estimate
 from deltamem.eval.summary import TaskSummary
 
@@ -26,7 +26,7 @@ def print_summary(tasks: Sequence[TaskSummary]) -> None:
         needs = ["needs memory"] if task.known is not None else []
         table = _table("method", "questions", "mean", *(f"against {name}" for name in task.references), *needs)
         for method in task.methods:
-            cells = [f"{method.questions:,}", percent(method.mean)]
+            cells = [questions(method), percent(method.mean)]
             cells += [verdict(method.differences.get(name)) for name in task.references]
             if needs:
                 cells.append("–" if method.unknown is None else percent(method.unknown))
