@@ -149,6 +149,16 @@ def test_a_bfloat16_backbone_keeps_a_float32_state() -> None:
     assert step.new_state.states[0].dtype == torch.float32
 
 
+def test_a_rank_beyond_the_compiled_loop_works_on_a_cpu() -> None:
+    model, ids = adapted(rank=129, alpha=129.0), tokens(1, 6)
+    whole, split = Step(live_state(model)), deltamem.memory_cache(model, live_state(model))
+    with torch.no_grad():
+        model(ids, memory=whole)
+        for token in ids.split(1, 1):
+            model(token, past_key_values=split)
+    assert_same_state(split.memory, whole.new_state, 1e-4)
+
+
 class OddAttention(nn.Module):
     """An attention of its own kind, which returns a tensor and names its projections in its own way."""
 

@@ -36,7 +36,7 @@ def shut_and_open(inputs: Arguments) -> Arguments:
     return [*inputs[:3], *gates, inputs[6]]
 
 
-def outputs_and_gradients(inputs: Arguments, mask: Tensor | None, backend: str) -> list[Tensor]:
+def outputs_and_gradients(inputs: Arguments, mask: Tensor | None, backend: str | None) -> list[Tensor]:
     """Reads, final state, and the gradients of all inputs from a random combination of both."""
     inputs = [x.detach().requires_grad_() for x in inputs]
     reads, final = scan(*inputs, mask, backend=backend)
@@ -46,7 +46,7 @@ def outputs_and_gradients(inputs: Arguments, mask: Tensor | None, backend: str) 
     return [reads.detach(), final.detach(), *grads]
 
 
-def assert_as_defined(inputs: Arguments, mask: Tensor | None, backend: str) -> None:
+def assert_as_defined(inputs: Arguments, mask: Tensor | None, backend: str | None) -> None:
     """Outputs and gradients of `backend` are those of the definition in double precision."""
     got = outputs_and_gradients(inputs, mask, backend)
     wanted = outputs_and_gradients([x.double() for x in inputs], mask, "reference")

@@ -143,14 +143,24 @@ def test_rank_zero_is_refused():
         scan(*(torch.zeros(1, 2, 1, 0) for _ in range(6)), torch.zeros(1, 1, 0, 0))
 
 
-def test_a_rank_too_large_for_the_compiled_loop_is_refused():
+def test_a_rank_too_large_for_the_compiled_loop_is_scanned_by_chunks():
+    inputs = arguments(1, 3, 1, 129)
+    assert_as_defined(inputs, None, None)
     with pytest.raises(ValueError, match="takes R up to 128, got 129; use backend='chunked'"):
-        scan(*(torch.zeros(1, 1, 1, 129) for _ in range(6)), torch.zeros(1, 1, 129, 129))
+        scan(*inputs, backend="cpu")
+
+
+@pytest.mark.parametrize("backend", BACKENDS[:3])
+@pytest.mark.parametrize(("batch", "states"), [(0, 2), (2, 0)])
+def test_nothing_to_scan_gives_nothing(backend: str, batch: int, states: int):
+    inputs = arguments(batch, 5, states, 4)
+    reads, final = scan(*inputs, backend=backend)
+    assert (reads.shape, final.shape) == (inputs[0].shape, inputs[6].shape)
 
 
 def test_the_cpu_backend_needs_cpu_tensors():
     with pytest.raises(ValueError, match="backend 'cpu' needs tensors on the CPU, got cuda"):
-        backends.choose("cpu", torch.device("cuda"))
+        backends.choose("cpu", torch.device("cuda"), 8)
 
 
 def test_backends_of_devices():
@@ -163,5 +173,5 @@ def test_cuda_without_triton_says_so_once(monkeypatch: pytest.MonkeyPatch, caplo
     monkeypatch.setattr(backends, "_HAS_TRITON", False)
     backends._say_triton_is_missing.cache_clear()
     assert "triton is not installed" in backend_reason("cuda")
-    assert [backends.choose(None, torch.device("cuda", i)) for i in range(2)] == ["chunked", "chunked"]
+    assert [backends.choose(None, torch.device("cuda", i), 8) for i in range(2)] == ["chunked", "chunked"]
     assert [record.name for record in caplog.records] == ["deltamem.ops.backends"]

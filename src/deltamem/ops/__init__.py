@@ -39,7 +39,7 @@ def scan(
         state: the memory before the first token, [B, N, R, R].
         mask: bool [B, T], True for real tokens; a masked token reads zeros and leaves the state as it was.
             None: all tokens are real.
-        backend: one of BACKENDS; None takes `backend_for(q.device)`.
+        backend: one of BACKENDS; None takes `backend_for(q.device)`, or "chunked" where that is "cpu" and R above 128.
 
     Returns:
         The reads [B, T, N, R] and the state after the last token [B, N, R, R].
@@ -49,11 +49,10 @@ def scan(
     a token. The state stays bounded while 0 <= keep <= 1 and |keep - erase |k|^2| <= 1, as normalised keys ensure.
 
     Raises:
-        ValueError: a wrong shape, dtype, device or backend; says which argument and what was wanted. The compiled
-            loop takes R up to 128.
+        ValueError: a wrong shape, dtype, device or backend; says which argument and what was wanted.
     """
     check(q, k, v, keep, erase, write, state, mask)
-    backend = choose(backend, q.device)
+    backend = choose(backend, q.device, q.shape[-1])
     if backend == "reference":
         return reference.scan(q, k, v, keep, erase, write, state, mask)
     if backend == "chunked":

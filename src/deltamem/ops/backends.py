@@ -9,6 +9,9 @@ import torch
 BACKENDS = ("reference", "cpu", "chunked", "triton")
 """The definition, the numba loop, plain PyTorch by chunks, and the GPU kernels."""
 
+MOST = 128
+"""The largest R of the compiled loop: four tiles are on the stack, which on some systems is 512 KB for a thread."""
+
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _log = logging.getLogger(__name__)
 
@@ -23,13 +26,15 @@ def backend_reason(device: torch.device | str) -> str:
     return _default(torch.device(device).type)[1]
 
 
-def choose(backend: str | None, device: torch.device) -> str:
-    """The backend asked for, or the default of `device`.
+def choose(backend: str | None, device: torch.device, rank: int) -> str:
+    """The backend asked for, or the default of `device`; "chunked" where R is more than the compiled loop takes.
 
     Raises ValueError for a name that is none of BACKENDS, and for "cpu" on another device.
     """
     if backend is None:
         backend = _default(device.type)[0]
+        if backend == "cpu" and rank > MOST:
+            return "chunked"
         if backend == "chunked" and device.type == "cuda" and not torch.compiler.is_compiling():
             _say_triton_is_missing()
     elif backend not in BACKENDS:

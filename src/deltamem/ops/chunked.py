@@ -91,7 +91,7 @@ def _segment(
 def _chunks(x: Tensor, neutral: float) -> Tensor:
     """[B, T, N, R] -> [B, N, chunks, CHUNK, R], the last chunk filled up with neutral tokens."""
     x = pad(x, (0, 0, 0, 0, 0, -x.shape[1] % CHUNK), value=neutral)
-    return x.reshape(x.shape[0], -1, CHUNK, *x.shape[2:]).permute(0, 3, 1, 2, 4)
+    return x.reshape(x.shape[0], x.shape[1] // CHUNK, CHUNK, *x.shape[2:]).permute(0, 3, 1, 2, 4)
 
 
 def _decay(keep: Tensor) -> Tensor:

@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 from numba import cfunc, types
 
+from .backends import MOST
 from .cpu_vector import FLOATS, load, mul, mul_add, neg, spread, stack, store
 
 BLOCK = 64
 """The gradient keeps one state every BLOCK tokens and recomputes those between."""
-
-MOST = 128
-"""The largest R: a kernel's four tiles are on the stack, which on some systems is 512 KB for a thread."""
 
 _MASK = types.CPointer(types.uint8)
 _COUNTS = (types.int64,) * 5  # masked, T, N, first row, row after the last

@@ -15,10 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .backends import unwatched
+from .backends import MOST, unwatched
 
-MOST = 128
-"""The largest R."""
 ROWS = 8
 """The largest batch: for more rows a product of matrices is the faster way to project and to correct."""
 
