@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from deltamem.eval.published import (
     ABLATIONS,
-    CATEGORIES,
     F1,
     NO_CONTEXT,
     QUESTIONS,
@@ -84,7 +83,7 @@ def beside(task: TaskSummary, records: Sequence[Record]) -> list[Block]:
         differs = ", ".join(_differs(task, row, records, method)) if method else ""
         table.append([row.label, row.model, *cells, differs])
     said = f"{SOURCE}, in percent; ours follows after the stroke where the method ran."
-    if CATEGORIES.get(task.task) and task.protocol != NO_CONTEXT:
+    if _QUESTIONS in names:
         said += f" “{_ALL}” is as printed; the published means over questions and categories follow from the columns."
     if task.protocol == NO_CONTEXT:
         said += " These are from a figure, which does not say which writes the memory had."
