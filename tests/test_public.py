@@ -1,5 +1,6 @@
 """The public names: complete, sorted and documented."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -31,13 +32,14 @@ def test_the_public_names_are_sorted_and_exist() -> None:
         assert documented(name, getattr(deltamem, name)), name
 
 
-def test_nothing_public_is_left_out() -> None:
-    own = {
-        name
-        for name, value in vars(deltamem).items()
-        if not name.startswith("_") and getattr(value, "__module__", "").startswith("deltamem")
-    }
-    assert own <= set(deltamem.__all__)
+def test_the_public_names_are_told_alike_to_people_type_checkers_and_python() -> None:
+    """They are loaded by ``_HOMES``, checked by the imports that a type checker sees, and listed in ``__all__``."""
+    homes = {(f"deltamem.{home}", name) for home, names in deltamem._HOMES.items() for name in names.split()}
+    tree = ast.parse(inspect.getsource(deltamem))
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in checked.body if isinstance(node, ast.ImportFrom)]
+    assert {(node.module, alias.name) for node in imports for alias in node.names} == homes
+    assert {name for _, name in homes} | {"__version__"} == set(deltamem.__all__)
 
 
 def public_members(module: ModuleType) -> list[tuple[str, Any]]:
