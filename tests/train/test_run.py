@@ -30,9 +30,9 @@ def written(path: Path, values: dict[str, Any]) -> Path:
     return path
 
 
-def losses(folder: Path) -> list[float]:
+def losses(folder: Path, name: str = "loss") -> list[float]:
     history = json.loads((folder / "history.json").read_text())
-    return [entry["loss"] for entry in history if "loss" in entry]
+    return [entry[name] for entry in history if name in entry]
 
 
 def adapter(folder: Path) -> dict[str, torch.Tensor]:
@@ -194,8 +194,9 @@ SPLIT: dict[str, Any] = {
 
 
 def assert_as_one(two: Path, one: Path) -> None:
-    """Two processes came to the losses, weights and measures of one."""
+    """Two processes came to the losses, gradients (their norm at every update), weights and measures of one."""
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    assert losses(two, "grad_norm") == pytest.approx(losses(one, "grad_norm"), rel=1e-3)
     torch.testing.assert_close(adapter(two), adapter(one), rtol=1e-3, atol=1e-4)
     found, expected = (json.loads((folder / "metrics.json").read_text()) for folder in (two, one))
     assert found["processes"] == 2
@@ -231,34 +232,51 @@ SHRUNK = {
 }
 
 
-@pytest.mark.parametrize("strategy", ["tsw", "ssw", "msw"])
-@pytest.mark.parametrize("name", ["qwen3-4b-instruct-2507", "qwen3-8b", "smollm3-3b"])
-def test_a_recipe_of_the_paper_trains_its_architecture_made_small(tmp_path: Path, name: str, strategy: str) -> None:
+def small_backbone(shape: dict[str, Any], vocabulary: int) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from deltamem.demo.tokenizer import build_tokenizer
-
-    shape = dict(load_recipe(RECIPES / name / f"{strategy}.yaml").backbone.shape or {})
-    tokenizer = build_tokenizer()
+    kind = shape.pop("model_type")
     if "head_dim" in shape:
         shape["head_dim"] = 8
-    shape |= SHRUNK | {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1}
+    shape |= SHRUNK | {"vocab_size": vocabulary, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1}
+    config: Any = AutoConfig.for_model(kind, **shape)
+    if kind == "gemma3_text":
+        # The published model sees too; what is trained is the text model inside it.
+        eyes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        places = {f"{name}_token_index": vocabulary - 1 - i for i, name in enumerate(("image", "boi", "eoi"))}
+        vision = {**eyes, "image_size": 28, "patch_size": 14}
+        config = AutoConfig.for_model(
+            "gemma3", text_config=config.to_dict(), vision_config=vision, mm_tokens_per_image=4, **places
+        )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(shape.pop("model_type"), **shape))
-    model.save_pretrained(tmp_path / "backbone")
+    return AutoModelForCausalLM.from_config(config)
+
+
+PAPERS = [
+    f"{name}/{kind}" for name in ("qwen3-4b-instruct-2507", "qwen3-8b", "smollm3-3b") for kind in ("tsw", "ssw", "msw")
+]
+
+
+@pytest.mark.parametrize("name", [*PAPERS, "llama-3.2-3b", "gemma-3-4b", "small-gpu"])
+def test_a_recipe_trains_its_architecture_made_small(tmp_path: Path, name: str) -> None:
+    from deltamem.demo.tokenizer import build_tokenizer
+
+    file, tokenizer = RECIPES / f"{name}.yaml", build_tokenizer()
+    small_backbone(dict(load_recipe(file).backbone.shape or {}), len(tokenizer)).save_pretrained(tmp_path / "backbone")
     tokenizer.save_pretrained(tmp_path / "backbone")
     chats = tmp_path / "chats.jsonl"
     turns = [("user", "My name is Ada."), ("assistant", "Nice."), ("user", "Who am I?"), ("assistant", "Ada.")]
     line = json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]})
     chats.write_text(f"{line}\n" * 12, "utf-8")
     found = load_recipe(
-        RECIPES / name / f"{strategy}.yaml",
+        file,
         [
             f"backbone.model={tmp_path / 'backbone'}",
             f"data.path={chats}",
             f"data.cache_dir={tmp_path / 'cache'}",
             f"output.folder={tmp_path / 'run'}",
             "schedule.batch=4",
+            *(["evaluation={}"] if name == "small-gpu" else []),
         ],
     )
     outcome = run(found)

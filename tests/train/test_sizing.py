@@ -32,7 +32,7 @@ def results(found: Recipe, values: dict[str, float]) -> Results:
     points = []
     for point in sweep.points:
         numbers = {"state_bytes": point.recipe.adapter.states * point.recipe.adapter.rank**2, "parameters": 1}
-        runs = {0: {found.evaluation.metric: values[point.name], **numbers}} if point.name in values else {}
+        runs = {0: {found.auto.metric: values[point.name], **numbers}} if point.name in values else {}
         points.append(PointResults(point, runs, {} if runs else {0: "it broke"}, {}))
     return Results(sweep, tuple(points), "a machine")
 
@@ -69,7 +69,7 @@ def test_a_run_by_epochs_is_shortened_too(tmp_path: Path) -> None:
 def test_the_smallest_within_the_margin_is_taken(
     tmp_path: Path, metric: str, values: list[float], chosen: tuple[int, int]
 ) -> None:
-    found = sized(tmp_path, evaluation={"metric": metric})
+    found = sized(tmp_path, auto={"metric": metric})
     names = ["rank-2_states-1", "rank-2_states-2", "rank-8_states-1", "rank-8_states-2"]
     choice = choose_size(found, results(found, dict(zip(names, values, strict=True))))
     adapter = choice.recipe.adapter
@@ -114,8 +114,8 @@ def test_the_command_sizes_and_then_trains(tmp_path: Path, capfd: pytest.Capture
     runs = {rank: tmp_path / "run" / "sizes" / f"rank-{rank}_states-1" / "seed-1" for rank in (1, 2)}
     numbers = {rank: json.loads((folder / "metrics.json").read_text("utf-8")) for rank, folder in runs.items()}
     assert {found["steps"] for found in numbers.values()} == {2}
-    best = min(numbers, key=lambda rank: numbers[rank]["measured"]["own_loss"])
-    assert f"rank-{best}_states-1 is the smallest whose own_loss" in err
+    best = max(numbers, key=lambda rank: (numbers[rank]["measured"]["recall"], -rank))
+    assert f"rank-{best}_states-1 is the smallest whose recall" in err
     assert f"{tmp_path / 'run'}: 4 updates." in out
     trained = load_recipe(tmp_path / "run" / "recipe.yaml")
     assert (trained.adapter.rank, trained.schedule.steps) == (best, 4)

@@ -77,7 +77,7 @@ def _plan(recipe: "Recipe", as_json: bool) -> None:
         print(json.dumps(plan, indent=2))
         return
     for name, value in plan.items():
-        print(f"{name.replace('_', ' '):26}{value:,}" if isinstance(value, int) else f"{name:26}{value}")
+        print(f"{name.replace('_', ' '):26}{'unknown' if value is None else f'{value:,}'}")
 
 
 def _tell(outcome: "Outcome", as_json: bool) -> None:

@@ -102,7 +102,7 @@ class Schedule(Section):
         micro_batch: episodes a process takes at once.
         kind: how the learning rate falls after the warm-up.
         warm_up: the share of the updates in which it rises from 0.
-        samples: how many episodes the data is expected to give; only ``--dry-run`` uses it.
+        samples: how many episodes the data is expected to give, held-out ones included; only ``--dry-run`` uses it.
     """
 
     epochs: PositiveFloat | None = None
@@ -200,13 +200,15 @@ class AutoSize(Section):
     Attributes:
         ranks: the ranks to try.
         states: the numbers of states to try.
-        margin: how much worse than the best a size may be, in the unit of ``evaluation.metric``.
+        metric: what sizes are compared in.
+        margin: how much worse than the best a size may be, in the unit of the metric.
         share: the length of a short run, as a share of the recipe's steps or epochs.
         changes: what else is different in a short run: keys with dots, and values.
     """
 
     ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (4, 8, 16)
     states: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4)
+    metric: Metric = "recall"
     margin: NonNegativeFloat = 0.02
     share: Annotated[float, Field(gt=0, le=1)] = 0.25
     changes: dict[str, Any] = Field(default_factory=dict)

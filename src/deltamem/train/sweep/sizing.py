@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deltamem.train.arguments import HIGHER_IS_BETTER
 from deltamem.train.recipe import Recipe
-from deltamem.train.recipefile import RecipeError
+from deltamem.train.recipefile import RecipeError, set_value
 from deltamem.train.sweep.plan import Sweep, SweepOptions, plan_sweep
 from deltamem.train.sweep.results import PointResults, Results
 
@@ -41,9 +41,11 @@ def plan_sizes(recipe: Recipe) -> Sweep:
     else:
         schedule["epochs"] *= auto.share
     gain = recipe.adapter.alpha / recipe.adapter.rank
+    for key, value in auto.changes.items():
+        set_value(values, key, value)
     ranks = [{"label": rank, "adapter.rank": rank, "adapter.alpha": gain * rank} for rank in sorted(set(auto.ranks))]
-    states = [{"label": count, "adapter.states": count, **auto.changes} for count in sorted(set(auto.states))]
-    options = SweepOptions(axes={"rank": tuple(ranks), "states": tuple(states)}, grid=True, seeds=(recipe.seed,))
+    axes = {"rank": tuple(ranks), "adapter.states": tuple(sorted(set(auto.states)))}
+    options = SweepOptions(axes=axes, grid=True, seeds=(recipe.seed,))
     return plan_sweep("sizes", values, options, Path(recipe.output.folder) / FOLDER)
 
 
@@ -57,7 +59,7 @@ def choose_size(recipe: Recipe, results: Results) -> Choice:
     Raises:
         ValueError: no run has numbers.
     """
-    metric, margin = recipe.evaluation.metric, recipe.auto.margin
+    metric, margin = recipe.auto.metric, recipe.auto.margin
     sign = 1 if HIGHER_IS_BETTER[metric] else -1
     known = [(found, sign * value) for found in results.points if (value := found.first(metric)) is not None]
     if not known:
