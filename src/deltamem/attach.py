@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from deltamem.backbones import base_model, find_attention, put_module
 from deltamem.cache import MemoryCache
-from deltamem.calls import MemoryCalls
+from deltamem.calls import ActiveAdapter, MemoryCalls
 from deltamem.config import DeltaMemConfig
 from deltamem.initial import fresh_memory
 from deltamem.memory import DeltaMemory
@@ -41,16 +41,26 @@ class ParameterReport:
         )
 
 
-class Attachment(MemoryCalls):
-    """The memories on one model. :func:`attach` makes it; :func:`attached` finds it again."""
+class Attachment:
+    """The memories on one model. :func:`attach` makes it; :func:`attached` finds it again.
+
+    Attributes:
+        model: the model.
+        base: its innermost model, which holds all attention layers.
+        sites: those layers.
+        origin: the Hub id and commit of the backbone, where known.
+        configs: the adapters' configurations by name.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         if any(isinstance(module, SteeredAttention) for module in model.modules()):
             raise ValueError(
                 "A part of this model, or the model that it is part of, carries a memory already; use that one."
             )
-        sites = find_attention(model)
-        super().__init__(model, base_model(model, sites), sites)
+        self.model = model
+        self.sites = find_attention(model)
+        self.base = base_model(model, self.sites)
+        self._calls = MemoryCalls(model, self.base, self.sites)
         self.origin = find_origin(model)
         self.configs: dict[str, DeltaMemConfig] = {}
         self._steered: dict[int, SteeredAttention] = {}
@@ -60,15 +70,18 @@ class Attachment(MemoryCalls):
         setattr(model, _KEY, self)
 
     @property
+    def active(self) -> str | None:
+        """The name of the active adapter; ``None`` while the memory is disabled."""
+        return None if self._calls.adapter is None else self._calls.adapter.name
+
+    @property
     def config(self) -> DeltaMemConfig:
         """The configuration of the active adapter.
 
         Raises:
             RuntimeError: none is active.
         """
-        if self.active is None:
-            raise RuntimeError("No adapter is active: the memory is disabled.")
-        return self.configs[self.active]
+        return self._adapter.config
 
     def add(self, name: str, config: DeltaMemConfig) -> None:
         """Adds an adapter with fresh weights and makes it active.
@@ -115,7 +128,7 @@ class Attachment(MemoryCalls):
         """
         if name is not None:
             self._known(name)
-        self.active = name
+        self._calls.adapter = None if name is None else ActiveAdapter(name, tuple(self.memories(name)))
         for steered in self._steered.values():
             steered.active = name if name in steered.index else None
 
@@ -130,16 +143,18 @@ class Attachment(MemoryCalls):
         return self.configs[self._known(name or self.active)].select_layers(len(self.sites))
 
     def new_state(self, batch: int = 1) -> MemoryState:
-        """An empty memory for ``batch`` sessions under the active adapter."""
-        config, memories = self.config, self.memories()
-        return MemoryState.zeros(
-            len(memories),
-            batch,
-            config.states,
-            config.rank,
-            pending=memories[0].pending_width if config.writes_segments else 0,
-            device=memories[0].projection.device,
-        )
+        """An empty memory for ``batch`` sessions under the active adapter.
+
+        Raises:
+            RuntimeError: none is active.
+        """
+        return self._adapter.new_state(batch)
+
+    def new_cache(
+        self, state: MemoryState | None = None, *, write: bool = True, segment_ids: Tensor | None = None
+    ) -> MemoryCache:
+        """A cache for generation that starts from ``state`` (empty by default)."""
+        return MemoryCache(self.base.config, state, write=write, segment_ids=segment_ids)
 
     def report(self) -> ParameterReport:
         """Counts parameters; works on the meta device too."""
@@ -159,8 +174,14 @@ class Attachment(MemoryCalls):
         self.configs.clear()
         for parameter in self._frozen:
             parameter.requires_grad_(True)
-        self.release()
+        self._calls.release()
         delattr(self.model, _KEY)
+
+    @property
+    def _adapter(self) -> ActiveAdapter:
+        if self._calls.adapter is None:
+            raise RuntimeError("No adapter is active: the memory is disabled.")
+        return self._calls.adapter
 
     def _known(self, name: str | None) -> str:
         known = ", ".join(self.configs) or "none"

@@ -21,7 +21,7 @@ class MemoryCache(DynamicCache):
     search no keys and values are left, because those of a sequence that ended early are gone.
 
     Args:
-        config: the backbone's text configuration.
+        config: the backbone's configuration.
         memory: the state to start from, one row a prompt; ``None`` starts empty.
         write: ``False`` reads the memory and leaves it unchanged.
         segment_ids: ``[B, T]`` ids of the prompt's tokens, for adapters that write segments. Tokens
@@ -36,7 +36,7 @@ class MemoryCache(DynamicCache):
         write: bool = True,
         segment_ids: Tensor | None = None,
     ) -> None:
-        super().__init__(config=config)
+        super().__init__(config=config.get_text_config(decoder=True))
         self.memory = memory
         self.write = write
         self.segment_ids = segment_ids

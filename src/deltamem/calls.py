@@ -1,8 +1,8 @@
 """What happens around every call of a model that carries a memory: a step goes in, the new state comes out."""
 
 import inspect
-from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,19 +13,62 @@ from deltamem.backbones import AttentionSite
 from deltamem.cache import MemoryCache
 from deltamem.config import DeltaMemConfig
 from deltamem.generation import GenerateOptions
+from deltamem.memory import DeltaMemory
 from deltamem.state import MemoryState
 from deltamem.step import Step
 
 _PREFILL_CHUNK = 1024
 
 
-class MemoryCalls(ABC):
+@dataclass(frozen=True)
+class ActiveAdapter:
+    """The adapter that a model's calls run with.
+
+    Attributes:
+        name: its name on the model.
+        memories: its layers, in order.
+    """
+
+    name: str
+    memories: tuple[DeltaMemory, ...]
+
+    @property
+    def config(self) -> DeltaMemConfig:
+        """Its configuration."""
+        return self.memories[0].config
+
+    def new_state(self, batch: int = 1) -> MemoryState:
+        """An empty memory for ``batch`` sessions."""
+        config, first = self.config, self.memories[0]
+        pending = first.pending_width if config.writes_segments else 0
+        return MemoryState.zeros(
+            len(self.memories), batch, config.states, config.rank, pending=pending, device=first.projection.device
+        )
+
+    def check(self, state: MemoryState) -> None:
+        """Refuses a memory of another shape.
+
+        Raises:
+            ValueError: it is of another shape.
+        """
+        layers, wanted = len(self.memories), (self.config.states, self.config.rank, self.config.rank)
+        if len(state.states) != layers or state.states[0].shape[1:] != wanted:
+            raise ValueError(
+                f"This memory has {len(state.states)} layers of {tuple(state.states[0].shape[1:])}; the adapter "
+                f"{self.name!r} has {layers} of {wanted}. It belongs to another adapter."
+            )
+
+
+class MemoryCalls:
     """Hooks on a model's base module, and a ``generate`` that puts a memory into its cache.
 
     Args:
         model: a causal language model.
         base: its innermost model, which holds all attention layers.
         sites: those layers.
+
+    Attributes:
+        adapter: the active adapter; ``None`` leaves the bare backbone.
 
     Raises:
         ValueError: the model cannot generate.
@@ -34,10 +77,10 @@ class MemoryCalls(ABC):
     def __init__(self, model: nn.Module, base: PreTrainedModel, sites: list[AttentionSite]) -> None:
         if not hasattr(model, "generate"):
             raise ValueError(f"{type(model).__name__} cannot generate; attach to the causal language model.")
-        self.model = model
-        self.base = base
-        self.sites = sites
-        self.active: str | None = None
+        self.adapter: ActiveAdapter | None = None
+        self._model = model
+        self._base = base
+        self._carried_by_cache = not all(site.family.keywords for site in sites)
         self._arguments = list(inspect.signature(base.forward).parameters)
         self._hooks = [
             base.register_forward_pre_hook(self._before, with_kwargs=True),
@@ -49,35 +92,15 @@ class MemoryCalls(ABC):
         for name, method in ours.items():
             setattr(model, name, method)
 
-    @property
-    @abstractmethod
-    def config(self) -> DeltaMemConfig:
-        """The configuration of the active adapter."""
-
-    @abstractmethod
-    def layer_numbers(self, name: str | None = None) -> tuple[int, ...]:
-        """The numbers of the attention layers that an adapter is on, the active one by default."""
-
-    @abstractmethod
-    def new_state(self, batch: int = 1) -> MemoryState:
-        """An empty memory under the active adapter."""
-
-    def new_cache(
-        self, state: MemoryState | None = None, *, write: bool = True, segment_ids: Tensor | None = None
-    ) -> MemoryCache:
-        """A cache for generation that starts from ``state`` (empty by default)."""
-        config = self.base.config.get_text_config(decoder=True)
-        return MemoryCache(config, state, write=write, segment_ids=segment_ids)
-
     def release(self) -> None:
         """Leaves the model's calls as they were."""
         for hook in self._hooks:
             hook.remove()
         for name, method in self._replaced.items():
             if method is None:
-                delattr(self.model, name)
+                delattr(self._model, name)
             else:
-                setattr(self.model, name, method)
+                setattr(self._model, name, method)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Stands in for the model's own, which would store the backbone under names that no backbone has.
@@ -99,7 +122,7 @@ class MemoryCalls(ABC):
         Raises:
             ValueError: the cache asked for cannot carry a memory, or its memory has not one row a prompt.
         """
-        options = GenerateOptions(kwargs, generation_config, getattr(self.model, "generation_config", None))
+        options = GenerateOptions(kwargs, generation_config, getattr(self._model, "generation_config", None))
         cache = self._generation_cache(options)
         if cache is None:
             return self._generate(inputs, generation_config, *args, **kwargs)
@@ -119,7 +142,7 @@ class MemoryCalls(ABC):
 
     def _generation_cache(self, options: GenerateOptions) -> MemoryCache | None:
         """The call's cache, put into its options; ``None`` if the memory is disabled or no cache is wanted."""
-        if self.active is None or options["use_cache"] is False:
+        if self.adapter is None or options["use_cache"] is False:
             return None
         kind = options["cache_implementation"]
         if kind not in (None, "dynamic", "hybrid"):
@@ -141,7 +164,8 @@ class MemoryCalls(ABC):
                 f"memory= takes a deltamem.Step, not a {type(step).__name__}: pass step = deltamem.Step(state), and "
                 "read step.new_state afterwards."
             )
-        if self.active is None:
+        adapter = self.adapter
+        if adapter is None:
             return (), kwargs
         self._refuse_reentrant()
         tokens = kwargs.get("input_ids")
@@ -156,12 +180,12 @@ class MemoryCalls(ABC):
             if cache is not None:
                 cache.expand(batch)
                 state = cache.memory
-            state = state if state is not None else self.new_state(batch)
+            state = state if state is not None else adapter.new_state(batch)
             step = Step(state, mask=mask) if cache is None else cache.new_step(state, tokens, mask, length)
         elif step.mask is None:
             step.mask = mask
-        self._check_shape(step.state)
-        step.begin(self.config, batch, length, inputs.device)
+        adapter.check(step.state)
+        step.begin(adapter.config, batch, length, inputs.device)
         if cache is not None:
             cache.step = step
         kwargs["memory"] = step
@@ -178,11 +202,11 @@ class MemoryCalls(ABC):
         cache = kwargs.get("past_key_values")
         if isinstance(cache, MemoryCache):
             return cache
-        needed = not all(site.family.keywords for site in self.sites)
+        needed = self._carried_by_cache
         if cache is None:
             use_cache = kwargs.get("use_cache")
-            wanted = self.base.config.use_cache if use_cache is None else use_cache
-            if not (wanted or needed) or (self.base.training and getattr(self.base, "gradient_checkpointing", False)):
+            wanted = self._base.config.use_cache if use_cache is None else use_cache
+            if not (wanted or needed) or (self._base.training and getattr(self._base, "gradient_checkpointing", False)):
                 return None
         elif carried and not needed:
             return None
@@ -193,7 +217,7 @@ class MemoryCalls(ABC):
         """A cache that can carry the memory, in place of none or of an empty plain one."""
         if isinstance(cache, MemoryCache):
             return cache
-        fresh = self.new_cache()
+        fresh = MemoryCache(self._base.config)
         if cache is None:
             return fresh
         if type(cache) is not DynamicCache or cache.get_seq_length():
@@ -205,21 +229,12 @@ class MemoryCalls(ABC):
         return fresh
 
     def _refuse_reentrant(self) -> None:
-        checkpoint = getattr(self.base, "_gradient_checkpointing_func", None)
+        checkpoint = getattr(self._base, "_gradient_checkpointing_func", None)
         reentrant = getattr(checkpoint, "keywords", {}).get("use_reentrant")
-        if reentrant and self.base.training and getattr(self.base, "gradient_checkpointing", False):
+        if reentrant and self._base.training and getattr(self._base, "gradient_checkpointing", False):
             raise ValueError(
                 "Reentrant gradient checkpointing would lose the gradients of the memory; "
                 "switch it on with use_reentrant=False."
-            )
-
-    def _check_shape(self, state: MemoryState) -> None:
-        config = self.config
-        layers, wanted = len(self.layer_numbers()), (config.states, config.rank, config.rank)
-        if len(state.states) != layers or state.states[0].shape[1:] != wanted:
-            raise ValueError(
-                f"This memory has {len(state.states)} layers of {tuple(state.states[0].shape[1:])}; the adapter "
-                f"{self.active!r} has {layers} of {wanted}. It belongs to another adapter."
             )
 
 
