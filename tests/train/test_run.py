@@ -86,12 +86,17 @@ def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
         run(parse_recipe(recipe(tmp_path / "other")), resume=True)
 
 
-def test_a_resumed_run_gives_the_same_losses_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# Every update is logged, or the stop lies between two that are.
+@pytest.mark.parametrize("every", [1, 5])
+def test_a_resumed_run_gives_the_same_losses_and_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
     # Five updates an epoch, so that the stop lies inside the second epoch; micro-batches, dropped-in views.
     sections: dict[str, Any] = {
         "data": {"options": {"count": 40}},
         "schedule": {"steps": 12, "batch": 8, "micro_batch": 4},
         "objective": {"sparsity": 0.01, "no_memory": 0.3},
+        "logging": {"every": every},
     }
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(parse_recipe(recipe(whole, **sections)))
@@ -116,7 +121,9 @@ def test_a_resumed_run_gives_the_same_losses_and_weights(tmp_path: Path, monkeyp
     torch.manual_seed(123)
     finished = run(parse_recipe(recipe(parts, **sections)), resume=True)
     assert (finished.steps, finished.signal) == (12, 0)
-    assert losses(parts) == losses(whole)
+    assert len(losses(whole)) == 12 // every
+    for name in ("loss", "recall", "loss_sparsity"):
+        assert losses(parts, name) == losses(whole, name)
     torch.testing.assert_close(adapter(parts), adapter(whole), rtol=0, atol=0)
 
 

@@ -5,6 +5,7 @@ tokens, so that accumulation and processes give the loss of one large batch; che
 format of a finished one, and appear whole or not at all; and an evaluation is that of :mod:`deltamem.train.measure`.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence, Sized
@@ -30,6 +31,7 @@ from deltamem.train.strangers import Strangers
 CHECKPOINT = "checkpoint-"
 STATE_FILE = "trainer_state.json"
 _SCHEDULER_FILE = "scheduler.pt"
+_UNLOGGED_FILE = "unlogged.json"
 
 
 @dataclass
@@ -143,10 +145,13 @@ class EpisodeTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds recall and the objective's parts to the training loss."""
         if "loss" in logs and self._seen:
-            every = gather_object(self._seen) if self.args.world_size > 1 else self._seen
+            every = self._everyones_seen()
             logs |= {name: sum(seen[name] for seen in every) / len(every) for name in every[0]}
             self._seen = []
         super().log(logs, start_time)
+
+    def _everyones_seen(self) -> list[dict[str, float]]:
+        return gather_object(self._seen) if self.args.world_size > 1 else self._seen
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -209,6 +214,11 @@ class EpisodeTrainer(Trainer):
         self._save_optimizer_and_scheduler(str(staging))
         self._save_scaler(str(staging))
         self._save_rng_state(str(staging))
+        unlogged = {
+            "since": self._globalstep_last_logged,
+            "loss": self.accelerator.gather(self._tr_loss).mean().item(),
+            "seen": self._everyones_seen(),
+        }
         if self.state.best_global_step:
             self.state.best_model_checkpoint = str(run / f"{CHECKPOINT}{self.state.best_global_step}")
         self.accelerator.wait_for_everyone()
@@ -217,6 +227,7 @@ class EpisodeTrainer(Trainer):
             exported: Any = {type(part).__name__: part.state() for part in parts if isinstance(part, ExportableState)}
             self.state.stateful_callbacks = exported
             self.state.save_to_json(str(staging / STATE_FILE))
+            (staging / _UNLOGGED_FILE).write_text(json.dumps(unlogged), "utf-8")
             if final.exists():
                 shutil.rmtree(final)
             os.replace(staging, final)
@@ -243,6 +254,16 @@ class EpisodeTrainer(Trainer):
         if self.args.should_save:
             schedule: Any = self.lr_scheduler
             torch.save(schedule.state_dict(), os.path.join(output_dir, _SCHEDULER_FILE))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Also takes up what had been added up since the last logged step, where the stock trainer begins anew."""
+        super()._load_rng_state(checkpoint)
+        if checkpoint is None:
+            return
+        unlogged = json.loads(Path(checkpoint, _UNLOGGED_FILE).read_text("utf-8"))
+        self._globalstep_last_logged = unlogged["since"]
+        self._tr_loss.fill_(unlogged["loss"])
+        self._seen = unlogged["seen"] if self.args.process_index == 0 else []
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing: the adapter was put on the model before it was wrapped."""
