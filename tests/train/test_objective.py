@@ -17,7 +17,7 @@ from transformers import (
 
 from deltamem import Family, Step, attach, attached, register_family
 from deltamem.train import Episode, Text, TextBatch, collate, episode_loss, read, write
-from deltamem.train.objective import trained_logits
+from deltamem.train.passes import trained_logits
 
 SIZES: dict[str, Any] = {
     "vocab_size": 40,

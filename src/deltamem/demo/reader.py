@@ -14,7 +14,7 @@ from deltamem.demo.lessons import WINDOW, DialogueTokens
 from deltamem.demo.world import Message
 from deltamem.state import MemoryState
 from deltamem.train.episodes import Text, TextBatch
-from deltamem.train.objective import read, trained_logits, write
+from deltamem.train.passes import read, trained_logits, write
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM

@@ -2,7 +2,8 @@
 
 from deltamem.train.episodes import Episode, EpisodeBatch, Text, TextBatch, collate, evenly
 from deltamem.train.long import Writing
-from deltamem.train.objective import EpisodeObjective, ObjectiveOptions, ObjectiveResult, episode_loss, read, write
+from deltamem.train.objective import EpisodeObjective, ObjectiveOptions, ObjectiveResult, episode_loss
+from deltamem.train.passes import read, write
 
 __all__ = [
     "Episode",

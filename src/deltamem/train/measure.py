@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from deltamem.attach import attached
 from deltamem.train.episodes import EpisodeBatch
 from deltamem.train.long import Writing, write_history
-from deltamem.train.passes import Answers, answers, forward, read_bare, reading_step
+from deltamem.train.passes import Answers, answers, forward, positions, read_bare, reading_step
 from deltamem.train.views import full_texts
 
 # Below this gap between no text and text, in nats a token, a share of it says nothing.
@@ -130,7 +130,7 @@ def tally(model: PreTrainedModel, batch: EpisodeBatch, condition: Condition, wri
     if condition is not Condition.MEMORY:
         texts = batch.queries
         if condition is Condition.FULL:
-            texts = full_texts(batch, getattr(attached(model).base.config, "max_position_embeddings", None))
+            texts = full_texts(batch, positions(model))
         return _sums(read_bare(model, texts), batch)
     empty = attached(model).new_state(batch.passages[0].ids.shape[0])
     state, _ = write_history(model, empty, batch.passages, writing or Writing())

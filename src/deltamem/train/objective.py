@@ -12,19 +12,10 @@ from deltamem.attach import attached
 from deltamem.state import MemoryState
 from deltamem.train.episodes import EpisodeBatch, TextBatch
 from deltamem.train.long import Writing, write_history
-from deltamem.train.passes import Answers, answers, forward, read, reading_step, trained_logits, write
+from deltamem.train.passes import Answers, answers, forward, positions, reading_step
 from deltamem.train.terms import Contrast, Distillation, Reading, Term, WriteSparsity, cross_entropy, preservation
 from deltamem.train.views import View, full_texts, mixed_texts, sample_views
 
-__all__ = [
-    "EpisodeObjective",
-    "ObjectiveOptions",
-    "ObjectiveResult",
-    "episode_loss",
-    "read",
-    "trained_logits",
-    "write",
-]
 _WEIGHTS = ("cross_entropy", "sparsity", "distillation", "contrast_empty", "contrast_other", "preservation")
 
 
@@ -172,8 +163,7 @@ class EpisodeObjective(nn.Module):
         memories = state.select(batch.episode_of)
         if not views.any():
             return batch.queries, memories, batch.write_queries
-        positions = getattr(attached(self.model).base.config, "max_position_embeddings", None)
-        texts = mixed_texts(batch.queries, full_texts(batch, positions), views != View.STATE)
+        texts = mixed_texts(batch.queries, full_texts(batch, positions(self.model)), views != View.STATE)
         # Row Q + q is the empty memory that query q may begin with.
         choices = MemoryState.stack([memories, attached(self.model).new_state(len(views))])
         rows = torch.arange(len(views), device=views.device)

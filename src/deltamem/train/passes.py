@@ -94,6 +94,12 @@ def forward(model: PreTrainedModel, text: TextBatch, step: Step | None = None) -
     return hidden
 
 
+def positions(model: PreTrainedModel) -> int | None:
+    """The most tokens that the backbone has positions for, where it says so."""
+    found: int | None = getattr(attached(model).base.config, "max_position_embeddings", None)
+    return found
+
+
 def answers(model: PreTrainedModel, hidden: Tensor, text: TextBatch) -> Answers:
     """The predictions of a text's trained tokens, from its hidden states ``[B, T, D]``.
 

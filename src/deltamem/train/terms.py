@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from deltamem.attach import attached
 from deltamem.state import MemoryState
 from deltamem.train.episodes import EpisodeBatch, TextBatch
-from deltamem.train.passes import Answers, answers, read, read_bare
+from deltamem.train.passes import Answers, answers, positions, read, read_bare
 from deltamem.train.views import View, full_texts
 
 
@@ -82,8 +82,7 @@ class Distillation:
 
     def __call__(self, reading: Reading) -> Tensor:
         """The term's value for one reading."""
-        positions = getattr(attached(reading.model).base.config, "max_position_embeddings", None)
-        teacher = read_bare(reading.model, full_texts(reading.batch, positions))
+        teacher = read_bare(reading.model, full_texts(reading.batch, positions(reading.model)))
         return _divergence(teacher.logits, reading.asked, self.temperature)
 
 
