@@ -57,7 +57,7 @@ def test_a_small_run_with_an_adapter_of_half_of_the_facts(tmp_path: Path, monkey
         "schedule.steps=1",
         "data.options.steps=1",
         "data.options.episodes=2",
-        "evaluation.data.options.dialogues=2",
+        "evaluation.data.options.dialogues=4",
     ]
     outcome = run(load_recipe(HALF, [*changes, f"output.folder={tmp_path / 'half'}"]))
     assert outcome.measured is not None

@@ -75,6 +75,8 @@ def test_a_conversation_that_the_template_refuses_is_joined_and_begins_once(with
     opening = len(tokenizer("<|endoftext|>")["input_ids"])
     assert episode.history[0].ids == rendered(tokenizer, messages[:1]) + rendered(tokenizer, messages[1:2])[opening:]
     assert episode.full[0].ids == episode.history[0].ids + episode.queries[0].ids[opening:]
+    first = episodes(tokenizer, [user("a"), assistant("b"), *messages[1:]], target="every", needs_history=False)[0]
+    assert (first.history, first.full) == ((), first.queries)
     encoder = EpisodeEncoder(tokenizer, DataOptions(path="x"), DeltaMemConfig())
     encoder.encode(messages)
     assert (encoder.rewritten, encoder.by_message) == (0, 1)

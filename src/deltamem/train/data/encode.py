@@ -196,6 +196,8 @@ class EpisodeEncoder:
     def _joined(self, told: Tokens, episode: EncodedEpisode) -> FullText:
         """The history and the visible part one after the other, for a template that refuses the whole conversation."""
         after = self._following(episode.read)
+        if not len(told.ids) or len(episode.read.ids) - len(after.ids) > episode.target:
+            after = episode.read
         skipped = len(episode.read.ids) - len(after.ids)
         count = int(told.segments.max(initial=-1)) + 1
         segments = np.where(after.segments == NO_SEGMENT, NO_SEGMENT, after.segments + count)
