@@ -14,6 +14,8 @@ from deltamem.cli.evaluation.choosing import choose_methods
 from deltamem.cli.evaluation.preparing import Preparation, find_preparation, run_command, train
 from deltamem.cli.main import build_app, main
 from deltamem.demo.suite import TRAININGS
+from deltamem.eval.loading import embedded_backbone
+from deltamem.eval.methods import MethodOptions
 from deltamem.eval.registry import SUITES, Training
 from deltamem.train.recipefile import load_recipe
 
@@ -142,18 +144,22 @@ def test_a_command_leaves_standard_output_alone(capfd: pytest.CaptureFixture[str
     assert "mlp-memory" in said.err
 
 
-def test_the_whole_table_has_every_method_or_says_why_not() -> None:
-    adapters = ("token", "segment", "multi", "static")
-    names, absent = choose_methods(SUITE, (), adapters, [one.method for one in TRAININGS], "")
-    assert {"none", "full", "bm25", "multi", "multi+context", "hybrid", "hybrid_state", "static"} <= set(names)
-    assert {one.method for one in TRAININGS} | {"context2lora_fitted", "dense", "memorybank"} <= set(names) | set(
-        absent
-    )
+def test_the_whole_table_has_every_method_or_says_why_not(trained: Path) -> None:
+    backbone = embedded_backbone(adapters=find(trained, "context2lora").adapters)
+    untrained = {one.method for one in TRAININGS} - {"context2lora"}
+    names, absent = choose_methods(SUITE, (), backbone, MethodOptions(), untrained)
+    assert {"none", "full", "bm25", "multi", "multi+context", "hybrid", "hybrid_state", "context2lora"} <= set(names)
+    assert {"context2lora_fitted", "dense", "memorybank"} <= set(names) | set(absent)
+    assert untrained.isdisjoint({*names, *absent})
     assert "--compressor" in absent["llmlingua2"]
-    assert "llmlingua2" in choose_methods(SUITE, (), adapters, (), "somewhere")[0]
+    assert "baseline memgen" in choose_methods(SUITE, (), backbone, MethodOptions())[1]["memgen"]
+    given = MethodOptions(compressor="somewhere")
+    assert "llmlingua2" in choose_methods(SUITE, (), backbone, given)[0]
     assert names.index("empty") > names.index("context2lora_fitted")
-    assert choose_methods(SUITE, ["none"], adapters, (), "") == (["none"], {})
-    assert choose_methods(SUITES["smoke"], (), adapters, (), "") == (list(SUITES["smoke"].methods), {})
+    assert choose_methods(SUITE, ["none"], backbone, given) == (["none"], {})
+    assert choose_methods(SUITES["smoke"], (), backbone, given) == (list(SUITES["smoke"].methods), {})
+    alone, nothing = choose_methods(choose_suite("", ["world"], "", has_model=False), (), backbone, MethodOptions())
+    assert ("context2lora" in alone, nothing) == (True, {})
 
 
 def test_the_suite_uses_it_and_its_report_draws_it(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

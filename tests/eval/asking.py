@@ -14,7 +14,7 @@ def asks(backbone: Backbone, item: Item = ITEM, *, tokens: int = 16) -> list[Ask
     """All questions of an item, answered in at most so many tokens."""
     decoding = Decoding(tokens)
     return [
-        Ask(q, lambda shown, q=q: TASK.prompt(item, q, shown, "world", backbone.budget(decoding)), decoding)  # type: ignore[misc]
+        Ask(q, lambda shown, budget, q=q: TASK.prompt(item, q, shown, "world", budget), decoding)  # type: ignore[misc]
         for q in item.questions
     ]
 

@@ -7,19 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltamem.chat import Message
-from deltamem.eval.interface import Document, Entry, as_messages, as_text
+from deltamem.eval.interface import Budget, Document, Entry, as_messages, as_text
 from deltamem.eval.methods.fitting import chunks, fit
 
 
-def words(text: str) -> int:
-    return len(text.split())
-
-
 def length(messages: Sequence[Message]) -> int:
-    return sum(words(message["content"]) for message in messages)
+    return sum(len(message["content"].split()) for message in messages)
 
 
-def render(history: Sequence[Entry]) -> list[Message]:
+def render(history: Sequence[Entry], budget: Budget) -> list[Message]:
     return [*as_messages(history), {"role": "user", "content": "and now?"}]
 
 
@@ -27,24 +23,35 @@ def render(history: Sequence[Entry]) -> list[Message]:
 @given(st.lists(st.integers(1, 9), max_size=8), st.integers(2, 30))
 def test_what_is_shown_is_the_longest_end_that_fits(sizes: list[int], limit: int) -> None:
     history = [{"role": "user", "content": " ".join([str(number)] * size)} for number, size in enumerate(sizes)]
-    shown, cut = fit(render, history, length, words, limit)
+    shown, cut = fit(render, history, Budget(limit, length))
     assert length(shown) <= limit
     kept = len(shown) - 1
     assert shown[:-1] == history[len(history) - kept :]
     assert cut == (kept < len(history))
     if cut:
-        assert length(render(history[len(history) - kept - 1 :])) > limit
+        assert length(render(history[len(history) - kept - 1 :], Budget(None, length))) > limit
 
 
 def test_of_a_long_document_the_end_stays() -> None:
-    shown, cut = fit(render, [Document(" ".join(map(str, range(100))), title="numbers")], length, words, 13)
+    shown, cut = fit(render, [Document(" ".join(map(str, range(100))), title="numbers")], Budget(13, length))
     assert cut
     assert shown[0]["content"] == "numbers\n90 91 92 93 94 95 96 97 98 99"
 
 
 def test_a_question_that_is_too_long_is_an_error() -> None:
     with pytest.raises(ValueError, match="alone has 2 tokens, and 1 fit"):
-        fit(render, [Document("text")], length, words, 1)
+        fit(render, [Document("text")], Budget(1, length))
+
+
+def test_what_a_task_cuts_itself_is_left_as_it_cuts_it() -> None:
+    def beginning(history: Sequence[Entry], budget: Budget) -> list[Message]:
+        return render(history[: budget.most(len(history), lambda number: render(history[:number], budget))], budget)
+
+    history = [Document(f"word {number}") for number in range(9)]
+    shown, cut = fit(beginning, history, Budget(7, length))
+    assert [message["content"] for message in shown] == ["word 0", "word 1", "and now?"]
+    assert cut
+    assert fit(beginning, history, Budget(20, length))[1] is False
 
 
 def test_turns_and_passages() -> None:

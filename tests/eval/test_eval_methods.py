@@ -30,9 +30,8 @@ def answers(
 
 def asks(item: Item, backbone: Backbone) -> list[Ask]:
     decoding = TASK.decoding(item, item.questions[0], "world")
-    budget = backbone.budget(decoding)
     return [
-        Ask(q, lambda history, q=q: TASK.prompt(item, q, history, "world", budget), decoding)  # type: ignore[misc]
+        Ask(q, lambda history, budget, q=q: TASK.prompt(item, q, history, "world", budget), decoding)  # type: ignore[misc]
         for q in item.questions
     ]
 
@@ -129,7 +128,7 @@ def test_observing_twice_is_observing_more(backbone: Backbone) -> None:
 
 
 def test_names(backbone: Backbone) -> None:
-    names = default_methods(backbone.adapters)
+    names = default_methods(backbone)
     assert {"none", "full", "bm25", "multi", "token+context", "empty", "shuffled", "noise"} <= set(names)
     assert build_method("shuffled:token", backbone).adapter == "token"  # type: ignore[attr-defined]
     for wrong in ("other", "bm25:multi", "multi+text", "static"):
@@ -141,6 +140,6 @@ def test_names(backbone: Backbone) -> None:
 
 def test_a_static_adapter_takes_its_place_in_the_table() -> None:
     control = embedded_backbone(str(files("deltamem.demo").joinpath("assets", "adapters", "token")))
-    assert default_methods(control.adapters)[-1] == "static"
+    assert default_methods(control)[-1] == "static"
     assert build_method("static", control).adapter == "static"  # type: ignore[attr-defined]
     assert build_method("shuffled", control).adapter == "multi"  # type: ignore[attr-defined]

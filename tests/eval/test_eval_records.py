@@ -73,6 +73,16 @@ def test_another_run_is_not_mixed_in(tmp_path: Path) -> None:
     check_same_run(tmp_path, {"model": "a", "options": {"turns": 3}})
     with pytest.raises(ValueError, match="model differ"):
         check_same_run(tmp_path, {"model": "b", "options": {"turns": 3}})
+    with pytest.raises(ValueError, match=r"options of turns differ \(3 before, 2 now\)"):
+        check_same_run(tmp_path, {"model": "a", "options": {"turns": 2}})
+
+
+def test_a_run_may_grow(tmp_path: Path) -> None:
+    for name in ("none", "multi"):
+        check_same_run(tmp_path, {"model": "a", "methods": {name: name}})
+    check_same_run(tmp_path, {"model": "a", "methods": {"none": "none"}})
+    with pytest.raises(ValueError, match="methods of multi differ"):
+        check_same_run(tmp_path, {"model": "a", "methods": {"multi": "other"}})
 
 
 def test_long_prompts_are_clipped() -> None:

@@ -17,7 +17,7 @@ TEXTS = ["My puppy is called Rex.", "The bank raised its interest rate.", "We fl
 
 def ask(text: str) -> Ask:
     question = Question("0", text, ("",))
-    return Ask(question, lambda shown: [*as_messages(shown), {"role": "user", "content": text}], Decoding(4))
+    return Ask(question, lambda shown, _: [*as_messages(shown), {"role": "user", "content": text}], Decoding(4))
 
 
 def test_likeness_is_the_cosine_of_meanings() -> None:
@@ -62,10 +62,10 @@ def test_it_answers_from_what_it_finds(backbone: Backbone) -> None:
     method.reset(0)
     method.observe(item.history)
     asks = [
-        Ask(q, lambda shown, q=q: task.prompt(item, q, shown, "world", backbone.budget(Decoding(16))), Decoding(16))  # type: ignore[misc]
+        Ask(q, lambda shown, budget, q=q: task.prompt(item, q, shown, "world", budget), Decoding(16))  # type: ignore[misc]
         for q in item.questions
     ]
     said = method.answer(asks)
     assert sum(one.text in q.answers for one, q in zip(said, item.questions, strict=True)) >= 3
     assert all(one.cost.prompt_tokens < 150 for one in said)
-    assert "dense" in default_methods(())
+    assert "dense" in default_methods(backbone)

@@ -50,7 +50,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ask(text: str) -> Ask:
     question = Question("0", text, ("",))
-    return Ask(question, lambda shown: [*as_messages(shown), {"role": "user", "content": text}], Decoding(4))
+    return Ask(question, lambda shown, _: [*as_messages(shown), {"role": "user", "content": text}], Decoding(4))
 
 
 def test_telling_words_are_kept_with_roles_titles_and_dates(backbone: Backbone, classifier: Path) -> None:

@@ -104,7 +104,7 @@ HISTORY: list[Entry] = [
 
 def ask(text: str, date: str = "") -> Ask:
     question = Question("0", text, ("",), extra={"date": date})
-    return Ask(question, lambda shown: [*as_messages(shown), {"role": "user", "content": text}], Decoding(4))
+    return Ask(question, lambda shown, _: [*as_messages(shown), {"role": "user", "content": text}], Decoding(4))
 
 
 def bank(backbone: Backbone, seed: int, *, forgets: bool = True, pieces: int = 1) -> MemoryBank:

@@ -9,7 +9,8 @@ import typer
 def eval(
     suite: Annotated[str, typer.Option(help="embedded, smoke or paper; or name tasks with --task.")] = "",
     task: Annotated[
-        list[str] | None, typer.Option(help="A task: world, locomo, memoryagentbench, hotpotqa, longmemeval.")
+        list[str] | None,
+        typer.Option(help="A task: world, locomo, memoryagentbench, hotpotqa, gpqa, ifeval, longmemeval."),
     ] = None,
     harness: Annotated[str, typer.Option(help="Tasks of lm-evaluation-harness instead, such as ifeval.")] = "",
     protocol: Annotated[str, typer.Option(help="One of the task's protocols; its first by default.")] = "",
@@ -26,9 +27,12 @@ def eval(
     output: Annotated[Path, typer.Option(help="The run's folder; a run that stopped goes on.")] = Path("runs/eval"),
     data: Annotated[list[str] | None, typer.Option(help="The data, as FILE for one task, or TASK=FILE.")] = None,
     option: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE for the tasks that have it, such as categories=1,2,3,4,5.")
+        list[str] | None,
+        typer.Option(help="NAME=VALUE for the tasks that have it, or TASK.NAME=VALUE: locomo.categories=1,2,3,4,5."),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Of the data on the Hub, for one task.")] = None,
+    revision: Annotated[
+        list[str] | None, typer.Option(help="Of the data on the Hub, as REVISION for one task, or TASK=REVISION.")
+    ] = None,
     model_revision: Annotated[str | None, typer.Option(help="Of the backbone on the Hub.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The most items a task.")] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, such as 0,1,2: other dialogues, other samples.")] = "0",
@@ -53,19 +57,31 @@ def eval(
     Example: deltamem eval --suite embedded --output runs/embedded
     """
     from deltamem.cli.evaluation import arguments, choosing, planning, preparing, running
+    from deltamem.cli.evaluation import harness as harness_tasks
     from deltamem.eval.methods import MethodOptions
 
     if harness:
-        if suite or task or dry_run:
-            raise typer.BadParameter("--harness runs alone; leave out --suite, --task and --dry-run.")
+        others: dict[str, object] = {"--suite": suite, "--task": task, "--protocol": protocol}
+        others |= {
+            "--static-adapter": static_adapter,
+            "--option": option,
+            "--revision": revision,
+            "--seeds": seeds != "0",
+            "--shard": shard,
+        }
+        others |= {"--window": window, "--turns": turns != 3, "--compressor": compressor, "--dry-run": dry_run}
+        harness_tasks.refuse(others, adapter or [])
+        names = harness.split(",")
+        sources = arguments.read_sources(data or [], (), (), names)
         backbone = running.load(model, adapter or [], None, model_revision, batch, weights=True, thinking=thinking)
-        running.run_harness(harness.split(","), backbone, output, data, limit, batch, thinking=thinking)
+        chosen_methods = harness_tasks.choose_methods(method or [], backbone.adapters)
+        answered = harness_tasks.run(names, chosen_methods, backbone, output, sources.files, limit)
+        running.finish(output, answered, as_json, quiet=False)
         return
     chosen = arguments.choose_suite(suite, task or [], protocol, has_model=bool(model))
     part = arguments.read_shard(shard)
     seeded = arguments.read_seeds(seeds)
-    files = arguments.read_data(data or [], [one.task for one in chosen.tasks])
-    sources = arguments.Sources(files, revision, arguments.read_options(option or []))
+    sources = arguments.read_sources(data or [], revision or [], option or [], [one.task for one in chosen.tasks])
     preparation = preparing.find_preparation(
         chosen, output, method or [], adapter or [], static_adapter, train=not no_train
     )
@@ -82,14 +98,16 @@ def eval(
         weights=not dry_run,
         thinking=thinking,
     )
-    names, lacking = choosing.choose_methods(chosen, method or [], backbone.adapters, preparation.methods, compressor)
+    options = MethodOptions(window=window, turns=turns, compressor=compressor)
+    untrained = {*preparation.absent, *(one.method for one in preparation.left)}
+    names, lacking = choosing.choose_methods(chosen, method or [], backbone, options, untrained)
     absent = {**preparation.absent, **lacking}
-    options = MethodOptions(window=window, turns=turns, **({"compressor": compressor} if compressor else {}))
-    jobs, missing = arguments.make_jobs(chosen, sources, seeded, limit or chosen.limit, skip=dry_run)
+    most = limit or chosen.limit
+    jobs, missing = arguments.make_jobs(chosen, sources, seeded, most, skip=dry_run)
     if dry_run:
-        planning.print_plan(jobs, missing, chosen, names, backbone, options, preparation, absent, as_json)
+        rows = planning.make_plan(jobs, missing, chosen, len(seeded), most, names, backbone, options)
+        planning.print_plan(rows, missing, preparation, absent, as_json)
         return
-    running.describe_run(output, backbone, options)
     if not part[0]:
         running.take_notes(output, absent, names)
     answered = running.run(jobs, names, backbone, output, options, part)

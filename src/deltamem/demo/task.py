@@ -44,6 +44,7 @@ class WorldTask:
     protocols = ("world",)
     main_metric = "exact"
     averages: tuple[Average, ...] = ("question", "category")
+    settings: Mapping[str, str] = {}
 
     def __init__(self, data: Path | None = None, seed: int = 0, dialogues: int = 8) -> None:
         if data is not None:
@@ -107,6 +108,8 @@ def _questions(rng: random.Random, dialogue: Dialogue, messages: Sequence[Said],
             answers=(asked.answer,),
             category=_category(asked, source),
             axes=_axes(asked, dialogue, source, ago),
+            # Only what was corrected has an old value that could be said.
+            weights={"old": float(bool(asked.fact and asked.fact.replaces))},
             extra={"replaces": asked.fact.replaces if asked.fact else ""},
         )
 

@@ -78,15 +78,15 @@ class Backbone:
         """How many tokens a text is."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def length(self, messages: Sequence[Message]) -> int:
-        """How many tokens a prompt is."""
-        return self._encode(messages).input_ids.shape[1]
+    def length(self, messages: Sequence[Message], *, prompt: bool = True) -> int:
+        """How many tokens messages are, all that the chat template adds included; as a prompt or to be written."""
+        return self._encode(messages, prompt=prompt).input_ids.shape[1]
 
     def budget(self, decoding: Decoding) -> Budget:
         """The room that positions leave for a prompt before an answer; an answer is granted at most half of them."""
         positions = self.positions
         room = None if positions is None else positions - min(decoding.max_new_tokens, positions // 2)
-        return Budget(room, self.count)
+        return Budget(room, self.length)
 
     def empty(self, adapter: str) -> MemoryState:
         """An empty memory."""

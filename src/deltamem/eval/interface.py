@@ -43,6 +43,7 @@ class Question:
         category: what the benchmark's table has a column for.
         subsets: further named groups that are reported apart, such as ``audited``.
         axes: numbers that the score is drawn against, by name, such as how many tokens ago the answer was told.
+        weights: how much it counts in the mean of a metric, by its name, where that is not 1.
         extra: whatever the task needs to build the prompt or to score, such as evidence ids. Plain JSON data.
     """
 
@@ -53,6 +54,7 @@ class Question:
     category: str = ""
     subsets: tuple[str, ...] = ()
     axes: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -99,12 +101,34 @@ class Budget:
     """The room a prompt has.
 
     Attributes:
-        tokens: how many the prompt may have, without the answer; ``None`` for any number.
-        count: how many tokens a text is.
+        tokens: how many the prompt may have, all that the chat template adds included; ``None`` for any number.
+        length: how many tokens a prompt of these messages is.
     """
 
     tokens: int | None
-    count: Callable[[str], int]
+    length: Callable[[Sequence[Message]], int]
+
+    def fits(self, messages: Sequence[Message]) -> bool:
+        """Whether there is room for a prompt."""
+        return self.tokens is None or self.length(messages) <= self.tokens
+
+    def most(self, number: int, render: Callable[[int], Sequence[Message]]) -> int:
+        """The largest number up to ``number`` of what a prompt shows that there is room for, by bisection.
+
+        Args:
+            number: the most.
+            render: the prompt that shows so many; it grows with their number.
+
+        Returns:
+            the number, and 0 also where not even a prompt that shows nothing has room.
+        """
+        if self.fits(render(number)):
+            return number
+        low, high = 0, number
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.fits(render(middle)) else (low, middle)
+        return low
 
 
 class Task(Protocol):
@@ -117,6 +141,7 @@ class Task(Protocol):
     Attributes:
         name: as in records and tables.
         revision: of the data: Hub id and commit, or the file's SHA-256.
+        settings: what its answers or scores depend on beside data and protocol, such as the judge.
         protocols: the names that every method below takes; the first is the default.
         main_metric: the score that tables show.
         averages: how that score is averaged: over questions, over the means of the categories, or over the means of
@@ -132,6 +157,11 @@ class Task(Protocol):
     @property
     def revision(self) -> str:
         """Of the data."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What its answers or scores depend on beside data and protocol."""
         ...
 
     @property
@@ -163,8 +193,8 @@ class Task(Protocol):
             question: one of its questions.
             history: the part of the item's history to show, in its order; empty for none. Entries may be excerpts.
             protocol: one of :attr:`protocols`.
-            budget: the room, for protocols that say themselves what gives way. A prompt that is too long all the
-                same is called again with less history.
+            budget: the room, for protocols that say themselves what gives way. If a prompt is too long all the
+                same, it is asked for again with less history.
         """
         ...
 
@@ -187,7 +217,9 @@ class Cost:
         prompt_tokens: tokens of the prompt that passed through the model for this answer.
         new_tokens: tokens generated.
         answer_seconds: the time this answer took; of a batch, its share.
-        peak_bytes: on a GPU, the most memory that tensors took; else the process's peak resident size.
+        peak_bytes: the most memory held while the history was read or the question answered, beyond what was held
+            before; 0 where it is not measured. On a GPU as PyTorch allocates, on a CPU the process's resident memory,
+            in which some that is freed may still count.
         stored_bytes: what the method keeps of the history between turns.
     """
 
@@ -223,12 +255,12 @@ class Ask:
 
     Attributes:
         question: what is asked.
-        render: the prompt's messages that show the given part of the history.
+        render: the prompt's messages that show the given part of the history, within a budget.
         decoding: how to generate the answer.
     """
 
     question: Question
-    render: Callable[[Sequence[Entry]], list[Message]]
+    render: Callable[[Sequence[Entry], Budget], list[Message]]
     decoding: Decoding
 
 
@@ -239,6 +271,7 @@ class Method(Protocol):
         name: as in records and tables.
         stranger: whether, as a control, it is given another item's history to read.
         needs_history: whether it is left out where an item has no history, because it would be another method then.
+        fingerprint: of what was trained for it, such as an adapter; empty if nothing was.
     """
 
     @property
@@ -254,6 +287,11 @@ class Method(Protocol):
     @property
     def needs_history(self) -> bool:
         """Whether it is left out where there is no history."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what was trained for it."""
         ...
 
     def reset(self, seed: int) -> None:

@@ -101,17 +101,22 @@ def _load(model: Any, place: str, name: str) -> None:
         load_adapter(model, place, name)
 
 
-def kind_of(config: DeltaMemConfig) -> str:
+def memory_kind(config: DeltaMemConfig) -> str:
     """What an adapter is called in tables: ``multi``, ``segment`` or ``token``."""
     return "multi" if config.states > 1 else "segment" if config.writes_segments else "token"
 
 
-def _kind_at(place: str) -> str:
+def adapter_kind(place: str) -> str:
+    """What is called what lies there: ``lora``, ``memgen``, ``mlp``, or the kind of a memory.
+
+    Raises:
+        AdapterFileError: there is none of these.
+    """
     if is_lora(place):
         return "lora"
     if is_weaver(place):
         return "memgen"
-    return "mlp" if is_mlp_memory(place) else kind_of(read_adapter_from(place).config)
+    return "mlp" if is_mlp_memory(place) else memory_kind(read_adapter_from(place).config)
 
 
 def _named(adapters: Sequence[str], static: str | Path | None) -> list[tuple[str, str]]:
@@ -119,7 +124,7 @@ def _named(adapters: Sequence[str], static: str | Path | None) -> list[tuple[str
     named: list[tuple[str, str]] = [] if static is None else [(STATIC, str(static))]
     for given in adapters:
         name, found, place = given.partition("=")
-        named.append((name, place) if found else (_kind_at(given), given))
+        named.append((name, place) if found else (adapter_kind(given), given))
     names = [name for name, _ in named]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -4,14 +4,31 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from deltamem.eval.interface import Cost
+from deltamem.files import write_atomically
 
 Key = tuple[str, str, str, str, str, int]
+RUN_FILE = "run.json"
 _LONGEST = 6000
+# What answers and scores are made with.
+_PACKAGES = (
+    "deltamem",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "bm25s",
+    "sentence-transformers",
+    "llmlingua",
+    "lm-eval",
+    "langdetect",
+    "nltk",
+)
 
 
 @dataclass(frozen=True)
@@ -41,9 +58,11 @@ class Record:
         data_revision: of the data.
         model: the backbone.
         model_revision: its commit.
-        adapter: the fingerprint of the adapter, or nothing.
-        versions: of the packages.
+        adapter: the fingerprint of what was trained for the method, or nothing.
+        versions: of the packages that are installed and may matter.
         axes: the question's numbers that the score is drawn against.
+        weights: how much the question counts in the mean of a metric, where that is not 1.
+        settings: what the task's scores depend on beside data and protocol, such as the judge.
     """
 
     task: str
@@ -71,6 +90,8 @@ class Record:
     adapter: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     axes: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -198,37 +219,45 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def package_versions(names: Sequence[str] = ("deltamem", "torch", "transformers")) -> dict[str, str]:
-    """The installed versions."""
+def package_versions(names: Sequence[str] = _PACKAGES) -> dict[str, str]:
+    """The versions of those that are installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     found: dict[str, str] = {}
     for name in names:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
     return found
 
 
 def check_same_run(folder: Path, run: Mapping[str, Any]) -> None:
     """Keeps what a run is in ``run.json``, and refuses to mix another into its folder.
 
+    What is a dictionary may grow, as methods, tasks and seeds come; everything else stays.
+
     Raises:
         ValueError: the folder holds another run; the message says in what it differs.
     """
-    from deltamem.files import write_atomically
+    path = folder / RUN_FILE
+    before: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    differs = list(_differences(before, run)) if before else []
+    if differs:
+        raise ValueError(f"{folder} holds another run: {'; '.join(differs)}. Choose another --output, or remove it.")
+    whole = {
+        name: {**before.get(name, {}), **value} if isinstance(value, dict) else value for name, value in run.items()
+    }
+    if whole != before:
+        write_atomically(path, (json.dumps(whole, indent=2) + "\n").encode())
 
-    path = folder / "run.json"
-    if path.exists():
-        before = json.loads(path.read_text("utf-8"))
-        differs = sorted(name for name in {*before, *run} if before.get(name) != run.get(name))
-        if differs:
-            raise ValueError(
-                f"{folder} holds another run: {', '.join(differs)} differ. Choose another --output, or remove it."
-            )
-        return
-    write_atomically(path, (json.dumps(dict(run), indent=2) + "\n").encode())
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in now.items():
+        then = before.get(name)
+        if isinstance(value, dict) and isinstance(then, dict):
+            changed = [key for key in value if key in then and then[key] != value[key]]
+            yield from (f"{name} of {key} differ ({then[key]!r} before, {value[key]!r} now)" for key in changed)
+        elif then != value:
+            yield f"{name} differ ({then!r} before, {value!r} now)"
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -1,18 +1,30 @@
 """Running methods on tasks: what is to be done, what is done already, and what it will cost."""
 
 import hashlib
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deltamem.adapters import adapter_fingerprint
 from deltamem.eval.backbone import Backbone
-from deltamem.eval.interface import Answer, Ask, Item, Method, Question, Task, as_text
+from deltamem.eval.interface import Answer, Ask, Item, Method, Question, Task, as_messages
 from deltamem.eval.methods import MethodOptions, build_method
-from deltamem.eval.methods.base import BackboneMethod
-from deltamem.eval.records import Record, Writer, clip, digest, package_versions, read_run, shard_file
+from deltamem.eval.methods.bare import backbone_fingerprint
+from deltamem.eval.methods.base import Size
+from deltamem.eval.methods.fitting import fit
+from deltamem.eval.records import (
+    Record,
+    Writer,
+    check_same_run,
+    clip,
+    digest,
+    package_versions,
+    read_run,
+    shard_file,
+)
+from deltamem.eval.registry import PublishedSize
 
 
 @dataclass(frozen=True)
@@ -60,8 +72,9 @@ class Estimate:
         items: how many histories.
         questions: how many.
         write_tokens: tokens written.
-        prompt_tokens: tokens of all prompts.
+        prompt_tokens: tokens of all prompts, as many for every question as for the first about its history.
         new_tokens: the most tokens generated.
+        published: whether the data is not here, and its published size was taken.
     """
 
     task: str
@@ -72,6 +85,7 @@ class Estimate:
     write_tokens: int
     prompt_tokens: int
     new_tokens: int
+    published: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ class _Work:
 
 def run_jobs(
     jobs: Sequence[Job],
-    methods: Sequence[str],
+    methods: Sequence[str | Method],
     backbone: Backbone,
     output: Path,
     *,
@@ -100,9 +114,10 @@ def run_jobs(
 
     Args:
         jobs: the tasks.
-        methods: the names of the methods.
+        methods: the methods, or their names.
         backbone: what answers.
-        output: the run's folder.
+        output: the run's folder. It keeps what the run is in ``run.json``: model, template, options, and of each method
+            and task what was trained and which data it is.
         options: of the methods.
         shard: this one's number, from 0, and how many there are.
         progress: is told after each item and method.
@@ -111,11 +126,12 @@ def run_jobs(
         how many questions were answered now.
 
     Raises:
-        ValueError: a method is not known, or a record is damaged.
+        ValueError: a method is not known, a record is damaged, or the folder holds another run.
     """
     number, count = shard
-    built = [build_method(name, backbone, options) for name in methods]
-    about = _About(backbone, built)
+    built = [build_method(one, backbone, options) if isinstance(one, str) else one for one in methods]
+    about = _About(backbone, {method.name: method.fingerprint for method in built})
+    check_same_run(output, about.run(jobs, options or MethodOptions()))
     done = {record.key for record in read_run(output)} if any(output.glob("records*.jsonl")) else set()
     work = [one for place, one in enumerate(_work(jobs)) if place % count == number]
     total = sum(len(one.item.questions) for one in work for method in built if _fits(method, one.item))
@@ -140,28 +156,67 @@ def run_jobs(
 def estimate(
     jobs: Sequence[Job], methods: Sequence[str], backbone: Backbone, options: MethodOptions | None = None
 ) -> Iterator[Estimate]:
-    """What each method would do on each task. Renders prompts and counts tokens; the model reads nothing."""
+    """What each method would do on each task. Renders prompts and counts tokens; the model reads nothing.
+
+    Raises:
+        ValueError: a method is not known, or prompts cannot be rendered.
+    """
+    # Said now and not in the middle of a run, also where there is no data to render.
+    backbone.length([{"role": "user", "content": "Is there a chat template?"}])
     built = [build_method(name, backbone, options) for name in methods]
     for job in jobs:
         items = list(job.task.items(job.protocol, job.limit))
-        sizes = [_size(job, item, backbone) for item in items if item.questions]
-        new = sum(
-            job.task.decoding(item, question, job.protocol).max_new_tokens
-            for item in items
-            for question in item.questions
-        )
-        for method in (method for method in built if any(_fits(method, item) for item in items)):
-            spent = [method.estimate(history, asked) for history, asked, _ in sizes]
+        sizes = {item.id: _size(job, item, backbone) for item in items if item.questions}
+        for method in built:
+            fitting = [item for item in items if item.id in sizes and _fits(method, item)]
+            if not fitting:
+                continue
+            spent = [method.estimate(sizes[item.id]) for item in fitting]
             yield Estimate(
                 task=job.task.name,
                 protocol=job.protocol,
                 method=method.name,
-                items=len(items),
-                questions=sum(count for _, _, count in sizes),
+                items=len(fitting),
+                questions=sum(len(item.questions) for item in fitting),
                 write_tokens=sum(written for written, _ in spent),
-                prompt_tokens=sum(read * count for (_, read), (_, _, count) in zip(spent, sizes, strict=True)),
-                new_tokens=new,
+                prompt_tokens=sum(read * len(item.questions) for (_, read), item in zip(spent, fitting, strict=True)),
+                new_tokens=sum(
+                    job.task.decoding(item, question, job.protocol).max_new_tokens
+                    for item in fitting
+                    for question in item.questions
+                ),
             )
+
+
+def estimate_published(
+    task: str,
+    protocol: str,
+    size: PublishedSize,
+    limit: int | None,
+    methods: Sequence[str],
+    backbone: Backbone,
+    options: MethodOptions | None = None,
+) -> Iterator[Estimate]:
+    """What each method would do on a task whose data is not here, by its published size: about as much."""
+    items = min(size.items, limit or size.items)
+    questions = round(size.questions * items / size.items)
+    full = size.bare if protocol == "no_context" else size.full
+    one = Size(size.history, size.bare, min(full, backbone.positions or full))
+    for method in (build_method(name, backbone, options) for name in methods):
+        if not size.history and method.needs_history:
+            continue
+        written, read = method.estimate(one)
+        yield Estimate(
+            task=task,
+            protocol=protocol,
+            method=method.name,
+            items=items,
+            questions=questions,
+            write_tokens=written * items,
+            prompt_tokens=read * questions,
+            new_tokens=size.new * questions,
+            published=True,
+        )
 
 
 def _fits(method: Method, item: Item) -> bool:
@@ -169,14 +224,36 @@ def _fits(method: Method, item: Item) -> bool:
 
 
 class _About:
-    """What every record says of the model and the packages."""
+    """What every record says of the model and the packages, and the run of itself.
 
-    def __init__(self, backbone: Backbone, methods: Sequence[BackboneMethod]) -> None:
-        names = {method.name: getattr(method, "adapter", None) for method in methods}
-        prints = {name: adapter_fingerprint(backbone.model, name) for name in set(names.values()) if name}
-        self.adapters = {method: prints[name] if name else "" for method, name in names.items()}
-        self.model = {"model": backbone.name, "model_revision": backbone.revision, "versions": package_versions()}
+    Args:
+        backbone: the model.
+        fingerprints: of what was trained for each method.
+    """
+
+    def __init__(self, backbone: Backbone, fingerprints: Mapping[str, str]) -> None:
         self.backbone = backbone
+        self.fingerprints = dict(fingerprints)
+        self.model = {"model": backbone.name, "model_revision": backbone.revision, "versions": package_versions()}
+
+    def run(self, jobs: Sequence[Job], options: MethodOptions) -> dict[str, Any]:
+        """What must stay the same for records to be of one run; see :func:`check_same_run`."""
+        template = json.dumps(self.backbone.template, sort_keys=True)
+        return {
+            "model": self.backbone.name,
+            "revision": self.backbone.revision,
+            "weights": backbone_fingerprint(self.backbone.model),
+            "template": f"{digest(str(self.backbone.tokenizer.chat_template))} with {template}",
+            "options": asdict(options),
+            "methods": self.fingerprints,
+            "data": {
+                f"{job.task.name}, {job.protocol}, seed {job.seed}": {
+                    "revision": job.task.revision,
+                    **job.task.settings,
+                }
+                for job in jobs
+            },
+        }
 
 
 def _work(jobs: Sequence[Job]) -> Iterator[_Work]:
@@ -187,7 +264,7 @@ def _work(jobs: Sequence[Job]) -> Iterator[_Work]:
             yield _Work(job, item, next((other for other in others if other.history != item.history), item))
 
 
-def _answer(work: _Work, questions: Sequence[Question], method: BackboneMethod, about: _About) -> list[Record]:
+def _answer(work: _Work, questions: Sequence[Question], method: Method, about: _About) -> list[Record]:
     job, item = work.job, work.item
     if method.stranger and work.stranger is item:
         raise ValueError(
@@ -196,18 +273,19 @@ def _answer(work: _Work, questions: Sequence[Question], method: BackboneMethod, 
         )
     method.reset(_seed(job.seed, item.id))
     method.observe(work.stranger.history if method.stranger else item.history)
-    answers = method.answer([_ask(job, item, question, about.backbone) for question in questions])
+    answers = method.answer([_ask(job, item, question) for question in questions])
     return [
         _record(job, item, question, method.name, answer, about)
         for question, answer in zip(questions, answers, strict=True)
     ]
 
 
-def _ask(job: Job, item: Item, question: Question, backbone: Backbone) -> Ask:
+def _ask(job: Job, item: Item, question: Question) -> Ask:
     decoding = job.task.decoding(item, question, job.protocol)
     decoding = replace(decoding, seed=decoding.seed + job.seed)
-    budget = backbone.budget(decoding)
-    return Ask(question, lambda history: job.task.prompt(item, question, history, job.protocol, budget), decoding)
+    return Ask(
+        question, lambda history, budget: job.task.prompt(item, question, history, job.protocol, budget), decoding
+    )
 
 
 def _record(job: Job, item: Item, question: Question, method: str, answer: Answer, about: _About) -> Record:
@@ -233,8 +311,10 @@ def _record(job: Job, item: Item, question: Question, method: str, answer: Answe
         cost=answer.cost,
         notes=dict(answer.notes),
         data_revision=job.task.revision,
-        adapter=about.adapters[method],
+        adapter=about.fingerprints[method],
         axes=dict(question.axes),
+        weights=dict(question.weights),
+        settings=dict(job.task.settings),
         **model,
     )
 
@@ -248,12 +328,19 @@ def _seed(seed: int, item: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{item}".encode()).digest()[:6], "big")
 
 
-def _size(job: Job, item: Item, backbone: Backbone) -> tuple[int, int, int]:
-    """Tokens of the history, tokens of a prompt without it (of the first question), and questions."""
-    question = item.questions[0]
-    budget = backbone.budget(job.task.decoding(item, question, job.protocol))
-    history = sum(backbone.count(as_text(entry)) for entry in item.history)
-    asked = sum(
-        backbone.count(message["content"]) for message in job.task.prompt(item, question, (), job.protocol, budget)
+def _size(job: Job, item: Item, backbone: Backbone) -> Size:
+    """Of the history, and of the prompts of its first question."""
+    ask = _ask(job, item, item.questions[0])
+    budget = backbone.budget(ask.decoding)
+    messages = as_messages(item.history)
+    # A history is not rendered whole: with many messages that takes as long as to read it.
+    first = messages[:1]
+    around = backbone.length(first, prompt=False) - backbone.count(first[0]["content"]) if first else 0
+    history = sum(backbone.count(message["content"]) + around for message in messages)
+    units = sum(not isinstance(entry, Mapping) or entry["role"] == "user" for entry in item.history)
+    return Size(
+        history=history,
+        unit=history / max(1, units),
+        bare=backbone.length(ask.render((), budget)),
+        full=backbone.length(fit(ask.render, item.history, budget)[0]),
     )
-    return history, asked, len(item.questions)

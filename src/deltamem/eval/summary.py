@@ -27,7 +27,7 @@ class MethodSummary:
         averages: the mean by each of the task's ways to average, the published way first.
         categories: by category, in the task's order.
         subsets: by named subset.
-        metrics: the means of all metrics.
+        metrics: the means of all metrics, each question with its weight.
         differences: against each reference that ran, on the questions both answered.
         known: the mean on the questions that the run without context answers right; ``None`` if there are none.
         unknown: the mean on the others: what has to come from what was read.
@@ -176,11 +176,14 @@ def _mean_or_none(records: Sequence[Record]) -> Interval | None:
 
 
 def _metrics(records: Sequence[Record]) -> dict[str, float]:
-    values: dict[str, list[float]] = defaultdict(list)
+    totals: dict[str, float] = defaultdict(float)
+    weights: dict[str, float] = defaultdict(float)
     for record in records:
         for name, value in record.scores.items():
-            values[name].append(value)
-    return {name: sum(found) / len(found) for name, found in values.items()}
+            weight = record.weights.get(name, 1.0)
+            totals[name] += weight * value
+            weights[name] += weight
+    return {name: total / weights[name] for name, total in totals.items() if weights[name]}
 
 
 def _distinct(values: Iterable[str]) -> tuple[str, ...]:

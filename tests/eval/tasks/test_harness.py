@@ -70,7 +70,7 @@ def test_a_memory_needs_an_adapter_and_one_row(adapted):
     model, tokenizer = adapted
     with pytest.raises(ValueError, match="one row, not 2"):
         MemoryLM(model, tokenizer, state=deltamem.new_state(model, 2))
-    with pytest.raises(ValueError, match="no adapter"):
+    with pytest.raises(ValueError, match="no active adapter"):
         MemoryLM(*load_backbone(), state=deltamem.new_state(model))
 
 

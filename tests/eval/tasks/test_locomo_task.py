@@ -3,6 +3,8 @@ import copy
 import pytest
 from bench_rows import ANY_ROOM, LOCOMO, words, write_json, write_lines
 
+from deltamem.eval.interface import Budget
+from deltamem.eval.methods.fitting import fit
 from deltamem.eval.tasks.locomo import LoCoMo
 from deltamem.eval.tasks.rows import BadDataError
 
@@ -47,11 +49,32 @@ def test_the_release_shows_sessions_newest_first_and_the_authors_in_order(task):
 
 
 def test_what_gives_way_without_room(task):
-    whole = len(content(task, 3).split())
+    (item,) = task.items("release")
+    whole = words(None).length(task.prompt(item, item.questions[3], item.history, "release", ANY_ROOM))
     assert "cello" not in content(task, 3, budget=words(whole - 1)).split("Based on")[0]
     assert "Oslo" in content(task, 3, budget=words(whole - 1))
     assert "Oslo" not in content(task, 3, "official", words(whole - 1))
     assert "I bought a cello" in content(task, 3, "official", words(whole - 1))
+
+
+def test_what_the_template_adds_is_room_too(task):
+    (item,) = task.items("release")
+    question = item.questions[3]
+
+    def template(messages):
+        return sum(7 + len(message["content"].split()) for message in messages)
+
+    def render(history, budget):
+        return task.prompt(item, question, history, "release", budget)
+
+    whole = template(render(item.history, ANY_ROOM))
+    for tokens in range(whole - 8, whole):
+        messages, cut = fit(render, item.history, Budget(tokens, template))
+        shown = messages[-1]["content"]
+        assert cut
+        assert template(messages) <= tokens
+        assert "I moved to Oslo" in shown
+        assert "I bought a cello" not in shown
 
 
 def test_nothing_is_shown_without_context(task):

@@ -5,7 +5,8 @@ from bench_rows import ANY_ROOM, MAB, words, write_json, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltamem.eval.interface import Document
+from deltamem.eval.interface import Budget, Document
+from deltamem.eval.methods.fitting import fit
 from deltamem.eval.tasks.chunks import chunks_of, joined
 from deltamem.eval.tasks.episodes import (
     LabelOptions,
@@ -78,6 +79,25 @@ def test_contexts_are_clipped_to_the_room(tmp_path):
     user = task.prompt(item, item.questions[0], item.history, "official", words(2000))[1]["content"]
     assert "word0 " not in user
     assert "word2999" in user
+
+
+def test_what_the_template_adds_is_room_too(tmp_path):
+    long = {**copy.deepcopy(MAB), "context": " ".join(f"word{n}" for n in range(3000))}
+    (item,) = (task := MemoryAgentBench(write_lines(tmp_path / "long.jsonl", [long]))).items("release")
+
+    def template(messages):
+        return 50 + sum(len(message["content"].split()) for message in messages)
+
+    for tokens in (400, 401, 433):
+        (message,), cut = fit(
+            lambda history, budget: task.prompt(item, item.questions[0], history, "release", budget),
+            item.history,
+            Budget(tokens, template),
+        )
+        assert cut
+        assert template([message]) <= tokens
+        assert "word0 " in message["content"]
+        assert "[... context truncated ...]" in message["content"]
 
 
 def test_clip_keeps_a_third_of_the_beginning():

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the tasks' data comes from: files by task, a revision of the Hub's, and the tasks' options."""
+    """Where the tasks' data comes from, by task: files, revisions of the Hub's, and the tasks' options."""
 
     files: dict[str, Path]
-    revision: str | None
-    options: dict[str, str]
+    revisions: dict[str, str]
+    options: dict[str, dict[str, str]]
 
 
 def choose_suite(suite: str, tasks: Sequence[str], protocol: str, *, has_model: bool) -> "Suite":
@@ -44,25 +44,47 @@ def choose_suite(suite: str, tasks: Sequence[str], protocol: str, *, has_model: 
     return replace(SUITES[suite], trainings="", seconds=0) if has_model else SUITES[suite]
 
 
-def read_data(given: Sequence[str], tasks: Sequence[str]) -> dict[str, Path]:
-    """The files of ``--data`` by task."""
-    places: dict[str, Path] = {}
+def read_sources(
+    data: Sequence[str], revisions: Sequence[str], options: Sequence[str], tasks: Sequence[str]
+) -> Sources:
+    """The values of ``--data``, ``--revision`` and ``--option``."""
+    files = {name: Path(place) for name, place in _by_task("--data", "FILE", data, tasks).items()}
+    return Sources(files, _by_task("--revision", "REVISION", revisions, tasks), _options(options, tasks))
+
+
+def _by_task(option: str, what: str, given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
+    """The values of an option by task; of a single task the name may be left out."""
+    found: dict[str, str] = {}
     for one in given:
-        name, found, place = one.partition("=")
-        if not found and len(set(tasks)) == 1:
-            name, place = tasks[0], one
-        elif name not in tasks:
-            raise typer.BadParameter(f"--data {one}: write TASK=FILE with one of {', '.join(tasks)}.")
-        places[name] = Path(place)
-    return places
+        name, named, value = one.partition("=")
+        if not named and len(set(tasks)) == 1:
+            name, value = tasks[0], one
+        elif not named or name not in tasks:
+            raise typer.BadParameter(f"{option} {one}: write TASK={what} with one of {', '.join(tasks)}.")
+        found[name] = value
+    return found
 
 
-def read_options(given: Sequence[str]) -> dict[str, str]:
-    """The values of ``--option`` by name."""
-    pairs = [one.partition("=") for one in given]
-    if wrong := [name for name, found, _ in pairs if not found]:
-        raise typer.BadParameter(f"--option {wrong[0]}: write NAME=VALUE.")
-    return {name: value for name, _, value in pairs}
+def _options(given: Sequence[str], tasks: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The values of ``--option`` by task: of the task that it names, or of all that have such an option."""
+    from deltamem.eval.registry import TASKS, resolve
+    from deltamem.eval.tasks.options import known_options
+
+    found: dict[str, dict[str, str]] = {}
+    known = {task: known_options(resolve(TASKS[task].where)) for task in tasks if task in TASKS} if given else {}
+    for one in given:
+        name, named, value = one.partition("=")
+        task, of_one, option = name.partition(".")
+        places = [task] if of_one else [place for place, options in known.items() if name in options]
+        option = option if of_one else name
+        if not named or not places or any(place not in tasks for place in places):
+            every = ", ".join(f"{place}.{option}" for place, options in known.items() for option in sorted(options))
+            raise typer.BadParameter(
+                f"--option {one}: write NAME=VALUE or TASK.NAME=VALUE; there are: {every or 'none'}."
+            )
+        for place in places:
+            found.setdefault(place, {})[option] = value
+    return found
 
 
 def read_seeds(text: str) -> list[int]:
@@ -99,9 +121,9 @@ def make_jobs(
                 built = build_task(
                     one.task,
                     sources.files.get(one.task),
-                    revision=sources.revision,
+                    revision=sources.revisions.get(one.task),
                     seed=seed,
-                    options=sources.options,
+                    options=sources.options.get(one.task),
                 )
             except (OSError, ImportError, BadDataError) as error:
                 if not skip or one.task in sources.files:

@@ -9,32 +9,47 @@ if TYPE_CHECKING:
     from deltamem.eval.backbone import Backbone
     from deltamem.eval.methods import MethodOptions
     from deltamem.eval.registry import Suite
-    from deltamem.eval.runner import Job
+    from deltamem.eval.runner import Estimate, Job
 
 
-def print_plan(
+def make_plan(
     jobs: Sequence["Job"],
     missing: Mapping[str, str],
     suite: "Suite",
+    seeds: int,
+    limit: int | None,
     methods: Sequence[str],
     backbone: "Backbone",
     options: "MethodOptions",
+) -> list["Estimate"]:
+    """What would run, in the suite's order; of data that is not here, by its published size."""
+    from deltamem.eval.registry import TASKS, protocol_of
+    from deltamem.eval.runner import estimate, estimate_published
+
+    rows: list[Estimate] = []
+    for one in suite.tasks:
+        rows += estimate([job for job in jobs if job.task.name == one.task], methods, backbone, options)
+        size = TASKS[one.task].size
+        if one.task in missing and size:
+            rows += [*estimate_published(one.task, protocol_of(one), size, limit, methods, backbone, options)] * seeds
+    return rows
+
+
+def print_plan(
+    rows: Sequence["Estimate"],
+    missing: Mapping[str, str],
     preparation: "Preparation",
     absent: Mapping[str, str],
     as_json: bool,
 ) -> None:
-    """Prints trainings, items, questions and tokens; of data that is not here, its published size."""
+    """Prints trainings, items, questions and tokens, what is left out and why, and which data is not here."""
     from dataclasses import asdict
 
-    from deltamem.eval.registry import TASKS
     from deltamem.eval.report.terminal import print_estimates
-    from deltamem.eval.runner import estimate
 
-    rows = list(estimate(jobs, methods, backbone, options))
     if as_json:
-        harness = [{"task": name, "prompts": prompts} for name, prompts in suite.harness]
         trained = [{"name": one.name, "method": one.method, "seconds": one.seconds} for one in preparation.left]
-        plan = {"runs": [asdict(row) for row in rows], "missing": dict(missing), "harness": harness}
+        plan = {"runs": [asdict(row) for row in rows], "missing": dict(missing)}
         print(json.dumps({**plan, "train": trained, "absent": dict(absent)}, indent=2))
         return
     print_estimates(rows)
@@ -43,7 +58,4 @@ def print_plan(
     for name, reason in absent.items():
         print(f"{name}: left out: {reason}")
     for name, reason in missing.items():
-        size = TASKS[name].size
-        print(f"{name}: {size or 'its size is not known'}, by each of {len(methods)} methods; not counted: {reason}")
-    for name, prompts in suite.harness:
-        print(f"{name}: {prompts:,} prompts by lm-evaluation-harness: deltamem eval --harness {name}")
+        print(f"{name}: its data is not here, so its numbers are about those of the published data: {reason}")

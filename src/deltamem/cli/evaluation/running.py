@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,20 +41,6 @@ def tell_time(seconds: int, seeds: int) -> None:
     print(f"The answers take about {seconds * seeds / 60:.0f} min on an idle core.", file=sys.stderr, flush=True)
 
 
-def describe_run(output: Path, backbone: "Backbone", options: "MethodOptions") -> None:
-    """Keeps what the run is in its folder, and refuses to mix another into it."""
-    from dataclasses import asdict
-
-    from deltamem.adapters import adapter_fingerprint
-    from deltamem.eval.records import check_same_run
-
-    adapters = {name: adapter_fingerprint(backbone.model, name) for name in backbone.adapters}
-    check_same_run(
-        output,
-        {"model": backbone.name, "revision": backbone.revision, "adapters": adapters, "options": asdict(options)},
-    )
-
-
 def run(
     jobs: Sequence["Job"],
     methods: Sequence[str],
@@ -62,46 +49,47 @@ def run(
     options: "MethodOptions",
     shard: tuple[int, int],
 ) -> int:
-    """Answers what is not answered yet, under a bar that tells how far it is; how many questions that were."""
+    """Answers what is not answered yet, and tells how far it is; how many questions that were.
+
+    In a terminal that is a bar, elsewhere a line a minute.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
 
     from deltamem.eval.runner import run_jobs
 
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description:32}"), BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f}"))
-    with Bars(*columns, TextColumn("{task.fields[left]}"), console=Console(stderr=True), transient=True) as bar:
+    left = TextColumn("{task.fields[left]}")
+    with Bars(*columns, left, console=console, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task("", total=0, left="")
+        lines = Lines()
 
         def tell(now: "Progress") -> None:
             bar.update(shown, completed=now.done, total=now.total, description=now.label, left=_left(now))
+            if not console.is_terminal:
+                lines(now)
 
         return run_jobs(jobs, methods, backbone, output, options=options, shard=shard, progress=tell)
 
 
-def run_harness(
-    tasks: Sequence[str],
-    backbone: "Backbone",
-    output: Path,
-    data: Sequence[str] | None,
-    limit: int | None,
-    batch: int,
-    *,
-    thinking: bool,
-) -> None:
-    """Runs tasks of lm-evaluation-harness with the active adapter and keeps the harness's own results."""
-    from deltamem.eval.tasks.harness import HarnessOptions
-    from deltamem.eval.tasks.harness import run_harness as run_tasks
-    from deltamem.files import write_atomically
+class Lines:
+    """Prints how far a run is to standard error, at most a line in so many seconds, the first as long after the start.
 
-    options = HarnessOptions(
-        tasks=tuple(tasks), data=Path(data[0]) if data else None, limit=limit, batch_size=batch, samples=True
-    )
-    found = run_tasks(backbone.model, backbone.tokenizer, options, enable_thinking=thinking)
-    path = output / "harness.json"
-    write_atomically(path, (json.dumps(found, indent=2, default=str) + "\n").encode())
-    print(json.dumps(found["results"], indent=2, default=str))
-    print(f"Everything, with the samples: {path}")
+    Args:
+        seconds: between two lines.
+    """
+
+    def __init__(self, seconds: float = 60) -> None:
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def __call__(self, now: "Progress") -> None:
+        """Prints a line if it is time."""
+        if time.monotonic() - self._last >= self._seconds:
+            self._last = time.monotonic()
+            print(f"{now.done:,} of {now.total:,} ({now.label}) {_left(now)}".rstrip(), file=sys.stderr, flush=True)
 
 
 def take_notes(output: Path, absent: Mapping[str, str], methods: Sequence[str]) -> None:

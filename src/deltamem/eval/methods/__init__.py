@@ -6,6 +6,7 @@ from deltamem.eval.methods.registry import (
     default_methods,
     describe_method,
     is_control,
+    lacking,
 )
 
-__all__ = ["MethodOptions", "build_method", "default_methods", "describe_method", "is_control"]
+__all__ = ["MethodOptions", "build_method", "default_methods", "describe_method", "is_control", "lacking"]

@@ -1,20 +1,43 @@
 """What all methods share: the history they were shown, prompts that fit, and the account of what was spent."""
 
-import resource
-import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import torch
-
 from deltamem.chat import Message
 from deltamem.eval.backbone import Backbone, Generated
-from deltamem.eval.interface import Answer, Ask, Cost, Entry
+from deltamem.eval.generation.peak import PeakMemory
+from deltamem.eval.interface import Answer, Ask, Budget, Cost, Decoding, Entry
 from deltamem.eval.methods.fitting import fit
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many tokens there are to read.
+
+    Attributes:
+        history: of the history as chat messages.
+        bare: of a prompt that shows nothing of it.
+        full: of one that shows as much of it as there is room for.
+        unit: of a turn or document of the history, in the mean; without, they are longer than what retrieval cuts.
+    """
+
+    history: int
+    bare: int
+    full: int
+    unit: float | None = None
+
+    def with_found(self, pieces: int, characters: int) -> int:
+        """Of a prompt that shows so many turns or passages of so many characters at most, four of them a token."""
+        passage = characters / 4
+        return self.with_part(pieces * (passage if self.unit is None else min(self.unit, passage)))
+
+    def with_part(self, tokens: float) -> int:
+        """Of a prompt that shows about so many tokens of the history."""
+        return min(self.full, self.bare + round(tokens))
 
 
 class BackboneMethod(ABC):
@@ -35,6 +58,8 @@ class BackboneMethod(ABC):
         self._seed = 0
         self._write_tokens = 0
         self._write_seconds = 0.0
+        self._write_peak = 0
+        self._memory = PeakMemory(backbone.model.device)
 
     def reset(self, seed: int) -> None:
         """Forgets everything."""
@@ -42,14 +67,17 @@ class BackboneMethod(ABC):
         self._seed = seed
         self._write_tokens = 0
         self._write_seconds = 0.0
+        self._write_peak = 0
         self.forget()
 
     def observe(self, history: Sequence[Entry]) -> None:
         """Reads a history, or more of it."""
+        self._memory.start()
         start = time.monotonic()
         self.history += history
         self._write_tokens += self.keep(history)
         self._write_seconds += time.monotonic() - start
+        self._write_peak = max(self._write_peak, self._memory.increase() or 0)
 
     def answer(self, asks: Sequence[Ask]) -> list[Answer]:
         """Answers questions, each as if it were the only one."""
@@ -58,9 +86,13 @@ class BackboneMethod(ABC):
             answers += self._answer(list(group))
         return answers
 
-    def estimate(self, history: int, question: int) -> tuple[int, int]:
+    def estimate(self, size: Size) -> tuple[int, int]:
         """About how many tokens are written for a history, and read for each question about it."""
-        return 0, question
+        return 0, size.bare
+
+    def room(self, decoding: Decoding) -> Budget:
+        """The room for a prompt."""
+        return self.backbone.budget(decoding)
 
     def forget(self) -> None:
         """Drops what :meth:`keep` kept, if anything."""
@@ -79,27 +111,31 @@ class BackboneMethod(ABC):
         return self.backbone.generate(prompts, asks[0].decoding)
 
     @property
+    def fingerprint(self) -> str:
+        """Of what was trained for it."""
+        return ""
+
+    @property
     def stored_bytes(self) -> int:
         """What is kept of the history between turns."""
         return 0
 
-    def fitted(self, ask: Ask, shown: Sequence[Entry], most: int | None = None) -> tuple[list[Message], bool]:
-        """The prompt that shows as much of the history's end as there is room, at most ``most`` tokens of prompt.
+    def fitted(self, ask: Ask, shown: Sequence[Entry]) -> tuple[list[Message], bool]:
+        """The prompt that shows as much of a part of the history as there is room for.
 
         Returns:
-            the messages, and whether some of the history was left out.
+            the messages, and whether some of it was left out.
         """
-        room = self.backbone.budget(ask.decoding).tokens
-        limit = min(n for n in (room, most) if n is not None) if room or most else None
-        return fit(ask.render, shown, self.backbone.length, self.backbone.count, limit)
+        return fit(ask.render, shown, self.room(ask.decoding))
 
     def _answer(self, asks: list[Ask]) -> list[Answer]:
+        self._memory.start()
         start = time.monotonic()
-        with self._peak() as peak:
-            shown = self.show(asks)
-            prompts = [self.fitted(ask, part) for ask, (part, _) in zip(asks, shown, strict=True)]
-            said = self.say([messages for messages, _ in prompts], asks)
+        shown = self.show(asks)
+        prompts = [self.fitted(ask, part) for ask, (part, _) in zip(asks, shown, strict=True)]
+        said = self.say([messages for messages, _ in prompts], asks)
         share = (time.monotonic() - start) / len(asks)
+        peak = max(self._write_peak, self._memory.increase() or 0)
         return [
             Answer(
                 text=one.text,
@@ -110,24 +146,10 @@ class BackboneMethod(ABC):
                     prompt_tokens=one.prompt_tokens,
                     new_tokens=one.new_tokens,
                     answer_seconds=round(share, 6),
-                    peak_bytes=peak[0],
+                    peak_bytes=peak,
                     stored_bytes=self.stored_bytes,
                 ),
                 notes={**notes, **({"cut": True} if cut else {})},
             )
             for one, (_, notes), (_, cut) in zip(said, shown, prompts, strict=True)
         ]
-
-    @contextmanager
-    def _peak(self) -> Iterator[list[int]]:
-        """A list that holds the peak memory in bytes after the block."""
-        found = [0]
-        cuda = self.backbone.model.device.type == "cuda"
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
-        yield found
-        if cuda:
-            found[0] = torch.cuda.max_memory_allocated()
-        else:
-            resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            found[0] = resident if sys.platform == "darwin" else resident * 1024

@@ -6,6 +6,7 @@ from typing import Any
 from deltamem.chat import Message, encode_chat
 from deltamem.eval.backbone import Backbone, Generated
 from deltamem.eval.interface import Ask, Entry, as_messages
+from deltamem.eval.methods.base import Size
 from deltamem.eval.methods.lora import (
     LoraPlan,
     add_lora,
@@ -37,6 +38,8 @@ class StaticLora(FullContext):
         ValueError: it has none.
     """
 
+    needs_history = False
+
     def __init__(self, name: str, backbone: Backbone) -> None:
         super().__init__(name, backbone)
         there = [one for one in loras(backbone.model) if one != FITTED and one not in weavers(backbone.model)]
@@ -44,10 +47,14 @@ class StaticLora(FullContext):
             raise ValueError(f"The method {name!r} needs a LoRA, and none is loaded; load one with --adapter FOLDER.")
         self.lora = there[-1]
 
+    @property
+    def fingerprint(self) -> str:
+        """The LoRA's."""
+        return lora_fingerprint(self.backbone.model, self.lora)
+
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """Everything."""
-        notes = {"lora": self.lora, "lora_sha256": lora_fingerprint(self.backbone.model, self.lora)}
-        return [(self.history, notes)] * len(asks)
+        return [(self.history, {"lora": self.lora})] * len(asks)
 
     def say(self, prompts: list[list[Message]], asks: list[Ask]) -> list[Generated]:
         """The answers of the backbone with the LoRA."""
@@ -101,9 +108,9 @@ class FittedLora(NoContext):
         with using_lora(self.backbone.model, FITTED):
             return super().say(prompts, asks)
 
-    def estimate(self, history: int, question: int) -> tuple[int, int]:
+    def estimate(self, size: Size) -> tuple[int, int]:
         """The history is read in every update, as far as a batch holds it."""
-        return self.plan.steps * min(history, self.plan.batch * self._length), question
+        return self.plan.steps * min(size.history, self.plan.batch * self._length), size.bare
 
     @property
     def stored_bytes(self) -> int:

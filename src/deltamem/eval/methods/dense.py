@@ -5,7 +5,7 @@ from typing import Any
 
 from deltamem.eval.backbone import Backbone
 from deltamem.eval.interface import Ask, Entry, as_text
-from deltamem.eval.methods.base import BackboneMethod
+from deltamem.eval.methods.base import BackboneMethod, Size
 from deltamem.eval.methods.fitting import chunks
 from deltamem.eval.methods.retrieval import TURNS
 from deltamem.eval.methods.vectors import ENCODER, VectorStore, nearest
@@ -48,9 +48,9 @@ class Dense(BackboneMethod):
         found = [sorted(nearest(row, self.turns)) for row in rows]
         return [([entry for place in row for entry in self._units[place]], {"retrieved": row}) for row in found]
 
-    def estimate(self, history: int, question: int) -> tuple[int, int]:
+    def estimate(self, size: Size) -> tuple[int, int]:
         """The history is encoded once; some turns and the question are read."""
-        return history, question + min(history, self.turns * CHARACTERS // 4)
+        return size.history, size.with_found(self.turns, CHARACTERS)
 
     @property
     def stored_bytes(self) -> int:

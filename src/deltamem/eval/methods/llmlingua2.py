@@ -11,7 +11,7 @@ import torch
 
 from deltamem.eval.backbone import Backbone
 from deltamem.eval.interface import Ask, Document, Entry, as_text
-from deltamem.eval.methods.base import BackboneMethod
+from deltamem.eval.methods.base import BackboneMethod, Size
 
 COMPRESSOR = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"
 # As in its authors' examples.
@@ -64,10 +64,9 @@ class LLMLingua2(BackboneMethod):
         words, kept = (sum(len(as_text(one).split()) for one in part) for part in (self.history, self._kept))
         return [(self._kept, {"kept_words": round(kept / words, 4) if words else 1.0})] * len(asks)
 
-    def estimate(self, history: int, question: int) -> tuple[int, int]:
+    def estimate(self, size: Size) -> tuple[int, int]:
         """The history is classified once; the share that is kept is read for each question."""
-        read = round(history * self.rate) + question
-        return history, min(read, self.backbone.positions or read)
+        return size.history, size.with_part(size.history * self.rate)
 
     @property
     def stored_bytes(self) -> int:

@@ -5,10 +5,11 @@ from typing import Any, Literal
 
 import torch
 
+from deltamem.adapters import adapter_fingerprint
 from deltamem.chat import Message
 from deltamem.eval.backbone import Backbone, Generated
 from deltamem.eval.interface import Ask, Entry, as_messages, as_text
-from deltamem.eval.methods.base import BackboneMethod
+from deltamem.eval.methods.base import BackboneMethod, Size
 from deltamem.state import MemoryState
 
 Control = Literal["", "empty", "shuffled", "noise"]
@@ -55,9 +56,14 @@ class StateMemory(BackboneMethod):
         state = noise_like(self._state, self._seed) if self.control == "noise" else self._state
         return self.backbone.generate(prompts, asks[0].decoding, adapter=self.adapter, state=state)
 
-    def estimate(self, history: int, question: int) -> tuple[int, int]:
+    def estimate(self, size: Size) -> tuple[int, int]:
         """The history is written once."""
-        return (0 if self.control == "empty" else history), question
+        return (0 if self.control == "empty" else size.history), size.bare
+
+    @property
+    def fingerprint(self) -> str:
+        """The adapter's."""
+        return adapter_fingerprint(self.backbone.model, self.adapter)
 
     @property
     def stored_bytes(self) -> int:
@@ -88,9 +94,14 @@ class WritingContext(BackboneMethod):
         """The answers; prompt and answer are written as they are read."""
         return self.backbone.generate(prompts, asks[0].decoding, adapter=self.adapter, write=True)
 
-    def estimate(self, history: int, question: int) -> tuple[int, int]:
-        """History and question are read, and written, for each question, as far as there are positions."""
-        return 0, min(history + question, self.backbone.positions or history + question)
+    def estimate(self, size: Size) -> tuple[int, int]:
+        """History and question are read, and written, for each question, as far as there is room."""
+        return 0, size.full
+
+    @property
+    def fingerprint(self) -> str:
+        """The adapter's."""
+        return adapter_fingerprint(self.backbone.model, self.adapter)
 
     @property
     def stored_bytes(self) -> int:

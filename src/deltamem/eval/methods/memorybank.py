@@ -7,7 +7,7 @@ from typing import Any
 
 from deltamem.eval.backbone import Backbone
 from deltamem.eval.interface import Ask, Document, Entry, as_messages, as_text
-from deltamem.eval.methods.base import BackboneMethod
+from deltamem.eval.methods.base import BackboneMethod, Size
 from deltamem.eval.methods.days import date_of, day_of, days_of
 from deltamem.eval.methods.dense import CHARACTERS
 from deltamem.eval.methods.fitting import chunks
@@ -97,9 +97,9 @@ class MemoryBank(BackboneMethod):
         rows = self._store.likeness([ask.question.text for ask in asks], texts)
         return [self._shown(self._today(ask), row) for ask, row in zip(asks, rows, strict=True)]
 
-    def estimate(self, history: int, question: int) -> tuple[int, int]:
+    def estimate(self, size: Size) -> tuple[int, int]:
         """The history is read twice for summaries, and encoded; some memories and the question are read."""
-        return 3 * history, question + min(history, self.most * CHARACTERS // 4)
+        return 3 * size.history, size.with_found(self.most, CHARACTERS)
 
     @property
     def stored_bytes(self) -> int:

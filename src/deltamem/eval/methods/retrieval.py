@@ -7,7 +7,7 @@ from typing import Any
 from deltamem.chat import Message
 from deltamem.eval.backbone import Backbone, Generated
 from deltamem.eval.interface import Ask, Entry, as_messages, as_text
-from deltamem.eval.methods.base import BackboneMethod
+from deltamem.eval.methods.base import BackboneMethod, Size
 from deltamem.eval.methods.fitting import chunks
 from deltamem.eval.methods.memory import StateMemory
 from deltamem.session.retrieval import best_matches
@@ -57,9 +57,9 @@ class Bm25(BackboneMethod):
         """What was found."""
         return self.find(self.history, asks)
 
-    def estimate(self, history: int, question: int) -> tuple[int, int]:
+    def estimate(self, size: Size) -> tuple[int, int]:
         """Some turns and the question are read."""
-        return 0, question + min(history, self.find.turns * self.find.characters // 4)
+        return 0, size.with_found(self.find.turns, self.find.characters)
 
     @property
     def stored_bytes(self) -> int:
@@ -85,9 +85,9 @@ class HybridPrompt(StateMemory):
         """What was found."""
         return self.find(self.history, asks)
 
-    def estimate(self, history: int, question: int) -> tuple[int, int]:
+    def estimate(self, size: Size) -> tuple[int, int]:
         """The history is written once; some turns and the question are read."""
-        return history, question + min(history, self.find.turns * self.find.characters // 4)
+        return size.history, size.with_found(self.find.turns, self.find.characters)
 
     @property
     def stored_bytes(self) -> int:

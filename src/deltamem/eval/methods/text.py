@@ -1,12 +1,14 @@
 """The bare backbone: without the history, with all of it, or with its last tokens."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from deltamem.chat import Message
 from deltamem.eval.backbone import Backbone
-from deltamem.eval.interface import Ask, Entry, as_text
-from deltamem.eval.methods.base import BackboneMethod
+from deltamem.eval.interface import Ask, Budget, Decoding, Entry, as_text
+from deltamem.eval.methods.base import BackboneMethod, Size
+from deltamem.eval.methods.fitting import fit
 
 
 class NoContext(BackboneMethod):
@@ -26,9 +28,9 @@ class FullContext(BackboneMethod):
         """Everything."""
         return [(self.history, {})] * len(asks)
 
-    def estimate(self, history: int, question: int) -> tuple[int, int]:
-        """History and question are read for each question, as far as there are positions."""
-        return 0, min(history + question, self.backbone.positions or history + question)
+    def estimate(self, size: Size) -> tuple[int, int]:
+        """History and question are read for each question, as far as there is room."""
+        return 0, size.full
 
     @property
     def stored_bytes(self) -> int:
@@ -49,10 +51,16 @@ class Window(FullContext):
         super().__init__(name, backbone)
         self.tokens = tokens
 
-    def fitted(self, ask: Ask, shown: Sequence[Entry], most: int | None = None) -> tuple[list[Message], bool]:
-        """The prompt of at most so many tokens."""
-        return super().fitted(ask, shown, self.tokens if most is None else min(most, self.tokens))
+    def room(self, decoding: Decoding) -> Budget:
+        """At most so many tokens."""
+        budget = super().room(decoding)
+        return replace(budget, tokens=self.tokens if budget.tokens is None else min(budget.tokens, self.tokens))
 
-    def estimate(self, history: int, question: int) -> tuple[int, int]:
+    def fitted(self, ask: Ask, shown: Sequence[Entry]) -> tuple[list[Message], bool]:
+        """The prompt with the end of the history, whatever the task would cut."""
+        budget = self.room(ask.decoding)
+        return fit(lambda part, _: ask.render(part, replace(budget, tokens=None)), shown, budget)
+
+    def estimate(self, size: Size) -> tuple[int, int]:
         """At most the window is read for each question."""
-        return 0, min(history + question, self.tokens)
+        return 0, min(size.full, self.tokens)

@@ -1,5 +1,6 @@
 """Answers judged by a language model, as LongMemEval's authors do, behind any endpoint of OpenAI's protocol."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +79,16 @@ class Judge:
     model: str
     base_url: str | None = None
     key_variable: str = "OPENAI_API_KEY"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What scores depend on: the model, its endpoint, and the SHA-256 of all prompts."""
+        prompts = "\n".join([*_TEMPLATES.values(), _UNANSWERABLE])
+        return {
+            "judge": self.model,
+            "judge_url": self.base_url or "OpenAI's",
+            "judge_prompts": hashlib.sha256(prompts.encode()).hexdigest(),
+        }
 
     def says_yes(self, prompt: str) -> bool:
         """Whether the judge's answer, at temperature 0 and of at most ten tokens, contains "yes".

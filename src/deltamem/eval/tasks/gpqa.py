@@ -7,13 +7,13 @@ user's own access. The harness's own variants of GPQA are run by :mod:`deltamem.
 import csv
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from deltamem.chat import Message
 from deltamem.eval.interface import Average, Budget, Decoding, Entry, Item, Question
 from deltamem.eval.metrics.choices import chosen_letter
-from deltamem.eval.tasks.rows import BadDataError, digest, hub_file
+from deltamem.eval.tasks.rows import BadDataError, digest, hub_file, hub_revision
 
 HUB = "Idavidrein/gpqa"
 LETTERS = "ABCD"
@@ -40,10 +40,11 @@ class GPQA:
     protocols = ("release",)
     main_metric = "accuracy"
     averages: tuple[Average, ...] = ("question",)
+    settings: Mapping[str, str] = {}
 
     def __init__(self, data: Path | None = None, *, revision: str | None = None) -> None:
         path = data or hub_file(HUB, "gpqa_diamond.csv", revision)
-        self.revision = digest(path) if data else f"{HUB}@{revision or 'unpinned'}"
+        self.revision = digest(path) if data else hub_revision(HUB, path, revision)
         self._items = list(_items(path))
         if not self._items:
             raise BadDataError(f"{path} has no rows.")

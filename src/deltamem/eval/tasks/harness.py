@@ -86,7 +86,10 @@ def run_harness(model: Any, tokenizer: Any, options: HarnessOptions, **model_opt
         results = simple_evaluate(
             language_model,
             tasks=[
-                _changed(name, known.task_index[name].yaml_path, options.data, Path(folder)) for name in options.tasks
+                _changed(
+                    name, known.task_index[name].yaml_path, options.data, _answer_tokens(name, model), Path(folder)
+                )
+                for name in options.tasks
             ],
             limit=options.limit,
             task_manager=known,
@@ -101,16 +104,28 @@ def run_harness(model: Any, tokenizer: Any, options: HarnessOptions, **model_opt
     return dict(results) if results else {}
 
 
-def _changed(name: str, base: Path | None, data: Path | None, folder: Path) -> str:
+def _answer_tokens(name: str, model: Any) -> int | None:
+    """The most tokens of an answer where the harness's own number is not taken: at most half of the positions."""
+    if name not in ANSWER_TOKENS:
+        return None
+    positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return min(ANSWER_TOKENS[name], (positions or 2 * ANSWER_TOKENS[name]) // 2)
+
+
+def _changed(name: str, base: Path | None, data: Path | None, tokens: int | None, folder: Path) -> str:
     """A task's name, or the file of one like it with other data or another answer length, written to ``folder``."""
     changes: dict[str, Any] = {}
     if data is not None:
         # Whatever split the task asks for is the whole file.
         files = dict.fromkeys(("train", "validation", "test"), str(data.resolve()))
         changes = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
-    if name in ANSWER_TOKENS:
-        decoding = {"until": [], "do_sample": False, "temperature": 0.0, "max_gen_toks": ANSWER_TOKENS[name]}
-        changes["generation_kwargs"] = decoding
+    if tokens is not None:
+        changes["generation_kwargs"] = {
+            "until": [],
+            "do_sample": False,
+            "temperature": 0.0,
+            "max_gen_toks": tokens,
+        }
     if not changes:
         return name
     if base is None:

@@ -27,7 +27,7 @@ class MemoryLM(HFLM):  # type: ignore[misc]
         options: further arguments of ``HFLM``, such as ``enable_thinking``.
 
     Raises:
-        ValueError: a state is given but the model has no adapter, or the state has more than one row.
+        ValueError: a state is given but the model has no active adapter, or the state has more than one row.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class MemoryLM(HFLM):  # type: ignore[misc]
         write: bool = True,
         **options: Any,
     ) -> None:
-        self._memory = carries_memory(model)
+        self._memory = carries_memory(model) and attached(model).active is not None
         if state is not None and not self._memory:
-            raise ValueError("This model has no adapter, so it cannot start from a memory; load one first.")
+            raise ValueError("This model has no active adapter, so it cannot start from a memory; load one first.")
         if state is not None and state.batch != 1:
             raise ValueError(f"Every request starts from the same memory, so give one row, not {state.batch}.")
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, **options)

@@ -1,6 +1,6 @@
 """HotpotQA (Yang et al., 2018), distractor setting: ten passages, two of which answer the question together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class HotpotQA:
     protocols = ("release", "official", "no_context")
     main_metric = "em"
     averages: tuple[Average, ...] = ("question", "category")
+    settings: Mapping[str, str] = {}
 
     def __init__(self, data: Path | None = None, *, revision: str | None = None) -> None:
         rows = rows_from(data, HUB, revision)

@@ -7,7 +7,7 @@ downloaded from its authors' repository and compared with a known checksum.
 import hashlib
 import urllib.request
 from collections.abc import Collection, Iterator, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ class LoCoMo:
             raise ValueError(f"LoCoMo's categories are 1 to 5, not {sorted(unknown)}.")
         path = data or _downloaded(revision or "main")
         self.revision = digest(path)
+        self.settings = {} if audit is None else {"audit": digest(audit)}
         self._categories = frozenset(categories)
         self._wrong = None if audit is None else _wrong_keys(audit)
         self._items: list[Item] = []
@@ -103,15 +104,19 @@ class LoCoMo:
         asked = _ASK.format(_asked(question))
         if protocol == "no_context" or not history:
             return _messages(asked)
-        start = _INTRODUCTION.format(*item.extra["speakers"])
+        start, released = _INTRODUCTION.format(*item.extra["speakers"]), protocol == "release"
 
-        def render(shown: Sequence[Entry]) -> str:
-            return f"{start}{_sessions(shown, newest_first=protocol == 'release')}\n\n{asked}"
+        def render(shown: Sequence[Entry]) -> list[Message]:
+            return _messages(f"{start}{_sessions(shown, newest_first=released)}\n\n{asked}" if shown else asked)
 
-        shown = list(history)
-        while budget.tokens is not None and len(shown) > 1 and budget.count(render(shown)) > budget.tokens:
-            shown = _without_newest_session(shown) if protocol == "release" else shown[_excess(shown) :]
-        return _messages(render(shown))
+        if not released:
+            last = budget.most(len(history), lambda number: render(history[len(history) - number :]))
+            return render(history[len(history) - last :])
+        # Whole sessions give way, the newest first; of a single one its last turns.
+        ends = [*accumulate(len(list(turns)) for _, turns in groupby(history, key=_date))]
+        sessions = budget.most(len(ends), lambda number: render(history[: ends[number - 1] if number else 0]))
+        turns = ends[sessions - 1] if sessions else budget.most(ends[0], lambda number: render(history[:number]))
+        return render(history[:turns])
 
     def decoding(self, item: Item, question: Question, protocol: str) -> Decoding:
         """Sampling at temperature 0.4 from the ten likeliest; the seed is 42 plus the question's place in its file."""
@@ -178,17 +183,6 @@ def _sessions(history: Sequence[Entry], *, newest_first: bool) -> str:
         for date, turns in groupby(history, key=_date)
     ]
     return "\n\n".join(reversed(blocks) if newest_first else blocks)
-
-
-def _without_newest_session(history: list[Entry]) -> list[Entry]:
-    """Whole sessions give way, the newest first; of a single one its last turns."""
-    older = [entry for entry in history if _date(entry) != _date(history[-1])]
-    return older or history[: len(history) - _excess(history)]
-
-
-def _excess(history: Sequence[Entry]) -> int:
-    """How many turns to try leaving out next, a twentieth of them."""
-    return max(1, len(history) // 20)
 
 
 def _date(entry: Entry) -> str:

@@ -50,6 +50,7 @@ class LongMemEval:
         rows = rows_from(data, HUB, revision)
         self.revision = rows.revision
         self.judge = judge
+        self.settings = judge.settings if judge else {}
         self.main_metric = "judged" if judge else "lexical"
         self._items = []
         for place, row in rows:
@@ -69,12 +70,11 @@ class LongMemEval:
         asked = _ASK.format(date=question.extra["date"], question=question.text)
         shown = [] if protocol == "no_context" else list(history)
 
-        def render() -> str:
-            return _SHOWN.format(history=_sessions(shown)) + asked if shown else asked
+        def render(turns: int) -> list[Message]:
+            content = _SHOWN.format(history=_sessions(shown[:turns])) + asked if turns else asked
+            return [{"role": "user", "content": content}]
 
-        while budget.tokens is not None and shown and budget.count(render()) > budget.tokens:
-            shown = shown[: -max(1, len(shown) // 20)]
-        return [{"role": "user", "content": render()}]
+        return render(budget.most(len(shown), render))
 
     def decoding(self, item: Item, question: Question, protocol: str) -> Decoding:
         """Greedy, 500 tokens."""

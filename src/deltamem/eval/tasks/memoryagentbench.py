@@ -12,7 +12,7 @@ from deltamem.eval.metrics.memoryagentbench import mab_scores, mab_scores_as_rel
 from deltamem.eval.metrics.movies import film_names
 from deltamem.eval.tasks.chunks import chunks_of, joined
 from deltamem.eval.tasks.mab_prompts import clip, kind_of, official_messages, released_messages
-from deltamem.eval.tasks.rows import BadDataError, HubData, Rows, hub_file, need, rows_from, texts
+from deltamem.eval.tasks.rows import BadDataError, HubData, Rows, digest, hub_file, need, rows_from, texts
 
 SPLITS = ("Accurate_Retrieval", "Test_Time_Learning", "Long_Range_Understanding", "Conflict_Resolution")
 HUB = HubData("ai-hyz/MemoryAgentBench", tuple(f"data/{split}-00000-of-00001.parquet" for split in SPLITS))
@@ -22,7 +22,7 @@ _ANSWER_TOKENS = {
     "eventqa": 40,
     "longmemeval": 50,
     "ruler": 50,
-    "factconsolidation": 50,
+    "factconsolidation": 10,
     "icl": 20,
     "recsys": 300,
     "detective": 2000,
@@ -73,6 +73,7 @@ class MemoryAgentBench:
         rows = rows_from(data, HUB, revision)
         self.revision = rows.revision
         self.judge = judge
+        self.settings = judge.settings if judge else {}
         wanted = tuple(sources)
         self._items = [item for item in _items(rows) if not wanted or item.source.startswith(wanted)]
         if not self._items:
@@ -84,7 +85,9 @@ class MemoryAgentBench:
                     "Recommendations need the films' names: give the benchmark's entity2id.json (option movies), or "
                     "name other sources (option sources)."
                 )
-            self._movies = _film_names(movies or hub_file(HUB.name, "entity2id.json", revision))
+            names = movies or hub_file(HUB.name, "entity2id.json", revision)
+            self._movies = _film_names(names)
+            self.settings |= {"movies": digest(names)}
 
     def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
         """The contexts in the data's order.
@@ -111,7 +114,7 @@ class MemoryAgentBench:
         context = clip(joined(history), _CLIP) if protocol != "no_context" else ""
         messages = released_messages(context, question.text)
         while budget.tokens is not None and context:
-            tokens = budget.count(messages[-1]["content"])
+            tokens = budget.length(messages)
             if tokens <= budget.tokens:
                 break
             shorter = int(len(context) * min(0.98, budget.tokens / tokens))
@@ -140,16 +143,12 @@ class MemoryAgentBench:
         return scores
 
     def _official(self, item: Item, question: Question, shown: list[Entry], budget: Budget) -> list[Message]:
-        def render() -> list[Message]:
-            return official_messages(item.source, [joined([entry]) for entry in shown], question.text)
+        pieces = [joined([entry]) for entry in shown]
 
-        messages = render()
-        while budget.tokens is not None and len(shown) > 1:
-            if budget.count("\n".join(message["content"] for message in messages)) <= budget.tokens:
-                break
-            shown = shown[max(1, len(shown) // 20) :]
-            messages = render()
-        return messages
+        def render(last: int) -> list[Message]:
+            return official_messages(item.source, pieces[len(pieces) - last :], question.text)
+
+        return render(budget.most(len(pieces), render))
 
 
 def _items(rows: Rows) -> list[Item]:

@@ -24,8 +24,7 @@ def task_options(build: Callable[..., Any], options: Mapping[str, str]) -> dict[
     Raises:
         ValueError: the task has no such option, or one is no such value.
     """
-    known = set(inspect.signature(build).parameters) - set(_GENERAL)
-    known |= set(_JUDGE) if "judge" in known else set()
+    known = known_options(build)
     if unknown := sorted(set(options) - known):
         raise ValueError(
             f"This task has no option {', '.join(unknown)}; its options: {', '.join(sorted(known)) or 'none'}."
@@ -34,6 +33,12 @@ def task_options(build: Callable[..., Any], options: Mapping[str, str]) -> dict[
     if judge := _judge(options):
         parsed["judge"] = judge
     return parsed
+
+
+def known_options(build: Callable[..., Any]) -> set[str]:
+    """The names of a task's options."""
+    known = set(inspect.signature(build).parameters) - set(_GENERAL)
+    return known | set(_JUDGE) if "judge" in known else known
 
 
 def _judge(options: Mapping[str, str]) -> Judge | None:

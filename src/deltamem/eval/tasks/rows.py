@@ -10,7 +10,18 @@ from deltamem.train.data.converters.example import need
 from deltamem.train.data.converters.rows import read_rows
 from deltamem.train.data.lines import BadDataError
 
-__all__ = ["BadDataError", "HubData", "Rows", "digest", "hub_file", "need", "read_rows", "rows_from", "texts"]
+__all__ = [
+    "BadDataError",
+    "HubData",
+    "Rows",
+    "digest",
+    "hub_file",
+    "hub_revision",
+    "need",
+    "read_rows",
+    "rows_from",
+    "texts",
+]
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ def rows_from(data: Path | None, hub: HubData, revision: str | None) -> Rows:
     else:
         files = [hub_file(hub.name, file, revision) for file in hub.files]
         found = [row for file in files for row in _file_rows(file)]
-        said = f"{hub.name}@{_commit(files[0])}{'' if revision else ' (unpinned)'}"
+        said = hub_revision(hub.name, files[0], revision)
     for place, row in found:
         if not isinstance(row, dict):
             raise BadDataError(f"{place}: a row must be an object, not {type(row).__name__}.")
@@ -85,6 +96,13 @@ def hub_file(name: str, file: str, revision: str | None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise BadDataError(f"Cannot load {file} of {name} from the Hub; pass a file with --data. {reason}") from error
+
+
+def hub_revision(name: str, file: Path, asked: str | None) -> str:
+    """What a record says of a data set: its id, the commit of a downloaded file, and whether nobody asked for it."""
+    # The Hub's cache has the commit as the name of a folder.
+    commit = file.parts[file.parts.index("snapshots") + 1] if "snapshots" in file.parts else "unknown"
+    return f"{name}@{commit}{'' if asked else ' (unpinned)'}"
 
 
 def texts(row: dict[str, Any], name: str) -> list[str]:
@@ -128,8 +146,3 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
             yield f"{path}, row {number}", {"split": split, **row}
     else:
         yield from read_rows(path)
-
-
-def _commit(file: Path) -> str:
-    """The commit of a downloaded file, which the Hub's cache has as the name of a folder."""
-    return file.parts[file.parts.index("snapshots") + 1] if "snapshots" in file.parts else "unknown"

@@ -1,6 +1,7 @@
 """MemGen (arXiv 2509.24704): the full context, with latent tokens that a trained weaver writes for the backbone."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from deltamem.chat import Message, encode_chat
 from deltamem.eval.backbone import Backbone, Generated, generation_options, seeded
-from deltamem.eval.interface import Ask, Decoding, Entry
+from deltamem.eval.interface import Ask, Budget, Decoding, Entry
+from deltamem.eval.methods.base import Size
 from deltamem.eval.methods.memgen.files import weaver_fingerprint
 from deltamem.eval.methods.memgen.learning import ends_with_delimiter
 from deltamem.eval.methods.memgen.weaver import Reading, weavers
@@ -31,6 +33,8 @@ class MemGen(FullContext):
         ValueError: it has none.
     """
 
+    needs_history = False
+
     def __init__(self, name: str, backbone: Backbone) -> None:
         super().__init__(name, backbone)
         there = weavers(backbone.model)
@@ -38,27 +42,24 @@ class MemGen(FullContext):
             raise ValueError(f"The method {name!r} needs a weaver, and none is loaded; load one with --adapter FOLDER.")
         self.weaver = list(there.values())[-1]
 
+    @property
+    def fingerprint(self) -> str:
+        """The weaver's."""
+        return weaver_fingerprint(self.backbone.model, self.weaver)
+
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """Everything."""
-        notes = {
-            "weaver": self.weaver.name,
-            "weaver_sha256": weaver_fingerprint(self.backbone.model, self.weaver),
-            "trigger": "always on, not trained",
-        }
-        return [(self.history, notes)] * len(asks)
+        return [(self.history, {"weaver": self.weaver.name, "trigger": "always on, not trained"})] * len(asks)
 
-    def fitted(self, ask: Ask, shown: Sequence[Entry], most: int | None = None) -> tuple[list[Message], bool]:
-        """The prompt that leaves room for the latents too."""
-        room = self.backbone.budget(ask.decoding).tokens
-        if room is not None:
-            left = room - self.weaver.plan.most_latents
-            most = left if most is None else min(left, most)
-        return super().fitted(ask, shown, most)
+    def room(self, decoding: Decoding) -> Budget:
+        """What the latents leave."""
+        budget = super().room(decoding)
+        left = None if budget.tokens is None else budget.tokens - self.weaver.plan.most_latents
+        return replace(budget, tokens=left)
 
-    def estimate(self, history: int, question: int) -> tuple[int, int]:
+    def estimate(self, size: Size) -> tuple[int, int]:
         """Both models read history and question for each question, and the latents after them."""
-        _, prompt = super().estimate(history, question)
-        return 0, 2 * prompt + 3 * self.weaver.plan.latents
+        return 0, 2 * size.full + 3 * self.weaver.plan.latents
 
     @torch.no_grad()
     def say(self, prompts: list[list[Message]], asks: list[Ask]) -> list[Generated]:

@@ -24,6 +24,8 @@ class MixedMemory(FullContext):
         ValueError: there is none.
     """
 
+    needs_history = False
+
     def __init__(self, name: str, backbone: Backbone) -> None:
         super().__init__(name, backbone)
         there = memories(backbone.model)
@@ -33,10 +35,14 @@ class MixedMemory(FullContext):
             )
         self.label, self.loaded = list(there.items())[-1]
 
+    @property
+    def fingerprint(self) -> str:
+        """The MLP's."""
+        return self.loaded.sha256
+
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """Everything."""
-        notes = {"mlp_memory": self.label, "mlp_memory_sha256": self.loaded.sha256, "share": self.loaded.share}
-        return [(self.history, notes)] * len(asks)
+        return [(self.history, {"mlp_memory": self.label, "share": self.loaded.share})] * len(asks)
 
     def say(self, prompts: list[list[Message]], asks: list[Ask]) -> list[Generated]:
         """The answers of the mixture."""

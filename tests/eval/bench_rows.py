@@ -20,7 +20,7 @@ def write_lines(path: Path, rows: list[Any]) -> Path:
 
 
 def words(tokens: int | None) -> Budget:
-    return Budget(tokens, lambda text: len(text.split()))
+    return Budget(tokens, lambda messages: sum(len(message["content"].split()) for message in messages))
 
 
 LOCOMO: dict[str, Any] = {
@@ -67,6 +67,13 @@ MAB: dict[str, Any] = {
     "questions": ["play the blues", "set an alarm"],
     "answers": [["4"], ["7", "seven"]],
     "metadata": {"source": "icl_toy_2shot_balance", "qa_pair_ids": ["toy_no0", "toy_no1"], "question_types": None},
+}
+
+IFEVAL: dict[str, Any] = {
+    "key": 1,
+    "prompt": "Name two colours in lower case. Use no commas.",
+    "instruction_id_list": ["punctuation:no_comma", "change_case:english_lowercase"],
+    "kwargs": [{"num_words": None}, {}],
 }
 
 LONGMEMEVAL: dict[str, Any] = {
