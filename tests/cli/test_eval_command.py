@@ -109,6 +109,11 @@ def test_the_papers_suite_is_planned_whole(
     assert {"context2lora", "memgen", "mlp_memory", "llmlingua2", "static"} <= set(plan["absent"])
     assert "--adapter lora=FOLDER" in plan["absent"]["context2lora"]
     assert all(row["prompt_tokens"] > 0 for row in plan["runs"])
+    assert run("eval", "--suite", "paper", *given, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "gpqa, release, none *" in said
+    assert "* Its data is not here" in said
+    assert "locomo, release, none  " in said
 
 
 def test_ifeval_runs_like_any_task(

@@ -58,4 +58,4 @@ def print_plan(
     for name, reason in absent.items():
         print(f"{name}: left out: {reason}")
     for name, reason in missing.items():
-        print(f"{name}: its data is not here, so its numbers are about those of the published data: {reason}")
+        print(f"{name}: its data is not here: {reason}")

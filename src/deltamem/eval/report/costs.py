@@ -19,6 +19,8 @@ def costs(task: TaskSummary, controls: frozenset[str]) -> list[Block]:
         "history, those of the prompt and of the answer; the seconds these took, less where prompts begin alike; and "
         "the bytes kept of the history between turns. The weights of what was trained are not counted."
     )
+    if measured:
+        said += " Peak memory is what was held at most in reading or answering, beyond what was held before."
     marked = frozenset(number for number, method in enumerate(task.methods) if method.method in controls)
     points = {
         _starred(m.method): (m.cost["write_tokens"] + m.cost["prompt_tokens"], m.mean.value) for m in task.methods

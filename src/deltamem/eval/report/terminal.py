@@ -40,9 +40,12 @@ def print_estimates(rows: Sequence[Estimate]) -> None:
     table = _table("task", "items", "questions", "tokens written", "tokens of prompts", "new tokens, at most")
     for row in rows:
         counts = (row.items, row.questions, row.write_tokens, row.prompt_tokens, row.new_tokens)
-        table.add_row(f"{row.task}, {row.protocol}, {row.method}", *(f"{count:,}" for count in counts))
+        mark = " *" if row.published else ""
+        table.add_row(f"{row.task}, {row.protocol}, {row.method}{mark}", *(f"{count:,}" for count in counts))
     console = _console()
     console.print(table)
+    if any(row.published for row in rows):
+        console.print("* Its data is not here: about, by its published size.", highlight=False)
     total = sum(row.write_tokens + row.prompt_tokens for row in rows)
     console.print(
         f"About {total:,} tokens to read in all, before what is saved where prompts begin alike.", highlight=False
