@@ -16,14 +16,14 @@ from deltamem.cli.main import build_app, main
 from deltamem.demo.suite import TRAININGS
 from deltamem.eval.loading import embedded_backbone
 from deltamem.eval.methods import MethodOptions
-from deltamem.eval.registry import SUITES, Training
+from deltamem.eval.registry import SUITES, SuiteTraining
 from deltamem.train.recipefile import load_recipe
 
 SUITE = SUITES["embedded"]
 BY_NAME = {one.name: one for one in TRAININGS}
 
 
-def shorter(training: Training) -> Training:
+def shorter(training: SuiteTraining) -> SuiteTraining:
     """The same training with two small updates."""
 
     def recipe(folder: Path) -> str:
@@ -62,7 +62,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("training", TRAININGS, ids=lambda one: one.name)
-def test_a_training_is_a_command_with_a_recipe(training: Training, tmp_path: Path) -> None:
+def test_a_training_is_a_command_with_a_recipe(training: SuiteTraining, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(training.recipe(tmp_path), "utf-8")
     recipe = load_recipe(path)

@@ -26,7 +26,7 @@ from deltamem.eval.methods.lora import (
     save_lora,
     using_lora,
 )
-from deltamem.eval.methods.training import Rows, next_token_loss
+from deltamem.eval.methods.training import TokenRows, next_token_loss
 
 pytest.importorskip("peft")
 
@@ -52,8 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def rows() -> Rows:
-    return Rows.pad([(IDS, [1.0] * len(IDS))])
+def rows() -> TokenRows:
+    return TokenRows.pad([(IDS, [1.0] * len(IDS))])
 
 
 def loss(model: PreTrainedModel) -> float:
@@ -71,8 +71,8 @@ def texts(name: str, backbone: Backbone) -> list[str]:
 def test_weights_and_padding_count_as_they_should() -> None:
     model, _ = load_backbone()
     short, long = ([50, 60, 70], [0.0, 0.0, 1.0]), (IDS, [0.0] * 49 + [3.0])
-    apart = [next_token_loss(model, Rows.pad([one])).item() for one in (short, long)]
-    together = next_token_loss(model, Rows.pad([short, long])).item()
+    apart = [next_token_loss(model, TokenRows.pad([one])).item() for one in (short, long)]
+    together = next_token_loss(model, TokenRows.pad([short, long])).item()
     assert together == pytest.approx((apart[0] + 3 * apart[1]) / 4, rel=1e-4)
 
 
@@ -97,7 +97,7 @@ def test_a_fresh_lora_changes_nothing_and_a_fitted_one_only_where_it_is_on() -> 
 def test_an_update_in_two_passes_is_the_same() -> None:
     texts = [(IDS, [1.0] * 50), (IDS[20:], [0.0] * 10 + [2.0] * 20)]
     prints = []
-    for passes in ([Rows.pad(texts)], [Rows.pad([text]) for text in texts]):
+    for passes in ([TokenRows.pad(texts)], [TokenRows.pad([text]) for text in texts]):
         model, _ = load_backbone()
         add_lora(model, "one", PLAN)
         losses = fit_lora(model, "one", [passes] * 3, LoraPlan(rate=1e-3, steps=3))

@@ -20,7 +20,7 @@ from deltamem.eval.methods.lora import LoraPlan, lora_weights, using_lora
 from deltamem.eval.methods.memgen.files import load_weaver, save_weaver, weaver_fingerprint
 from deltamem.eval.methods.memgen.learning import exchanges, fit_weaver, weaver_loss
 from deltamem.eval.methods.memgen.weaver import Reading, Weaver, WeaverPlan, add_weaver, weaver_parameters, weavers
-from deltamem.eval.methods.training import Rows, next_token_loss
+from deltamem.eval.methods.training import TokenRows, next_token_loss
 
 pytest.importorskip("peft")
 
@@ -60,7 +60,7 @@ def own(backbone: Backbone) -> Weaver:
     return weavers(backbone.model)["own"]
 
 
-def rows(learned: int = 1) -> Rows:
+def rows(learned: int = 1) -> TokenRows:
     """The chats of :data:`ROWS`; of each the last answers train."""
     texts = []
     for chat in ROWS:
@@ -74,7 +74,7 @@ def rows(learned: int = 1) -> Rows:
             ids += head + tail
             weights += [0.0] * len(head) + [weight] * len(tail)
         texts.append((ids, weights))
-    return Rows.pad(texts)
+    return TokenRows.pad(texts)
 
 
 def answers(name: str, backbone: Backbone) -> list[Any]:
@@ -127,7 +127,7 @@ def test_the_loss_is_that_of_reading_in_turn(trained: Backbone) -> None:
             weights += [*part.weights[start:point], *[0.0] * PLAN.latents]
             start = point
         woven = torch.cat([woven, embed(model, part.ids[start:])])
-        one = Rows.pad([(labels + part.ids[start:], weights + part.weights[start:])])
+        one = TokenRows.pad([(labels + part.ids[start:], weights + part.weights[start:])])
         total += next_token_loss(model, one, inputs_embeds=woven[None]).item() * one.total
         weight += one.total
     together = weaver_loss(model, weaver, exchanges(rows(2), TOKENIZER, PLAN.insertions))

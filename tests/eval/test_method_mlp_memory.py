@@ -27,7 +27,7 @@ from deltamem.eval.methods.mlp_memory.files import (
 from deltamem.eval.methods.mlp_memory.hidden import feed_forward, reading
 from deltamem.eval.methods.mlp_memory.learning import MlpPlan, fit_memory, measure_memory, memory_loss
 from deltamem.eval.methods.mlp_memory.mixing import mixing, mixture
-from deltamem.eval.methods.mlp_memory.neighbours import knn_targets, nearest
+from deltamem.eval.methods.mlp_memory.neighbours import knn_targets, nearest_keys
 from deltamem.eval.methods.mlp_memory.network import MlpShape, fresh_memory, without_weights
 
 IDS = tiny.tokens(2, 12)
@@ -86,10 +86,10 @@ def test_the_search_is_exact_whatever_the_blocks() -> None:
     distances = torch.cdist(keys, keys).square().fill_diagonal_(torch.inf)
     wanted, places = distances.sort(1)
     for rows in (1, 4, 50):
-        blocks = list(nearest(keys, 6, rows=rows))
+        blocks = list(nearest_keys(keys, 6, rows=rows))
         torch.testing.assert_close(torch.cat([found for found, _ in blocks]), wanted[:, :6], rtol=1e-4, atol=1e-4)
         assert torch.equal(torch.cat([place for _, place in blocks]), places[:, :6])
-    assert next(iter(nearest(keys, 1000, rows=50)))[0].shape == (23, 22)
+    assert next(iter(nearest_keys(keys, 1000, rows=50)))[0].shape == (23, 22)
 
 
 def test_the_loss_has_both_its_terms() -> None:

@@ -9,7 +9,7 @@ from deltamem.eval.metrics.hotpotqa import hotpotqa_scores, hotpotqa_scores_as_r
 from deltamem.eval.metrics.judge import QUESTION_TYPES, Judge, judge_prompt
 from deltamem.eval.metrics.locomo import locomo_score, official_answer, released_answer
 from deltamem.eval.metrics.memoryagentbench import mab_scores, mab_scores_as_released, parsed_answer
-from deltamem.eval.metrics.movies import edit_distance, film_names, nearest, recall_at
+from deltamem.eval.metrics.movies import edit_distance, film_names, nearest_name, recall_at
 from deltamem.eval.metrics.text import first_line, normalise, normalise_as_released, strict_f1, token_f1
 
 WORDS = st.lists(st.sampled_from(["red", "blue", "house", "seven"]), min_size=1, max_size=6).map(" ".join)
@@ -134,7 +134,7 @@ def test_recommendations():
 def test_edit_distance():
     assert edit_distance("kitten", "sitting") == 3
     assert edit_distance("", "abc") == 3
-    assert nearest("alen", ("Up", "Alien")) == "Alien"
+    assert nearest_name("alen", ("Up", "Alien")) == "Alien"
 
 
 @pytest.mark.parametrize(

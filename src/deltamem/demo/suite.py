@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 
 from deltamem.demo.adapters import COURSES, recipe_of
-from deltamem.eval.registry import Training
+from deltamem.eval.registry import SuiteTraining
 
 _TRAINER = ("accelerate", "train"), ("pydantic", "train"), ("yaml", "train"), ("datasets", "train")
 _PEFT = ("peft", "lora")
@@ -23,8 +23,8 @@ def _recipe(folder: Path, steps: int, *, control: bool = False) -> str:
     return recipe_yaml(recipe_of(course.config, stage, folder, control=control))
 
 
-TRAININGS: tuple[Training, ...] = (
-    Training(
+TRAININGS: tuple[SuiteTraining, ...] = (
+    SuiteTraining(
         name="static",
         method="static",
         about="the static control: multi trained on strangers' memories, 400 updates",
@@ -34,7 +34,7 @@ TRAININGS: tuple[Training, ...] = (
         seconds=180,
         needs=(*_TRAINER, ("matplotlib", "train")),
     ),
-    Training(
+    SuiteTraining(
         name="lora",
         method="context2lora",
         about="the LoRA of context2lora, 250 updates",
@@ -44,7 +44,7 @@ TRAININGS: tuple[Training, ...] = (
         seconds=180,
         needs=(*_TRAINER, _PEFT),
     ),
-    Training(
+    SuiteTraining(
         name="memgen",
         method="memgen",
         about="the weaver of memgen, 800 updates",
@@ -54,7 +54,7 @@ TRAININGS: tuple[Training, ...] = (
         seconds=180,
         needs=(*_TRAINER, _PEFT),
     ),
-    Training(
+    SuiteTraining(
         name="mlp",
         method="mlp_memory",
         about="the MLP of mlp_memory, 600 updates on 30,000 tokens",

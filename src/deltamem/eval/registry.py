@@ -90,7 +90,7 @@ class SuiteTask:
 
 
 @dataclass(frozen=True)
-class Training:
+class SuiteTraining:
     """What a suite trains before it runs, by a command of ``deltamem``, into a folder of its own.
 
     Attributes:
@@ -122,7 +122,7 @@ class Suite:
         tasks: the tasks.
         methods: the methods; every one that the adapters allow by default.
         more: methods that are run beside those if what they need is there, and else named with what they lack.
-        trainings: where what it trains first is defined, as ``module:attribute``: a sequence of :class:`Training`.
+        trainings: where what it trains first is defined, as ``module:attribute``: a sequence of :class:`SuiteTraining`.
         limit: the most items a task; all by default.
         seconds: about how long the answers of a seed take on an idle core, where that is known.
         embedded: on the package's own backbone.

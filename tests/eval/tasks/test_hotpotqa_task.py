@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 from bench_rows import ANY_ROOM, HOTPOT, write_json, write_lines
 
 from deltamem.eval.tasks.hotpotqa import HotpotQA
-from deltamem.eval.tasks.rows import BadDataError
+from deltamem.eval.tasks.rows import BadDataError, hub_revision
 
 OFFICIAL = {
     "_id": "h2",
@@ -62,6 +64,12 @@ def test_a_bad_row_is_named(tmp_path, change, message):
     path = write_lines(tmp_path / "bad.jsonl", [HOTPOT, {**HOTPOT, **change}])
     with pytest.raises(BadDataError, match=r"bad\.jsonl:2.*" + message):
         HotpotQA(path)
+
+
+def test_data_of_the_hub_is_named_by_its_commit():
+    file = Path("hub/datasets--a--b/snapshots/0123abcd/data/rows.parquet")
+    assert hub_revision("a/b", file, "0123abcd") == "a/b@0123abcd"
+    assert hub_revision("a/b", file, None) == "a/b@0123abcd (unpinned)"
 
 
 def test_bad_files_are_named(tmp_path):

@@ -10,7 +10,7 @@ import typer
 from deltamem.cli.baselines.training import RecipeChanges, RecipeFile, prepare, write_record
 
 if TYPE_CHECKING:
-    from deltamem.eval.methods.training import Rows
+    from deltamem.eval.methods.training import TokenRows
 
 _NAME = "memgen"
 
@@ -66,7 +66,7 @@ def memgen(
     print(f"Wrote a weaver to {output}: {lora.steps} updates, loss {losses[0]:.3f} to {losses[-1]:.3f}.")
 
 
-def _some(updates: Iterable[Sequence["Rows"]], most: int, seed: int) -> Iterator[list["Rows"]]:
+def _some(updates: Iterable[Sequence["TokenRows"]], most: int, seed: int) -> Iterator[list["TokenRows"]]:
     """At most so many rows of each update, from whichever of its passes."""
     for step, passes in enumerate(updates):
         places = [(number, row) for number, rows in enumerate(passes) for row in range(len(rows.ids))]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from deltamem.eval.methods.training import Rows
+    from deltamem.eval.methods.training import TokenRows
     from deltamem.train.recipe import Recipe
 
 RecipeFile = Annotated[Path, typer.Argument(help="The adapter's recipe, a YAML file.")]
@@ -50,7 +50,7 @@ class Training:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
             self.model.train()
 
-    def updates(self, reserve: int = 0) -> Iterator[list["Rows"]]:
+    def updates(self, reserve: int = 0) -> Iterator[list["TokenRows"]]:
         """The queries of each update with their histories before them, a pass for each micro-batch.
 
         Args:
@@ -59,7 +59,7 @@ class Training:
         from rich.console import Console
         from rich.progress import track
 
-        from deltamem.eval.methods.training import Rows
+        from deltamem.eval.methods.training import TokenRows
         from deltamem.train.episodes import EpisodeBatch
         from deltamem.train.hf import as_batch
         from deltamem.train.loading import pad_id
@@ -76,7 +76,7 @@ class Training:
             items = [dataset[next(places)] for _ in range(size)]
             parts = [items[start : start + micro] for start in range(0, size, micro)]
             texts = [full_texts(as_batch(part, padding), room) for part in parts]
-            yield [Rows(text.ids, text.weights) for text in texts]
+            yield [TokenRows(text.ids, text.weights) for text in texts]
 
 
 def prepare(recipe: Path, changes: Sequence[str]) -> Training:

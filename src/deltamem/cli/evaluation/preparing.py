@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from deltamem.eval.methods.registry import STATIC
-from deltamem.eval.registry import TRAINED, Suite, Training, resolve
+from deltamem.eval.registry import TRAINED, Suite, SuiteTraining, resolve
 from deltamem.files import write_atomically
 
 _RECIPE = "recipe.yaml"
@@ -30,9 +30,9 @@ class Preparation:
     """
 
     folder: Path
-    there: tuple[Training, ...]
-    left: tuple[Training, ...]
-    given: tuple[Training, ...]
+    there: tuple[SuiteTraining, ...]
+    left: tuple[SuiteTraining, ...]
+    given: tuple[SuiteTraining, ...]
     absent: Mapping[str, str]
     own_adapters: tuple[str, ...]
     own_static: Path | None
@@ -80,7 +80,7 @@ def find_preparation(
     named = {name for name, found, _ in (one.partition("=") for one in adapters) if found}
     if static is not None:
         named.add(STATIC)
-    trainings: Sequence[Training] = resolve(suite.trainings) if suite.trainings else ()
+    trainings: Sequence[SuiteTraining] = resolve(suite.trainings) if suite.trainings else ()
     wanted = [one for one in trainings if one.name not in named and (not methods or _is_among(one.method, methods))]
     there = tuple(one for one in wanted if (folder / one.name / one.done).is_file())
     left = [one for one in wanted if one not in there]
@@ -148,7 +148,7 @@ def train(
     return replace(preparation, there=(*preparation.there, *preparation.left), left=())
 
 
-def _lacking(training: Training) -> str:
+def _lacking(training: SuiteTraining) -> str:
     """Which package its command needs that is not here, if any."""
     missing = ((name, extra) for name, extra in training.needs if find_spec(name) is None)
     return next((f'its training needs {name}: pip install "deltamem[{extra}]"' for name, extra in missing), "")

@@ -19,7 +19,7 @@ from deltamem.eval.methods.lora import (
 )
 from deltamem.eval.methods.memgen.weaver import weavers
 from deltamem.eval.methods.text import FullContext, NoContext
-from deltamem.eval.methods.training import Rows
+from deltamem.eval.methods.training import TokenRows
 
 FITTED = "context2lora_fitted"
 # Rate, updates, and the length and overlap of the pieces are those of Back et al., arXiv 2603.01097.
@@ -132,10 +132,10 @@ class FittedLora(NoContext):
         return [ids[start : start + self._length] for start in range(0, last, step)]
 
 
-def _batches(pieces: Sequence[list[int]], plan: LoraPlan, used: list[int]) -> Iterator[list[Rows]]:
+def _batches(pieces: Sequence[list[int]], plan: LoraPlan, used: list[int]) -> Iterator[list[TokenRows]]:
     """The pieces in turn, a batch an update and a pass each; ``used`` takes the number of tokens of each batch."""
     size = min(plan.batch, len(pieces))
     for step in range(plan.steps):
         part = [pieces[(step * size + place) % len(pieces)] for place in range(size)]
         used.append(sum(len(piece) for piece in part))
-        yield [Rows.pad([(piece, [1.0] * len(piece))]) for piece in part]
+        yield [TokenRows.pad([(piece, [1.0] * len(piece))]) for piece in part]

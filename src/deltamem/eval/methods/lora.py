@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from deltamem.eval.methods.bare import bare_path, linears
-from deltamem.eval.methods.training import Rows, descend, next_token_loss
+from deltamem.eval.methods.training import TokenRows, descend, next_token_loss
 from deltamem.files import write_atomically
 
 CONFIG_FILE = "adapter_config.json"
@@ -130,7 +130,7 @@ def reset_lora(model: nn.Module, name: str, seed: int) -> None:
                 weight.zero_()
 
 
-def fit_lora(model: Any, name: str, updates: Iterable[Sequence[Rows]], plan: LoraPlan) -> list[float]:
+def fit_lora(model: Any, name: str, updates: Iterable[Sequence[TokenRows]], plan: LoraPlan) -> list[float]:
     """Trains a LoRA by the weighted loss of the next token; everything else stays as it is.
 
     Args:

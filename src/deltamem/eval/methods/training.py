@@ -25,25 +25,25 @@ _Pass = TypeVar("_Pass", bound=Counted)
 
 
 @dataclass(frozen=True)
-class Rows:
+class TokenRows:
     """Texts padded on the right, and the loss weight of each token as a prediction; both ``[B, T]``."""
 
     ids: Tensor
     weights: Tensor
 
     @classmethod
-    def pad(cls, texts: Iterable[tuple[list[int], list[float]]]) -> "Rows":
+    def pad(cls, texts: Iterable[tuple[list[int], list[float]]]) -> "TokenRows":
         """One row a text of ids and weights; what is padded has the weight 0, and comes after all that counts."""
         pairs = [(torch.tensor(ids), torch.tensor(weights, dtype=torch.float32)) for ids, weights in texts]
         ids, weights = zip(*pairs, strict=True)
         pad = nn.utils.rnn.pad_sequence
         return cls(pad(list(ids), batch_first=True), pad(list(weights), batch_first=True))
 
-    def select(self, rows: Sequence[int]) -> "Rows":
+    def select(self, rows: Sequence[int]) -> "TokenRows":
         """Some of the rows, with no more padding on the right than they need."""
         ids, weights = self.ids[list(rows)], self.weights[list(rows)]
         length = int((weights > 0).any(0).nonzero()[-1]) + 1
-        return Rows(ids[:, :length], weights[:, :length])
+        return TokenRows(ids[:, :length], weights[:, :length])
 
     @property
     def total(self) -> float:
@@ -94,7 +94,7 @@ def descend(
     return losses
 
 
-def next_token_loss(model: Any, rows: Rows, **read: Any) -> Tensor:
+def next_token_loss(model: Any, rows: TokenRows, **read: Any) -> Tensor:
     """The weighted mean of the loss of each token from those before it.
 
     Args:

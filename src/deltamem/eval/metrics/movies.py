@@ -34,7 +34,7 @@ def recall_at(output: str, golds: Sequence[str], movies: dict[int, str] | None) 
         raise ValueError(f"There is no film with the id {error} in the file of names.") from None
     known = tuple(sorted(set(movies.values())))
     # Only the first ten lines can count, and matching one is a search through all titles.
-    named = [nearest(title, known) for title in _titles(output)[: max(CUTS)]]
+    named = [nearest_name(title, known) for title in _titles(output)[: max(CUTS)]]
     recall = {f"recall@{cut}": sum(film in named[:cut] for film in wanted) / len(wanted) for cut in CUTS}
     return {"score": recall["recall@5"], **recall}
 
@@ -45,7 +45,7 @@ def film_names(entities: dict[str, int]) -> dict[int, str]:
 
 
 @lru_cache(maxsize=4096)
-def nearest(title: str, known: tuple[str, ...]) -> str:
+def nearest_name(title: str, known: tuple[str, ...]) -> str:
     """The known title with the smallest edit distance in lower case; the first of equals.
 
     Raises:

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from deltamem.eval.methods.memgen.weaver import DELIMITERS, Reading, Weaver, pad_left, positions, weaver_parameters
-from deltamem.eval.methods.training import Rows, descend, next_token_loss
+from deltamem.eval.methods.training import TokenRows, descend, next_token_loss
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Exchange:
     points: list[int]
 
 
-def exchanges(rows: Rows, tokenizer: Any, insertions: int) -> list[Exchange]:
+def exchanges(rows: TokenRows, tokenizer: Any, insertions: int) -> list[Exchange]:
     """Every answer of rows with all that is before it; of a row with two answers the first is the second's prompt."""
     ends = lru_cache(maxsize=None)(lambda token: ends_with_delimiter(tokenizer, token))
     found: list[Exchange] = []
@@ -72,10 +72,10 @@ def weaver_loss(model: Any, weaver: Weaver, parts: Sequence[Exchange]) -> Tensor
                 tails[number] = torch.cat([tails[number], new[number]])
                 labels[number][0].extend([0] * weaver.plan.latents + part.ids[here])
                 labels[number][1].extend([0.0] * weaver.plan.latents + part.weights[here])
-    return _tail_loss(model, prompts, tails, Rows.pad(labels))
+    return _tail_loss(model, prompts, tails, TokenRows.pad(labels))
 
 
-def _tail_loss(model: Any, prompts: Sequence[Tensor], tails: Sequence[Tensor], rows: Rows) -> Tensor:
+def _tail_loss(model: Any, prompts: Sequence[Tensor], tails: Sequence[Tensor], rows: TokenRows) -> Tensor:
     """The loss of what follows prompts; the reasoner reads these without a gradient, as nothing there is trained."""
     before, mask = pad_left(prompts)
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
@@ -99,7 +99,7 @@ def _tail_loss(model: Any, prompts: Sequence[Tensor], tails: Sequence[Tensor], r
     )
 
 
-def fit_weaver(model: Any, weaver: Weaver, tokenizer: Any, updates: Iterable[Sequence[Rows]]) -> list[float]:
+def fit_weaver(model: Any, weaver: Weaver, tokenizer: Any, updates: Iterable[Sequence[TokenRows]]) -> list[float]:
     """Trains a weaver on the answers of rows; the backbone stays as it is.
 
     Args:
@@ -113,7 +113,7 @@ def fit_weaver(model: Any, weaver: Weaver, tokenizer: Any, updates: Iterable[Seq
     """
     plan = weaver.plan
 
-    def loss(rows: Rows) -> Tensor:
+    def loss(rows: TokenRows) -> Tensor:
         return weaver_loss(model, weaver, exchanges(rows, tokenizer, plan.insertions))
 
     parameters = weaver_parameters(model, weaver)

@@ -47,7 +47,7 @@ def knn_targets(store: Datastore, vocabulary: int, *, neighbours: int, temperatu
         temperature: in units of d².
     """
     counts, tokens, probabilities = [], [], []
-    for distances, places in nearest(store.keys, neighbours, rows=_BLOCK_NUMBERS // max(vocabulary, len(store))):
+    for distances, places in nearest_keys(store.keys, neighbours, rows=_BLOCK_NUMBERS // max(vocabulary, len(store))):
         weights = torch.softmax(-distances / temperature, dim=-1)
         dense = torch.zeros(len(places), vocabulary, device=places.device)
         dense.scatter_add_(1, store.values[places], weights)
@@ -59,7 +59,7 @@ def knn_targets(store: Datastore, vocabulary: int, *, neighbours: int, temperatu
     return Targets(offsets, torch.cat(tokens), torch.cat(probabilities))
 
 
-def nearest(keys: Tensor, neighbours: int, *, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+def nearest_keys(keys: Tensor, neighbours: int, *, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The nearest other keys of every key, exactly, block by block.
 
     Args:
