@@ -180,7 +180,7 @@ def test_on_a_real_terminal(tmp_path: Path) -> None:
     memory = tmp_path / "me.safetensors"
     terminal = Terminal("chat", "--memory", str(memory), "--window", "0")
     try:
-        terminal.wait_for("Where do I live?")
+        terminal.wait_for("Which city do I live in?")
         terminal.wait_for("you ›")
         terminal.type("I live in Oslo." + ENTER)
         terminal.wait_for("model › ")
