@@ -89,6 +89,9 @@ def test_a_judge_is_asked_over_http(data, endpoint):
     task = LongMemEval(data, **options)
     item = next(task.items("official"))
     assert task.main_metric == "judged"
+    assert (task.settings["judge"], task.settings["judge_url"]) == ("some-model", url)
+    assert len(task.settings["judge_prompts"]) == 64
+    assert LongMemEval(data).settings == {}
     assert task.score(item, item.questions[0], "In Porto", "official")["judged"] == 1
     assert task.score(item, item.questions[0], "In Lisbon", "official")["judged"] == 0
     assert asked[0]["model"] == "some-model"
