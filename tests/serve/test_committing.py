@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,28 @@ def test_what_comes_while_one_is_written_goes_together(store: SessionStore) -> N
     assert isinstance(outcomes[7], asyncio.CancelledError)
     assert [store.get("t", f"s{n}").head for n in range(8)] == [2, 2, 2, 1, 2, 2, 2, 1]
     assert store.load("t", "s5").state == b"5"
+
+
+def test_a_loop_that_ends_while_one_is_written_ends(store: SessionStore) -> None:
+    writing = threading.Event()
+
+    def slow() -> Commit:
+        writing.set()
+        time.sleep(0.2)
+        return turn(0)
+
+    async def run() -> None:
+        committer = Committer(store)
+        jobs = [asyncio.create_task(committer.commit(slow))]
+        await asyncio.to_thread(writing.wait, 60)
+        jobs.append(asyncio.create_task(committer.commit(lambda: turn(1))))
+        await asyncio.sleep(0)  # it has got in line
+
+    loop = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+    loop.start()
+    loop.join(30)
+    assert not loop.is_alive()
+    assert [store.get("t", f"s{n}").head for n in range(2)] == [2, 1]
 
 
 def test_what_cannot_be_prepared_fails_alone(store: SessionStore) -> None:

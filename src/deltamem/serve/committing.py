@@ -57,6 +57,10 @@ class Committer:
                 outcomes = await asyncio.to_thread(self._write, [prepare for prepare, _ in wanted])
             except Exception as error:  # no thread could be started
                 outcomes = [error] * len(wanted)
+            except asyncio.CancelledError:  # the loop ends, and waits for those who wait here
+                for _, done in wanted:
+                    done.cancel()
+                raise
             for (_, done), outcome in zip(wanted, outcomes, strict=True):
                 if isinstance(outcome, Exception):
                     done.set_exception(outcome)
