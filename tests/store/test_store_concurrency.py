@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import writers
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from deltamem.store import Commit, ConflictError, ExistsError, NotFoundError, SessionStore, StateKeys
 from deltamem.store.schema import messages, sessions, versions
@@ -43,6 +44,21 @@ def test_of_two_threads_exactly_one_wins(store: SessionStore) -> None:
             assert [m.message["content"] for m in store.messages("t", "s")][parent - 1 :] == won
             assert heads == [parent + 1] * (threads - 1)
             heads.clear()
+
+
+def test_a_session_that_is_given_more_time_while_others_are_purged_stays(store: SessionStore) -> None:
+    soon, later = (datetime.now(UTC) + timedelta(hours=hours) for hours in (1, 3))
+    for name in ("prolonged", "gone"):
+        store.create("t", name, fingerprint="f", state=b"start", expires=soon)
+    with ThreadPoolExecutor(1) as pool:
+        with store.database.write() as connection:
+            connection.execute(update(sessions).where(sessions.c.session == "prolonged").values(expires=later))
+            purging = pool.submit(store.purge_expired, soon + timedelta(hours=1))
+            time.sleep(0.5)  # it has come to the row, or to the lock
+        assert purging.result() == 1
+    assert store.get("t", "prolonged").expires == later
+    with pytest.raises(NotFoundError):
+        store.get("t", "gone")
 
 
 def test_writers_of_two_processes_take_turns(url: str) -> None:

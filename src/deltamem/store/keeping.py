@@ -101,11 +101,13 @@ class Keeping(Reading):
         """
         expired = sessions.c.expires <= (check_moment(moment) or now())
         place = (sessions.c.tenant, sessions.c.session)
-        some = delete(sessions).where(tuple_(*place).in_(select(*place).where(expired).limit(_BATCH)))
+        some = tuple_(*place).in_(select(*place).where(expired).limit(_BATCH))
+        # The condition twice: PostgreSQL waits for a session that is being changed, and then asks the outer one again.
+        purge = delete(sessions).where(some, expired)
         gone, last = 0, _BATCH
         while last == _BATCH:
             with self.database.write() as connection:
-                last = connection.execute(some).rowcount
+                last = connection.execute(purge).rowcount
             gone += last
         if gone:
             self.database.scrub()
