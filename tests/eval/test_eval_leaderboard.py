@@ -15,7 +15,7 @@ from deltamem.eval.notes import Notes, add_notes, read_notes
 from deltamem.eval.records import Record, shard_file
 from deltamem.eval.report.leaderboard import leaderboard
 from deltamem.eval.report.page import to_markdown
-from deltamem.eval.statistics import mean_interval
+from deltamem.eval.statistics import mean_interval, rate_interval
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "benchmarks" / "results" / "leaderboard"
@@ -69,6 +69,15 @@ def test_a_method_that_ran_on_fewer_items_says_so() -> None:
     assert table["none"][0] == "1"
     assert table["multi"][4:6] == ["–", "1 of 12 (seed 0)"]
     assert table["multi"][3].startswith("100.0 (")
+
+
+def test_a_text_that_several_seeds_ask_about_counts_once() -> None:
+    again = [replace(record, item=record.item.partition("/")[2]) for record in records()]
+    multi = [record for record in again if record.method == "multi"]
+    own = rate_interval([record.score for record in multi], [record.item for record in multi])
+    (found,) = collect(again, NOTES)
+    shown = rows(to_markdown(leaderboard([found])))["multi"][3]
+    assert shown == f"{100 * own.value:.1f} ({100 * own.low:.1f}–{100 * own.high:.1f})"
 
 
 def test_an_unfinished_run_has_no_place() -> None:

@@ -80,6 +80,17 @@ def test_a_rate_of_equal_items_is_not_certain() -> None:
     found = rate_interval([1.0] * 4, list("abcd"))
     assert (found.value, round(found.low, 2)) == (1, 0.51)
     assert rate_interval([0.0, 1.0] * 4, list("abcdefgh")) == mean_interval([0.0, 1.0] * 4, list("abcdefgh"))
+    for score in (0.1, 1 / 3, 0.7):  # drawn, their sums differ by rounding
+        equal, wanted = rate_interval([score] * 10, list("abcdefghij")), wilson(score * 10, 10)
+        assert (equal.low, equal.high) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_a_rate_of_many_items_stays_a_rate() -> None:
+    rare = [1.0, *[0.0] * 540]
+    items = [str(number) for number in range(541)]
+    assert mean_interval(rare, items).low < 0
+    assert rate_interval(rare, items).low == 0
+    assert rate_interval([1 - score for score in rare], items).high == 1
 
 
 def test_questions_about_one_text_count_as_one() -> None:

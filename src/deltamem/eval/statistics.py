@@ -111,7 +111,11 @@ def rate_of_sums(sums: Numbers, counts: Numbers, *, seed: int = 0) -> Interval:
     if len(sums) < LEAST_ITEMS:
         return wilson(float(sum(sums)), round(sum(counts)))
     found = _bootstrap(sums, counts, seed)
-    return found if found.low < found.high else wilson(found.value * len(sums), len(sums))
+    # Equal scores that are no whole numbers differ by rounding once they are drawn.
+    if math.isclose(found.low, found.high):
+        return wilson(found.value * len(sums), len(sums))
+    # The normal interval of many items can go beyond what a rate can be.
+    return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
 
 
 def paired_difference(

@@ -1,5 +1,6 @@
 """The leaderboard: every method on a benchmark, the best first, with what a question costs it."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from statistics import stdev
 
@@ -85,8 +86,14 @@ def _items(results: Results, entry: MethodResults) -> str:
 
 def _score(results: Results, entry: MethodResults) -> Interval:
     """The mean over questions, with its interval over items, which needs no more than their sums."""
-    ran = [(total, asked) for total, asked in zip(entry.scores, results.questions, strict=True) if total is not None]
-    return rate_of_sums([total for total, _ in ran], [asked for _, asked in ran])
+    sums: dict[str, float] = defaultdict(float)
+    counts: dict[str, int] = defaultdict(int)
+    # An item that several seeds ask about is one text.
+    for item, total, asked in zip(results.items, entry.scores, results.questions, strict=True):
+        if total is not None:
+            sums[item] += total
+            counts[item] += asked
+    return rate_of_sums(list(sums.values()), list(counts.values()))
 
 
 def _spread(results: Results, entry: MethodResults) -> str:
