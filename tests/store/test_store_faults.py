@@ -299,6 +299,22 @@ def test_what_was_deleted_is_in_no_file(tmp_path: Path, way: str) -> None:
     store.close()
 
 
+def test_deleting_keeps_no_writer_waiting_for_a_long_reader(tmp_path: Path) -> None:
+    with sqlite_store(tmp_path, timeout=20) as store:
+        filled(store)
+        filled(store, session="gone")
+        reader = sqlite3.connect(tmp_path / "sessions.db", isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM deltamem_sessions").fetchall()
+        started = time.monotonic()
+        store.delete("t", "gone")
+        assert write(store) == 3
+        assert time.monotonic() - started < 10
+        reader.close()
+        with store.database.read() as connection:
+            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one() == 20_000
+
+
 def test_only_the_owner_reads_the_file(tmp_path: Path) -> None:
     with sqlite_store(tmp_path) as store:
         filled(store)

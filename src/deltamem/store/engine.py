@@ -15,6 +15,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from deltamem.store.errors import InvalidError, NotFoundError, SchemaError, StoreError, UnavailableError
 
 _WRITES = "deltamem_writes"
+# Seconds that emptying the log waits for readers. Writers wait as long, so it is no longer than a few reads take.
+_SCRUB_WAIT = 0.5
 _FULL = "The disk under {store} is full. Nothing was written; free some space and try again."
 _DRIVERS = {
     "sqlite": "sqlite",
@@ -107,15 +109,17 @@ class Database:
     def scrub(self) -> None:
         """Empties SQLite's write-ahead log, where rows that were deleted can still be read.
 
-        While another process reads from the log it stays; it is emptied with the next deletion.
+        While someone reads from the log for long it stays; it is emptied with the next deletion.
         """
         if not self.is_sqlite or self.in_memory:
             return
         with self._in_turn(), self._guarded(), self._engine.connect() as connection:
             cursor = connection.connection.cursor()
             try:
+                cursor.execute(_wait(min(_SCRUB_WAIT, self._timeout)))
                 cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             finally:
+                cursor.execute(_wait(self._timeout))
                 cursor.close()
 
     def close(self) -> None:
@@ -146,7 +150,7 @@ class Database:
     def _configure(self, connection: sqlite3.Connection, record: object) -> None:
         # The driver must not begin transactions itself; _begin does.
         connection.isolation_level = None
-        connection.execute(f"PRAGMA busy_timeout = {round(self._timeout * 1000)}")
+        connection.execute(_wait(self._timeout))
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA synchronous = FULL")
@@ -215,6 +219,11 @@ class Database:
             f"Another writer has held its lock on {{store}} for more than {self._timeout:g} s. Nothing was written; "
             "try again, and see what holds it (a backup, a shell).",
         )
+
+
+def _wait(seconds: float) -> str:
+    """Has an SQLite connection wait so long for others."""
+    return f"PRAGMA busy_timeout = {round(seconds * 1000)}"
 
 
 def _parse(text: str) -> URL:
