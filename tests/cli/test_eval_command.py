@@ -10,6 +10,7 @@ import typer
 from deltamem.cli.evaluation.arguments import read_sources
 from deltamem.cli.evaluation.running import Lines
 from deltamem.cli.main import main
+from deltamem.eval.notes import read_notes
 from deltamem.eval.records import read_run
 from deltamem.eval.runner import Progress
 
@@ -20,7 +21,9 @@ def run(*arguments: str) -> int:
     return int(left.value.code or 0)
 
 
-def test_the_smoke_suite_and_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_smoke_suite_and_its_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "run"
     assert run("eval", "--suite", "smoke", "--output", str(folder), "--json") == 0
     found = json.loads(capsys.readouterr().out)
@@ -34,8 +37,12 @@ def test_the_smoke_suite_and_its_report(tmp_path: Path, capsys: pytest.CaptureFi
     assert "Answered 0 questions now" in capsys.readouterr().out
     assert run("report", str(folder)) == 0
     assert (folder / "report.html").is_file()
+    before = read_notes(folder)
+    assert len(before.commands) == 1
+    monkeypatch.setattr("sys.argv", ["deltamem", "eval", "--turns", "2"])
     assert run("eval", "--suite", "smoke", "--turns", "2", "--output", str(folder)) == 1
     assert "options of turns differ" in capsys.readouterr().err
+    assert read_notes(folder) == before
 
 
 ASSETS = Path(str(files("deltamem.demo").joinpath("assets")))
@@ -147,6 +154,7 @@ def test_tasks_of_the_harness_become_records_once(
     assert "Use no commas." in multi.prompt
     assert multi.adapter
     assert (folder / "harness" / "ifeval-none.json").is_file()
+    assert read_notes(folder).commands
     assert run("eval", *given, *chosen) == 0
     assert "Answered 0 questions now" in capsys.readouterr().out
     assert run("eval", *given, *chosen, "--limit", "1") == 1

@@ -76,6 +76,7 @@ def eval(
         backbone = running.load(model, adapter or [], None, model_revision, batch, weights=True, thinking=thinking)
         chosen_methods = harness_tasks.choose_methods(method or [], backbone.adapters)
         answered = harness_tasks.run(names, chosen_methods, backbone, output, sources.files, limit)
+        running.take_notes(output, {}, list(chosen_methods))
         running.finish(output, answered, as_json, quiet=False)
         return
     chosen = arguments.choose_suite(suite, task or [], protocol, has_model=bool(model))
@@ -108,7 +109,10 @@ def eval(
         rows = planning.make_plan(jobs, missing, chosen, len(seeded), most, names, backbone, options)
         planning.print_plan(rows, missing, preparation, absent, as_json)
         return
-    if not part[0]:
-        running.take_notes(output, absent, names)
-    answered = running.run(jobs, names, backbone, output, options, part)
+
+    def take_notes() -> None:
+        if not part[0]:
+            running.take_notes(output, absent, names)
+
+    answered = running.run(jobs, names, backbone, output, options, part, take_notes)
     running.finish(output, answered, as_json, quiet=part[1] > 1)

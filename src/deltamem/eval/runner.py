@@ -105,6 +105,7 @@ def run_jobs(
     *,
     options: MethodOptions | None = None,
     shard: tuple[int, int] = (0, 1),
+    admitted: Callable[[], None] = lambda: None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> int:
     """Answers every question that no record answers yet, and appends a record for each.
@@ -120,6 +121,7 @@ def run_jobs(
             and task what was trained and which data it is.
         options: of the methods.
         shard: this one's number, from 0, and how many there are.
+        admitted: is called before the first question, once it is sure that the folder holds no other run.
         progress: is told after each item and method.
 
     Returns:
@@ -132,6 +134,7 @@ def run_jobs(
     built = [build_method(one, backbone, options) if isinstance(one, str) else one for one in methods]
     about = _About(backbone, {method.name: method.fingerprint for method in built})
     check_same_run(output, about.run(jobs, options or MethodOptions()))
+    admitted()
     done = {record.key for record in read_run(output)} if any(output.glob("records*.jsonl")) else set()
     work = [one for place, one in enumerate(_work(jobs)) if place % count == number]
     total = sum(len(one.item.questions) for one in work for method in built if _fits(method, one.item))

@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,10 +48,12 @@ def run(
     output: Path,
     options: "MethodOptions",
     shard: tuple[int, int],
+    admitted: Callable[[], None],
 ) -> int:
     """Answers what is not answered yet, and tells how far it is; how many questions that were.
 
-    In a terminal that is a bar, elsewhere a line a minute.
+    In a terminal that is a bar, elsewhere a line a minute. ``admitted`` is that of
+    :func:`~deltamem.eval.runner.run_jobs`.
     """
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
@@ -71,7 +73,7 @@ def run(
             if not console.is_terminal:
                 lines(now)
 
-        return run_jobs(jobs, methods, backbone, output, options=options, shard=shard, progress=tell)
+        return run_jobs(jobs, methods, backbone, output, options=options, shard=shard, admitted=admitted, progress=tell)
 
 
 class Lines:
