@@ -293,7 +293,7 @@ def nurse(folder: str) -> int:
 def serve(model: Any, tokenizer: Any, folder: str, port: int) -> None:
     """Serves as ``deltamem serve`` does."""
     store = SessionStore.open(f"sqlite:///{folder}/sessions.db", keep_messages=True, keep_versions=None)
-    server = Server(model, tokenizer, store, Settings(secret=b"for one hour only", keep_messages=True))
+    server = Server(model, tokenizer, store, Settings(secret=b"for one hour only"))
     uvicorn.run(create_app(server), host="127.0.0.1", port=port, log_level="warning", access_log=False)
 
 

@@ -45,9 +45,7 @@ def main() -> None:
 def _server() -> Server:
     model, tokenizer = load_backbone()
     load_demo_adapter(model, "multi")
-    settings = Settings(
-        secret=os.urandom(32), model_name="deltamem-demo", keep_messages=True, suggestions=tuple(SUGGESTIONS)
-    )
+    settings = Settings(secret=os.urandom(32), model_name="deltamem-demo", suggestions=tuple(SUGGESTIONS))
     server = Server(model, tokenizer, SessionStore.open("sqlite://", keep_messages=True), settings)
     server.engine.warm_up()
     return server

@@ -60,7 +60,7 @@ def measure(seconds: float) -> dict[str, Any]:
     samples: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         store = SessionStore.open(f"sqlite:///{folder}/sessions.db", keep_messages=True, keep_versions=5)
-        settings = Settings(secret=os.urandom(32), max_tokens=12, keep_messages=True)
+        settings = Settings(secret=os.urandom(32), max_tokens=12)
         server = Server(model, tokenizer, store, settings, EngineLimits(max_batch=CLIENTS))
         with Serving(server) as url:
             users = [User(number) for number in range(CLIENTS)]

@@ -27,11 +27,13 @@ from deltamem.store import SessionStore
 SECRET = b"a secret that only the tests have"
 
 
-def make_server(url: str = "sqlite://", *, limits: EngineLimits | None = None, **settings: Any) -> Server:
+def make_server(
+    url: str = "sqlite://", *, limits: EngineLimits | None = None, keep_messages: bool = True, **settings: Any
+) -> Server:
     model, tokenizer = load_backbone()
     load_demo_adapter(model, "multi")
-    settings = {"secret": SECRET, "model_name": "demo", "keep_messages": True, **settings}
-    store = SessionStore.open(url, keep_messages=settings["keep_messages"])
+    settings = {"secret": SECRET, "model_name": "demo", **settings}
+    store = SessionStore.open(url, keep_messages=keep_messages)
     return Server(model, tokenizer, store, Settings(**settings), limits)
 
 

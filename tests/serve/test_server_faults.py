@@ -32,7 +32,7 @@ TURN: dict[str, Any] = {"messages": [{"role": "user", "content": "I live in Lisb
 def server_on(store: SessionStore) -> Server:
     model, tokenizer = load_backbone()
     load_demo_adapter(model, "multi")
-    return Server(model, tokenizer, store, Settings(secret=SECRET, keep_messages=True, max_body=200_000))
+    return Server(model, tokenizer, store, Settings(secret=SECRET, max_body=200_000))
 
 
 def turn(http: httpx.Client, session: str = "s") -> httpx.Response:

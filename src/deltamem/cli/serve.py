@@ -62,7 +62,6 @@ def serve(
             model_name=model or "deltamem-demo",
             host=host,
             require_keys=ApiKeys(sessions).any_active(),
-            keep_messages=keep_messages,
             allow_origins=tuple(allow_origin or ()),
             suggestions=() if model else SUGGESTIONS,
             max_body=max_body,

@@ -16,7 +16,6 @@ class Settings:
         host: the address it is bound to.
         require_keys: whether requests need an API key from the start. Without, everyone is the tenant ``default``
             until the store has a key.
-        keep_messages: whether the store keeps what was said.
         allow_origins: web origins that browsers may call from; none by default.
         suggestions: what the page suggests to tell the model, each with the question that asks for it.
         max_body: bytes of a request's body, unless the key has a limit of its own.
@@ -30,7 +29,6 @@ class Settings:
     model_name: str = "deltamem"
     host: str = "127.0.0.1"
     require_keys: bool = False
-    keep_messages: bool = False
     allow_origins: tuple[str, ...] = ()
     suggestions: tuple[tuple[str, str], ...] = ()
     max_body: int = 4 * 2**20

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from deltamem.attach import attached
 from deltamem.attribution import read_vectors
 from deltamem.chat import Message
-from deltamem.observe import CHUNK
+from deltamem.observe import CHUNK, chunk_length
 from deltamem.serve.beside import Check, go_on
 from deltamem.serve.prompts import Written
 from deltamem.serve.text import TextStream
@@ -37,7 +37,7 @@ def write_strengths(
         ``[T]`` float32 on the CPU, and the memory.
     """
     attachment = attached(model)
-    chunk = min(CHUNK, getattr(attachment.base.config, "max_position_embeddings", None) or CHUNK)
+    chunk = chunk_length(attachment.base.config, CHUNK)
     device = attachment.base.device
     ids, segments, write = (tensor.to(device) for tensor in written)
     segmented = attachment.config.writes_segments

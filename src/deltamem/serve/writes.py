@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from deltamem.attach import attached
-from deltamem.observe import CHUNK, observe
+from deltamem.observe import CHUNK, chunk_length, observe
 from deltamem.serve.jobs import Writing
 from deltamem.state import MemoryState
 
@@ -23,8 +23,7 @@ class WriteBatch:
         self._model = model
         self._attachment = attached(model)
         self._segments = self._attachment.config.writes_segments
-        positions = getattr(self._attachment.base.config, "max_position_embeddings", None) or CHUNK
-        self._chunk = min(CHUNK, positions)
+        self._chunk = chunk_length(self._attachment.base.config, CHUNK)
         self._tokens = max(self._chunk, tokens)
 
     def __len__(self) -> int:
