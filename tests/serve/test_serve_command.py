@@ -41,3 +41,16 @@ def test_all_that_it_tells_is_json_and_its_flags_count(tmp_path: Path) -> None:
     events = [json.loads(line) for line in (*lines, *rest.splitlines())]
     assert [event["error"] for event in events if event["level"] == "error"] == ["DeadlineError"]
     assert "/v1/sessions/{session}/observe" in {event.get("route") for event in events}
+
+
+def test_two_servers_in_one_process_tell_everything_once() -> None:
+    lines = [
+        "import logging",
+        "from deltamem.serve.logs import configure_logging",
+        "configure_logging(), configure_logging()",
+        "logging.getLogger('deltamem').info('once')",
+    ]
+    told = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], stderr=subprocess.PIPE, text=True, check=True
+    ).stderr
+    assert [json.loads(line)["event"] for line in told.splitlines() if '"once"' in line] == ["once"]

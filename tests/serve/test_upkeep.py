@@ -1,11 +1,13 @@
 """What a running server does for its store by itself."""
 
+import logging
 import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 from serving import make_server, running
 
 
@@ -16,7 +18,9 @@ def eventually(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_what_has_expired_is_deleted_and_the_others_are_counted(tmp_path: Path) -> None:
+def test_what_has_expired_is_deleted_and_the_others_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "sessions.db"
     server = make_server(f"sqlite:///{path}", upkeep_every=0.05)
 
@@ -37,3 +41,6 @@ def test_what_has_expired_is_deleted_and_the_others_are_counted(tmp_path: Path) 
         with sqlite3.connect(path) as rows:
             rows.execute("ALTER TABLE elsewhere RENAME TO deltamem_sessions")
         eventually(lambda: "deltamem_sessions 2.0" in http.get("/metrics").text)
+    # What a driver says may quote what is stored; the log has the error's class and place.
+    warned = {record.getMessage() for record in caplog.records if record.levelno == logging.WARNING}
+    assert warned == {"the store was not looked after"}

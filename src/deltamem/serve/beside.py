@@ -26,7 +26,7 @@ async def beside_engine(server: Server, caller: Caller, request: Request, work: 
         server: whose model it is.
         caller: who asked. A tenant has one request at a time in line for the model, however many it sends.
         request: what was asked; its deadline counts, and a client that leaves ends the work.
-        work: gets a function that it calls every few milliseconds, and that raises when the work is to end.
+        work: gets a function that it calls between its steps, and that raises when the work is to end.
 
     Raises:
         ApiError: 429, the tenant has enough such requests; 499, the client left.

@@ -62,9 +62,11 @@ def configure_logging() -> None:
     disable_progress_bars()
     for name in ("torch", "transformers", "huggingface_hub"):
         logging.getLogger(name).handlers, logging.getLogger(name).propagate = [], True
-    handler = _StandardError()
-    handler.setFormatter(JsonFormatter())
-    logging.getLogger().addHandler(handler)
+    root = logging.getLogger()
+    if not any(isinstance(handler, _StandardError) for handler in root.handlers):
+        handler = _StandardError()
+        handler.setFormatter(JsonFormatter())
+        root.addHandler(handler)
     logging.captureWarnings(True)
     for name in ("deltamem", "uvicorn"):
         logging.getLogger(name).setLevel(logging.INFO)

@@ -19,7 +19,7 @@ async def look_after(server: Server) -> None:
             purged = await asyncio.to_thread(server.store.purge_expired)
             held = await asyncio.to_thread(server.store.count)
         except Exception as error:
-            _log.warning("the store was not looked after: %s", error, exc_info=error)
+            _log.warning("the store was not looked after", exc_info=error)
         else:
             if purged:
                 _log.info("deleted %d expired sessions", purged)
