@@ -126,6 +126,8 @@ def test_patience_goes_on_counting_and_is_over_once(tmp_path: Path, monkeypatch:
     again = run(overfitted(tmp_path / "parts", patience=3), resume=True)
     assert (again.steps, again.measured) == (whole.steps, whole.measured)
     assert max(evaluated(tmp_path / "parts")) == whole.steps
+    (tmp_path / "parts").rename(tmp_path / "moved")
+    assert run(overfitted(tmp_path / "moved", patience=3), resume=True).measured == whole.measured
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])

@@ -75,6 +75,8 @@ def test_the_planned_updates_are_those_of_the_run(tmp_path: Path) -> None:
     plan = plan_run(parse_recipe(values))
     assert (plan["samples"], plan["trainings"]) == (20, 2)
     assert run(parse_recipe(values)).steps == plan["steps"] == 6
+    values["schedule"] = {"steps": 9, "batch": 8, "micro_batch": 4, "samples": 32}
+    assert plan_run(parse_recipe(values))["samples"] == 20
 
 
 def test_the_control_is_counted() -> None:

@@ -134,11 +134,11 @@ def _shape(backbone: Backbone) -> PreTrainedModel:
 def _steps(recipe: Recipe) -> tuple[int, int]:
     """The updates, and the samples of an epoch."""
     schedule = recipe.schedule
+    samples = schedule.samples and schedule.samples - (recipe.evaluation.held_out or 0)
     if schedule.steps is not None:
-        return schedule.steps, schedule.samples or schedule.steps * schedule.batch
-    if schedule.samples is None:
+        return schedule.steps, samples or schedule.steps * schedule.batch
+    if samples is None:
         raise ValueError("How long the data is, only its reading tells; give schedule.samples, or schedule.steps.")
-    samples = schedule.samples - (recipe.evaluation.held_out or 0)
     portion = schedule.micro_batch * processes()
     batches = math.ceil(samples / portion)
     an_epoch = math.ceil(batches / schedule.accumulation(processes()))

@@ -19,7 +19,7 @@ from deltamem.figures import figure_class
 from deltamem.files import write_atomically
 from deltamem.train.arguments import processes, training_arguments
 from deltamem.train.checkpoints import CONTROL, METRICS_FILE, RECIPE_FILE, check_folder, last_checkpoint
-from deltamem.train.hf import STATE_FILE, EpisodeTrainer, HeldOut, in_batches
+from deltamem.train.hf import CHECKPOINT, STATE_FILE, EpisodeTrainer, HeldOut, in_batches
 from deltamem.train.loading import (
     Loaded,
     add_trained_adapter,
@@ -200,9 +200,12 @@ def _train(
         trainer.state = state  # the stock loop would take one update more
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    best = trainer.state.best_model_checkpoint
-    if best is not None and not stop.received:
-        fill_adapter(trainer.accelerator.unwrap_model(trainer.model).model, read_adapter(Path(best)))
+    # By its step: the path that the state has is that of where the folder lay then.
+    best = trainer.state.best_global_step
+    if best and not stop.received:
+        fill_adapter(
+            trainer.accelerator.unwrap_model(trainer.model).model, read_adapter(folder / f"{CHECKPOINT}{best}")
+        )
     return trainer
 
 
