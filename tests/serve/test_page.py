@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Request, Route, expect, sync_playwright
 from serving import address, make_server, running, start
 
 import deltamem.serve
@@ -184,6 +184,23 @@ def test_tokens_are_shaded_by_what_the_server_weighs(visit: Callable[..., Page],
     expect(page.locator("#token")).to_have_text("No token here is known to have been read by v2’s answer.")
     page.locator("#shade input[value=none]").check(force=True)
     expect(page.locator(".token")).to_have_count(0)
+
+
+@needs_chromium
+def test_turns_are_weighed_one_after_the_other(visit: Callable[..., Page], url: str) -> None:
+    page = visit(url)
+    for text, _ in SUGGESTIONS[:3]:
+        say(page, text)
+    asked: list[int] = []
+
+    def note(change: int) -> Callable[[Request], None]:
+        return lambda request: asked.append(change) if request.url.endswith("/strengths") else None
+
+    page.on("request", note(1))
+    page.on("requestfinished", note(-1))
+    page.locator("#shade input[value=write]").check(force=True)
+    expect(page.locator(f"{TURNS}:last-child .token.write").first).to_be_visible()
+    assert asked == [1, -1] * 3
 
 
 @needs_chromium

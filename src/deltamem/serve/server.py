@@ -60,7 +60,7 @@ class Server:
         self.rates = RateLimits()
         self.turns = Locks()
         self.metrics.busy_sessions.set_function(lambda: len(self.turns))
-        self.looking_back = Locks(most=8)  # of each tenant; the page asks about several turns at once
+        self.looking_back = Locks(most=8)  # of each tenant, waiting ones included
         self.model_again = Locks()  # what calls the model beside the engine does so alone
         self.started = int(time.time())
 

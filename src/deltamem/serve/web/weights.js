@@ -31,14 +31,15 @@ const nameOf = ({ session, version }) => `${session}@${version}`;
  * How strongly each turn's tokens were written; null for a turn that cannot be weighed.
  * @param {Turn[]} turns @returns {Promise<(?Weighed[])[]>}
  */
-export const writtenIn = (turns) =>
-  Promise.all(
-    turns.map(({ home, seen }, i) => {
-      if (!home) return null;
-      const ask = async () => (await api.strengths(home.session, home.version, sentWith(turns, i))).data;
-      return once(`${nameOf(home)}/${seen}`, ask);
-    }),
-  );
+export async function writtenIn(turns) {
+  const found = [];
+  for (const [i, { home, seen }] of turns.entries()) {
+    const ask = async () => (await api.strengths(home.session, home.version, sentWith(turns, i))).data;
+    // One after the other, as the server weighs them: it refuses many at once.
+    found.push(home && (await once(`${nameOf(home)}/${seen}`, ask)));
+  }
+  return found;
+}
 
 /**
  * How much the answer of one turn read of each turn's tokens; null for the turns that it cannot be told of.
