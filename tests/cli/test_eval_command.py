@@ -175,6 +175,13 @@ def test_what_the_harness_cannot_use_is_refused(tmp_path: Path, capsys: pytest.C
         assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
+def test_what_is_named_twice_is_asked_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twice = ("--task", "world", "--method", "none") * 2
+    assert run("eval", *twice, "--seeds", "0,0", "--limit", "1", "--output", str(tmp_path), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["answered"] == found["tasks"][0]["questions"] > 0
+
+
 def test_options_and_revisions_are_for_tasks() -> None:
     tasks = ["locomo", "memoryagentbench", "longmemeval"]
     options = ["categories=1", "judge=m", "longmemeval.judge_url=http://x", "memoryagentbench.sources=icl"]

@@ -33,7 +33,7 @@ def choose_suite(suite: str, tasks: Sequence[str], protocol: str, *, has_model: 
     if bool(suite) == bool(tasks):
         raise typer.BadParameter("Give a --suite, or one or more of --task.")
     if tasks:
-        return Suite(tuple(SuiteTask(name, protocol) for name in tasks), embedded=not has_model)
+        return Suite(tuple(SuiteTask(name, protocol) for name in dict.fromkeys(tasks)), embedded=not has_model)
     if suite not in SUITES:
         raise typer.BadParameter(f"There is no suite {suite!r}; there are: {', '.join(SUITES)}.")
     if protocol:
@@ -88,9 +88,9 @@ def _options(given: Sequence[str], tasks: Sequence[str]) -> dict[str, dict[str, 
 
 
 def read_seeds(text: str) -> list[int]:
-    """The numbers of ``--seeds``."""
+    """The numbers of ``--seeds``, each once."""
     try:
-        return [int(seed) for seed in text.split(",")]
+        return list(dict.fromkeys(int(seed) for seed in text.split(",")))
     except ValueError:
         raise typer.BadParameter(f"--seeds {text!r}: give whole numbers with commas between them.") from None
 

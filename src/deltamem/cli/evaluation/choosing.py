@@ -28,7 +28,7 @@ def choose_methods(
     from deltamem.eval.methods import default_methods, is_control, lacking
 
     if named or suite.methods:
-        return list(named or suite.methods), {}
+        return list(dict.fromkeys(named or suite.methods)), {}
     wanted = dict.fromkeys((*default_methods(backbone, options), *suite.more))
     reasons = {name: lacking(name, backbone, options) for name in wanted}
     absent = {name: reason for name, reason in reasons.items() if reason and name not in untrained}

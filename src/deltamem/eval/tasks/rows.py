@@ -118,7 +118,7 @@ def texts(row: dict[str, Any], name: str) -> list[str]:
 
 
 def digest(path: Path) -> str:
-    """The names of a file, or of a folder's files, and the SHA-256 of all they hold."""
+    """The name of a file or folder, and the SHA-256 of what the file holds, or all files of the folder."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     total = hashlib.sha256()
     for file in files:
