@@ -1,11 +1,17 @@
 """Batches, shared beginnings and sampling leave every answer what it is alone."""
 
+from dataclasses import replace
+
 import pytest
 
+from deltamem.adapters import add_adapter
+from deltamem.attach import attached
 from deltamem.chat import Message
 from deltamem.demo.task import WorldTask
 from deltamem.eval.backbone import Backbone, Generated
 from deltamem.eval.interface import Budget, Decoding, Item, as_messages
+from deltamem.eval.loading import embedded_backbone
+from deltamem.train.module import gather_adapter
 
 GREEDY = Decoding(12)
 BUDGET = Budget(None, len)
@@ -29,6 +35,21 @@ def test_a_batch_with_a_shared_beginning_answers_as_one_by_one(backbone: Backbon
     assert together == alone
     assert len(set(texts(together))) > 2
     assert together[0].prompt_tokens == backbone.length(asked[0])
+
+
+def test_what_a_segment_is_depends_on_the_adapter_that_writes_and_no_other() -> None:
+    backbone = embedded_backbone()
+    attachment = attached(backbone.model)
+    attachment.activate("segment")
+    messages = gather_adapter(backbone.model)
+    add_adapter(backbone.model, replace(messages, config=replace(messages.config, write="sentence")), "sentence")
+    asked = prompts(ITEM, text=True)
+    for adapter in ("segment", "sentence"):
+        said = []
+        for active in ("segment", "sentence"):
+            attachment.activate(active)
+            said.append(texts(backbone.generate(asked, GREEDY, adapter=adapter, write=True)))
+        assert said[0] == said[1]
 
 
 def test_every_prompt_can_have_a_memory_of_its_own(backbone: Backbone) -> None:

@@ -130,14 +130,15 @@ class Backbone:
         Raises:
             ValueError: a prompt has no room left for an answer.
         """
-        chats = [self._encode(messages) for messages in prompts]
-        room = None if self.positions is None else self.positions - max(chat.input_ids.shape[1] for chat in chats)
-        if room is not None and room < 1:
-            raise ValueError(f"A prompt is {1 - room} tokens longer than this backbone can read and answer.")
-        options = generation_options(decoding, room)
-        batch = 1 if decoding.temperature else self.batch
-        found: list[Generated] = []
         with self.using(adapter):
+            # What a segment is depends on the adapter.
+            chats = [self._encode(messages) for messages in prompts]
+            room = None if self.positions is None else self.positions - max(chat.input_ids.shape[1] for chat in chats)
+            if room is not None and room < 1:
+                raise ValueError(f"A prompt is {1 - room} tokens longer than this backbone can read and answer.")
+            options = generation_options(decoding, room)
+            batch = 1 if decoding.temperature else self.batch
+            found: list[Generated] = []
             one_memory = state is None or state.batch == 1
             shared = _common(chats) if one_memory and len(chats) > 1 else 0
             cache = self._prefill(chats[0], shared, state, write=write) if shared >= _SHARED else None
