@@ -4,12 +4,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
+import torch
 from serving import make_server, running
 
 from deltamem.serve.capacity import EngineLimits
@@ -231,6 +233,16 @@ def test_an_exported_file_is_one_that_a_session_loads(http: httpx.Client, server
     path = tmp_path / "ravi.safetensors"
     path.write_bytes(reply.content)
     assert int(load_state(path, server.engine.model).tokens[0]) > 5
+
+
+def test_a_memory_that_overflows_is_not_written(http: httpx.Client, server: Server) -> None:
+    empty = server.engine.new_state()
+    huge = replace(empty, states=tuple(torch.full_like(matrices, 1e25) for matrices in empty.states))
+    state = server.signer.sign(server.states.pack(huge), "default")
+    http.post("/v1/sessions", json={"session": "huge", "state": state}).raise_for_status()
+    refused = http.post("/v1/sessions/huge/observe", json={"text": "I live in Lisbon."})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (500, "memory_overflow")
+    assert len(http.get("/v1/sessions/huge/timeline").json()["data"]) == 1
 
 
 def test_turns_of_one_session_wait_for_one_another(http: httpx.Client) -> None:

@@ -1,6 +1,7 @@
 """The memory of a request: where it comes from, and where the turn is written."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from deltamem.serve.jobs import Written as WrittenEvent
 from deltamem.serve.prompts import Written
 from deltamem.serve.schema import MemoryOptions
 from deltamem.serve.server import Server
-from deltamem.serve.states import is_finite
 from deltamem.state import MemoryState
 from deltamem.store import Commit, ConflictError, NotFoundError, Version
 
@@ -45,6 +45,7 @@ class Turn:
 
         Raises:
             ConflictError, FrozenError: another process was first; nothing was changed.
+            ApiError: the memory overflowed.
             EngineError: the engine could not write them.
         """
         server, options = self.server, self.options
@@ -64,7 +65,10 @@ class Turn:
         tokens = int(after.tokens[0])
         count = tokens - int(before.tokens[0])
         server.metrics.tokens.labels("written").inc(count)
-        report |= {"written_tokens": count, "tokens": tokens, "change": float(after.diff(before).norm())}
+        change = float(after.diff(before).norm())
+        if not math.isfinite(change):
+            raise ApiError(500, "The memory overflowed; the turn was not written.", "memory_overflow")
+        report |= {"written_tokens": count, "tokens": tokens, "change": change}
         if options.session is not None:
             report["version"] = await self.commit(after, kind, messages)
         return report | self._returned(after)
@@ -82,8 +86,6 @@ class Turn:
         begins = self.version == 0 or (self.fresh and kind in ("turn", "observe"))
 
         def prepare() -> Commit:
-            if not is_finite(state):
-                raise ApiError(500, "The memory overflowed; the turn was not written.", "memory_overflow")
             return Commit(
                 self.caller.tenant,
                 str(self.options.session),

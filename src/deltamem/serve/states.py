@@ -42,11 +42,6 @@ class StateCodec:
             )
         if {name: (t.shape, t.dtype) for name, t in state.tensors().items()} != self._shapes:
             raise StateFileError("This memory is not one session of this server's adapter: its shapes are others.")
-        if not is_finite(state):
+        if not all(bool(t.isfinite().all()) for t in state.tensors().values() if t.is_floating_point()):
             raise StateFileError("This memory holds numbers that are not finite.")
         return state.to(self._empty.tokens.device)
-
-
-def is_finite(state: MemoryState) -> bool:
-    """Whether every number of a memory is finite."""
-    return all(bool(t.isfinite().all()) for t in state.tensors().values() if t.is_floating_point())
