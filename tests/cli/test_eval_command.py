@@ -161,7 +161,9 @@ def test_tasks_of_the_harness_become_records_once(
     assert "limit differ" in capsys.readouterr().err
 
 
-def test_what_the_harness_cannot_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_harness_cannot_use_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     lora = tmp_path / "lora"
     lora.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -173,6 +175,10 @@ def test_what_the_harness_cannot_use_is_refused(tmp_path: Path, capsys: pytest.C
     ):
         assert run("eval", "--harness", "ifeval", *given, "--output", str(tmp_path / "run")) > 0
         assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    # Each would do all of it, and write the same files.
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run("eval", "--harness", "ifeval", "--output", str(tmp_path / "run")) > 0
+    assert "several processes cannot be used" in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 def test_what_is_named_twice_is_asked_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,6 +68,8 @@ def eval(
             "--revision": revision,
             "--seeds": seeds != "0",
             "--shard": shard,
+            "several processes": not shard and arguments.read_shard(shard)[1] > 1,
+            "--no-train": no_train,
         }
         others |= {"--window": window, "--turns": turns != 3, "--compressor": compressor, "--dry-run": dry_run}
         harness_tasks.refuse(others, adapter or [])
