@@ -89,6 +89,18 @@ def test_keys_have_rates_and_sizes(server: Server, http: httpx.Client) -> None:
     assert http.post("/v1/chat/completions", headers=thrifty, json=ASKED).status_code == 429
 
 
+def test_of_past_turns_only_those_that_are_taken_count(server: Server, http: httpx.Client) -> None:
+    free, thrifty = key(server, "tracing"), key(server, "tracing", tokens_per_minute=1000)
+    long = " ".join(f"The bus was late on day {n}." for n in range(500))
+    for text in (long, "I live in Lisbon."):
+        http.post("/v1/sessions/s/observe", headers=free, json={"text": text}).raise_for_status()
+    http.post("/v1/chat/completions", headers=free, json=ASKED | {"memory": {"session": "s"}}).raise_for_status()
+    asked = {"version": 4, "past": [{"version": 2}, {"version": 3}]}
+    traced = http.post("/v1/sessions/s/sources", headers=thrifty, json=asked)
+    assert [turn["version"] for turn in traced.json()["data"]] == [3]
+    assert http.get("/v1/models", headers=thrifty).status_code == 200
+
+
 def test_only_allowed_origins_are_told_so(http: httpx.Client) -> None:
     allowed = http.get("/healthz", headers={"Origin": "https://chat.example"})
     assert allowed.headers["access-control-allow-origin"] == "https://chat.example"

@@ -82,9 +82,9 @@ async def sources(
         for item in reversed(body.past):
             check()
             turn = past_turn(server, caller, item.session or session, item.version, item.messages, body.roles)
-            length += turn.length
-            if length > _MOST:
+            if length + turn.length > _MOST:
                 break
+            length += turn.length
             past.insert(0, turn)
         return _trace(server, answer, past, check), length
 
