@@ -197,6 +197,13 @@ def test_costs_have_a_peak_where_one_was_measured_and_a_star_for_other_models() 
     assert "* Some or all of what is written goes through a smaller" in html
 
 
+def test_of_the_harness_neither_costs_nor_a_need_of_memory_are_told() -> None:
+    page = to_markdown(contents([replace(record, cost=Cost()) for record in records("arc_easy", "harness")]))
+    assert "Nothing is read before the question" in page
+    assert "What a question costs" not in page
+    assert "needs memory" not in page
+
+
 def test_outdated_answers_are_counted_where_there_are_any() -> None:
     task = WorldTask()
     items = list(task.items("world", 6))

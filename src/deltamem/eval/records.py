@@ -14,6 +14,8 @@ from deltamem.files import write_atomically
 
 Key = tuple[str, str, str, str, str, int]
 RUN_FILE = "run.json"
+# The protocol of what lm-evaluation-harness asks: its own prompts, before which nothing is read.
+HARNESS = "harness"
 _LONGEST = 6000
 # What answers and scores are made with.
 _PACKAGES = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from deltamem.eval.interface import Cost
 from deltamem.eval.published import WITHOUT_HISTORY
-from deltamem.eval.records import Record
+from deltamem.eval.records import HARNESS, Record
 from deltamem.eval.statistics import Difference, Interval, paired_difference, rate_interval
 
 NONE = "none"
@@ -88,6 +88,11 @@ def summarise(records: Iterable[Record]) -> list[TaskSummary]:
     return [_task(task, protocol, methods) for (task, protocol), methods in found.items()]
 
 
+def reads_nothing(task: str, protocol: str) -> bool:
+    """Whether nothing is read before the questions of a task."""
+    return task in WITHOUT_HISTORY or protocol == HARNESS
+
+
 def references(methods: Iterable[str]) -> tuple[str, ...]:
     """What methods are compared with: no context, the static control (a stranger's memory without one), BM25."""
     there = set(methods)
@@ -98,7 +103,7 @@ def references(methods: Iterable[str]) -> tuple[str, ...]:
 def _task(task: str, protocol: str, methods: dict[str, Answers]) -> TaskSummary:
     everything = [record for answers in methods.values() for record in answers.values()]
     # Where there is nothing to remember, no answer needs a memory.
-    bare = {} if task in WITHOUT_HISTORY else methods.get(NONE, {})
+    bare = {} if reads_nothing(task, protocol) else methods.get(NONE, {})
     known = {key for key, record in bare.items() if record.score >= RIGHT}
     compared = references(methods)
     return TaskSummary(

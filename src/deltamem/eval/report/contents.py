@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from deltamem.eval.methods import describe_method, is_control
 from deltamem.eval.methods.registry import STATIC
-from deltamem.eval.published import WITHOUT_HISTORY
 from deltamem.eval.records import Record
 from deltamem.eval.report.beside import beside, paper_table
 from deltamem.eval.report.blocks import Block, Chart, Heading, Paragraph, Table
@@ -14,7 +13,7 @@ from deltamem.eval.report.curves import curves
 from deltamem.eval.report.examples import examples
 from deltamem.eval.report.learning import TrainingLog, learning
 from deltamem.eval.statistics import EXPLAINED, LEAST_ITEMS, Difference, Interval
-from deltamem.eval.summary import MethodSummary, TaskSummary, summarise
+from deltamem.eval.summary import MethodSummary, TaskSummary, reads_nothing, summarise
 
 _AVERAGES = {
     "question": "over questions",
@@ -115,7 +114,7 @@ def _main_table(task: TaskSummary, controls: frozenset[str], absent: Mapping[str
 
 def _reading(task: TaskSummary) -> str:
     said = []
-    if task.task in WITHOUT_HISTORY:
+    if reads_nothing(task.task, task.protocol):
         return "Nothing is read before the question: what differs is what an adapter does to the backbone, not memory."
     if fewer := [method.method for method in task.methods if method.questions < task.questions]:
         said.append(

@@ -10,7 +10,9 @@ _MIB = 2**20
 
 
 def costs(task: TaskSummary, controls: frozenset[str]) -> list[Block]:
-    """A table of costs, and a drawing of quality against tokens."""
+    """A table of costs, and a drawing of quality against tokens; nothing where they are not known (the harness)."""
+    if not any(any(method.cost.values()) for method in task.methods):
+        return []
     measured = any(method.cost["peak_bytes"] for method in task.methods)
     head = ["method", "tokens written", "prompt tokens", "new tokens", "s to write", "s to answer", "bytes kept"]
     rows = [_row(method, measured) for method in task.methods]

@@ -9,6 +9,7 @@ from deltamem.eval.backbone import Backbone
 from deltamem.eval.interface import Cost
 from deltamem.eval.methods.bare import backbone_fingerprint
 from deltamem.eval.records import (
+    HARNESS,
     Record,
     Writer,
     check_same_run,
@@ -18,8 +19,6 @@ from deltamem.eval.records import (
     shard_file,
 )
 from deltamem.eval.tasks.rows import digest as file_digest
-
-PROTOCOL = "harness"
 
 
 def begin(
@@ -75,7 +74,7 @@ def _records(
             prompt = str(sample["arguments"][0][0])
             yield Record(
                 task=task,
-                protocol=PROTOCOL,
+                protocol=HARNESS,
                 item=f"{part}-{sample['doc_id']}",
                 question="0",
                 method=method,
