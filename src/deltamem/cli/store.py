@@ -47,7 +47,7 @@ def purge(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell how many that would be.")] = False,
     as_json: _Json = False,
 ) -> None:
-    """Delete the sessions that have expired, as a running server does every minute, and old versions.
+    """Delete the sessions that have expired, as a running server does every minute, and if asked to old versions.
 
     Example: deltamem store purge --keep-versions 20 --dry-run
     """
