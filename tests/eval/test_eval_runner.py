@@ -1,7 +1,7 @@
 """Runs go on where they stopped, shards are one run, and a plan counts what a run would do."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from bench_rows import IFEVAL, MAB, write_lines
 from deltamem.demo.task import WorldTask
 from deltamem.eval.backbone import Backbone
 from deltamem.eval.generation.peak import PeakMemory
-from deltamem.eval.interface import Answer, Ask, Cost, Entry, as_text
+from deltamem.eval.interface import Answer, Ask, Cost, Entry, Item, as_text
 from deltamem.eval.methods import MethodOptions
 from deltamem.eval.methods.text import NoContext
 from deltamem.eval.records import read_run, shard_file
@@ -86,9 +86,26 @@ def test_summaries_hold_the_controls_apart(tmp_path: Path, backbone: Backbone, j
     assert references(["none", "shuffled", "static", "bm25"]) == ("none", "static", "bm25")
 
 
+def test_a_run_that_is_made_longer_is_one_that_was_as_long_at_once(
+    tmp_path: Path, backbone: Backbone, jobs: list[Job]
+) -> None:
+    longer = [replace(jobs[0], limit=4)]
+    for part in (jobs, longer):
+        run_jobs(part, METHODS, backbone, tmp_path / "parts")
+    run_jobs(longer, METHODS, backbone, tmp_path / "whole")
+    assert outputs(tmp_path / "parts") == outputs(tmp_path / "whole")
+
+
+class Lonely(WorldTask):
+    """A task of one item."""
+
+    def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
+        yield from super().items(protocol, 1)
+
+
 def test_a_control_needs_a_stranger(tmp_path: Path, backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="needs a second item"):
-        run_jobs([Job(WorldTask(), "world", limit=1)], ["shuffled"], backbone, tmp_path)
+        run_jobs([Job(Lonely(), "world")], ["shuffled"], backbone, tmp_path)
 
 
 class Parrot:

@@ -261,8 +261,9 @@ class _About:
 
 def _work(jobs: Sequence[Job]) -> Iterator[_Work]:
     for job in jobs:
-        items = list(job.task.items(job.protocol, job.limit))
-        for place, item in enumerate(items):
+        # Strangers come from all items, so that a limit that is raised later changes nobody's.
+        items = list(job.task.items(job.protocol))
+        for place, item in enumerate(items[: job.limit]):
             others = (items[(place + step) % len(items)] for step in range(1, len(items)))
             yield _Work(job, item, next((other for other in others if other.history != item.history), item))
 
@@ -271,8 +272,8 @@ def _answer(work: _Work, questions: Sequence[Question], method: Method, about: _
     job, item = work.job, work.item
     if method.stranger and work.stranger is item:
         raise ValueError(
-            f"{method.name} needs a second item with another history, and {job.task.name} has one; "
-            "leave the method out, or raise --limit."
+            f"{method.name} needs a second item with another history, and {job.task.name} has none; "
+            "leave the method out."
         )
     method.reset(_seed(job.seed, item.id))
     method.observe(work.stranger.history if method.stranger else item.history)
