@@ -97,6 +97,25 @@ def test_padding_changes_nothing(model: Qwen3ForCausalLM) -> None:
     torch.testing.assert_close(wide[:1, :3], hidden)
 
 
+def test_a_pass_chooses_no_kernel_for_other_threads_and_leaves_the_model_as_it_was(model: Qwen3ForCausalLM) -> None:
+    chosen: list[tuple[str, bool]] = []
+
+    def note(*_: object) -> None:
+        chosen.append((model.config._attn_implementation, torch.backends.cuda.flash_sdp_enabled()))
+
+    model.model.layers[0].register_forward_hook(note)
+    batch = pair_batch(4)
+    state = attached(model).new_state(len(batch.passages[0].ids))
+    short, _ = write(model, state, batch.passages[0])
+    repeated = [field.repeat(1, 300) for field in vars(batch.passages[0]).values()]
+    write(model, state, TextBatch(*repeated))
+    assert chosen == [("eager", True), ("sdpa", True)]
+    assert model.config._attn_implementation == "sdpa"
+    step = Step(state, mask=batch.passages[0].mask, segment_ids=batch.passages[0].segments, close=True)
+    model.model(batch.passages[0].ids, memory=step, use_cache=False)
+    assert short.diff(step.new_state).norm() < 1e-5
+
+
 def test_a_second_passage_does_not_see_the_text_of_the_first(model: Qwen3ForCausalLM) -> None:
     first, second = (Text(ids, (0.0,) * 3, (0,) * 3) for ids in ((1, 2, 3), (4, 5, 6)))
     batch = collate([Episode((first, second), (Text((7, 8), (0.0, 1.0), (0, 0)),))], 0)

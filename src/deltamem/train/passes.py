@@ -1,12 +1,12 @@
 """The forward passes of training: one writes a text, one reads a text, one is the bare backbone."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from deltamem.attach import attached, disabled
@@ -89,9 +89,28 @@ def forward(model: PreTrainedModel, text: TextBatch, step: Step | None = None) -
     short = text.ids.device.type == "cpu" and text.ids.shape[1] <= _SHORT and not base.is_activation_checkpointing
     memory = {} if step is None else {"memory": step}
     # Padding is on the right: the causal mask is mask enough, and without another the fast attention is used.
-    with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():
+    with _plain_attention(base) if short else nullcontext():
         hidden: Tensor = base(text.ids, use_cache=False, **memory).last_hidden_state
     return hidden
+
+
+@contextmanager
+def _plain_attention(base: PreTrainedModel) -> Iterator[None]:
+    """Within the block the model's attention is the plain one in place of the fused.
+
+    The model is told and not PyTorch, whose choice of kernels is the whole process's: of two threads with a model each,
+    the one that leaves last would put back what it found, the other's choice.
+    """
+    before = base.config._attn_implementation
+    # The plain attention of Gemma 2 caps its scores, and the fused one does not.
+    if before != "sdpa" or getattr(base.config, "attn_logit_softcapping", None):
+        yield
+        return
+    base.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        base.set_attn_implementation(before)
 
 
 def positions(model: PreTrainedModel) -> int | None:
