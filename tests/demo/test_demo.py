@@ -167,7 +167,7 @@ def test_more_readers_give_the_same_results(reader: Reader) -> None:
     together = measure([reader, Reader(*show.load_demo())], labels.append, TINY)
     assert len(labels) == TINY.steps
     alone = measure([reader], labels.append, TINY)
-    # To the last bit a sum depends on where in memory its tensors lie.
+    # Sums may differ in their last bits.
     assert together.cost.loss == pytest.approx(alone.cost.loss, rel=1e-5)
     assert replace(together, cost=replace(together.cost, loss=alone.cost.loss)) == alone
 

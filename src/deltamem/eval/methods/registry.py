@@ -56,6 +56,11 @@ class Wanted:
     options: MethodOptions
 
 
+def _nothing(backbone: Backbone, options: MethodOptions) -> str:
+    """What a method lacks that runs on every backbone."""
+    return ""
+
+
 @dataclass(frozen=True)
 class MethodEntry:
     """A method that can be asked for.
@@ -71,7 +76,7 @@ class MethodEntry:
     about: str
     build: Callable[[Wanted], BackboneMethod]
     adapted: bool = False
-    lacks: Callable[[Backbone, MethodOptions], str] = lambda backbone, options: ""
+    lacks: Callable[[Backbone, MethodOptions], str] = _nothing
     on_demand: bool = False
 
 
