@@ -7,7 +7,7 @@ from typing import Any
 from deltamem.chat import Message
 from deltamem.eval.interface import Average, Budget, Decoding, Document, Entry, Item, Question, as_text
 from deltamem.eval.metrics.hotpotqa import hotpotqa_scores, hotpotqa_scores_as_released
-from deltamem.eval.tasks.rows import BadDataError, HubData, need, rows_from
+from deltamem.eval.tasks.rows import HubData, need, rows_from
 from deltamem.train.data.converters.example import rows_of
 
 HUB = HubData("hotpotqa/hotpot_qa", ("distractor/validation-00000-of-00001.parquet",))
@@ -38,12 +38,7 @@ class HotpotQA:
     def __init__(self, data: Path | None = None, *, revision: str | None = None) -> None:
         rows = rows_from(data, HUB, revision)
         self.revision = rows.revision
-        self._items = []
-        for place, row in rows:
-            try:
-                self._items.append(_item(row))
-            except (ValueError, TypeError) as error:
-                raise BadDataError(f"{place} is not a question of HotpotQA: {error}.") from error
+        self._items = rows.items(_item, "a question of HotpotQA")
 
     def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
         """The questions in the data's order."""

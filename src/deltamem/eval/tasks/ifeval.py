@@ -11,7 +11,7 @@ from typing import Any
 
 from deltamem.chat import Message
 from deltamem.eval.interface import Average, Budget, Decoding, Entry, Item, Question
-from deltamem.eval.tasks.rows import BadDataError, HubData, need, rows_from, texts
+from deltamem.eval.tasks.rows import HubData, need, rows_from, texts
 
 HUB = HubData("google/IFEval", ("ifeval_input_data.jsonl",))
 _ANSWER_TOKENS = 1500
@@ -46,12 +46,7 @@ class IFEval:
     def __init__(self, data: Path | None = None, *, revision: str | None = None) -> None:
         rows = rows_from(data, HUB, revision)
         self.revision = rows.revision
-        self._items = []
-        for place, row in rows:
-            try:
-                self._items.append(_item(row))
-            except (ValueError, TypeError) as error:
-                raise BadDataError(f"{place} is not a prompt of IFEval: {error}.") from error
+        self._items = rows.items(_item, "a prompt of IFEval")
         asked = {name for item in self._items for name in item.questions[0].extra["instruction_id_list"]}
         self._cuts_sentences = not asked.isdisjoint(_SENTENCES)
 

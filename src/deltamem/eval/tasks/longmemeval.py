@@ -9,7 +9,7 @@ from deltamem.chat import Message
 from deltamem.eval.interface import Average, Budget, Decoding, Document, Entry, Item, Question, as_text
 from deltamem.eval.metrics.judge import QUESTION_TYPES, Judge, judge_prompt
 from deltamem.eval.metrics.text import contains, token_f1
-from deltamem.eval.tasks.rows import BadDataError, HubData, need, rows_from, texts
+from deltamem.eval.tasks.rows import HubData, need, rows_from, texts
 
 HUB = HubData("xiaowu0162/longmemeval-cleaned", ("longmemeval_s_cleaned.json",))
 _ASK = "Current Date: {date}\nQuestion: {question}\nAnswer:"
@@ -52,12 +52,7 @@ class LongMemEval:
         self.judge = judge
         self.settings = judge.settings if judge else {}
         self.main_metric = "judged" if judge else "lexical"
-        self._items = []
-        for place, row in rows:
-            try:
-                self._items.append(_item(row))
-            except (ValueError, TypeError) as error:
-                raise BadDataError(f"{place} is not a question of LongMemEval: {error}.") from error
+        self._items = rows.items(_item, "a question of LongMemEval")
 
     def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
         """The questions in the data's order."""

@@ -1,11 +1,12 @@
 """Where a benchmark's rows come from: a file, or a data set on the Hub at a given revision."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deltamem.eval.interface import Item
 from deltamem.train.data.converters.example import need
 from deltamem.train.data.converters.rows import read_rows
 from deltamem.train.data.lines import BadDataError
@@ -53,6 +54,24 @@ class Rows:
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         return zip(self.places, self.rows, strict=True)
+
+    def items(self, make: Callable[[dict[str, Any]], Item], what: str) -> list[Item]:
+        """An item of each row.
+
+        Args:
+            make: gives a row's item, or raises ``ValueError`` or ``TypeError``.
+            what: what a row should be, for the message.
+
+        Raises:
+            BadDataError: a row is not; the message names it.
+        """
+        items = []
+        for place, row in self:
+            try:
+                items.append(make(row))
+            except (ValueError, TypeError) as error:
+                raise BadDataError(f"{place} is not {what}: {error}.") from error
+        return items
 
 
 def rows_from(data: Path | None, hub: HubData, revision: str | None) -> Rows:
