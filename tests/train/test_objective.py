@@ -97,7 +97,7 @@ def test_padding_changes_nothing(model: Qwen3ForCausalLM) -> None:
     torch.testing.assert_close(wide[:1, :3], hidden)
 
 
-def test_a_pass_chooses_no_kernel_for_other_threads_and_leaves_the_model_as_it_was(model: Qwen3ForCausalLM) -> None:
+def test_a_pass_chooses_attention_for_no_other_thread_and_leaves_the_model_as_it_was(model: Qwen3ForCausalLM) -> None:
     chosen: list[tuple[str, bool]] = []
 
     def note(*_: object) -> None:
@@ -109,7 +109,7 @@ def test_a_pass_chooses_no_kernel_for_other_threads_and_leaves_the_model_as_it_w
     short, _ = write(model, state, batch.passages[0])
     repeated = [field.repeat(1, 300) for field in vars(batch.passages[0]).values()]
     write(model, state, TextBatch(*repeated))
-    assert chosen == [("eager", True), ("sdpa", True)]
+    assert chosen == [("deltamem_blocks", True), ("sdpa", True)]
     assert model.config._attn_implementation == "sdpa"
     step = Step(state, mask=batch.passages[0].mask, segment_ids=batch.passages[0].segments, close=True)
     model.model(batch.passages[0].ids, memory=step, use_cache=False)

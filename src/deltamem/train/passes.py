@@ -1,7 +1,6 @@
 """The forward passes of training: one writes a text, one reads a text, one is the bare backbone."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,10 +11,9 @@ from transformers import PreTrainedModel
 from deltamem.attach import attached, disabled
 from deltamem.state import MemoryState
 from deltamem.step import Step
+from deltamem.train.attention import LONGEST, in_blocks
 from deltamem.train.episodes import TextBatch
 
-# On a CPU the fused attention is slower than the plain one below about this many tokens.
-_SHORT = 256
 _UNKNOWN_SCALES = ("output_multiplier", "lm_head_multiplier", "dim_model_base")
 
 
@@ -85,32 +83,13 @@ def read_bare(model: PreTrainedModel, text: TextBatch) -> Answers:
 def forward(model: PreTrainedModel, text: TextBatch, step: Step | None = None) -> Tensor:
     """Hidden states ``[B, T, D]`` of one forward pass, for which the memory must be disabled or a step given."""
     base = attached(model).base
-    # Layers that are checkpointed one by one would be recomputed without the choice of kernel made here.
-    short = text.ids.device.type == "cpu" and text.ids.shape[1] <= _SHORT and not base.is_activation_checkpointing
+    # Layers that are checkpointed one by one would be recomputed without the choice of attention made here.
+    short = text.ids.device.type == "cpu" and text.ids.shape[1] <= LONGEST and not base.is_activation_checkpointing
     memory = {} if step is None else {"memory": step}
     # Padding is on the right: the causal mask is mask enough, and without another the fast attention is used.
-    with _plain_attention(base) if short else nullcontext():
+    with in_blocks(base) if short else nullcontext():
         hidden: Tensor = base(text.ids, use_cache=False, **memory).last_hidden_state
     return hidden
-
-
-@contextmanager
-def _plain_attention(base: PreTrainedModel) -> Iterator[None]:
-    """Within the block the model's attention is the plain one in place of the fused.
-
-    The model is told and not PyTorch, whose choice of kernels is the whole process's: of two threads with a model each,
-    the one that leaves last would put back what it found, the other's choice.
-    """
-    before = base.config._attn_implementation
-    # The plain attention of Gemma 2 caps its scores, and the fused one does not.
-    if before != "sdpa" or getattr(base.config, "attn_logit_softcapping", None):
-        yield
-        return
-    base.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        base.set_attn_implementation(before)
 
 
 def positions(model: PreTrainedModel) -> int | None:
