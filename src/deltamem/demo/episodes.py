@@ -85,8 +85,8 @@ class EpisodeSampler:
         rng = random.Random(f"batch {self.seed}/{step}")
         return collate(self._pool[1][place], self.tokens.pad_id, write_queries=rng.random() < self.mix.write_queries)
 
-    def episode(self, rng: random.Random, max_facts: int, *, cut: bool = False, paired: bool = False) -> Episode:
-        """One episode of at most ``max_facts`` facts, its history in two passages if ``cut``."""
+    def episode(self, rng: random.Random, max_facts: int, *, cut: float = 1.0, paired: bool = False) -> Episode:
+        """One episode of at most ``max_facts`` facts, the share ``cut`` of its history in a passage of its own."""
         mix = self.mix
         long = rng.random() < mix.long
         facts = rng.randint(1, min(max_facts, 4) if long else max_facts) if rng.random() > 0.025 else 0
@@ -97,7 +97,7 @@ class EpisodeSampler:
         )
         questions = self._ask(rng, events, people)
         turns = self._turns(rng, events, people)
-        middle = rng.randint(1, len(turns)) if cut and turns else len(turns)
+        middle = round(cut * len(turns))
         history = (*self.tokens.passages(turns[:middle]), *self.tokens.passages(turns[middle:]))
         return Episode(history, self._queries(questions, 2 if paired else 1))
 
@@ -110,7 +110,9 @@ class EpisodeSampler:
         groups: list[list[Episode]] = []
         for (cut, paired), count in sorted(kinds.items()):
             wanted = range(count * self.mix.episodes)
-            groups += evenly([self.episode(rng, max_facts, cut=cut, paired=paired) for _ in wanted], count)
+            # Cut at about the same place, so that little of either pass is padding.
+            share = rng.random() if cut else 1.0
+            groups += evenly([self.episode(rng, max_facts, cut=share, paired=paired) for _ in wanted], count)
         rng.shuffle(groups)
         return groups
 
