@@ -3,8 +3,8 @@
     python benchmarks/train_step.py --json benchmarks/results/train_step.json --check
 
 Two passages of 512 tokens, the backbone's window, are written, four questions read from the memory, and the four-state
-adapter updated: forward, backward, clipping, AdamW, with products in bfloat16 as the embedded adapters are trained. The
-loop is the scan's definition in PyTorch. The sides take turns, and each round gives one ratio; the figures are medians.
+adapter updated: forward, backward, clipping, AdamW. The backbone is in bfloat16 under autocast, memory and adapter in
+float32, as the embedded adapters are trained. The loop is the scan's definition in PyTorch. The sides take turns, and each round gives one ratio; the figures are medians.
 Times are this process's CPU time on one thread, which other work on the machine lengthens less than wall time. Peak
 memory is what two steps hold at most in a fresh process, beyond what it held after a short one.
 """
@@ -51,7 +51,6 @@ def main() -> int:
     options = parser.parse_args()
 
     torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("medium")
     if options.peak:
         print(peak(options.peak))
         return 0
@@ -74,7 +73,7 @@ def measure(rounds: int) -> dict[str, Any]:
     step = training_step()
     with looping():
         loss = step()
-    torch.testing.assert_close(training_step()(), loss, rtol=1e-3, atol=0)  # the sides compute the same
+    torch.testing.assert_close(training_step()(), loss, rtol=1e-2, atol=0)  # the same, to bfloat16
     times: list[tuple[float, float]] = []
     for _ in range(rounds):
         compiled = statistics.median(timed(step) for _ in range(3))
@@ -98,7 +97,7 @@ def measure(rounds: int) -> dict[str, Any]:
 def training_step(passage: int = PASSAGE) -> Step:
     """A function that takes one step of the four-state adapter and gives its loss."""
     torch.manual_seed(0)
-    model, tokenizer = load_backbone()
+    model, tokenizer = load_backbone("bfloat16")
     attach(model, COURSES["multi"].config)
     parameters = [p for memory in attached(model).memories() for p in memory.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3)
@@ -106,7 +105,8 @@ def training_step(passage: int = PASSAGE) -> Step:
     told = told_batch(EpisodeSampler(tokenizer, Mix(max_facts=4, answered=0), steps=1), passage)
 
     def step() -> float:
-        loss = objective(told).loss
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = objective(told).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -35,17 +35,21 @@ _POOL = 8
 ASSETS = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
-def load_backbone() -> tuple["Qwen3ForCausalLM", "PreTrainedTokenizerFast"]:
-    """The package's backbone in float32, in evaluation mode, and its tokenizer; never touches the network."""
+def load_backbone(dtype: str = "float32") -> tuple["Qwen3ForCausalLM", "PreTrainedTokenizerFast"]:
+    """The package's backbone, in evaluation mode, and its tokenizer; never touches the network.
+
+    Args:
+        dtype: of its weights, which are kept in ``bfloat16``.
+    """
     with as_file(files("deltamem.demo").joinpath("assets")) as folder:
-        return load_folder(folder)
+        return load_folder(folder, dtype)
 
 
-def load_folder(folder: Path) -> tuple["Qwen3ForCausalLM", "PreTrainedTokenizerFast"]:
+def load_folder(folder: Path, dtype: str = "float32") -> tuple["Qwen3ForCausalLM", "PreTrainedTokenizerFast"]:
     """The same for a folder written by training."""
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-    model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    model = Qwen3ForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     return model.eval(), PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
