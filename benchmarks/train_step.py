@@ -4,9 +4,10 @@
 
 Two passages of 512 tokens, the backbone's window, are written, four questions read from the memory, and the four-state
 adapter updated: forward, backward, clipping, AdamW. The backbone is in bfloat16 under autocast, memory and adapter in
-float32, as the embedded adapters are trained. The loop is the scan's definition in PyTorch. The sides take turns, and each round gives one ratio; the figures are medians.
-Times are this process's CPU time on one thread, which other work on the machine lengthens less than wall time. Peak
-memory is what two steps hold at most in a fresh process, beyond what it held after a short one.
+float32, as the embedded adapters are trained. The loop is the scan's definition in PyTorch. The sides take turns, and
+each round gives one ratio; the figures are medians. Times are this process's CPU time on one thread, which other work
+on the machine lengthens less than wall time. Peak memory is what two steps hold at most in a fresh process, beyond what
+it held after a short one.
 """
 
 import argparse

@@ -80,7 +80,7 @@ def test_only_plainly_causal_layers_are_in_blocks(monkeypatch: pytest.MonkeyPatc
         assert calls == [20]  # the full layer, and not the one with a window
         model(torch.zeros(1, 4, dtype=torch.int64), use_cache=False)
         assert calls == [20, 4, 4]  # no window is shorter than this text
-        monkeypatch.setattr(attention, "LONGEST", 3)
+        monkeypatch.setattr(attention, "_LONGEST", 3)
         model(torch.zeros(1, 4, dtype=torch.int64), use_cache=False)
         assert calls == [20, 4, 4]
 

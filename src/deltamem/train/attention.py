@@ -11,7 +11,7 @@ from transformers.masking_utils import sdpa_mask
 
 # A block sees only the keys up to its end, so half of all products are never computed. What is kept for the backward
 # pass grows with the square of the length, and beyond this many tokens the fused kernel takes over.
-LONGEST = 512
+_LONGEST = 512
 _BLOCK = 128
 _NAME = "deltamem_blocks"
 # What a model may ask for beyond the causal product.
@@ -20,13 +20,14 @@ _CHANGING = ("is_causal", "position_bias", "cache", "softcap", "s_aux")
 
 @contextmanager
 def in_blocks(base: PreTrainedModel) -> Iterator[None]:
-    """Within the block, a model that attends by PyTorch's fused attention attends by blocks instead.
+    """Within it, a model on a CPU that attends by PyTorch's fused kernel does so in blocks where that is faster.
 
     The model is told and not PyTorch, whose choice of kernels is the whole process's: of two threads with a model each,
     the one that leaves last would put back what it found, the other's choice.
     """
     before = base.config._attn_implementation
-    if before != "sdpa":
+    # Layers that are checkpointed one by one would be recomputed outside, without the choice made here.
+    if before != "sdpa" or base.is_activation_checkpointing:
         yield
         return
     base.set_attn_implementation(_NAME)
@@ -73,7 +74,7 @@ def _forward(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """As transformers calls it; what is not plainly causal goes to the fused attention."""
-    short = query.shape[2] == key.shape[2] <= LONGEST
+    short = query.device.type == "cpu" and query.shape[2] == key.shape[2] <= _LONGEST
     causal = attention_mask is None and getattr(module, "is_causal", True)
     if short and causal and not dropout and all(others.get(name) is None for name in _CHANGING):
         return attend(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling), None

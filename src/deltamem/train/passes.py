@@ -1,6 +1,5 @@
 """The forward passes of training: one writes a text, one reads a text, one is the bare backbone."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,7 @@ from transformers import PreTrainedModel
 from deltamem.attach import attached, disabled
 from deltamem.state import MemoryState
 from deltamem.step import Step
-from deltamem.train.attention import LONGEST, in_blocks
+from deltamem.train.attention import in_blocks
 from deltamem.train.episodes import TextBatch
 
 _UNKNOWN_SCALES = ("output_multiplier", "lm_head_multiplier", "dim_model_base")
@@ -83,11 +82,9 @@ def read_bare(model: PreTrainedModel, text: TextBatch) -> Answers:
 def forward(model: PreTrainedModel, text: TextBatch, step: Step | None = None) -> Tensor:
     """Hidden states ``[B, T, D]`` of one forward pass, for which the memory must be disabled or a step given."""
     base = attached(model).base
-    # Layers that are checkpointed one by one would be recomputed without the choice of attention made here.
-    short = text.ids.device.type == "cpu" and text.ids.shape[1] <= LONGEST and not base.is_activation_checkpointing
     memory = {} if step is None else {"memory": step}
     # Padding is on the right: the causal mask is mask enough, and without another the fast attention is used.
-    with in_blocks(base) if short else nullcontext():
+    with in_blocks(base):
         hidden: Tensor = base(text.ids, use_cache=False, **memory).last_hidden_state
     return hidden
 
