@@ -34,11 +34,11 @@ WRITTEN, LENGTH, GROUP, TEMPERATURE = 80, 180, 8, 0.8
 
 
 class Stories(Dataset[Episode]):
-    """Stories of a file, the beginning as history and the rest as the query."""
+    """Stories of a file, the beginning as history, in segments of so many tokens, and the rest as the query."""
 
-    def __init__(self, path: str, first: int, count: int) -> None:
+    def __init__(self, path: str, first: int, count: int, segment: int = WRITTEN) -> None:
         stories = load_file(path)["stories"][first : first + count]
-        self.episodes = [episode(story[story >= 0].tolist()) for story in stories]
+        self.episodes = [episode(story[story >= 0].tolist(), segment) for story in stories]
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -52,14 +52,14 @@ def stories(tokenizer: Any, **options: Any) -> Stories:
     return Stories(**options)
 
 
-def episode(ids: list[int]) -> Episode:
+def episode(ids: list[int], segment: int = WRITTEN) -> Episode:
     told, rest = ids[:WRITTEN], ids[WRITTEN:]
-    history = Text(tuple(told), (0.0,) * len(told), (0,) * len(told))
+    history = Text(tuple(told), (0.0,) * len(told), tuple(place // segment for place in range(len(told))))
     return Episode((history,), (Text(tuple(rest), (1.0,) * len(rest), (0,) * len(rest)),))
 
 
 @torch.no_grad()
-def sample_stories(folder: str, count: int, path: Path, seed: int) -> None:
+def sample_stories(folder: str, count: int, path: Path, seed: int, temperature: float = TEMPERATURE) -> None:
     """Writes stories ``[count, LENGTH]``, -1 after the end, that the model tells."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), load_tokenizer(folder)
     torch.manual_seed(seed)
@@ -67,7 +67,7 @@ def sample_stories(folder: str, count: int, path: Path, seed: int) -> None:
     while len(rows) < count:
         start = torch.full((256, 1), tokenizer.bos_token_id)
         told = model.generate(
-            start, attention_mask=torch.ones_like(start), do_sample=True, temperature=TEMPERATURE, top_k=0, top_p=1.0,
+            start, attention_mask=torch.ones_like(start), do_sample=True, temperature=temperature, top_k=0, top_p=1.0,
             max_new_tokens=LENGTH - 1, min_new_tokens=WRITTEN + 20, pad_token_id=tokenizer.eos_token_id,
         )  # fmt: skip
         told = torch.nn.functional.pad(told, (0, LENGTH - told.shape[1]), value=tokenizer.eos_token_id)
