@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 import deltamem.memory
@@ -34,6 +36,7 @@ from deltamem.demo.backbone import load_backbone
 from deltamem.demo.episodes import EpisodeSampler, Mix
 from deltamem.ops import scan
 from deltamem.train import Episode, EpisodeBatch, EpisodeObjective, Text, collate
+from deltamem.train.attention import attend
 from long_history import peak_mib
 
 PASSAGE, PASSAGES, QUERIES = 512, 2, 4
@@ -48,6 +51,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help=f"exit 1 below {FLOOR}x")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--profile", action="store_true", help="only print where the time of a step goes")
+    parser.add_argument(
+        "--attention", action="store_true", help="only print what one layer's attention takes by kernel"
+    )
     parser.add_argument("--peak", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
 
@@ -57,6 +63,9 @@ def main() -> int:
         return 0
     if options.profile:
         print(where_time_goes())
+        return 0
+    if options.attention:
+        print(attention_times(options.rounds))
         return 0
     report = measure(options.rounds)
     if options.json == "-":
@@ -151,6 +160,47 @@ def peak(side: str) -> float:
     step = training_step()
     with looping() if side == "loop" else nullcontext():
         return peak_mib(lambda: (step(), step()))
+
+
+def attention_times(rounds: int) -> str:
+    """Forward and backward of one layer's attention of the embedded backbone, by kernel, which take turns."""
+    lines = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for rows, length in ((1, 512), (20, 265), (80, 24)):
+            shapes = ((rows, length, heads, 32) for heads in (4, 2, 2))
+            inputs = tuple(torch.randn(shape, dtype=dtype).transpose(1, 2).requires_grad_() for shape in shapes)
+            times: dict[str, list[float]] = {name: [] for name in KERNELS}
+            for _ in range(rounds + 1):
+                for name, kernel in KERNELS.items():
+                    times[name].append(timed(functools.partial(there_and_back, kernel, inputs)))
+            shown = "  ".join(f"{name} {1000 * statistics.median(each[1:]):.1f}" for name, each in times.items())
+            lines.append(f"{str(dtype)[6:]:9} {rows:3} x {length:3} tokens, ms: {shown}")
+    return "\n".join(lines)
+
+
+def there_and_back(kernel: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> None:
+    kernel(*inputs).sum().backward()
+
+
+def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Product, mask, softmax and product over the whole square, as transformers' ``eager`` does."""
+    key, value = (each.repeat_interleave(2, 1) for each in (key, value))
+    later = torch.full(query.shape[2:3] * 2, -torch.inf, dtype=query.dtype).triu(1)
+    scores = query @ key.transpose(-1, -2) * 32**-0.5 + later
+    return scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value
+
+
+def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """PyTorch's kernel, as transformers' ``sdpa`` calls it."""
+    return functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+
+
+def blocks(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """What training uses for up to 512 tokens with products in bfloat16."""
+    return attend(query, key, value, 32**-0.5)
+
+
+KERNELS = {"plain": plain, "fused": fused, "blocks": blocks}
 
 
 def where_time_goes() -> str:

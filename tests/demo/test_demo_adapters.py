@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import random
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -99,3 +102,27 @@ def test_a_stage_goes_on_from_the_one_before_and_a_finished_one_is_not_run_again
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=1e-2, atol=1e-4)
     assert len(json.loads((output / TRAINING_FILE).read_text())["stages"]) == 2
+
+
+TWO_STAGES = """
+from pathlib import Path
+from deltamem.demo.adapters import train
+from test_demo_adapters import short
+assert train(short("token", 5e-3, 5e-3), Path("run"), Path("token"), command="two processes")
+"""
+
+
+def test_two_processes_train_one_adapter(tmp_path: Path) -> None:
+    (tmp_path / "two.py").write_text(TWO_STAGES)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "two.py"]
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    told = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(launch, cwd=tmp_path, env=told, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "token" / TRAINING_FILE).read_text())
+    assert [stage["steps"] for stage in record["stages"]] == [2, 2]
+    assert record["processes"] == 2
+    metrics = json.loads((tmp_path / "run" / "stage-2" / "metrics.json").read_text())
+    assert (metrics["steps"], metrics["processes"]) == (2, 2)
+    model, _ = load_backbone()
+    load_adapter(model, tmp_path / "token")

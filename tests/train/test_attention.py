@@ -53,28 +53,45 @@ def llama() -> PreTrainedModel:
     return LlamaForCausalLM(LlamaConfig(**SHAPE, num_attention_heads=4, num_key_value_heads=2)).eval()
 
 
-@pytest.mark.parametrize("make", [gemma, llama])
-@pytest.mark.parametrize("length", [20, 140])
-def test_a_model_in_blocks_gives_what_it_gives_otherwise(make: type, length: int) -> None:
-    torch.manual_seed(0)
-    model = make()
-    ids = torch.randint(50, (2, length))
-    expected = model(ids, use_cache=False).logits
-    with in_blocks(model):
-        assert model.config._attn_implementation != "sdpa"
-        torch.testing.assert_close(model(ids, use_cache=False).logits, expected, rtol=1e-4, atol=1e-4)
-    assert model.config._attn_implementation == "sdpa"
-
-
-def test_only_plainly_causal_layers_are_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of the texts that were attended in blocks."""
+    found: list[int] = []
 
     def counted(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        calls.append(query.shape[2])
+        found.append(query.shape[2])
         return attend(query, key, value, scale)
 
     monkeypatch.setattr(attention, "attend", counted)
-    model = gemma()
+    return found
+
+
+@pytest.mark.parametrize("make", [gemma, llama])
+@pytest.mark.parametrize("length", [20, 140])
+def test_a_model_in_blocks_gives_what_it_gives_otherwise(calls: list[int], make: type, length: int) -> None:
+    torch.manual_seed(0)
+    model = make().bfloat16()
+    ids = torch.randint(50, (2, length))
+    expected = model(ids, use_cache=False).logits
+    with in_blocks(model):
+        found = model(ids, use_cache=False).logits
+    assert calls
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_only_products_in_bfloat16_are_in_blocks(calls: list[int]) -> None:
+    model, ids = llama(), torch.zeros(1, 4, dtype=torch.int64)
+    with in_blocks(model):
+        model(ids, use_cache=False)
+        assert not calls
+        with torch.autocast("cpu", torch.bfloat16):
+            model(ids, use_cache=False)
+    assert calls == [4, 4]
+
+
+def test_only_plainly_causal_layers_are_in_blocks(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = gemma().bfloat16()
     with in_blocks(model):
         model(torch.zeros(1, 20, dtype=torch.int64), use_cache=False)
         assert calls == [20]  # the full layer, and not the one with a window

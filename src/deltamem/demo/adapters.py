@@ -1,6 +1,7 @@
 """The demo's three adapters: how each is trained on the frozen backbone, and where they lie.
 
-``python -m deltamem.demo.adapters multi`` trains one on two CPU cores; :func:`load_demo_adapter` loads it.
+``torchrun --standalone --nproc-per-node 2 -m deltamem.demo.adapters multi`` trains one on two CPU cores, and
+``python -m deltamem.demo.adapters multi`` on one; :func:`load_demo_adapter` loads it.
 """
 
 import argparse
@@ -78,7 +79,7 @@ COURSES: dict[Which, Course] = {
     ),
     "multi": Course(
         DeltaMemConfig(init_gain=0.5, update_rule="no_lambda", gate_bias=-2.5, states=4),
-        (Stage(Mix(max_facts=10), steps=3500), _refining(14, steps=4500, answered=0.4)),
+        (Stage(Mix(max_facts=10), steps=3500), _refining(14, steps=4000, answered=0.4)),
     ),
 }
 
@@ -109,6 +110,7 @@ def recipe_of(
     start: Path | None = None,
     seed: int = 0,
     control: bool = False,
+    processes: int = 1,
 ) -> "Recipe":
     """The stage as a recipe of ``deltamem train``.
 
@@ -120,10 +122,12 @@ def recipe_of(
         seed: of the dialogues and the initial weights.
         control: train the static control instead: every question meets another dialogue's memory, so that all but
             memory can be learned.
+        processes: among which each update's dialogues are divided.
     """
     from deltamem.train.recipe import Recipe
 
-    dialogues: dict[str, Any] = {"steps": stage.steps, "seed": seed, **dataclasses.asdict(stage.mix)}
+    mix = dataclasses.replace(stage.mix, episodes=stage.mix.episodes // processes)
+    dialogues: dict[str, Any] = {"steps": stage.steps * processes, "seed": seed, **dataclasses.asdict(mix)}
     return Recipe.model_validate(
         {
             "backbone": {
@@ -133,7 +137,7 @@ def recipe_of(
             "start": None if start is None else str(start),
             "data": {"source": _SOURCE + ("stranger_batches" if control else "training_batches"), "options": dialogues},
             "optimiser": {"learning_rate": stage.rate, "precision": "bf16"},
-            "schedule": {"steps": stage.steps, "batch": 1, "warm_up": 0.0125},
+            "schedule": {"steps": stage.steps, "batch": processes, "warm_up": 0.0125},
             "evaluation": {
                 "data": {"source": _SOURCE + "held_out_episodes", "options": {"facts": 8}},
                 "batch": 16,
@@ -148,7 +152,7 @@ def recipe_of(
 def train(course: Course, folder: Path, output: Path, *, command: str, seed: int = 0, control: bool = False) -> bool:
     """Trains an adapter and writes its folder; false if a signal stopped it first.
 
-    Called again it goes on where it was stopped.
+    Called again it goes on where it was stopped. In several processes, each calls it.
 
     Args:
         course: what to train, and how.
@@ -158,20 +162,28 @@ def train(course: Course, folder: Path, output: Path, *, command: str, seed: int
         seed: of the dialogues and the initial weights; each stage has one of its own.
         control: train the static control instead.
     """
+    from accelerate import PartialState
+
+    from deltamem.train.arguments import processes
     from deltamem.train.checkpoints import METRICS_FILE
     from deltamem.train.run import run
 
+    count = processes()
     stages: list[dict[str, int]] = []
     place: Path | None = None
     for number, stage in enumerate(course.stages):
         start, place = place, folder / f"stage-{number + 1}"
         if not (place / METRICS_FILE).exists():
-            recipe = recipe_of(course.config, stage, place, start=start, seed=seed + number, control=control)
+            recipe = recipe_of(
+                course.config, stage, place, start=start, seed=seed + number, control=control, processes=count
+            )
             if run(recipe, resume=place.exists()).signal:
                 return False
         seconds = round(json.loads((place / METRICS_FILE).read_text("utf-8"))["seconds"])
         stages.append({"steps": stage.steps, "seconds": seconds})
     assert place is not None
+    if not PartialState().is_main_process:
+        return True
     model, _ = load_backbone()
     load_adapter(model, place)
     _round_to_bfloat16(model)
@@ -179,6 +191,7 @@ def train(course: Course, folder: Path, output: Path, *, command: str, seed: int
     record = {
         "command": command,
         "stages": stages,
+        "processes": count,
         "threads": torch.get_num_threads(),
         "machine": f"{platform.machine()}, {platform.system()}, torch {torch.__version__}",
     }
@@ -195,21 +208,25 @@ def _round_to_bfloat16(model: "Qwen3ForCausalLM") -> None:
 
 def main() -> None:
     """Trains one of the demo's adapters."""
+    from deltamem.train.arguments import processes
+
     parser = argparse.ArgumentParser(prog="python -m deltamem.demo.adapters", description=__doc__)
     parser.add_argument("which", choices=get_args(Which))
     parser.add_argument("--control", action="store_true", help="the static control, for deltamem eval --static-adapter")
     parser.add_argument("--output", type=Path, help="folder to write (default: adapter in the run's)")
     parser.add_argument("--run", type=Path, help="folder of the run, resumed from (default: runs/WHICH)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     folder = arguments.run or Path("runs") / (arguments.which + "-control" * arguments.control)
+    count = processes()
+    launcher = ["python"] if count == 1 else ["torchrun", "--standalone", "--nproc-per-node", str(count)]
     train(
         COURSES[arguments.which],
         folder,
         arguments.output or folder / "adapter",
-        command=shlex.join(["python", "-m", "deltamem.demo.adapters", *sys.argv[1:]]),
+        command=shlex.join([*launcher, "-m", "deltamem.demo.adapters", *sys.argv[1:]]),
         seed=arguments.seed,
         control=arguments.control,
     )

@@ -1,4 +1,8 @@
-"""Attention of short texts on a CPU, in blocks of queries: about twice as fast there as PyTorch's fused kernel."""
+"""Attention of short texts on a CPU, in blocks of queries.
+
+With products in bfloat16, in which adapters are trained, PyTorch's fused kernel takes up to seven times as long there,
+most for many short texts (``benchmarks/train_step.py --attention``). In float32 it is as fast, or faster, and is used.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,15 +78,22 @@ def _forward(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """As transformers calls it; what is not plainly causal goes to the fused attention."""
-    short = query.device.type == "cpu" and query.shape[2] == key.shape[2] <= _LONGEST
+    short = query.shape[2] == key.shape[2] <= _LONGEST
     causal = attention_mask is None and getattr(module, "is_causal", True)
-    if short and causal and not dropout and all(others.get(name) is None for name in _CHANGING):
+    plain = causal and not dropout and all(others.get(name) is None for name in _CHANGING)
+    if short and plain and query.device.type == "cpu" and _in_bfloat16(query):
         return attend(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling), None
     fused = AttentionInterface()["sdpa"]
     result: tuple[Tensor, None] = fused(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
     )
     return result
+
+
+def _in_bfloat16(query: Tensor) -> bool:
+    """Whether products are, and not only results."""
+    allowed = torch.get_float32_matmul_precision() == "medium" or torch.is_autocast_enabled("cpu")
+    return query.dtype == torch.bfloat16 or allowed
 
 
 AttentionInterface.register(_NAME, _forward)
