@@ -96,7 +96,8 @@ class Held:
 def main(given: Sequence[str] | None = None) -> int:
     parser = arguments(__doc__)
     parser.add_argument("models", type=Path, nargs="+", help="folders of pretrained causal models that tell stories")
-    parser.add_argument("--steps", type=int, default=300, help="updates of each adapter and of each control")
+    parser.add_argument("--steps", type=int, default=200, help="updates of each adapter and of each control")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="adapters to train")
     parser.add_argument("--held-out", type=int, default=512, help="stories")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs/pretrained"), help="where the runs are kept")
@@ -104,6 +105,8 @@ def main(given: Sequence[str] | None = None) -> int:
     for model in options.models:
         if not (model / "config.json").exists():
             parser.error(f"{model} is no model: there is no config.json in it.")
+    if CENTRE not in options.only:
+        parser.error(f"--only needs {CENTRE!r}, which meets everything")
     torch.set_float32_matmul_precision("medium")
     report: dict[str, Any] = {"steps": options.steps, "held_out": options.held_out, "centre": CENTRE}
     report["models"] = {folder.name: of_model(folder, options) for folder in options.models}
@@ -118,6 +121,8 @@ def of_model(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     held = held_out(path, options.held_out, len(tokenizer), tokenizer.eos_token_id)
     variants: dict[str, Any] = {}
     for name, change in VARIANTS.items():
+        if name not in options.only:
+            continue
         model = loaded(folder, train(folder, path, name, change, options))
         variants[name] = shares(asked(model, held, as_told))
         print(f"{folder.name}, {name}: memory {variants[name]['memory']['value']:.3f}", file=sys.stderr, flush=True)
