@@ -111,6 +111,7 @@ def recipe_of(
     seed: int = 0,
     control: bool = False,
     processes: int = 1,
+    precision: Literal["bf16", "no"] = "bf16",
 ) -> "Recipe":
     """The stage as a recipe of ``deltamem train``.
 
@@ -123,20 +124,20 @@ def recipe_of(
         control: train the static control instead: every question meets another dialogue's memory, so that all but
             memory can be learned.
         processes: among which each update's dialogues are divided.
+        precision: of the arithmetic; the backbone is in bfloat16 for the one and in float32 for the other.
     """
     from deltamem.train.recipe import Recipe
 
     mix = dataclasses.replace(stage.mix, episodes=stage.mix.episodes // processes)
+    dtype = "bfloat16" if precision == "bf16" else "float32"
     dialogues: dict[str, Any] = {"steps": stage.steps * processes, "seed": seed, **dataclasses.asdict(mix)}
     return Recipe.model_validate(
         {
-            "backbone": {
-                "factory": {"source": "deltamem.demo.backbone:load_backbone", "options": {"dtype": "bfloat16"}}
-            },
+            "backbone": {"factory": {"source": "deltamem.demo.backbone:load_backbone", "options": {"dtype": dtype}}},
             "adapter": config,
             "start": None if start is None else str(start),
             "data": {"source": _SOURCE + ("stranger_batches" if control else "training_batches"), "options": dialogues},
-            "optimiser": {"learning_rate": stage.rate, "precision": "bf16"},
+            "optimiser": {"learning_rate": stage.rate, "precision": precision},
             "schedule": {"steps": stage.steps, "batch": processes, "warm_up": 0.0125},
             "evaluation": {
                 "data": {"source": _SOURCE + "held_out_episodes", "options": {"facts": 8}},

@@ -15,12 +15,12 @@ _PEFT = ("peft", "lora")
 
 
 def _recipe(folder: Path, steps: int, *, control: bool = False) -> str:
-    """The recipe of the adapter ``multi`` with so many updates, as YAML."""
+    """The recipe of the adapter ``multi`` with so many updates, as YAML; that of a baseline is in float32."""
     from deltamem.train.recipefile import recipe_yaml
 
     course = COURSES["multi"]
     stage = dataclasses.replace(course.stages[0], steps=steps)
-    return recipe_yaml(recipe_of(course.config, stage, folder, control=control))
+    return recipe_yaml(recipe_of(course.config, stage, folder, control=control, precision="bf16" if control else "no"))
 
 
 TRAININGS: tuple[SuiteTraining, ...] = (
