@@ -9,7 +9,8 @@ and write strategy, all with their static controls. One of them (``delta rule``)
 on: other beginnings before and after its own, the same one several times, noise, another story that is repeated,
 fewer writes, and stories told at another temperature.
 
-What is measured is memory alone: (static - own) / (nothing - full), losses being those of the rest of the stories.
+What is measured is memory alone: (static - own) / (nothing - full), losses being those of the rest of the stories and
+that of the static control being from what it was trained on, a stranger's beginning and nothing else.
 Intervals are 95 % of a bootstrap over stories. The runs are kept in ``--runs``; the same command goes on where it was
 stopped.
 """
@@ -45,7 +46,7 @@ from questions.common import MORE_COLOURS, arguments, finish, legend_below, line
 from stories import TEMPERATURE, WRITTEN, Stories, ends, load_tokenizer, sample_stories
 
 CENTRE = "delta rule"
-SEGMENT, BATCH, DRAWS, HOT = 8, 32, 1000, 1.3
+SEGMENT, BATCH, ROWS, DRAWS, HOT = 8, 32, 256, 1000, 1.3
 # What is different from the centre. Segments are means and few, so their gate starts open.
 VARIANTS: dict[str, dict[str, Any]] = {
     CENTRE: {},
@@ -57,7 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     f"segments of {SEGMENT} tokens": {"write": "message", "gate_bias": 1.0, "init_gain": 1.0},
 }
 # Tokens of other stories' beginnings, and the rows that read so many.
-SINCE = {0: 512, 80: 512, 240: 512, 800: 512, 2_400: 256, 8_000: 128, 24_000: 64, 100_000: 32}
+SINCE = {0: 256, 80: 256, 240: 256, 800: 256, 2_400: 128, 8_000: 64, 24_000: 32, 100_000: 16}
 BEFORE = (80, 240, 800, 2_400)
 REPEATS, NOISE, PLANTED, EVERY = (2, 4, 16), (80, 800), (1, 4, 16), (2, 4, 8)
 
@@ -124,14 +125,18 @@ def of_model(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         if name not in options.only:
             continue
         model = loaded(folder, train(folder, path, name, change, options))
-        variants[name] = shares(asked(model, held, as_told))
+        yardsticks = measured(model, held)
+        variants[name] = shares(yardsticks, asked(model, held, as_told, len(held.beginnings)))
         print(f"{folder.name}, {name}: memory {variants[name]['memory']['value']:.3f}", file=sys.stderr, flush=True)
         if name == CENTRE:
-            scenes = {scene: shares(asked(model, held, told)) for scene, told in all_scenes(held).items()}
-            since = since_told(model, held)
+            scenes = {
+                scene: shares(yardsticks, asked(model, held, told, ROWS)) for scene, told in all_scenes(held).items()
+            }
+            since = since_told(model, held, yardsticks)
             hot = sampled(folder, options.held_out, HOT, options)
             other = held_out(hot, options.held_out, held.vocabulary, 0, others=held.others)
-            scenes[f"stories told at temperature {HOT}"] = shares(asked(model, other, as_told))
+            found = asked(model, other, as_told, options.held_out)
+            scenes[f"stories told at temperature {HOT}"] = shares(measured(model, other), found)
     return {"variants": variants, "since": since, "scenes": scenes}
 
 
@@ -238,29 +243,46 @@ def noise(held: Held, own: Tensor, tokens: int) -> list[tuple[Tensor, None]]:
 
 
 @torch.inference_mode()
-def asked(model: Any, held: Held, scene: Scene) -> Losses:
-    """The loss ``[B]`` of each story's rest, in all conditions."""
-    return losses(model, held, {name: remember(model, name, scene(held.beginnings)) for name in ("own", "static")})
+def measured(model: Any, held: Held) -> Losses:
+    """The loss ``[B]`` of each story's rest that the others are compared with.
 
-
-def losses(model: Any, held: Held, memories: dict[str, MemoryState]) -> Losses:
-    """The losses of the first rows, as many as the memories have."""
-    rows = memories["own"].batch
-    batch = held.batch
-    texts = {name: first(text, rows) for name, text in (("query", batch.queries), ("full", full_texts(batch)))}
-    others = [(row + 1) % rows for row in range(rows)]
-    found = {
-        "nothing": summed(read_bare(model, texts["query"]), rows),
-        "full": summed(read_bare(model, texts["full"]), rows),
+    The static control meets a stranger's beginning and nothing else, as it was trained: what unsettles its memory
+    unsettles its answers, and would pass for memory in the other.
+    """
+    rows = len(held.beginnings)
+    query, full = held.batch.queries, full_texts(held.batch)
+    strange = remember(model, "static", as_told(held.beginnings)).select(turned(rows))
+    return {
+        "nothing": summed(read_bare(model, query), rows),
+        "full": summed(read_bare(model, full), rows),
+        "static": from_memory(model, "static", strange, query),
     }
-    for name, adapter, state in (
-        ("own", "own", memories["own"]),
-        ("other", "own", memories["own"].select(others)),
-        ("static", "static", memories["static"].select(others)),
-    ):
-        with using(model, adapter):
-            found[name] = summed(answers(model, read(model, state, texts["query"]), texts["query"]), rows)
-    return found
+
+
+@torch.inference_mode()
+def asked(model: Any, held: Held, scene: Scene, rows: int) -> Losses:
+    """The same of the adapter, from the story's own memory and from another's, of the first so many stories."""
+    return own_and_other(model, held, remember(model, "own", scene(held.beginnings[:rows])))
+
+
+def own_and_other(model: Any, held: Held, state: MemoryState) -> Losses:
+    """The losses of the first rows, as many as the memory has."""
+    query = first(held.batch.queries, state.batch)
+    return {
+        "own": from_memory(model, "own", state, query),
+        "other": from_memory(model, "own", state.select(turned(state.batch)), query),
+    }
+
+
+def from_memory(model: Any, adapter: str, state: MemoryState, query: TextBatch) -> Tensor:
+    """``[B]``, the sum of the losses of each text, read from a memory."""
+    with using(model, adapter):
+        return summed(answers(model, read(model, state, query), query), state.batch)
+
+
+def turned(rows: int) -> list[int]:
+    """For each row the next."""
+    return [(row + 1) % rows for row in range(rows)]
 
 
 def remember(
@@ -280,21 +302,19 @@ def remember(
 
 
 @torch.inference_mode()
-def since_told(model: Any, held: Held) -> list[dict[str, Any]]:
+def since_told(model: Any, held: Held, yardsticks: Losses) -> list[dict[str, Any]]:
     """Memory of a beginning and the norm of the state, against the tokens of other stories since."""
     points: list[dict[str, Any]] = []
-    memories = {name: remember(model, name, as_told(held.beginnings)) for name in ("own", "static")}
+    state = remember(model, "own", as_told(held.beginnings))
     before = 0
     for tokens, most in SINCE.items():
-        rows = min(most, len(held.beginnings))
-        passages = held.strangers(rows, tokens - before, f"since {tokens}")
-        for name, state in memories.items():
-            kept = state.select(range(rows))
-            memories[name] = remember(model, name, passages, kept) if passages else kept
+        rows = min(most, state.batch)
+        state = state.select(range(rows))
+        if passages := held.strangers(rows, tokens - before, f"since {tokens}"):
+            state = remember(model, "own", passages, state)
         before = tokens
-        norms = memories["own"].norms()
-        found = shares(losses(model, held, memories))
-        points.append({"tokens": tokens, "norm": round(norms.mean().item(), 3), "rows": rows, **found})
+        found = shares(yardsticks, own_and_other(model, held, state))
+        points.append({"tokens": tokens, "norm": round(state.norms().mean().item(), 3), "rows": rows, **found})
     return points
 
 
@@ -320,9 +340,10 @@ def summed(found: Answers, rows: int) -> Tensor:
     return torch.zeros(rows).index_add(0, found.rows, found.losses() * found.weights)
 
 
-def shares(found: Losses) -> dict[str, Any]:
+def shares(yardsticks: Losses, told: Losses) -> dict[str, Any]:
     """Shares of the gap with their intervals: what is memory, and what is better than from another's memory."""
-    rows = len(found["own"])
+    rows = len(told["own"])
+    found = {name: loss[:rows] for name, loss in (yardsticks | told).items()}
     draws = torch.randint(rows, (DRAWS, rows), generator=torch.Generator().manual_seed(0))
 
     def share(than: str, places: Tensor) -> Tensor:

@@ -1,6 +1,18 @@
-"""Finds the benchmarks' own modules, as a script in their folder does."""
+"""Finds the benchmarks' own modules, as a script in their folder does, and undoes what they set for a process."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+import torch
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+
+@pytest.fixture(autouse=True)
+def precision() -> Iterator[None]:
+    """Puts back the precision of float32 products."""
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)

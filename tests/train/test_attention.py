@@ -97,7 +97,7 @@ def test_only_plainly_causal_layers_are_in_blocks(calls: list[int], monkeypatch:
         assert calls == [20]  # the full layer, and not the one with a window
         model(torch.zeros(1, 4, dtype=torch.int64), use_cache=False)
         assert calls == [20, 4, 4]  # no window is shorter than this text
-        monkeypatch.setattr(attention, "_LONGEST", 3)
+        monkeypatch.setattr(attention, "_MOST", 4 * 3)
         model(torch.zeros(1, 4, dtype=torch.int64), use_cache=False)
         assert calls == [20, 4, 4]
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-# A block sees only the keys up to its end, so half of all products are never computed. What is kept for the backward
-# pass grows with the square of the length, and beyond this many tokens the fused kernel takes over.
-_LONGEST = 512
+# A block sees only the keys up to its end, so half of all products are never computed. For the backward pass each token
+# keeps its weights, six bytes a head and key; beyond this many heads times tokens the fused kernel takes over.
+_MOST = 2048
 _BLOCK = 128
 _NAME = "deltamem_blocks"
 # What a model may ask for beyond the causal product.
@@ -78,7 +78,7 @@ def _forward(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """As transformers calls it; what is not plainly causal goes to the fused attention."""
-    short = query.shape[2] == key.shape[2] <= _LONGEST
+    short = query.shape[2] == key.shape[2] <= _MOST // query.shape[1]
     causal = attention_mask is None and getattr(module, "is_causal", True)
     plain = causal and not dropout and all(others.get(name) is None for name in _CHANGING)
     if short and plain and query.device.type == "cpu" and _in_bfloat16(query):
