@@ -61,6 +61,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 SINCE = {0: 256, 80: 256, 240: 256, 800: 256, 2_400: 128, 8_000: 64, 24_000: 32, 100_000: 16}
 BEFORE = (80, 240, 800, 2_400)
 REPEATS, NOISE, PLANTED, EVERY = (2, 4, 16), (80, 800), (1, 4, 16), (2, 4, 8)
+# Where the plots end: farther below nothing it only gets worse.
+LOWEST = -1.5
 
 Losses = dict[str, Tensor]
 # From the beginnings ``[B, T]`` to what is written, in passages ``[B, T]``, and which tokens of each are.
@@ -358,12 +360,13 @@ def shares(yardsticks: Losses, told: Losses) -> dict[str, Any]:
 
 
 def draw(report: dict[str, Any]) -> Any:
-    """Memory against what was read since, the norm of the states, the trained variants, and the scenes."""
+    """Both shares against what was read since, the norm of the states, the trained variants, and the scenes."""
     figure, (since, norms, variants, scenes) = panels(4, columns=2, width=6.2, height=4.2)
     for number, (name, found) in enumerate(report["models"].items()):
         colour, points = MORE_COLOURS[number], found["since"]
         tokens = [point["tokens"] for point in points]
-        line(since, tokens, [point["memory"] for point in points], (name, colour, "-"))
+        line(since, tokens, [point["memory"] for point in points], (f"{name}: memory", colour, "-"))
+        line(since, tokens, [point["against_other"] for point in points], (f"{name}: against another's", colour, ":"))
         norms.plot(tokens, [point["norm"] for point in points], color=colour, marker="o", markersize=4)
         offset = (number - (len(report["models"]) - 1) / 2) * 0.36
         for axes, part in ((variants, found["variants"]), (scenes, found["scenes"])):
@@ -371,6 +374,9 @@ def draw(report: dict[str, Any]) -> Any:
             axes.barh(places, [each["memory"]["value"] for each in part.values()], height=0.34, color=colour)
             low, high = zip(*(each["memory"]["interval"] for each in part.values()), strict=True)
             axes.hlines(places, low, high, color="black", linewidth=1)
+            axes.plot(
+                [each["against_other"]["value"] for each in part.values()], places, "d", color=colour, markersize=4
+            )
             axes.set_yticks(range(len(part)), list(part), fontsize=7)
     for axes in (since, norms):
         axes.set_xscale("symlog", linthresh=80)
@@ -378,14 +384,16 @@ def draw(report: dict[str, Any]) -> Any:
         axes.set_xticks(list(SINCE), [f"{mark:,}" for mark in SINCE], rotation=40, fontsize=8)
         axes.set_xlabel("tokens of other stories since")
     since.axhline(0, color="black", linewidth=0.8)
-    since.set_ylabel("memory, share of the gap")
+    since.set_ylim(LOWEST, 1)
+    since.set_ylabel("share of the gap")
     norms.set_ylabel("mean Frobenius norm of a state")
     norms.set_ylim(bottom=0)
     for axes in (variants, scenes):
         axes.axvline(0, color="black", linewidth=0.8)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("memory, share of the gap")
+        axes.set_xlabel("share of the gap (bars: memory, diamonds: against another's)")
+    scenes.set_xlim(LOWEST, 1.3)
     variants.set_title("trained alike")
     scenes.set_title(f"{report['centre']}, with what it was not trained on")
     legend_below(figure, since, columns=2)
