@@ -19,7 +19,6 @@ import argparse
 import random
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -278,8 +277,8 @@ def own_and_other(model: Any, held: Held, state: MemoryState) -> Losses:
 
 def from_memory(model: Any, adapter: str, state: MemoryState, query: TextBatch) -> Tensor:
     """``[B]``, the sum of the losses of each text, read from a memory."""
-    with using(model, adapter):
-        return summed(answers(model, read(model, state, query), query), state.batch)
+    attached(model).activate(adapter)
+    return summed(answers(model, read(model, state, query), query), state.batch)
 
 
 def turned(rows: int) -> list[int]:
@@ -291,15 +290,16 @@ def remember(
     model: Any, adapter: str, passages: list[tuple[Tensor, Tensor | None]], state: MemoryState | None = None
 ) -> MemoryState:
     """Writes passages into an adapter's memory, one after another."""
-    with using(model, adapter):
-        state = attached(model).new_state(len(passages[0][0])) if state is None else state
-        for ids, written in passages:
-            segments = (torch.arange(ids.shape[1]) // SEGMENT).expand_as(ids)
-            text = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(ids.shape), segments)
-            write = True if written is None else written
-            step = Step(state, write=write, mask=text.mask, segment_ids=segments, close=True)
-            forward(model, text, step)
-            state = step.new_state
+    attachment = attached(model)
+    attachment.activate(adapter)
+    state = attachment.new_state(len(passages[0][0])) if state is None else state
+    for ids, written in passages:
+        segments = (torch.arange(ids.shape[1]) // SEGMENT).expand_as(ids)
+        text = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(ids.shape), segments)
+        write = True if written is None else written
+        step = Step(state, write=write, mask=text.mask, segment_ids=segments, close=True)
+        forward(model, text, step)
+        state = step.new_state
     return state
 
 
@@ -318,18 +318,6 @@ def since_told(model: Any, held: Held, yardsticks: Losses) -> list[dict[str, Any
         found = shares(yardsticks, own_and_other(model, held, state))
         points.append({"tokens": tokens, "norm": round(state.norms().mean().item(), 3), "rows": rows, **found})
     return points
-
-
-@contextmanager
-def using(model: Any, adapter: str) -> Any:
-    """Within it, the adapter of that name is active."""
-    attachment = attached(model)
-    before = attachment.active
-    attachment.activate(adapter)
-    try:
-        yield
-    finally:
-        attachment.activate(before)
 
 
 def first(text: TextBatch, rows: int) -> TextBatch:
