@@ -118,9 +118,12 @@ def test_a_resumed_run_gives_the_same_losses_and_weights(
     assert signal.getsignal(signal.SIGTERM) == before
     assert (parts / "checkpoint-7").is_dir()
     assert not (parts / "adapter.safetensors").exists()
+    progress = parts / "checkpoint-7" / "progress.json"
+    progress.write_text(json.dumps(json.loads(progress.read_text("utf-8")) | {"seconds": 1000.0}), "utf-8")
     torch.manual_seed(123)
     finished = run(parse_recipe(recipe(parts, **sections)), resume=True)
     assert (finished.steps, finished.signal) == (12, 0)
+    assert json.loads((parts / "metrics.json").read_text("utf-8"))["seconds"] > 1000
     assert len(losses(whole)) == 12 // every
     for name in ("loss", "recall", "loss_sparsity"):
         assert losses(parts, name) == losses(whole, name)

@@ -1,5 +1,6 @@
 """The checkpoints of a run's folder, and whether a recipe may go on from them."""
 
+import json
 from pathlib import Path
 
 import yaml
@@ -9,6 +10,7 @@ from deltamem.train.recipe import Recipe
 RECIPE_FILE = "recipe.yaml"
 CONTROL = "control"
 METRICS_FILE = "metrics.json"
+PROGRESS_FILE = "progress.json"
 # What may change between a stop and going on.
 _FREE = ("logging", "output", "auto")
 
@@ -17,6 +19,12 @@ def last_checkpoint(folder: Path) -> Path | None:
     """The whole checkpoint of a folder that has the most steps, if there is one."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
     return max(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+
+def seconds_spent(folder: Path) -> float:
+    """How long the run in a folder had taken at its last checkpoint, the control's if there is none yet; else 0."""
+    checkpoint = last_checkpoint(folder) or last_checkpoint(folder / CONTROL)
+    return float(json.loads((checkpoint / PROGRESS_FILE).read_text("utf-8"))["seconds"]) if checkpoint else 0.0
 
 
 def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:

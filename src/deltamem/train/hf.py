@@ -8,6 +8,7 @@ format of a finished one, and appear whole or not at all; and an evaluation is t
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 
 from deltamem.checkpoint import write_adapter
+from deltamem.train.checkpoints import PROGRESS_FILE
 from deltamem.train.data.batches import LengthGroupedBatches
 from deltamem.train.episodes import EpisodeBatch, collate
 from deltamem.train.measure import Condition, Measured, Tally, add, mean_loss, summarise
@@ -31,7 +33,6 @@ from deltamem.train.strangers import Strangers
 CHECKPOINT = "checkpoint-"
 STATE_FILE = "trainer_state.json"
 _SCHEDULER_FILE = "scheduler.pt"
-_UNLOGGED_FILE = "unlogged.json"
 
 
 @dataclass
@@ -71,6 +72,7 @@ class EpisodeTrainer(Trainer):
         pad_id: the padding token.
         held_out: what an evaluation on the way measures.
         callbacks: further callbacks.
+        started: when the run began, on the monotonic clock, as if it had never been stopped; now by default.
 
     """
 
@@ -85,7 +87,9 @@ class EpisodeTrainer(Trainer):
         pad_id: int,
         held_out: HeldOut | None = None,
         callbacks: Sequence[TrainerCallback] = (),
+        started: float | None = None,
     ) -> None:
+        self.started = time.monotonic() if started is None else started
         self.pad_id = pad_id
         self.held_out = held_out
         self._seen: list[dict[str, float]] = []
@@ -214,7 +218,8 @@ class EpisodeTrainer(Trainer):
         self._save_optimizer_and_scheduler(str(staging))
         self._save_scaler(str(staging))
         self._save_rng_state(str(staging))
-        unlogged = {
+        progress = {
+            "seconds": round(time.monotonic() - self.started, 1),
             "since": self._globalstep_last_logged,
             "loss": self.accelerator.gather(self._tr_loss).mean().item(),
             "seen": self._everyones_seen(),
@@ -227,7 +232,7 @@ class EpisodeTrainer(Trainer):
             exported: Any = {type(part).__name__: part.state() for part in parts if isinstance(part, ExportableState)}
             self.state.stateful_callbacks = exported
             self.state.save_to_json(str(staging / STATE_FILE))
-            (staging / _UNLOGGED_FILE).write_text(json.dumps(unlogged), "utf-8")
+            (staging / PROGRESS_FILE).write_text(json.dumps(progress), "utf-8")
             if final.exists():
                 shutil.rmtree(final)
             os.replace(staging, final)
@@ -260,10 +265,10 @@ class EpisodeTrainer(Trainer):
         super()._load_rng_state(checkpoint)
         if checkpoint is None:
             return
-        unlogged = json.loads(Path(checkpoint, _UNLOGGED_FILE).read_text("utf-8"))
-        self._globalstep_last_logged = unlogged["since"]
-        self._tr_loss.fill_(unlogged["loss"])
-        self._seen = unlogged["seen"] if self.args.process_index == 0 else []
+        progress = json.loads(Path(checkpoint, PROGRESS_FILE).read_text("utf-8"))
+        self._globalstep_last_logged = progress["since"]
+        self._tr_loss.fill_(progress["loss"])
+        self._seen = progress["seen"] if self.args.process_index == 0 else []
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing: the adapter was put on the model before it was wrapped."""

@@ -18,7 +18,7 @@ from deltamem.checkpoint import AdapterFile, read_adapter, write_adapter
 from deltamem.figures import figure_class
 from deltamem.files import write_atomically
 from deltamem.train.arguments import processes, training_arguments
-from deltamem.train.checkpoints import CONTROL, METRICS_FILE, RECIPE_FILE, check_folder, last_checkpoint
+from deltamem.train.checkpoints import CONTROL, METRICS_FILE, RECIPE_FILE, check_folder, last_checkpoint, seconds_spent
 from deltamem.train.hf import CHECKPOINT, STATE_FILE, EpisodeTrainer, HeldOut, in_batches
 from deltamem.train.loading import (
     Loaded,
@@ -78,7 +78,7 @@ def run(recipe: Recipe, *, resume: bool = False) -> Outcome:
     check_folder(folder, recipe, resume=resume)
     check_sources(recipe)
     figure_class("train")
-    started = time.monotonic()
+    started = time.monotonic() - seconds_spent(folder)
     # They also make the process group, if there are several processes.
     arguments = training_arguments(recipe, folder)
     main_process = arguments.process_index == 0
@@ -101,7 +101,7 @@ def run(recipe: Recipe, *, resume: bool = False) -> Outcome:
         if evaluation.control and reporting is not None:
             result = folder / CONTROL / METRICS_FILE
             if not result.exists():
-                steps = _train_control(recipe, loaded, training, choosing, reporting, result, stop, padding)
+                steps = _train_control(recipe, loaded, training, choosing, reporting, result, stop, padding, started)
                 if stop.received:
                     return Outcome(folder, steps, stop.received)
                 # The control's backbone may be wrapped and sharded by now.
@@ -110,7 +110,7 @@ def run(recipe: Recipe, *, resume: bool = False) -> Outcome:
             reporting.static = static["static_loss"]
             if choosing is not None:
                 choosing.static = static["choosing_static_loss"]
-        trainer = _train(recipe, loaded, training, folder, choosing, evaluation.metric, stop, padding)
+        trainer = _train(recipe, loaded, training, folder, choosing, evaluation.metric, stop, padding, started)
     steps = trainer.state.global_step
     if stop.received:
         return Outcome(folder, steps, stop.received)
@@ -138,6 +138,7 @@ def _train_control(
     result: Path,
     stop: StopOnSignal,
     padding: int,
+    started: float,
 ) -> int:
     """Trains the static control, writes its losses to ``result`` unless a signal came, and returns its updates.
 
@@ -145,7 +146,7 @@ def _train_control(
     memories.
     """
     strangers, only = Strangers(training, recipe.seed), choosing.of_strangers() if choosing else None
-    control = _train(recipe, loaded, strangers, result.parent, only, "own_loss", stop, padding)
+    control = _train(recipe, loaded, strangers, result.parent, only, "own_loss", stop, padding, started)
     state = control.state
     if not stop.received:
         numbers = {
@@ -169,6 +170,7 @@ def _train(
     metric: Metric,
     stop: StopOnSignal,
     padding: int,
+    started: float,
 ) -> EpisodeTrainer:
     """Trains one adapter, on from the folder's last checkpoint, and leaves the best of it on the model.
 
@@ -191,6 +193,7 @@ def _train(
         pad_id=padding,
         held_out=held_out,
         callbacks=callbacks,
+        started=started,
     )
     for stock in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(stock)
