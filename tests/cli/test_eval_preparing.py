@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import yaml
 
 from deltamem.cli.evaluation.arguments import choose_suite
 from deltamem.cli.evaluation.choosing import choose_methods
-from deltamem.cli.evaluation.preparing import Preparation, find_preparation, run_command, train
+from deltamem.cli.evaluation.preparing import Preparation, find_preparation, train
 from deltamem.cli.main import build_app, main
 from deltamem.demo.suite import TRAININGS
 from deltamem.eval.loading import embedded_backbone
@@ -40,8 +40,12 @@ SHORT = tuple(map(shorter, TRAININGS))
 NEEDY = (dataclasses.replace(BY_NAME["lora"], needs=(("no_such_package", "lora"),)),)
 
 
-def in_process(arguments: Sequence[str]) -> int:
-    """Runs a command here."""
+def in_process(commands: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Runs commands here."""
+    return {name: _exit_status(arguments) for name, arguments in commands.items()}
+
+
+def _exit_status(arguments: Sequence[str]) -> int:
     with pytest.raises(SystemExit) as left:
         main(list(arguments))
     return int(left.value.code or 0)
@@ -89,6 +93,7 @@ def test_all_that_is_left_is_told_before(tmp_path: Path, trained: Path) -> None:
     everything = list(find(tmp_path).told())
     assert len(everything) == 1 + len(TRAININGS)
     assert "--no-train" in everything[0]
+    assert "idle core" in everything[0]
     assert len(list(find(trained).told())) == len(TRAININGS)
     assert list(find(trained, "none", "context2lora").told()) == []
 
@@ -135,13 +140,6 @@ def test_a_training_that_fails_is_an_error(tmp_path: Path, capsys: pytest.Captur
     assert "deltamem:" in capsys.readouterr().err
     with pytest.raises(ValueError, match="lora: not trained yet, and processes that share a run do not train"):
         train(find(tmp_path, "context2lora"), shared=True)
-
-
-def test_a_command_leaves_standard_output_alone(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["baseline"]) == 2
-    said = capfd.readouterr()
-    assert said.out == ""
-    assert "mlp-memory" in said.err
 
 
 def test_the_whole_table_has_every_method_or_says_why_not(trained: Path) -> None:

@@ -1,12 +1,12 @@
 """What a suite trains before it runs: by the commands that train it alone, once, into the run's own folder."""
 
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from deltamem.cli.evaluation.commands import at_once, run_commands
 from deltamem.eval.methods.registry import STATIC
 from deltamem.eval.registry import TRAINED, Suite, SuiteTraining, resolve
 from deltamem.files import write_atomically
@@ -57,8 +57,11 @@ class Preparation:
         """What is to be trained, and about how long it takes, in lines."""
         if not self.left:
             return
-        minutes = sum(one.seconds for one in self.left) / 60
-        yield f"Trains first, about {minutes:.0f} min on an idle core, into {self.folder} (--no-train leaves it out):"
+        seconds = [one.seconds for one in self.left]
+        places = at_once(len(seconds))
+        minutes = max(*seconds, sum(seconds) / places) / 60
+        cores = "an idle core" if places == 1 else f"{places} idle cores"
+        yield f"Trains first, about {minutes:.0f} min on {cores}, into {self.folder} (--no-train leaves it out):"
         for one in self.left:
             yield f"  {one.name}: {one.about}; about {one.seconds / 60:.0f} min"
 
@@ -96,28 +99,18 @@ def find_preparation(
     )
 
 
-def run_command(arguments: Sequence[str]) -> int:
-    """Runs ``deltamem`` in a process of its own, so that a training leaves no trace in what is measured after it.
-
-    Its output goes to standard error. What interrupts this process reaches the command too, which is waited for.
-    """
-    process = subprocess.Popen([sys.executable, "-m", "deltamem", *arguments], stdout=2)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.wait()
-        raise
-
-
 def train(
-    preparation: Preparation, *, shared: bool = False, run: Callable[[Sequence[str]], int] = run_command
+    preparation: Preparation,
+    *,
+    shared: bool = False,
+    run: Callable[[Mapping[str, Sequence[str]]], Mapping[str, int]] = run_commands,
 ) -> Preparation:
     """Trains what is left; what was stopped goes on, or begins anew where its command cannot go on.
 
     Args:
         preparation: what is left.
         shared: whether several processes share the run.
-        run: runs a command, and gives its exit status.
+        run: runs the trainings' commands, and gives their exit statuses by name.
 
     Returns:
         the same with everything there.
@@ -132,20 +125,22 @@ def train(
             "--limit 2, or give --no-train."
         )
     print("\n".join(preparation.told()), file=sys.stderr, flush=True)
-    for number, one in enumerate(preparation.left, start=1):
-        place = preparation.folder / one.name
-        recipe = place / _RECIPE
-        if not recipe.is_file():
-            write_atomically(recipe, one.recipe(place).encode())
-        arguments = [argument.format(recipe=recipe, folder=place) for argument in one.command]
-        print(f"Training {number} of {len(preparation.left)}, {one.name}: {one.about}", file=sys.stderr, flush=True)
-        status = run(arguments)
-        if status or not (place / one.done).is_file():
+    statuses = run({one.name: _command(one, preparation.folder / one.name) for one in preparation.left})
+    for one in preparation.left:
+        if statuses[one.name] or not (preparation.folder / one.name / one.done).is_file():
             raise ValueError(
-                f"The training of {one.name} ended early, with status {status}. Run the same command to go on, or "
-                "leave what is not trained out with --no-train."
+                f"The training of {one.name} ended early, with status {statuses[one.name]}. Run the same command to go "
+                "on, or leave what is not trained out with --no-train."
             )
     return replace(preparation, there=(*preparation.there, *preparation.left), left=())
+
+
+def _command(training: SuiteTraining, place: Path) -> list[str]:
+    """The arguments of a training's command; its recipe is written where it is not there yet."""
+    recipe = place / _RECIPE
+    if not recipe.is_file():
+        write_atomically(recipe, training.recipe(place).encode())
+    return [argument.format(recipe=recipe, folder=place) for argument in training.command]
 
 
 def _lacking(training: SuiteTraining) -> str:
