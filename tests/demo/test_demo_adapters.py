@@ -96,6 +96,8 @@ def test_a_stage_goes_on_from_the_one_before_and_a_finished_one_is_not_run_again
     assert train(short("token", 5e-3), run, output, command="none")
     first = load_file(output / "adapter.safetensors")
     done = (run / "stage-1" / "metrics.json").stat().st_mtime_ns
+    # Of several processes one may find what another has only just begun to fill.
+    (run / "stage-2").mkdir()
     assert train(short("token", 5e-3, 1e-9), run, output, command="none")
     assert (run / "stage-1" / "metrics.json").stat().st_mtime_ns == done
     second = load_file(output / "adapter.safetensors")

@@ -166,7 +166,7 @@ def train(course: Course, folder: Path, output: Path, *, command: str, seed: int
     from accelerate import PartialState
 
     from deltamem.train.arguments import processes
-    from deltamem.train.checkpoints import METRICS_FILE
+    from deltamem.train.checkpoints import METRICS_FILE, RECIPE_FILE
     from deltamem.train.run import run
 
     count = processes()
@@ -178,7 +178,7 @@ def train(course: Course, folder: Path, output: Path, *, command: str, seed: int
             recipe = recipe_of(
                 course.config, stage, place, start=start, seed=seed + number, control=control, processes=count
             )
-            if run(recipe, resume=place.exists()).signal:
+            if run(recipe, resume=(place / RECIPE_FILE).exists()).signal:
                 return False
         seconds = round(json.loads((place / METRICS_FILE).read_text("utf-8"))["seconds"])
         stages.append({"steps": stage.steps, "seconds": seconds})
