@@ -53,7 +53,7 @@ def _exit_status(arguments: Sequence[str]) -> int:
 
 def find(output: Path, *methods: str, adapters: Sequence[str] = (), train: bool = True) -> Preparation:
     suite = dataclasses.replace(SUITE, trainings=f"{__name__}:SHORT")
-    return find_preparation(suite, output, methods, adapters, None, train=train)
+    return find_preparation(suite, output, methods, adapters, None, "", train=train)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_a_training_is_a_command_with_a_recipe(training: SuiteTraining, tmp_path
     path = tmp_path / "recipe.yaml"
     path.write_text(training.recipe(tmp_path), "utf-8")
     recipe = load_recipe(path)
-    assert str(recipe.schedule.steps) in training.about or training.method == "mlp_memory"
+    assert str(recipe.schedule.steps) in training.about or training.method in ("mlp_memory", "llmlingua2")
     assert training.seconds <= 240
     arguments = [part.format(recipe=path, folder=tmp_path) for part in training.command]
     command = typer.main.get_command(build_app())
@@ -111,11 +111,22 @@ def test_nothing_is_trained_that_was_given_or_is_not_wanted(tmp_path: Path) -> N
     assert "--no-train" in without.absent["static"]
 
 
+def test_a_classifier_that_was_given_or_trained_compresses(tmp_path: Path) -> None:
+    assert [one.name for one in find(tmp_path, "llmlingua2").left] == ["llmlingua2"]
+    given = find_preparation(SUITE, tmp_path, ("llmlingua2",), (), None, "somewhere", train=True)
+    assert (given.left, given.compressor, given.methods) == ((), "somewhere", ("llmlingua2",))
+    folder = tmp_path / "trained" / "llmlingua2"
+    folder.mkdir(parents=True)
+    (folder / "training.json").write_text("{}", "utf-8")
+    there = find(tmp_path, "llmlingua2")
+    assert (there.left, there.compressor, there.adapters) == ((), str(folder), [])
+
+
 def test_the_missing_package_is_named(tmp_path: Path) -> None:
     suite = dataclasses.replace(SUITE, trainings=f"{__name__}:NEEDY")
-    found = find_preparation(suite, tmp_path, (), (), None, train=True)
+    found = find_preparation(suite, tmp_path, (), (), None, "", train=True)
     assert found.left == ()
-    assert found.absent == {"context2lora": 'its training needs no_such_package: pip install "deltamem[lora]"'}
+    assert found.absent == {"context2lora": 'needs no_such_package: pip install "deltamem[lora]"'}
 
 
 def test_a_stopped_control_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
@@ -144,7 +155,7 @@ def test_a_training_that_fails_is_an_error(tmp_path: Path, capsys: pytest.Captur
 
 def test_the_whole_table_has_every_method_or_says_why_not(trained: Path) -> None:
     backbone = embedded_backbone(adapters=find(trained, "context2lora").adapters)
-    untrained = {one.method for one in TRAININGS} - {"context2lora"}
+    untrained = {one.method for one in TRAININGS} - {"context2lora", "llmlingua2"}
     names, absent = choose_methods(SUITE, (), backbone, MethodOptions(), untrained)
     assert {"none", "full", "bm25", "multi", "multi+context", "hybrid", "hybrid_state", "context2lora"} <= set(names)
     assert {"context2lora_fitted", "dense", "memorybank"} <= set(names) | set(absent)

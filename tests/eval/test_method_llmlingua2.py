@@ -1,15 +1,21 @@
 """LLMLingua-2 keeps the words that its classifier calls telling, and the borders between turns."""
 
+import json
 import random
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from deltamem.cli.main import main
+from deltamem.demo.suite import TRAININGS
 from deltamem.eval.backbone import Backbone
 from deltamem.eval.interface import Ask, Decoding, Document, Entry, Question, as_messages
 from deltamem.eval.methods import MethodOptions, build_method
-from deltamem.eval.methods.llmlingua2 import LLMLingua2
+from deltamem.eval.methods.llmlingua2.classifier import build_tokenizer, windows_of
+from deltamem.eval.methods.llmlingua2.labels import Asked, common_words, label, telling_spans
+from deltamem.eval.methods.llmlingua2.method import LLMLingua2
 
 pytest.importorskip("llmlingua")
 
@@ -28,7 +34,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A token classifier of one matrix, which tells telling words from others."""
     from transformers import BertConfig, BertForTokenClassification, BertTokenizer
 
-    folder = tmp_path_factory.mktemp("models") / "bert-base-multilingual-cased-tiny"
+    folder = tmp_path_factory.mktemp("models") / "tiny"
     vocabulary = [*SPECIAL, *TELLING, *OTHERS, "<", ">", "entry", "?", "."]
     tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(vocabulary)})
     config = BertConfig(
@@ -95,3 +101,62 @@ def test_a_classifier_that_is_not_there_is_named(backbone: Backbone, tmp_path: P
     method.reset(0)
     with pytest.raises(OSError, match="nowhere"):
         method.observe(HISTORY)
+
+
+def test_a_classifier_of_another_kind_is_refused(backbone: Backbone, tmp_path: Path) -> None:
+    from transformers import DistilBertConfig, DistilBertForTokenClassification
+
+    build_tokenizer(["a word"], 300).save_pretrained(tmp_path)
+    shape = DistilBertConfig(vocab_size=300, dim=8, hidden_dim=8, n_layers=1, n_heads=1)
+    DistilBertForTokenClassification(shape).save_pretrained(tmp_path)
+    method = LLMLingua2("llmlingua2", backbone, str(tmp_path))
+    method.reset(0)
+    with pytest.raises(ValueError, match="of the kind 'distilbert'; llmlingua knows bert and xlm-roberta"):
+        method.observe(HISTORY)
+
+
+def test_telling_is_what_questions_take_up_save_what_all_share() -> None:
+    asked = [
+        Asked("My dog is called Rex. It is May.", ("What is my dog called? Rex.",)),
+        Asked("We flew to Lisbon.", ("What is the city? Lisbon.", "What is far? Nothing.")),
+    ]
+    common = common_words(asked, 0.5)
+    assert common == {"what", "is"}
+    words = [asked[0].history[start:end] for start, end in telling_spans(asked[0], common)]
+    assert words == ["My", "dog", "called", "Rex"]
+    # A piece is telling that lies in a telling word; a special one, which lies nowhere, is not.
+    assert label([(0, 0), (0, 2), (2, 4), (4, 5), (6, 8), (8, 12)], [(0, 4), (8, 12)]) == [0, 1, 1, 0, 0, 1]
+
+
+def test_long_histories_are_learned_in_windows() -> None:
+    asked = Asked("the dog is Rex " * 400, ("Rex",))
+    tokenizer = build_tokenizer([asked.history], 300)
+    windows = list(windows_of(asked, tokenizer, frozenset()))
+    assert [len(window.ids) for window in windows][:-1] == [512] * (len(windows) - 1)
+    words = [tokenizer.decode(window.ids[window.labels == 1].tolist()) for window in windows]
+    assert {word for part in words for word in part.split()} == {"Rex"}
+    assert sum(part.count("Rex") for part in words) == 400
+
+
+def test_the_command_trains_a_classifier_that_compresses(
+    backbone: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (training,) = (one for one in TRAININGS if one.method == "llmlingua2")
+    values = yaml.safe_load(training.recipe(tmp_path))
+    values["data"]["options"] |= {"steps": 8, "episodes": 16, "max_facts": 2, "plain": 0.0}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(values), "utf-8")
+    folder = tmp_path / "classifier"
+    sizes = ["--width", "32", "--layers", "1", "--steps", "40", "--rate", "1e-2", "--pieces", "2000", "--texts", "128"]
+    with pytest.raises(SystemExit) as left:
+        main(["baseline", "llmlingua2", str(recipe), "--output", str(folder), *sizes])
+    assert not left.value.code
+    assert f"--compressor {folder}" in capsys.readouterr().out
+    record = json.loads((folder / "training.json").read_text("utf-8"))
+    assert (record["texts"], len(record["losses"])) == (128, 40)
+    assert record["losses"][-1] < record["losses"][0] / 2
+    method = LLMLingua2("llmlingua2", backbone, str(folder))
+    method.reset(0)
+    method.observe([{"role": "user", "content": "My favourite colour is blue."}])
+    assert "blue" in str(method._kept)
+    assert method.stored_bytes < len("My favourite colour is blue.")

@@ -2,6 +2,7 @@
 
 import typer
 
+from deltamem.cli.baselines.llmlingua2 import llmlingua2
 from deltamem.cli.baselines.lora import lora
 from deltamem.cli.baselines.memgen import memgen
 from deltamem.cli.baselines.mlp_memory import mlp_memory
@@ -11,6 +12,7 @@ baseline = typer.Typer(
     help="Train what an adapter is compared with, on its own data, for deltamem eval.\n\n"
     "Example: deltamem baseline lora recipes/embedded.yaml --output runs/lora",
 )
+baseline.command("llmlingua2")(llmlingua2)
 baseline.command("lora")(lora)
 baseline.command("memgen")(memgen)
 baseline.command("mlp-memory")(mlp_memory)

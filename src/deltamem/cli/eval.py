@@ -86,7 +86,7 @@ def eval(
     seeded = arguments.read_seeds(seeds)
     sources = arguments.read_sources(data or [], revision or [], option or [], [one.task for one in chosen.tasks])
     preparation = preparing.find_preparation(
-        chosen, output, method or [], adapter or [], static_adapter, train=not no_train
+        chosen, output, method or [], adapter or [], static_adapter, compressor, train=not no_train
     )
     if chosen.seconds and not (method or limit):
         running.tell_time(chosen.seconds, len(seeded))
@@ -101,7 +101,7 @@ def eval(
         weights=not dry_run,
         thinking=thinking,
     )
-    options = MethodOptions(window=window, turns=turns, compressor=compressor)
+    options = MethodOptions(window=window, turns=turns, compressor=preparation.compressor)
     untrained = {*preparation.absent, *(one.method for one in preparation.left)}
     names, lacking = choosing.choose_methods(chosen, method or [], backbone, options, untrained)
     absent = {**preparation.absent, **lacking}

@@ -64,4 +64,14 @@ TRAININGS: tuple[SuiteTraining, ...] = (
         seconds=60,
         needs=_TRAINER,
     ),
+    SuiteTraining(
+        name="llmlingua2",
+        method="llmlingua2",
+        about="the classifier of llmlingua2, 300 updates on 4,000 histories",
+        command=("baseline", "llmlingua2", "{recipe}", "--output", "{folder}"),
+        recipe=lambda folder: _recipe(folder, 200),
+        done="training.json",
+        seconds=60,
+        needs=(*_TRAINER, ("llmlingua", "llmlingua")),
+    ),
 )

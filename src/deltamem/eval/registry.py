@@ -101,7 +101,7 @@ class SuiteTraining:
         recipe: the recipe's text for a folder.
         done: the file that the command writes last.
         seconds: about how long it takes on an idle core.
-        needs: the packages that it imports, each with the extra that has it.
+        needs: the packages that it and its method import, each with the extra that has it.
     """
 
     name: str

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from deltamem.cli.evaluation.commands import at_once, run_commands
-from deltamem.eval.methods.registry import STATIC
+from deltamem.eval.methods.registry import COMPRESSED, STATIC
 from deltamem.eval.registry import TRAINED, Suite, SuiteTraining, resolve
 from deltamem.files import write_atomically
 
@@ -27,6 +27,7 @@ class Preparation:
         absent: the methods that go without, each with the reason.
         own_adapters: the adapters that the user gave.
         own_static: the static control that the user gave.
+        own_compressor: the classifier of ``llmlingua2`` that the user gave.
     """
 
     folder: Path
@@ -36,22 +37,31 @@ class Preparation:
     absent: Mapping[str, str]
     own_adapters: tuple[str, ...]
     own_static: Path | None
+    own_compressor: str
 
     @property
     def adapters(self) -> list[str]:
         """The adapters that the user gave, and those that were trained, as ``NAME=FOLDER``."""
-        trained = (f"{one.name}={self.folder / one.name}" for one in self.there if one.name != STATIC)
+        trained = (f"{one.name}={self.folder / one.name}" for one in self.there if one.name not in (STATIC, COMPRESSED))
         return [*self.own_adapters, *trained]
 
     @property
     def static(self) -> Path | None:
         """The static control that the user gave, or the one that was trained."""
-        return self.own_static or next((self.folder / STATIC for one in self.there if one.name == STATIC), None)
+        return self.own_static or self._trained(STATIC)
+
+    @property
+    def compressor(self) -> str:
+        """The classifier of ``llmlingua2`` that the user gave, or the folder of the one that was trained."""
+        return self.own_compressor or str(self._trained(COMPRESSED) or "")
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods of the trainings that are done or in whose place something was given."""
         return tuple(one.method for one in (*self.given, *self.there))
+
+    def _trained(self, name: str) -> Path | None:
+        return next((self.folder / name for one in self.there if one.name == name), None)
 
     def told(self) -> Iterator[str]:
         """What is to be trained, and about how long it takes, in lines."""
@@ -67,7 +77,14 @@ class Preparation:
 
 
 def find_preparation(
-    suite: Suite, output: Path, methods: Sequence[str], adapters: Sequence[str], static: Path | None, *, train: bool
+    suite: Suite,
+    output: Path,
+    methods: Sequence[str],
+    adapters: Sequence[str],
+    static: Path | None,
+    compressor: str,
+    *,
+    train: bool,
 ) -> Preparation:
     """What of a suite's trainings the methods need.
 
@@ -77,12 +94,15 @@ def find_preparation(
         methods: those to run; all if empty.
         adapters: what the user gave, some as ``NAME=PLACE``: what has the name of a training takes its place.
         static: the static control that the user gave, if any.
+        compressor: the classifier of ``llmlingua2`` that the user gave, if any.
         train: whether what is not there is trained.
     """
     folder = output / TRAINED
     named = {name for name, found, _ in (one.partition("=") for one in adapters) if found}
     if static is not None:
         named.add(STATIC)
+    if compressor:
+        named.add(COMPRESSED)
     trainings: Sequence[SuiteTraining] = resolve(suite.trainings) if suite.trainings else ()
     wanted = [one for one in trainings if one.name not in named and (not methods or _is_among(one.method, methods))]
     there = tuple(one for one in wanted if (folder / one.name / one.done).is_file())
@@ -96,6 +116,7 @@ def find_preparation(
         absent,
         tuple(adapters),
         static,
+        compressor,
     )
 
 
@@ -144,9 +165,9 @@ def _command(training: SuiteTraining, place: Path) -> list[str]:
 
 
 def _lacking(training: SuiteTraining) -> str:
-    """Which package its command needs that is not here, if any."""
+    """Which package it needs that is not here, if any."""
     missing = ((name, extra) for name, extra in training.needs if find_spec(name) is None)
-    return next((f'its training needs {name}: pip install "deltamem[{extra}]"' for name, extra in missing), "")
+    return next((f'needs {name}: pip install "deltamem[{extra}]"' for name, extra in missing), "")
 
 
 def _is_among(method: str, names: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ from deltamem.eval.backbone import Backbone
 from deltamem.eval.methods.base import BackboneMethod
 from deltamem.eval.methods.context2lora import FITTED, FittedLora, StaticLora
 from deltamem.eval.methods.dense import Dense
-from deltamem.eval.methods.llmlingua2 import COMPRESSOR, LLMLingua2
+from deltamem.eval.methods.llmlingua2.method import COMPRESSOR, LLMLingua2
 from deltamem.eval.methods.lora import loras
 from deltamem.eval.methods.memgen.method import MemGen
 from deltamem.eval.methods.memgen.weaver import weavers
@@ -22,6 +22,7 @@ from deltamem.eval.methods.text import FullContext, NoContext, Window
 from deltamem.eval.methods.vectors import dense_installed
 
 STATIC = "static"
+COMPRESSED = "llmlingua2"
 CONTROLS = ("empty", "shuffled", "noise")
 _WINDOW = 4096
 
@@ -95,7 +96,9 @@ def _encoder(backbone: Backbone, options: MethodOptions) -> str:
 def _compressor(backbone: Backbone, options: MethodOptions) -> str:
     if find_spec("llmlingua") is None:
         return 'needs llmlingua: pip install "deltamem[llmlingua]"'
-    return "" if options.compressor else f"needs the classifier that compresses: --compressor {COMPRESSOR}"
+    if options.compressor:
+        return ""
+    return f"needs a classifier: deltamem baseline llmlingua2, then --compressor FOLDER, or --compressor {COMPRESSOR}"
 
 
 def _peft(backbone: Backbone, options: MethodOptions) -> str:
@@ -130,7 +133,7 @@ METHODS: dict[str, MethodEntry] = {
     "memorybank_keep": MethodEntry(
         "MemoryBank without forgetting", _plain(MemoryBank, forgets=False), lacks=_encoder, on_demand=True
     ),
-    "llmlingua2": MethodEntry(
+    COMPRESSED: MethodEntry(
         "LLMLingua-2",
         lambda wanted: LLMLingua2(wanted.name, wanted.backbone, wanted.options.compressor or COMPRESSOR),
         lacks=_compressor,

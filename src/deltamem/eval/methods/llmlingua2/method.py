@@ -1,4 +1,4 @@
-"""LLMLingua-2 (Pan et al., 2024): a small classifier keeps the telling words of the history, whatever will be asked."""
+"""The method: the history compressed by the package ``llmlingua``, and shown whole."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +18,8 @@ COMPRESSOR = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"
 RATE = 0.33
 _FORCED = ("\n", "?")
 _BORDER = "<entry>"
+# The package knows how a classifier splits words by these parts of its name.
+_SPLIT_AS = {"bert": "bert-base-multilingual-cased", "xlm-roberta": "xlm-roberta-large"}
 
 
 class LLMLingua2(BackboneMethod):
@@ -30,8 +32,7 @@ class LLMLingua2(BackboneMethod):
     Args:
         name: as in records and tables.
         backbone: what answers.
-        compressor: Hub id or folder of the token classifier. Its name tells the package what it is: it has
-            ``xlm-roberta-large`` or ``bert-base-multilingual-cased`` in it.
+        compressor: Hub id or folder of the token classifier, a BERT or an XLM-RoBERTa.
         rate: the share of tokens to keep.
     """
 
@@ -88,6 +89,7 @@ def _load(compressor: str, backbone: Backbone) -> Any:
     Raises:
         ImportError: llmlingua is not installed; the message names the extra.
         OSError: the classifier is not there.
+        ValueError: it is of another kind than the package knows.
     """
     try:
         from llmlingua import PromptCompressor
@@ -98,8 +100,12 @@ def _load(compressor: str, backbone: Backbone) -> Any:
         """Counts tokens with the backbone's tokenizer instead of one that would have to be downloaded."""
 
         def __init__(self) -> None:
-            self.model_name = compressor
             self.load_model(compressor, backbone.model.device.type, {"trust_remote_code": False})
+            kind = self.model.config.model_type
+            if kind not in _SPLIT_AS:
+                known = " and ".join(_SPLIT_AS)
+                raise ValueError(f"The compressor {compressor} is of the kind {kind!r}; llmlingua knows {known}.")
+            self.model_name = _SPLIT_AS[kind]
             self.oai_tokenizer = _Counter(backbone.tokenizer)
             self.init_llmlingua2()
 

@@ -1,0 +1,6 @@
+"""LLMLingua-2 (arXiv 2403.12968): a small classifier keeps the telling words of the history, whatever will be asked.
+
+The package ``llmlingua`` does the compressing, with the authors' classifier or with one that is trained here. Theirs
+learned which words of meetings GPT-4 keeps. One that is trained here learns which words of an episode's history its
+questions and answers take up, and starts from random weights.
+"""
