@@ -1,7 +1,7 @@
 """What the embedded suite trains before it runs: the static control, and the published baselines that are trained.
 
-Each is trained by its own command on the data of the adapter ``multi``, by fewer updates than the adapter, as many as
-take about three minutes on an idle core or, for the MLP, as its command does.
+Each is trained by its own command on the data of the adapter ``multi``, by fewer updates than the adapter: as many as
+take a few minutes on an idle core or, for the MLP and the classifier, as their commands do.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ TRAININGS: tuple[SuiteTraining, ...] = (
         command=("baseline", "lora", "{recipe}", "--output", "{folder}"),
         recipe=lambda folder: _recipe(folder, 250),
         done="training.json",
-        seconds=180,
+        seconds=300,
         needs=(*_TRAINER, _PEFT),
     ),
     SuiteTraining(
@@ -69,7 +69,7 @@ TRAININGS: tuple[SuiteTraining, ...] = (
         method="llmlingua2",
         about="the classifier of llmlingua2, 300 updates on 4,000 histories",
         command=("baseline", "llmlingua2", "{recipe}", "--output", "{folder}"),
-        recipe=lambda folder: _recipe(folder, 200),
+        recipe=lambda folder: _recipe(folder, 260),
         done="training.json",
         seconds=60,
         needs=(*_TRAINER, ("llmlingua", "llmlingua")),

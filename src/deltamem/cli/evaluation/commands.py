@@ -46,5 +46,6 @@ def _run(name: str, arguments: Sequence[str], threads: int) -> int:
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            print(f"{name}: {line}", end="", file=sys.stderr, flush=True)
+            if line.strip():
+                print(f"{name}: {line}", end="", file=sys.stderr, flush=True)
     return process.returncode
