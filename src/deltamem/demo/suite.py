@@ -67,9 +67,9 @@ TRAININGS: tuple[SuiteTraining, ...] = (
     SuiteTraining(
         name="llmlingua2",
         method="llmlingua2",
-        about="the classifier of llmlingua2, 300 updates on 4,000 histories",
+        about="the classifier of llmlingua2, 300 updates on 3,200 histories",
         command=("baseline", "llmlingua2", "{recipe}", "--output", "{folder}"),
-        recipe=lambda folder: _recipe(folder, 260),
+        recipe=lambda folder: _recipe(folder, 200),
         done="training.json",
         seconds=60,
         needs=(*_TRAINER, ("llmlingua", "llmlingua")),
