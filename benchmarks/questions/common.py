@@ -11,6 +11,7 @@ so that it finds ``common`` of the benchmarks, and this module as ``questions.co
 import argparse
 import io
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ def parse(parser: argparse.ArgumentParser, given: Sequence[str] | None = None) -
 def finish(report: dict[str, Any], options: argparse.Namespace, draw: Callable[[dict[str, Any]], Any]) -> None:
     """Writes the report with the command and the machine, and the figure that ``draw`` makes of it."""
     script = Path(sys.argv[0]).name
-    report |= {"command": " ".join((f"python benchmarks/questions/{script}", *sys.argv[1:])), "machine": machine()}
+    report |= {"command": shlex.join(["python", f"benchmarks/questions/{script}", *sys.argv[1:]]), "machine": machine()}
     text = json.dumps(report, indent=2) + "\n"
     if options.json == "-":
         print(text, end="")
