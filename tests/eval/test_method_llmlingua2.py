@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,15 @@ def test_telling_words_are_kept_with_roles_titles_and_dates(backbone: Backbone, 
     method.reset(0)
     method.observe([])
     assert method.answer([ask("What is the dog called?")])[0].cost.stored_bytes == 0
+
+
+def test_a_classifier_is_known_by_its_weights_wherever_it_lies(
+    backbone: Backbone, classifier: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(classifier, tmp_path / "copy")
+    known, same, other = (LLMLingua2("llmlingua2", backbone, str(place)) for place in (classifier, copy, "owner/name"))
+    assert known.fingerprint == same.fingerprint != other.fingerprint
+    assert other.fingerprint == "owner/name"
 
 
 def test_a_larger_share_keeps_more(backbone: Backbone, classifier: Path) -> None:

@@ -247,7 +247,8 @@ class _About:
             "revision": self.backbone.revision,
             "weights": backbone_fingerprint(self.backbone.model),
             "template": f"{digest(str(self.backbone.tokenizer.chat_template))} with {template}",
-            "options": asdict(options),
+            # The compressor is known by the fingerprint of its method.
+            "options": {name: value for name, value in asdict(options).items() if name != "compressor"},
             "methods": self.fingerprints,
             "data": {
                 f"{job.task.name}, {job.protocol}, seed {job.seed}": {

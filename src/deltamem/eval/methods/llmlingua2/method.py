@@ -1,9 +1,11 @@
 """The method: the history compressed by the package ``llmlingua``, and shown whole."""
 
+import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,12 @@ class LLMLingua2(BackboneMethod):
         self.rate = rate
         self._kept: list[Entry] = []
         self._model: Any = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the classifier's weights; its id where it is on the Hub."""
+        weights = Path(self.compressor) / "model.safetensors"
+        return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else self.compressor
 
     def forget(self) -> None:
         """Drops the compressed text."""
