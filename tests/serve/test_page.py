@@ -174,7 +174,7 @@ def test_tokens_are_shaded_by_what_the_server_weighs(visit: Callable[..., Page],
     expect(page.locator(f"{TURNS}:last-child .token")).to_have_count(0)  # it is what read, and was written later
     expect(page.locator("#token")).to_contain_text("v4’s answer read")
     tokens.first.hover()
-    expect(page.locator("#token")).to_contain_text("“I” read with 0.0")
+    expect(page.locator("#token")).to_have_text(f"“I” read with {tokens.first.get_attribute('data-value')}")
 
     page.locator(f"{TURNS}:nth-child(2) .meta button").click()  # the version of the turn before
     expect(page.locator("#token")).to_contain_text("v3’s answer read")
