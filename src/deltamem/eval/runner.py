@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +231,7 @@ class _About:
 
     Args:
         backbone: the model.
-        fingerprints: of what was trained for each method.
+        fingerprints: of what was trained for each method, the compressor among it.
     """
 
     def __init__(self, backbone: Backbone, fingerprints: Mapping[str, str]) -> None:
@@ -247,8 +247,7 @@ class _About:
             "revision": self.backbone.revision,
             "weights": backbone_fingerprint(self.backbone.model),
             "template": f"{digest(str(self.backbone.tokenizer.chat_template))} with {template}",
-            # The compressor is known by the fingerprint of its method.
-            "options": {name: value for name, value in asdict(options).items() if name != "compressor"},
+            "options": {"window": options.window, "turns": options.turns},
             "methods": self.fingerprints,
             "data": {
                 f"{job.task.name}, {job.protocol}, seed {job.seed}": {
