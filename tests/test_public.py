@@ -10,13 +10,18 @@ from typing import Any
 import pytest
 
 import deltamem
+import deltamem_lab
 
 OPTIONAL = ("deltamem.vllm",)
 
 
 def modules() -> list[str]:
-    found = [info.name for info in pkgutil.walk_packages(deltamem.__path__, "deltamem.")]
-    return ["deltamem", *(name for name in found if not name.startswith(OPTIONAL))]
+    found = [
+        info.name
+        for package in (deltamem, deltamem_lab)
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    ]
+    return ["deltamem", "deltamem_lab", *(name for name in found if not name.startswith(OPTIONAL))]
 
 
 def documented(name: str, value: Any) -> bool:

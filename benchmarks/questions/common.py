@@ -21,8 +21,8 @@ import torch
 
 from common import machine
 from deltamem.demo.plots import STYLES as DEMO_STYLES
-from deltamem.eval.statistics import Interval, rate_interval
 from deltamem.files import write_atomically
+from deltamem_lab.statistics import Interval, rate_interval
 
 # The demo's looks, and a name for the full context that ends with the window.
 STYLES = {**DEMO_STYLES, "full": ("window of 512 tokens, no memory", "#000000", "--")}

@@ -22,8 +22,8 @@ from deltamem.demo.measure import ADAPTERS
 from deltamem.demo.reader import Asked, Reader
 from deltamem.demo.show import load_demo
 from deltamem.demo.world import Dialogue, Message, chat, sample_dialogue
-from deltamem.eval.statistics import paired_difference
 from deltamem.state import MemoryState
+from deltamem_lab.statistics import paired_difference
 from questions.common import arguments, finish, legend_below, line, panels, parse, rate, share_axis, style
 from questions.dialogues import about_strangers
 

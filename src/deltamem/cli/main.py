@@ -8,7 +8,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-# A command's module is light to import: what is heavy it imports when it runs.
+from deltamem.cli import extensions
+
+# In the order of the help. A command's module is light to import: what is heavy it imports when it runs.
 COMMANDS = (
     "demo",
     "chat",
@@ -35,15 +37,17 @@ _UsageError = typer.BadParameter.__mro__[1]
 
 
 def build_app() -> typer.Typer:
-    """The application with every command in :data:`COMMANDS`."""
+    """The application with every command in :data:`COMMANDS`, and what other packages add."""
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_root)
+    added = extensions.installed(extensions.COMMANDS)
     for name in COMMANDS:
-        command = getattr(importlib.import_module(f"deltamem.cli.{name}"), name)
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
+        if name in extensions.EXTRAS:
+            extensions.add_command(app, name, added.get(name))
         else:
-            app.command(name)(command)
+            extensions.add(app, name, getattr(importlib.import_module(f"deltamem.cli.{name}"), name))
+    for name in sorted(added.keys() - set(COMMANDS)):
+        extensions.add_command(app, name, added[name])
     _unwrap_help(app)
     return app
 

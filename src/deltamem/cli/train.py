@@ -1,11 +1,12 @@
 """``deltamem train``: an adapter from a recipe."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from deltamem.cli.extensions import find_sizing
 
 if TYPE_CHECKING:
     from deltamem.train.recipe import Recipe
@@ -43,30 +44,13 @@ def train(
         _plan(checked, as_json)
         return
     if auto_size:
-        checked = _sized(checked)
+        checked = find_sizing()(checked)
     from deltamem.train.run import run
 
     outcome = run(checked, resume=resume)
     _tell(outcome, as_json)
     if outcome.signal:
         raise typer.Exit(128 + outcome.signal)
-
-
-def _sized(recipe: "Recipe") -> "Recipe":
-    """The recipe with the size that short runs choose; what they came to is told on stderr."""
-    from deltamem.train.sweep import collect, run_sweep, write_all
-    from deltamem.train.sweep.sizing import choose_size, plan_sizes
-    from deltamem.train.sweep.table import sweep_table
-
-    sizes = plan_sizes(recipe)
-    if stopped := run_sweep(sizes):
-        print("Stopped before the size was found, with a checkpoint. The same command goes on.", file=sys.stderr)
-        raise typer.Exit(128 + stopped)
-    results = collect(sizes)
-    write_all(results)
-    choice = choose_size(recipe, results)
-    print(f"\n{sweep_table(results)}\n{choice.reason}\n", file=sys.stderr)
-    return choice.recipe
 
 
 def _plan(recipe: "Recipe", as_json: bool) -> None:

@@ -1,0 +1,76 @@
+"""What installed packages add to the command line, found by the entry points that they declare."""
+
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, NoReturn
+
+import typer
+
+COMMANDS = "deltamem.commands"
+SIZING = "deltamem.sizing"
+
+# Commands of the laboratory, which comes with the package, and the extra that each needs.
+EXTRAS = {
+    "sweep": "train",
+    "baseline": "train",
+    "eval": "eval",
+    "report": "eval",
+    "bench": "lora",
+    "leaderboard": "eval",
+}
+
+
+def installed(group: str) -> dict[str, EntryPoint]:
+    """The entry points of a group by name; of two with one name, the first that Python finds."""
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        found.setdefault(entry.name, entry)
+    return found
+
+
+def add(app: typer.Typer, name: str, command: Callable[..., Any] | typer.Typer) -> None:
+    """Adds a command or a group of commands."""
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name)
+    else:
+        app.command(name)(command)
+
+
+def add_command(app: typer.Typer, name: str, entry: EntryPoint | None) -> None:
+    """Adds a command of another package, or one that says what to install if there is none that can be imported."""
+    if entry is None:
+        _add_lacking(app, name, "is not installed")
+        return
+    try:
+        command = entry.load()
+    except ImportError as error:
+        _add_lacking(app, name, f"cannot be loaded ({error})")
+    else:
+        add(app, name, command)
+
+
+def find_sizing() -> Callable[[Any], Any]:
+    """What finds the size of an adapter for ``deltamem train --auto-size``: from a recipe, one with the size.
+
+    Raises:
+        ImportError: no package adds it.
+    """
+    for entry in installed(SIZING).values():
+        found: Callable[[Any], Any] = entry.load()
+        return found
+    raise ImportError(f"--auto-size is not installed: {_advice('train')}")
+
+
+def _add_lacking(app: typer.Typer, name: str, why: str) -> None:
+    def command() -> NoReturn:
+        raise ImportError(f"deltamem {name} {why}: {_advice(EXTRAS.get(name, ''))}")
+
+    told = f"Not available: deltamem {name} {why}.\n\nExample: deltamem {name}"
+    any_arguments = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command(name, help=told, context_settings=any_arguments)(command)
+
+
+def _advice(extra: str) -> str:
+    if not extra:
+        return "install the package that adds it again"
+    return f'pip install "deltamem[{extra}]", or in a checkout: pip install --editable ".[{extra}]"'

@@ -1,1 +1,0 @@
-"""Evaluation: benchmarks, methods and controls behind one interface, one record a question."""

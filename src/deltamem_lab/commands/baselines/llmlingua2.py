@@ -1,0 +1,78 @@
+"""``deltamem baseline llmlingua2``: the classifier that compresses histories, trained on an adapter's data."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deltamem_lab.commands.baselines.training import RecipeChanges, RecipeFile, prepare, write_record
+
+if TYPE_CHECKING:
+    from deltamem_lab.commands.baselines.training import Training
+    from deltamem_lab.methods.llmlingua2.labels import Asked
+
+
+def llmlingua2(
+    recipe: RecipeFile,
+    changes: RecipeChanges = None,
+    output: Annotated[Path, typer.Option(help="The folder to write.")] = Path("runs/llmlingua2"),
+    texts: Annotated[int, typer.Option(min=1, help="The most histories to learn from.")] = 4000,
+    pieces: Annotated[int, typer.Option(min=300, help="The most word pieces of the vocabulary.")] = 4000,
+    width: Annotated[int, typer.Option(min=8, help="Of the hidden states.")] = 128,
+    layers: Annotated[int, typer.Option(min=1, help="Of the classifier.")] = 2,
+    common: Annotated[float, typer.Option(min=0, max=1, help="What more of the questions have is not telling.")] = 0.1,
+    steps: Annotated[int, typer.Option(min=1, help="Updates, of 8 windows of 512 pieces each.")] = 300,
+    rate: Annotated[float, typer.Option(help="The highest learning rate.")] = 2e-3,
+) -> None:
+    """Train a small classifier to know the telling words of a history: LLMLingua-2.
+
+    Telling are the words that the questions and answers of an episode take up; the authors' classifier learned what
+    GPT-4 keeps. What the recipe says of the adapter and of updates does not hold.
+
+    Example: deltamem baseline llmlingua2 recipes/embedded.yaml --output runs/llmlingua2
+    """
+    training = prepare(recipe, changes or ())
+    from rich.console import Console
+
+    from deltamem_lab.methods.llmlingua2.classifier import ClassifierPlan, train_classifier
+
+    plan = ClassifierPlan(
+        pieces=pieces, width=width, layers=layers, common=common, rate=rate, steps=steps, seed=training.recipe.seed
+    )
+    with Console(stderr=True).status("Training"):
+        asked = list(islice(_asked(training), texts))
+        trained = train_classifier(asked, plan, training.model.device)
+    trained.tokenizer.save_pretrained(output)
+    trained.model.save_pretrained(output)
+    made = {"texts": len(asked), "telling": trained.telling, "steps": steps, "rate": rate, "losses": trained.losses}
+    write_record(output, recipe, changes or (), made)
+    print(
+        f"Wrote a classifier to {output}: {len(asked):,} histories, {100 * trained.telling:.0f} % of their pieces "
+        f"telling; loss {trained.losses[0]:.3f} to {trained.losses[-1]:.3f}. Use it by --compressor {output}."
+    )
+
+
+def _asked(training: "Training") -> Iterator["Asked"]:
+    """Every episode's history and queries as texts, in a seeded order, one text a history."""
+    import torch
+
+    from deltamem.train.hf import as_batch
+    from deltamem.train.loading import pad_id
+    from deltamem_lab.methods.llmlingua2.labels import Asked
+
+    tokenizer, padding = training.tokenizer, pad_id(training.tokenizer)
+    special = set(tokenizer.all_special_ids)
+
+    def text(ids: "torch.Tensor", mask: "torch.Tensor") -> str:
+        return str(tokenizer.decode([token for token in ids[mask].tolist() if token not in special]))
+
+    order = torch.randperm(len(training.dataset), generator=torch.Generator().manual_seed(training.recipe.seed))
+    for place in order.tolist():
+        batch = as_batch([training.dataset[place]], padding)
+        for row in range(batch.rows):
+            history = "\n".join(text(part.ids[row], part.mask[row]) for part in batch.passages)
+            own = (batch.episode_of == row).nonzero()[:, 0].tolist()
+            queries = tuple(text(batch.queries.ids[query], batch.queries.mask[query]) for query in own)
+            yield Asked(history, queries)

@@ -1,0 +1,75 @@
+"""``deltamem baseline memgen``: the weaver of MemGen, trained on an adapter's data."""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deltamem_lab.commands.baselines.training import RecipeChanges, RecipeFile, prepare, write_record
+
+if TYPE_CHECKING:
+    from deltamem_lab.methods.training import TokenRows
+
+_NAME = "memgen"
+
+
+def memgen(
+    recipe: RecipeFile,
+    changes: RecipeChanges = None,
+    output: Annotated[Path, typer.Option(help="The folder to write.")] = Path("runs/memgen"),
+    latents: Annotated[int, typer.Option(min=1, help="Latent tokens an insertion; the authors' code has 8.")] = 8,
+    insertions: Annotated[int, typer.Option(min=0, help="The most after delimiters, beside the prompt's.")] = 5,
+    rank: Annotated[int, typer.Option(min=1, help="Of the weaver's LoRA.")] = 16,
+    alpha: Annotated[int, typer.Option(min=1, help="The LoRA's update is scaled by alpha/rank.")] = 32,
+    projections: Annotated[
+        str, typer.Option(help="How the paths of the layers end that the LoRA is on.")
+    ] = "q_proj,v_proj,qkv_proj",
+    rate: Annotated[float, typer.Option(help="The highest learning rate; the authors' is 1e-5.")] = 2e-3,
+    answers: Annotated[int, typer.Option(min=1, help="The most answers an update learns, drawn of its batch.")] = 4,
+) -> None:
+    """Train the weaver of MemGen on an adapter's data by as many updates, to compare the two.
+
+    It reads every history as text before the question and adds latent tokens for the backbone, which stays as it is.
+    The trigger that decides in the publication when to add them is not trained: they are added wherever they may be.
+    What the recipe says of the backbone, the data, the length, the batch and the seed holds; what it says of the
+    adapter does not.
+
+    Example: deltamem baseline memgen recipes/embedded.yaml --output runs/memgen
+    """
+    from deltamem_lab.methods.lora import LoraPlan
+    from deltamem_lab.methods.memgen.files import save_weaver
+    from deltamem_lab.methods.memgen.learning import fit_weaver
+    from deltamem_lab.methods.memgen.weaver import WeaverPlan, add_weaver
+
+    training = prepare(recipe, changes or ())
+    if training.recipe.optimiser.gradient_checkpointing:
+        raise ValueError("A weaver cannot be trained so: add optimiser.gradient_checkpointing=false.")
+    lora = LoraPlan(
+        rank=rank,
+        alpha=alpha,
+        projections=tuple(projections.split(",")),
+        rate=rate,
+        steps=training.steps,
+        batch=answers,
+        seed=training.recipe.seed,
+    )
+    plan = WeaverPlan(lora, latents, insertions)
+    weaver = add_weaver(training.model, _NAME, plan)
+    updates = _some(training.updates(plan.most_latents), answers, training.recipe.seed)
+    losses = fit_weaver(training.model, weaver, training.tokenizer, updates)
+    save_weaver(training.model, weaver, output, training.base)
+    write_record(
+        output, recipe, changes or (), {"steps": lora.steps, "rate": rate, "answers": answers, "losses": losses}
+    )
+    print(f"Wrote a weaver to {output}: {lora.steps} updates, loss {losses[0]:.3f} to {losses[-1]:.3f}.")
+
+
+def _some(updates: Iterable[Sequence["TokenRows"]], most: int, seed: int) -> Iterator[list["TokenRows"]]:
+    """At most so many rows of each update, from whichever of its passes."""
+    for step, passes in enumerate(updates):
+        places = [(number, row) for number, rows in enumerate(passes) for row in range(len(rows.ids))]
+        drawn = random.Random(f"answers {seed}/{step}").sample(places, min(most, len(places)))
+        chosen = [[row for number, row in drawn if number == place] for place in range(len(passes))]
+        yield [rows.select(places) for rows, places in zip(passes, chosen, strict=True) if places]

@@ -1,0 +1,125 @@
+"""What the baselines' commands share: a recipe's backbone and data, as texts with the history before the question."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from deltamem.train.recipe import Recipe
+    from deltamem_lab.methods.training import TokenRows
+
+RecipeFile = Annotated[Path, typer.Argument(help="The adapter's recipe, a YAML file.")]
+RecipeChanges = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as schedule.steps=100.")
+]
+_RECORD_FILE = "training.json"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a recipe says of the backbone and the data, loaded.
+
+    Attributes:
+        recipe: the recipe.
+        model: the bare backbone, on the device it is trained on.
+        tokenizer: its tokenizer.
+        dataset: the training episodes, or ready batches of them.
+        steps: how many updates the recipe's adapter has.
+    """
+
+    recipe: "Recipe"
+    model: Any
+    tokenizer: Any
+    dataset: Any
+    steps: int
+
+    @property
+    def base(self) -> str:
+        """The backbone's Hub id or folder; empty where a factory makes it."""
+        return str(self.recipe.backbone.model or "")
+
+    def checkpoint_activations(self) -> None:
+        """Has the model compute its activations again on the way back, if the recipe says so."""
+        if self.recipe.optimiser.gradient_checkpointing:
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
+            self.model.train()
+
+    def updates(self, reserve: int = 0) -> Iterator[list["TokenRows"]]:
+        """The queries of each update with their histories before them, a pass for each micro-batch.
+
+        Args:
+            reserve: how many of the backbone's positions are left for what a method adds.
+        """
+        from rich.console import Console
+        from rich.progress import track
+
+        from deltamem.train.episodes import EpisodeBatch
+        from deltamem.train.hf import as_batch
+        from deltamem.train.loading import pad_id
+        from deltamem.train.views import full_texts
+        from deltamem_lab.methods.training import TokenRows
+
+        dataset, padding = self.dataset, pad_id(self.tokenizer)
+        positions = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        room = None if positions is None else positions - reserve
+        # Ready batches are in the order in which training is meant to meet them.
+        ready = isinstance(dataset[0], EpisodeBatch)
+        places = cycle(range(len(dataset))) if ready else _places(len(dataset), self.recipe.seed)
+        size, micro = self.recipe.schedule.batch, self.recipe.schedule.micro_batch
+        for _ in track(range(self.steps), "Training", console=Console(stderr=True), transient=True):
+            items = [dataset[next(places)] for _ in range(size)]
+            parts = [items[start : start + micro] for start in range(0, size, micro)]
+            texts = [full_texts(as_batch(part, padding), room) for part in parts]
+            yield [TokenRows(text.ids, text.weights) for text in texts]
+
+
+def prepare(recipe: Path, changes: Sequence[str]) -> Training:
+    """Loads what a recipe names.
+
+    Raises:
+        ImportError: what training needs is not installed; the message names the extra.
+        ValueError: the recipe or its data is bad; the message says what.
+    """
+    try:
+        from deltamem.train.recipefile import load_recipe
+    except ImportError as error:
+        raise ImportError(f'Training needs {error.name}: pip install "deltamem[train]"') from None
+    import torch
+    from transformers.utils import logging
+
+    from deltamem.train.loading import load_backbone, load_data
+
+    logging.set_verbosity_error()
+    checked = load_recipe(recipe, changes)
+    model: Any
+    model, tokenizer = load_backbone(checked.backbone)
+    # What is trained is put on it.
+    model.requires_grad_(False)
+    dataset: Any = load_data(checked, tokenizer, progress=True)[0]
+    schedule = checked.schedule
+    steps = schedule.steps or math.ceil((schedule.epochs or 1) * math.ceil(len(dataset) / schedule.batch))
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return Training(checked, model, tokenizer, dataset, steps)
+
+
+def write_record(folder: Path, recipe: Path, changes: Sequence[str], made: Mapping[str, Any]) -> None:
+    """Writes beside the weights what they were trained with."""
+    from deltamem.files import write_atomically
+
+    record = {"recipe": str(recipe), "changes": list(changes), **made}
+    write_atomically(folder / _RECORD_FILE, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _places(items: int, seed: int) -> Iterator[int]:
+    """The numbers of the items, in another order each time all have come."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.randperm(items, generator=generator).tolist()

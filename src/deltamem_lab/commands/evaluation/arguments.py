@@ -1,0 +1,134 @@
+"""What the options of ``deltamem eval`` mean: the suite, the jobs and their data, the seeds and the shard."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from deltamem_lab.registry import Suite
+    from deltamem_lab.runner import Job
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the tasks' data comes from, by task: files, revisions of the Hub's, and the tasks' options."""
+
+    files: dict[str, Path]
+    revisions: dict[str, str]
+    options: dict[str, dict[str, str]]
+
+
+def choose_suite(suite: str, tasks: Sequence[str], protocol: str, *, has_model: bool) -> "Suite":
+    """The suite of that name, or one of the tasks.
+
+    Raises:
+        typer.BadParameter: there is no such suite, or the options exclude one another.
+    """
+    from deltamem_lab.registry import SUITES, Suite, SuiteTask
+
+    if bool(suite) == bool(tasks):
+        raise typer.BadParameter("Give a --suite, or one or more of --task.")
+    if tasks:
+        return Suite(tuple(SuiteTask(name, protocol) for name in dict.fromkeys(tasks)), embedded=not has_model)
+    if suite not in SUITES:
+        raise typer.BadParameter(f"There is no suite {suite!r}; there are: {', '.join(SUITES)}.")
+    if protocol:
+        raise typer.BadParameter("A suite has its own protocols; give --protocol with --task.")
+    if not SUITES[suite].embedded and not has_model:
+        raise typer.BadParameter(f"The suite {suite} needs a --model.")
+    # What a suite trains is trained on the embedded backbone.
+    return replace(SUITES[suite], trainings="", seconds=0) if has_model else SUITES[suite]
+
+
+def read_sources(
+    data: Sequence[str], revisions: Sequence[str], options: Sequence[str], tasks: Sequence[str]
+) -> Sources:
+    """The values of ``--data``, ``--revision`` and ``--option``."""
+    files = {name: Path(place) for name, place in _by_task("--data", "FILE", data, tasks).items()}
+    return Sources(files, _by_task("--revision", "REVISION", revisions, tasks), _options(options, tasks))
+
+
+def _by_task(option: str, what: str, given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
+    """The values of an option by task; of a single task the name may be left out."""
+    found: dict[str, str] = {}
+    for one in given:
+        name, named, value = one.partition("=")
+        if not named and len(set(tasks)) == 1:
+            name, value = tasks[0], one
+        elif not named or name not in tasks:
+            raise typer.BadParameter(f"{option} {one}: write TASK={what} with one of {', '.join(tasks)}.")
+        found[name] = value
+    return found
+
+
+def _options(given: Sequence[str], tasks: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The values of ``--option`` by task: of the task that it names, or of all that have such an option."""
+    from deltamem_lab.registry import TASKS, resolve
+    from deltamem_lab.tasks.options import known_options
+
+    found: dict[str, dict[str, str]] = {}
+    known = {task: known_options(resolve(TASKS[task].where)) for task in tasks if task in TASKS} if given else {}
+    for one in given:
+        name, named, value = one.partition("=")
+        task, of_one, option = name.partition(".")
+        places = [task] if of_one else [place for place, options in known.items() if name in options]
+        option = option if of_one else name
+        if not named or not places or any(place not in tasks for place in places):
+            every = ", ".join(f"{place}.{option}" for place, options in known.items() for option in sorted(options))
+            raise typer.BadParameter(
+                f"--option {one}: write NAME=VALUE or TASK.NAME=VALUE; there are: {every or 'none'}."
+            )
+        for place in places:
+            found.setdefault(place, {})[option] = value
+    return found
+
+
+def read_seeds(text: str) -> list[int]:
+    """The numbers of ``--seeds``, each once."""
+    try:
+        return list(dict.fromkeys(int(seed) for seed in text.split(",")))
+    except ValueError:
+        raise typer.BadParameter(f"--seeds {text!r}: give whole numbers with commas between them.") from None
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """This process's number, from 0, and how many there are: as given, or as the launcher says."""
+    if not text:
+        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    number, _, count = text.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise typer.BadParameter(f"--shard {text!r}: write i/n with i from 1 to n.")
+    return int(number) - 1, int(count)
+
+
+def make_jobs(
+    suite: "Suite", sources: Sources, seeds: Sequence[int], limit: int | None, *, skip: bool
+) -> tuple[list["Job"], dict[str, str]]:
+    """The jobs, and if ``skip`` the tasks whose data is not here, each with the reason."""
+    from deltamem_lab.registry import build_task, pick_protocol
+    from deltamem_lab.runner import Job
+    from deltamem_lab.tasks.rows import BadDataError
+
+    jobs: list[Job] = []
+    missing: dict[str, str] = {}
+    for one in suite.tasks:
+        for seed in seeds:
+            try:
+                built = build_task(
+                    one.task,
+                    sources.files.get(one.task),
+                    revision=sources.revisions.get(one.task),
+                    seed=seed,
+                    options=sources.options.get(one.task),
+                )
+            except (OSError, ImportError, BadDataError) as error:
+                if not skip or one.task in sources.files:
+                    raise
+                missing[one.task] = " ".join(str(error).split())
+                continue
+            jobs.append(Job(built, pick_protocol(built, one.protocol), seed, limit))
+    return jobs, missing

@@ -1,0 +1,80 @@
+"""``deltamem eval --harness``: tasks of lm-evaluation-harness, by the bare backbone and with each adapter."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from deltamem_lab.backbone import Backbone
+
+
+def choose_methods(named: Sequence[str], adapters: Sequence[str]) -> dict[str, str | None]:
+    """The adapter of each method: of those that were named, or of the bare backbone and all adapters.
+
+    Raises:
+        typer.BadParameter: a method cannot run there.
+    """
+    known: dict[str, str | None] = {"none": None, **{f"{name}+context": name for name in adapters}}
+    if wrong := [name for name in named if name not in known]:
+        raise typer.BadParameter(f"--method {wrong[0]}: with --harness there are only {', '.join(known)}.")
+    return {name: known[name] for name in named} if named else known
+
+
+def refuse(given: Mapping[str, object], adapters: Sequence[str]) -> None:
+    """Refuses what would have no effect with ``--harness``.
+
+    Args:
+        given: the other options, each with something true if it was given.
+        adapters: the values of ``--adapter``.
+
+    Raises:
+        typer.BadParameter: something was.
+    """
+    from deltamem_lab.loading import adapter_kind
+
+    if names := [name for name, value in given.items() if value]:
+        raise typer.BadParameter(f"{', '.join(names)} cannot be used with --harness.")
+    for one in adapters:
+        if (kind := adapter_kind(one.rpartition("=")[2])) in ("lora", "memgen", "mlp"):
+            raise typer.BadParameter(f"--adapter {one} is no δ-mem adapter ({kind}), which --harness cannot use.")
+
+
+def run(
+    tasks: Sequence[str],
+    methods: Mapping[str, str | None],
+    backbone: "Backbone",
+    output: Path,
+    data: Mapping[str, Path],
+    limit: int | None,
+) -> int:
+    """Runs what has not run yet, a task by a method at a time; keeps the harness's own results, and a record a sample.
+
+    Returns:
+        how many samples were answered now.
+
+    Raises:
+        ValueError: there is no such task, or the folder holds another run.
+    """
+    from deltamem.files import write_atomically
+    from deltamem_lab.tasks.harness import HarnessOptions, run_harness
+    from deltamem_lab.tasks.harness_records import begin, keep
+
+    begin(output, tasks, methods, backbone, data, limit)
+    answered = 0
+    for task in tasks:
+        for method, adapter in methods.items():
+            whole = output / "harness" / f"{task}-{method}.json"
+            if whole.exists():
+                continue
+            options = HarnessOptions(tasks=(task,), data=data.get(task), limit=limit, batch_size=backbone.batch)
+            with backbone.using(adapter), redirect_stdout(sys.stderr):
+                found = run_harness(backbone.model, backbone.tokenizer, options, **backbone.template)
+            answered += keep(output, task, method, adapter, backbone, found)
+            # Comes last, so that it tells that all records are there.
+            write_atomically(whole, (json.dumps(found, indent=2, default=str) + "\n").encode())
+    return answered

@@ -1,0 +1,174 @@
+"""What a suite trains before it runs: by the commands that train it alone, once, into the run's own folder."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from deltamem.files import write_atomically
+from deltamem_lab.commands.evaluation.commands import at_once, run_commands
+from deltamem_lab.methods.registry import COMPRESSED, STATIC
+from deltamem_lab.registry import TRAINED, Suite, SuiteTraining, resolve
+
+_RECIPE = "recipe.yaml"
+_NOT_TRAINED = "it is trained first, and --no-train left that out"
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What of a suite's trainings is there, what is to be done, and what cannot be.
+
+    Attributes:
+        folder: what has a folder for each.
+        there: those that are done.
+        left: those to do.
+        given: those in whose place the user gave an adapter.
+        absent: the methods that go without, each with the reason.
+        own_adapters: the adapters that the user gave.
+        own_static: the static control that the user gave.
+        own_compressor: the classifier of ``llmlingua2`` that the user gave.
+    """
+
+    folder: Path
+    there: tuple[SuiteTraining, ...]
+    left: tuple[SuiteTraining, ...]
+    given: tuple[SuiteTraining, ...]
+    absent: Mapping[str, str]
+    own_adapters: tuple[str, ...]
+    own_static: Path | None
+    own_compressor: str
+
+    @property
+    def adapters(self) -> list[str]:
+        """The adapters that the user gave, and those that were trained, as ``NAME=FOLDER``."""
+        trained = (f"{one.name}={self.folder / one.name}" for one in self.there if one.name not in (STATIC, COMPRESSED))
+        return [*self.own_adapters, *trained]
+
+    @property
+    def static(self) -> Path | None:
+        """The static control that the user gave, or the one that was trained."""
+        return self.own_static or self._trained(STATIC)
+
+    @property
+    def compressor(self) -> str:
+        """The classifier of ``llmlingua2`` that the user gave, or the folder of the one that was trained."""
+        return self.own_compressor or str(self._trained(COMPRESSED) or "")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods of the trainings that are done or in whose place something was given."""
+        return tuple(one.method for one in (*self.given, *self.there))
+
+    def _trained(self, name: str) -> Path | None:
+        return next((self.folder / name for one in self.there if one.name == name), None)
+
+    def told(self) -> Iterator[str]:
+        """What is to be trained, and about how long it takes, in lines."""
+        if not self.left:
+            return
+        seconds = [one.seconds for one in self.left]
+        places = at_once(len(seconds))
+        minutes = max(*seconds, sum(seconds) / places) / 60
+        cores = "an idle core" if places == 1 else f"{places} idle cores"
+        yield f"Trains first, about {minutes:.0f} min on {cores}, into {self.folder} (--no-train leaves it out):"
+        for one in self.left:
+            yield f"  {one.name}: {one.about}; about {one.seconds / 60:.0f} min"
+
+
+def find_preparation(
+    suite: Suite,
+    output: Path,
+    methods: Sequence[str],
+    adapters: Sequence[str],
+    static: Path | None,
+    compressor: str,
+    *,
+    train: bool,
+) -> Preparation:
+    """What of a suite's trainings the methods need.
+
+    Args:
+        suite: the suite.
+        output: the run's folder.
+        methods: those to run; all if empty.
+        adapters: what the user gave, some as ``NAME=PLACE``: what has the name of a training takes its place.
+        static: the static control that the user gave, if any.
+        compressor: the classifier of ``llmlingua2`` that the user gave, if any.
+        train: whether what is not there is trained.
+    """
+    folder = output / TRAINED
+    named = {name for name, found, _ in (one.partition("=") for one in adapters) if found}
+    if static is not None:
+        named.add(STATIC)
+    if compressor:
+        named.add(COMPRESSED)
+    trainings: Sequence[SuiteTraining] = resolve(suite.trainings) if suite.trainings else ()
+    wanted = [one for one in trainings if one.name not in named and (not methods or _is_among(one.method, methods))]
+    there = tuple(one for one in wanted if (folder / one.name / one.done).is_file())
+    left = [one for one in wanted if one not in there]
+    absent = {one.method: reason for one in left if (reason := _lacking(one) or ("" if train else _NOT_TRAINED))}
+    return Preparation(
+        folder,
+        there,
+        tuple(one for one in left if one.method not in absent),
+        tuple(one for one in trainings if one.name in named),
+        absent,
+        tuple(adapters),
+        static,
+        compressor,
+    )
+
+
+def train(
+    preparation: Preparation,
+    *,
+    shared: bool = False,
+    run: Callable[[Mapping[str, Sequence[str]]], Mapping[str, int]] = run_commands,
+) -> Preparation:
+    """Trains what is left; what was stopped goes on, or begins anew where its command cannot go on.
+
+    Args:
+        preparation: what is left.
+        shared: whether several processes share the run.
+        run: runs the trainings' commands, and gives their exit statuses by name.
+
+    Returns:
+        the same with everything there.
+
+    Raises:
+        ValueError: a training failed or was stopped, or each of several processes would train.
+    """
+    if shared:
+        names = ", ".join(one.name for one in preparation.left)
+        raise ValueError(
+            f"{names}: not trained yet, and processes that share a run do not train. Run the command alone first, with "
+            "--limit 2, or give --no-train."
+        )
+    print("\n".join(preparation.told()), file=sys.stderr, flush=True)
+    statuses = run({one.name: _command(one, preparation.folder / one.name) for one in preparation.left})
+    for one in preparation.left:
+        if statuses[one.name] or not (preparation.folder / one.name / one.done).is_file():
+            raise ValueError(
+                f"The training of {one.name} ended early, with status {statuses[one.name]}. Run the same command to go "
+                "on, or leave what is not trained out with --no-train."
+            )
+    return replace(preparation, there=(*preparation.there, *preparation.left), left=())
+
+
+def _command(training: SuiteTraining, place: Path) -> list[str]:
+    """The arguments of a training's command; its recipe is written where it is not there yet."""
+    recipe = place / _RECIPE
+    if not recipe.is_file():
+        write_atomically(recipe, training.recipe(place).encode())
+    return [argument.format(recipe=recipe, folder=place) for argument in training.command]
+
+
+def _lacking(training: SuiteTraining) -> str:
+    """Which package it needs that is not here, if any."""
+    missing = ((name, extra) for name, extra in training.needs if find_spec(name) is None)
+    return next((f'needs {name}: pip install "deltamem[{extra}]"' for name, extra in missing), "")
+
+
+def _is_among(method: str, names: Sequence[str]) -> bool:
+    return any(method in (name.partition("+")[0], *name.split(":")) for name in names)

@@ -1,0 +1,85 @@
+"""``deltamem sweep``: many short trainings that differ in one thing."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from deltamem.train.recipe import Recipe
+    from deltamem_lab.sweep import Sweep
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep, a YAML file: a recipe and its axes.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as sweep.seeds=[0].")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the runs, if not the recipe's output.folder.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="How many runs at a time.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be trained.")] = False,
+) -> None:
+    """Train a recipe with one thing after another changed, and compare what comes of it.
+
+    Every point is a run of deltamem train in a folder of its own. The same command goes on where it was stopped, and
+    tries again what failed. It writes sweep.json, sweep.md and sweep.png.
+
+    Example: deltamem sweep recipes/sweep.yaml --output runs/sweep
+    """
+    try:
+        from deltamem_lab.sweep import load_sweep, run_sweep
+    except ImportError as error:
+        raise ImportError(f'Training needs {error.name}: pip install "deltamem[train]"') from None
+    planned = load_sweep(file, changes or (), output)
+    if dry_run:
+        _plan(planned)
+        return
+    from deltamem_lab.sweep import collect, write_all
+
+    stopped = run_sweep(planned, jobs=jobs)
+    results = collect(planned)
+    for path in write_all(results):
+        print(path)
+    for run, why in results.missing.items():
+        print(f"Without numbers: {run}: {why}")
+    if stopped:
+        print("Stopped, with a checkpoint. The same command goes on.")
+        raise typer.Exit(128 + stopped)
+    if results.missing:
+        raise typer.Exit(1)
+
+
+def auto_size(recipe: "Recipe") -> "Recipe":
+    """The recipe with the size that short runs choose, for ``deltamem train --auto-size``; tells of them on stderr.
+
+    Raises:
+        ValueError: the recipe has its size, nothing is held out to measure on, or no size could be trained.
+        typer.Exit: it was stopped.
+    """
+    from deltamem_lab.sweep import collect, run_sweep, write_all
+    from deltamem_lab.sweep.sizing import choose_size, plan_sizes
+    from deltamem_lab.sweep.table import sweep_table
+
+    sizes = plan_sizes(recipe)
+    if stopped := run_sweep(sizes):
+        print("Stopped before the size was found, with a checkpoint. The same command goes on.", file=sys.stderr)
+        raise typer.Exit(128 + stopped)
+    results = collect(sizes)
+    write_all(results)
+    choice = choose_size(recipe, results)
+    print(f"\n{sweep_table(results)}\n{choice.reason}\n", file=sys.stderr)
+    return choice.recipe
+
+
+def _plan(planned: "Sweep") -> None:
+    from deltamem.train.plan import plan_run
+
+    seeds = len(planned.options.seeds)
+    for point in planned.points:
+        plan = plan_run(point.recipe)
+        print(
+            f"{point.name:32}{plan['trainable_parameters']:>12,} parameters{plan['state_bytes']:>12,} bytes of state"
+            f"{plan['steps']:>9,} steps × {seeds}"
+        )
+    print(f"{len(planned.points) * seeds} runs in {planned.folder}")

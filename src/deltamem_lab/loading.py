@@ -1,0 +1,132 @@
+"""The backbone of a run: the package's own, or a model with adapters from folders or the Hub."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deltamem.adapters import load_adapter, read_adapter_from
+from deltamem.attach import attach
+from deltamem.config import DeltaMemConfig
+from deltamem_lab.backbone import Backbone
+from deltamem_lab.methods.lora import is_lora, load_lora
+from deltamem_lab.methods.memgen.files import is_weaver, load_weaver
+from deltamem_lab.methods.mlp_memory.files import is_mlp_memory, load_memory
+from deltamem_lab.methods.registry import STATIC
+from deltamem_lab.registry import resolve
+
+_EMBEDDED = "deltamem_lab.tasks.world:load_embedded"
+
+
+def embedded_backbone(static: str | Path | None = None, *, batch: int = 32, adapters: Sequence[str] = ()) -> Backbone:
+    """The package's own backbone with its adapters, a static control if there is one, and further adapters.
+
+    Raises:
+        AdapterFileError: an adapter belongs to another backbone.
+        ValueError: two adapters have one name, or a LoRA belongs to another backbone.
+    """
+    model, tokenizer = resolve(_EMBEDDED)()
+    for name, place in _named(adapters, None):
+        _load(model, place, name)
+    if static is not None:
+        load_adapter(model, static, STATIC)
+    return Backbone(model, tokenizer, batch=batch, name="embedded")
+
+
+def load_backbone(
+    model: str,
+    adapters: Sequence[str] = (),
+    static: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    batch: int = 16,
+    weights: bool = True,
+    template: dict[str, Any] | None = None,
+) -> Backbone:
+    """A model of the Hub or a folder with its adapters; in bfloat16 on a GPU if there is one.
+
+    Args:
+        model: Hub id or folder.
+        adapters: folders or Hub ids, each as ``NAME=PLACE`` or named by what it writes: token, segment or multi.
+            Folders with a LoRA that PEFT has saved are for Context2LoRA, those with an MLP for MLP Memory, those
+            with a weaver for MemGen.
+        static: the adapter that was trained on strangers' memories.
+        revision: of the model.
+        batch: the most prompts answered at once.
+        weights: without, the model has shapes and no weights, which is enough to plan a run.
+        template: further variables of the chat template.
+
+    Raises:
+        OSError: the model is not there.
+        AdapterFileError: an adapter is not there, or belongs to another backbone.
+        ValueError: two adapters have one name.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+    config = AutoConfig.from_pretrained(model, revision=revision)
+    if weights:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        loaded: Any = AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype=dtype)
+        loaded = loaded.to(device).eval()
+    else:
+        with torch.device("meta"):
+            loaded = AutoModelForCausalLM.from_config(config)
+    for name, place in _named(adapters, static):
+        if weights or is_lora(place) or is_mlp_memory(place) or is_weaver(place):
+            _load(loaded, place, name)
+        else:
+            attach(loaded, read_adapter_from(place).config, name=name)
+    return Backbone(
+        loaded,
+        tokenizer,
+        batch=batch,
+        name=model,
+        revision=str(getattr(config, "_commit_hash", None) or revision or ""),
+        template=template,
+    )
+
+
+def _load(model: Any, place: str, name: str) -> None:
+    if is_lora(place):
+        load_lora(model, place, name)
+    elif is_mlp_memory(place):
+        load_memory(model, place, name)
+    elif is_weaver(place):
+        load_weaver(model, place, name)
+    else:
+        load_adapter(model, place, name)
+
+
+def memory_kind(config: DeltaMemConfig) -> str:
+    """What an adapter is called in tables: ``multi``, ``segment`` or ``token``."""
+    return "multi" if config.states > 1 else "segment" if config.writes_segments else "token"
+
+
+def adapter_kind(place: str) -> str:
+    """What is called what lies there: ``lora``, ``memgen``, ``mlp``, or the kind of a memory.
+
+    Raises:
+        AdapterFileError: there is none of these.
+    """
+    if is_lora(place):
+        return "lora"
+    if is_weaver(place):
+        return "memgen"
+    return "mlp" if is_mlp_memory(place) else memory_kind(read_adapter_from(place).config)
+
+
+def _named(adapters: Sequence[str], static: str | Path | None) -> list[tuple[str, str]]:
+    """Each adapter's name and place; the static control comes first, so that it is not the main one."""
+    named: list[tuple[str, str]] = [] if static is None else [(STATIC, str(static))]
+    for given in adapters:
+        name, found, place = given.partition("=")
+        named.append((name, place) if found else (adapter_kind(given), given))
+    names = [name for name, _ in named]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Several adapters are named {', '.join(twice)}; name them with --adapter NAME=FOLDER.")
+    return named

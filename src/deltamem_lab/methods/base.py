@@ -1,0 +1,155 @@
+"""What all methods share: the history they were shown, prompts that fit, and the account of what was spent."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from deltamem.chat import Message
+from deltamem_lab.backbone import Backbone, Generated
+from deltamem_lab.generation.peak import PeakMemory
+from deltamem_lab.interface import Answer, Ask, Budget, Cost, Decoding, Entry
+from deltamem_lab.methods.fitting import fit
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many tokens there are to read.
+
+    Attributes:
+        history: of the history as chat messages.
+        bare: of a prompt that shows nothing of it.
+        full: of one that shows as much of it as there is room for.
+        unit: of a turn or document of the history, in the mean; without, they are longer than what retrieval cuts.
+    """
+
+    history: int
+    bare: int
+    full: int
+    unit: float | None = None
+
+    def with_found(self, pieces: int, characters: int) -> int:
+        """Of a prompt that shows so many turns or passages of so many characters at most, four of them a token."""
+        passage = characters / 4
+        return self.with_part(pieces * (passage if self.unit is None else min(self.unit, passage)))
+
+    def with_part(self, tokens: float) -> int:
+        """Of a prompt that shows about so many tokens of the history."""
+        return min(self.full, self.bare + round(tokens))
+
+
+class BackboneMethod(ABC):
+    """A method that answers with a backbone.
+
+    Args:
+        name: as in records and tables.
+        backbone: what answers.
+    """
+
+    stranger = False
+    needs_history = True
+
+    def __init__(self, name: str, backbone: Backbone) -> None:
+        self.name = name
+        self.backbone = backbone
+        self.history: list[Entry] = []
+        self._seed = 0
+        self._write_tokens = 0
+        self._write_seconds = 0.0
+        self._write_peak = 0
+        self._memory = PeakMemory(backbone.model.device)
+
+    def reset(self, seed: int) -> None:
+        """Forgets everything."""
+        self.history = []
+        self._seed = seed
+        self._write_tokens = 0
+        self._write_seconds = 0.0
+        self._write_peak = 0
+        self.forget()
+
+    def observe(self, history: Sequence[Entry]) -> None:
+        """Reads a history, or more of it."""
+        self._memory.start()
+        start = time.monotonic()
+        self.history += history
+        self._write_tokens += self.keep(history)
+        self._write_seconds += time.monotonic() - start
+        self._write_peak = max(self._write_peak, self._memory.increase() or 0)
+
+    def answer(self, asks: Sequence[Ask]) -> list[Answer]:
+        """Answers questions, each as if it were the only one."""
+        answers: list[Answer] = []
+        for _, group in groupby(asks, key=lambda ask: ask.decoding):
+            answers += self._answer(list(group))
+        return answers
+
+    def estimate(self, size: Size) -> tuple[int, int]:
+        """About how many tokens are written for a history, and read for each question about it."""
+        return 0, size.bare
+
+    def room(self, decoding: Decoding) -> Budget:
+        """The room for a prompt."""
+        return self.backbone.budget(decoding)
+
+    def forget(self) -> None:
+        """Drops what :meth:`keep` kept, if anything."""
+        return
+
+    def keep(self, history: Sequence[Entry]) -> int:
+        """Takes in more of a history, which is in :attr:`history` too; how many tokens a model read for it."""
+        return 0
+
+    @abstractmethod
+    def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
+        """The part of the history that each prompt shows, and notes for the record."""
+
+    def say(self, prompts: list[list[Message]], asks: list[Ask]) -> list[Generated]:
+        """The answers to prompts, all of which are decoded alike."""
+        return self.backbone.generate(prompts, asks[0].decoding)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what was trained for it."""
+        return ""
+
+    @property
+    def stored_bytes(self) -> int:
+        """What is kept of the history between turns."""
+        return 0
+
+    def fitted(self, ask: Ask, shown: Sequence[Entry]) -> tuple[list[Message], bool]:
+        """The prompt that shows as much of a part of the history as there is room for.
+
+        Returns:
+            the messages, and whether some of it was left out.
+        """
+        return fit(ask.render, shown, self.room(ask.decoding))
+
+    def _answer(self, asks: list[Ask]) -> list[Answer]:
+        self._memory.start()
+        start = time.monotonic()
+        shown = self.show(asks)
+        prompts = [self.fitted(ask, part) for ask, (part, _) in zip(asks, shown, strict=True)]
+        said = self.say([messages for messages, _ in prompts], asks)
+        share = (time.monotonic() - start) / len(asks)
+        peak = max(self._write_peak, self._memory.increase() or 0)
+        return [
+            Answer(
+                text=one.text,
+                prompt=one.prompt,
+                cost=Cost(
+                    write_tokens=self._write_tokens,
+                    write_seconds=round(self._write_seconds, 6),
+                    prompt_tokens=one.prompt_tokens,
+                    new_tokens=one.new_tokens,
+                    answer_seconds=round(share, 6),
+                    peak_bytes=peak,
+                    stored_bytes=self.stored_bytes,
+                ),
+                notes={**notes, **({"cut": True} if cut else {})},
+            )
+            for one, (_, notes), (_, cut) in zip(said, shown, prompts, strict=True)
+        ]

@@ -1,0 +1,141 @@
+"""The method: the history compressed by the package ``llmlingua``, and shown whole."""
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deltamem_lab.backbone import Backbone
+from deltamem_lab.interface import Ask, Document, Entry, as_text
+from deltamem_lab.methods.base import BackboneMethod, Size
+
+COMPRESSOR = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"
+# As in its authors' examples.
+RATE = 0.33
+_FORCED = ("\n", "?")
+_BORDER = "<entry>"
+# The package knows how a classifier splits words by these parts of its name.
+_SPLIT_AS = {"bert": "bert-base-multilingual-cased", "xlm-roberta": "xlm-roberta-large"}
+
+
+class LLMLingua2(BackboneMethod):
+    """The bare backbone with the whole history compressed.
+
+    All turns and passages are compressed together, in windows of 512 tokens in each of which the same share is kept,
+    and keep their roles, titles and dates; empty ones are left out. Shares are of the backbone's tokens, where the
+    package counts OpenAI's.
+
+    Args:
+        name: as in records and tables.
+        backbone: what answers.
+        compressor: Hub id or folder of the token classifier, a BERT or an XLM-RoBERTa.
+        rate: the share of tokens to keep.
+    """
+
+    def __init__(self, name: str, backbone: Backbone, compressor: str = COMPRESSOR, rate: float = RATE) -> None:
+        super().__init__(name, backbone)
+        self.compressor = compressor
+        self.rate = rate
+        self._kept: list[Entry] = []
+        self._model: Any = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the classifier's weights; its id where it is on the Hub."""
+        weights = Path(self.compressor) / "model.safetensors"
+        return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else self.compressor
+
+    def forget(self) -> None:
+        """Drops the compressed text."""
+        self._kept = []
+
+    def keep(self, history: Sequence[Entry]) -> int:
+        """Compresses it; the tokens are the classifier's."""
+        said = [entry for entry in history if _words(entry).strip()]
+        if not said:
+            return 0
+        text = _BORDER.join(_words(entry).replace(_BORDER, "") for entry in said)
+        with _randomness_kept():
+            self._model = self._model or _load(self.compressor, self.backbone)
+            found = self._model.compress_prompt_llmlingua2([text], rate=self.rate, force_tokens=[*_FORCED, _BORDER])
+        parts = found["compressed_prompt"].split(_BORDER)
+        self._kept += [_with_words(entry, part.strip()) for entry, part in zip(said, parts, strict=True)]
+        return len(self._model.tokenizer.tokenize(text, verbose=False))
+
+    def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
+        """The compressed text."""
+        words, kept = (sum(len(as_text(one).split()) for one in part) for part in (self.history, self._kept))
+        return [(self._kept, {"kept_words": round(kept / words, 4) if words else 1.0})] * len(asks)
+
+    def estimate(self, size: Size) -> tuple[int, int]:
+        """The history is classified once; the share that is kept is read for each question."""
+        return size.history, size.with_part(size.history * self.rate)
+
+    @property
+    def stored_bytes(self) -> int:
+        """The compressed text."""
+        return sum(len(as_text(entry).encode()) for entry in self._kept)
+
+
+def _words(entry: Entry) -> str:
+    return entry.text if isinstance(entry, Document) else entry["content"]
+
+
+def _with_words(entry: Entry, text: str) -> Entry:
+    return replace(entry, text=text) if isinstance(entry, Document) else {**entry, "content": text}
+
+
+def _load(compressor: str, backbone: Backbone) -> Any:
+    """The package's compressor.
+
+    Raises:
+        ImportError: llmlingua is not installed; the message names the extra.
+        OSError: the classifier is not there.
+        ValueError: it is of another kind than the package knows.
+    """
+    try:
+        from llmlingua import PromptCompressor
+    except ImportError:
+        raise ImportError('LLMLingua-2 needs llmlingua: pip install "deltamem[llmlingua]"') from None
+
+    class Compressor(PromptCompressor):  # type: ignore[misc]
+        """Counts tokens with the backbone's tokenizer instead of one that would have to be downloaded."""
+
+        def __init__(self) -> None:
+            self.load_model(compressor, backbone.model.device.type, {"trust_remote_code": False})
+            kind = self.model.config.model_type
+            if kind not in _SPLIT_AS:
+                known = " and ".join(_SPLIT_AS)
+                raise ValueError(f"The compressor {compressor} is of the kind {kind!r}; llmlingua knows {known}.")
+            self.model_name = _SPLIT_AS[kind]
+            self.oai_tokenizer = _Counter(backbone.tokenizer)
+            self.init_llmlingua2()
+
+    return Compressor()
+
+
+@contextmanager
+def _randomness_kept() -> Iterator[None]:
+    """The package seeds all random numbers of the process; after the block they are what they were."""
+    python, numbers = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)
+
+
+class _Counter:
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens, none of them special; the border between entries is forced and must not use up their share."""
+        return [] if text == _BORDER else list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

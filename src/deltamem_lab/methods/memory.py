@@ -1,0 +1,122 @@
+"""δ-mem: a memory written while the history is read, and the controls that put another in its place."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+
+from deltamem.adapters import adapter_fingerprint
+from deltamem.chat import Message
+from deltamem.state import MemoryState
+from deltamem_lab.backbone import Backbone, Generated
+from deltamem_lab.interface import Ask, Entry, as_messages, as_text
+from deltamem_lab.methods.base import BackboneMethod, Size
+
+Control = Literal["", "empty", "shuffled", "noise"]
+
+
+class StateMemory(BackboneMethod):
+    """The history is written into a memory and its text is dropped; answers see the question and read the memory.
+
+    Prompts and answers are not written, which is the condition the published adapters are trained in.
+
+    Args:
+        name: as in records and tables.
+        backbone: a model with adapters.
+        adapter: which of them.
+        control: what takes the memory's place: an ``empty`` one, another item's (``shuffled``), or ``noise`` of the
+            same norm in every state.
+    """
+
+    def __init__(self, name: str, backbone: Backbone, adapter: str, control: Control = "") -> None:
+        super().__init__(name, backbone)
+        self.adapter: str = adapter
+        self.control = control
+        self.stranger = control == "shuffled"
+        self._state = backbone.empty(adapter)
+
+    def forget(self) -> None:
+        """Empties the memory."""
+        self._state = self.backbone.empty(self.adapter)
+
+    def keep(self, history: Sequence[Entry]) -> int:
+        """Writes it."""
+        if self.control == "empty":
+            return 0
+        before = int(self._state.tokens[0])
+        self._state = self.backbone.write(self.adapter, as_messages(history), self._state)
+        return int(self._state.tokens[0]) - before
+
+    def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
+        """Nothing: the text is gone."""
+        return [([], {"state_norm": round(float(self._state.norms().mean()), 4)})] * len(asks)
+
+    def say(self, prompts: list[list[Message]], asks: list[Ask]) -> list[Generated]:
+        """The answers that read the memory, or what the control puts in its place."""
+        state = noise_like(self._state, self._seed) if self.control == "noise" else self._state
+        return self.backbone.generate(prompts, asks[0].decoding, adapter=self.adapter, state=state)
+
+    def estimate(self, size: Size) -> tuple[int, int]:
+        """The history is written once."""
+        return (0 if self.control == "empty" else size.history), size.bare
+
+    @property
+    def fingerprint(self) -> str:
+        """The adapter's."""
+        return adapter_fingerprint(self.backbone.model, self.adapter)
+
+    @property
+    def stored_bytes(self) -> int:
+        """The state."""
+        return self._state.nbytes
+
+
+class WritingContext(BackboneMethod):
+    """δ-mem as in the published tables: the memory starts empty and is written as the full prompt is read.
+
+    Args:
+        name: as in records and tables.
+        backbone: a model with adapters.
+        adapter: which of them.
+    """
+
+    needs_history = False
+
+    def __init__(self, name: str, backbone: Backbone, adapter: str) -> None:
+        super().__init__(name, backbone)
+        self.adapter: str = adapter
+
+    def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
+        """Everything."""
+        return [(self.history, {})] * len(asks)
+
+    def say(self, prompts: list[list[Message]], asks: list[Ask]) -> list[Generated]:
+        """The answers; prompt and answer are written as they are read."""
+        return self.backbone.generate(prompts, asks[0].decoding, adapter=self.adapter, write=True)
+
+    def estimate(self, size: Size) -> tuple[int, int]:
+        """History and question are read, and written, for each question, as far as there is room."""
+        return 0, size.full
+
+    @property
+    def fingerprint(self) -> str:
+        """The adapter's."""
+        return adapter_fingerprint(self.backbone.model, self.adapter)
+
+    @property
+    def stored_bytes(self) -> int:
+        """The text, and the state that goes with it."""
+        text = sum(len(as_text(entry).encode()) for entry in self.history)
+        return text + self.backbone.empty(self.adapter).nbytes
+
+
+def noise_like(state: MemoryState, seed: int) -> MemoryState:
+    """A memory of random numbers in which every matrix has the Frobenius norm it has in ``state``."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(matrices: torch.Tensor) -> torch.Tensor:
+        drawn = torch.randn(matrices.shape, generator=generator).to(matrices.device)
+        norms, drawn_norms = (one.norm(dim=(-2, -1), keepdim=True) for one in (matrices, drawn))
+        return torch.mul(drawn, norms / drawn_norms)
+
+    return MemoryState(tuple(noise(matrices) for matrices in state.states), state.tokens, state.open)

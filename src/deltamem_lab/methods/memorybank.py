@@ -1,0 +1,176 @@
+"""MemoryBank (Zhong et al., arXiv 2305.10250): dated turns, summaries of days and of all, and forgetting."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from deltamem_lab.backbone import Backbone
+from deltamem_lab.interface import Ask, Document, Entry, as_messages, as_text
+from deltamem_lab.methods.base import BackboneMethod, Size
+from deltamem_lab.methods.days import date_of, day_of, days_of
+from deltamem_lab.methods.dense import CHARACTERS
+from deltamem_lab.methods.fitting import chunks
+from deltamem_lab.methods.forgetting import Forgetting
+from deltamem_lab.methods.summaries import Summariser
+from deltamem_lab.methods.vectors import ENCODER, VectorStore, nearest
+
+# As in its code.
+PIECES = 6
+_EVENTS = "Summarize the events and key information in the content."
+_OVERALL = "Give a highly concise summary of the following events that keeps the essential key information."
+_PERSONALITY = "Based on the following dialogue, please summarize the user's personality traits and emotions."
+_PORTRAIT = (
+    "The following are the user's exhibited personality traits and emotions throughout multiple days. Give a highly "
+    "concise and general summary of the user's personality."
+)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What can be retrieved: a turn, or the summary of a day."""
+
+    entries: tuple[Entry, ...]
+    day: int
+
+    @property
+    def text(self) -> str:
+        """What is encoded, with its date."""
+        return "\n".join(as_text(entry) for entry in self.entries)
+
+
+class MemoryBank(BackboneMethod):
+    """The bare backbone with the nearest memories, a summary of everything and a portrait of the user.
+
+    A memory is a turn or the summary of a day. Each turn of a later day recalls the memories nearest to it, which
+    strengthens them, and the others fade (see :class:`Forgetting`). Answers recall without strengthening, because
+    every question is asked as if it were the only one; the day is the question's, or else the history's last.
+
+    Args:
+        name: as in records and tables.
+        backbone: what answers, and summarises.
+        forgets: whether memories fade. Over months of a benchmark's dates next to nothing is left of them.
+        pieces: how many memories are recalled.
+        encoder: Hub id or folder of a sentence encoder.
+    """
+
+    def __init__(
+        self, name: str, backbone: Backbone, *, forgets: bool = True, pieces: int = PIECES, encoder: str = ENCODER
+    ) -> None:
+        super().__init__(name, backbone)
+        self.forgets = forgets
+        self.most = pieces
+        self._summarise = Summariser(backbone)
+        self._store = VectorStore(encoder)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops memories and summaries."""
+        self._pieces: list[_Piece] = []
+        self._overall: list[Entry] = []
+        self._known: dict[str, tuple[str, str]] = {}
+        self._fading = Forgetting(self._seed)
+        self._store.hold([])
+
+    def keep(self, history: Sequence[Entry]) -> int:
+        """Sums up every day that is new or has more turns now, and lives through all days once more."""
+        units = _units(self.history)
+        if not units:
+            return 0
+        days = [list(group) for _, group in groupby(units, key=lambda unit: unit.day)]
+        tokens = self._sum_up(days)
+        self._pieces, learnt = [], []
+        for day in days:
+            summary = Document(
+                f"Summary of the conversation: {self._known[_said(day)][0]}", date=date_of(day[0].entries[0])
+            )
+            learnt.append([*day, _Piece((summary,), day[0].day)])
+            self._pieces += learnt[-1]
+        tokens += self._store.hold(piece.text for piece in self._pieces)
+        if self.forgets:
+            self._live(learnt)
+        return tokens
+
+    def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
+        """Summary and portrait, then the nearest memories that are left, in their own order."""
+        texts = [piece.text for piece in self._pieces]
+        rows = self._store.likeness([ask.question.text for ask in asks], texts)
+        return [self._shown(self._today(ask), row) for ask, row in zip(asks, rows, strict=True)]
+
+    def estimate(self, size: Size) -> tuple[int, int]:
+        """The history is read twice for summaries, and encoded; some memories and the question are read."""
+        return 3 * size.history, size.with_found(self.most, CHARACTERS)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Memories, summaries and vectors, faded ones included."""
+        texts = [piece.text for piece in self._pieces] + [as_text(entry) for entry in self._overall]
+        return sum(len(text.encode()) for text in texts) + self._store.nbytes
+
+    def _sum_up(self, days: Sequence[Sequence[_Piece]]) -> int:
+        """Writes the summaries of days, of all days, and the portrait; how many tokens that took."""
+        said = {_said(day): [_line(entry) for piece in day for entry in piece.entries] for day in days}
+        new = [text for text in said if text not in self._known]
+        found, tokens = self._summarise([(ask, said[text]) for text in new for ask in (_EVENTS, _PERSONALITY)])
+        known = {**self._known, **dict(zip(new, zip(found[::2], found[1::2], strict=True), strict=True))}
+        self._known = {text: known[text] for text in said}
+        events, traits = ([known[_said(day)][number] for day in days] for number in (0, 1))
+        dates = [date_of(day[0].entries[0]) for day in days]
+        overall, more = self._summarise([(_OVERALL, _dated(dates, events)), (_PORTRAIT, _dated(dates, traits))])
+        self._overall = [
+            Document(f"Summary of all conversations: {overall[0]}"),
+            Document(f"The user's personality: {overall[1]}"),
+        ]
+        return tokens + more
+
+    def _live(self, days: Sequence[Sequence[_Piece]]) -> None:
+        """Learns day after day; every turn recalls the nearest memories of the days before."""
+        self._fading = Forgetting(self._seed)
+        before = 0
+        for day in days:
+            turns, today = day[:-1], day[0].day
+            rows = self._store.likeness(
+                [as_text(turn.entries[0]) for turn in turns], [piece.text for piece in self._pieces[:before]]
+            )
+            for row in rows:
+                there = [number for number in range(before) if self._there(number, today)]
+                for place in nearest(row[there], self.most):
+                    self._fading.recall(there[place], today)
+            for _ in day:
+                self._fading.learn(today)
+            before += len(day)
+
+    def _there(self, number: int, today: int) -> bool:
+        return not self.forgets or self._fading.remembers(number, today)
+
+    def _shown(self, today: int, row: Any) -> tuple[list[Entry], Mapping[str, Any]]:
+        there = [number for number in range(len(self._pieces)) if self._there(number, today)]
+        found = sorted(there[place] for place in nearest(row[there], self.most))
+        entries = [entry for number in found for entry in self._pieces[number].entries]
+        return [*self._overall, *entries], {"retrieved": found, "forgotten": len(self._pieces) - len(there)}
+
+    def _today(self, ask: Ask) -> int:
+        last = self._pieces[-1].day if self._pieces else 0
+        return max(last, day_of(str(ask.question.extra.get("date", ""))) or last)
+
+
+def _units(history: Sequence[Entry]) -> list[_Piece]:
+    """The turns and passages of a history, each with its day; none is of two days."""
+    days = days_of(history)
+    pieces: list[_Piece] = []
+    for day, group in groupby(zip(history, days, strict=True), key=lambda pair: pair[1]):
+        pieces += [_Piece(tuple(unit), day) for unit in chunks([entry for entry, _ in group], CHARACTERS)]
+    return pieces
+
+
+def _said(day: Sequence[_Piece]) -> str:
+    return "\n".join(piece.text for piece in day)
+
+
+def _line(entry: Entry) -> str:
+    (message,) = as_messages([entry])
+    return message["content"] if isinstance(entry, Document) else f"{message['role']}: {message['content']}"
+
+
+def _dated(dates: Sequence[str], texts: Sequence[str]) -> list[str]:
+    return [f"At {date}: {text}" if date else text for date, text in zip(dates, texts, strict=True)]

@@ -1,0 +1,50 @@
+"""MLP Memory as a method: the full context, read by the backbone with the MLP's distribution mixed in."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deltamem.chat import Message
+from deltamem_lab.backbone import Backbone, Generated
+from deltamem_lab.interface import Ask, Entry
+from deltamem_lab.methods.mlp_memory.files import memories
+from deltamem_lab.methods.mlp_memory.mixing import mixing
+from deltamem_lab.methods.text import FullContext
+
+
+class MixedMemory(FullContext):
+    """The full context, with an MLP that was trained on the adapters' data.
+
+    Sampled answers draw from the mixture's probabilities, to which temperature and the like are applied.
+
+    Args:
+        name: as in records and tables.
+        backbone: a model for which an MLP has been loaded; the last of them is used.
+
+    Raises:
+        ValueError: there is none.
+    """
+
+    needs_history = False
+
+    def __init__(self, name: str, backbone: Backbone) -> None:
+        super().__init__(name, backbone)
+        there = memories(backbone.model)
+        if not there:
+            raise ValueError(
+                f"The method {name!r} needs an MLP memory, and none is loaded; load one with --adapter FOLDER."
+            )
+        self.label, self.loaded = list(there.items())[-1]
+
+    @property
+    def fingerprint(self) -> str:
+        """The MLP's."""
+        return self.loaded.sha256
+
+    def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
+        """Everything."""
+        return [(self.history, {"mlp_memory": self.label, "share": self.loaded.share})] * len(asks)
+
+    def say(self, prompts: list[list[Message]], asks: list[Ask]) -> list[Generated]:
+        """The answers of the mixture."""
+        with mixing(self.backbone.model, self.loaded.memory, self.loaded.share):
+            return super().say(prompts, asks)

@@ -1,0 +1,66 @@
+"""The bare backbone: without the history, with all of it, or with its last tokens."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from deltamem.chat import Message
+from deltamem_lab.backbone import Backbone
+from deltamem_lab.interface import Ask, Budget, Decoding, Entry, as_text
+from deltamem_lab.methods.base import BackboneMethod, Size
+from deltamem_lab.methods.fitting import fit
+
+
+class NoContext(BackboneMethod):
+    """The question alone."""
+
+    needs_history = False
+
+    def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
+        """Nothing."""
+        return [([], {})] * len(asks)
+
+
+class FullContext(BackboneMethod):
+    """The whole history before the question; of one beyond the backbone's positions, the end."""
+
+    def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
+        """Everything."""
+        return [(self.history, {})] * len(asks)
+
+    def estimate(self, size: Size) -> tuple[int, int]:
+        """History and question are read for each question, as far as there is room."""
+        return 0, size.full
+
+    @property
+    def stored_bytes(self) -> int:
+        """The text."""
+        return sum(len(as_text(entry).encode()) for entry in self.history)
+
+
+class Window(FullContext):
+    """The end of the history that fits into a prompt of so many tokens.
+
+    Args:
+        name: as in records and tables.
+        backbone: what answers.
+        tokens: the most tokens of the prompt.
+    """
+
+    def __init__(self, name: str, backbone: Backbone, tokens: int) -> None:
+        super().__init__(name, backbone)
+        self.tokens = tokens
+
+    def room(self, decoding: Decoding) -> Budget:
+        """At most so many tokens."""
+        budget = super().room(decoding)
+        return replace(budget, tokens=self.tokens if budget.tokens is None else min(budget.tokens, self.tokens))
+
+    def fitted(self, ask: Ask, shown: Sequence[Entry]) -> tuple[list[Message], bool]:
+        """The prompt with the end of the history, whatever the task would cut."""
+        budget = self.room(ask.decoding)
+        return fit(lambda part, _: ask.render(part, replace(budget, tokens=None)), shown, budget)
+
+    def estimate(self, size: Size) -> tuple[int, int]:
+        """At most the window is read for each question."""
+        return 0, min(size.full, self.tokens)

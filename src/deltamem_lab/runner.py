@@ -1,0 +1,350 @@
+"""Running methods on tasks: what is to be done, what is done already, and what it will cost."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deltamem_lab.backbone import Backbone
+from deltamem_lab.interface import Answer, Ask, Item, Method, Question, Task, as_messages
+from deltamem_lab.methods import MethodOptions, build_method
+from deltamem_lab.methods.bare import backbone_fingerprint
+from deltamem_lab.methods.base import Size
+from deltamem_lab.methods.fitting import fit
+from deltamem_lab.records import (
+    Record,
+    Writer,
+    check_same_run,
+    clip,
+    digest,
+    package_versions,
+    read_run,
+    shard_file,
+)
+from deltamem_lab.registry import PublishedSize
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task under one of its protocols, and how many of its items to take.
+
+    Attributes:
+        task: the benchmark.
+        protocol: one of its protocols.
+        seed: of the run; added to the seeds of sampling.
+        limit: the most items.
+    """
+
+    task: Task
+    protocol: str
+    seed: int = 0
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        done: questions answered by all methods together, of this shard, those of earlier runs included.
+        total: of how many.
+        seconds_left: an estimate from the pace so far; ``None`` at the beginning.
+        label: what has just been done.
+    """
+
+    done: int
+    total: int
+    seconds_left: float | None
+    label: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a method would do on a task.
+
+    Attributes:
+        task: the benchmark.
+        protocol: of it.
+        method: the method.
+        items: how many histories.
+        questions: how many.
+        write_tokens: tokens written.
+        prompt_tokens: tokens of all prompts, as many for every question as for the first about its history.
+        new_tokens: the most tokens generated.
+        published: whether the data is not here, and its published size was taken.
+    """
+
+    task: str
+    protocol: str
+    method: str
+    items: int
+    questions: int
+    write_tokens: int
+    prompt_tokens: int
+    new_tokens: int
+    published: bool = False
+
+
+@dataclass(frozen=True)
+class _Work:
+    """An item, the item whose history a control is given, and where it belongs."""
+
+    job: Job
+    item: Item
+    stranger: Item
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    methods: Sequence[str | Method],
+    backbone: Backbone,
+    output: Path,
+    *,
+    options: MethodOptions | None = None,
+    shard: tuple[int, int] = (0, 1),
+    admitted: Callable[[], None] = lambda: None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> int:
+    """Answers every question that no record answers yet, and appends a record for each.
+
+    Items are dealt to shards in turn; a shard reads the records of all, so it can also go on with another number of
+    them.
+
+    Args:
+        jobs: the tasks.
+        methods: the methods, or their names.
+        backbone: what answers.
+        output: the run's folder. It keeps what the run is in ``run.json``: model, template, options, and of each method
+            and task what was trained and which data it is.
+        options: of the methods.
+        shard: this one's number, from 0, and how many there are.
+        admitted: is called before the first question, once it is sure that the folder holds no other run.
+        progress: is told after each item and method.
+
+    Returns:
+        how many questions were answered now.
+
+    Raises:
+        ValueError: a method is not known, a record is damaged, or the folder holds another run.
+    """
+    number, count = shard
+    built = [build_method(one, backbone, options) if isinstance(one, str) else one for one in methods]
+    about = _About(backbone, {method.name: method.fingerprint for method in built})
+    check_same_run(output, about.run(jobs, options or MethodOptions()))
+    admitted()
+    done = {record.key for record in read_run(output)} if any(output.glob("records*.jsonl")) else set()
+    work = [one for place, one in enumerate(_work(jobs)) if place % count == number]
+    total = sum(len(one.item.questions) for one in work for method in built if _fits(method, one.item))
+    finished, answered, start = 0, 0, time.monotonic()
+    writer = Writer(shard_file(output, number, count))
+    try:
+        for one in work:
+            for method in (method for method in built if _fits(method, one.item)):
+                left = [q for q in one.item.questions if _key(one, q, method.name) not in done]
+                if left:
+                    writer.add(_answer(one, left, method, about))
+                finished += len(one.item.questions)
+                answered += len(left)
+                pace = (time.monotonic() - start) / answered if answered else None
+                remaining = None if pace is None else pace * (total - finished)
+                progress(Progress(finished, total, remaining, f"{one.job.task.name}, {method.name}"))
+    finally:
+        writer.close()
+    return answered
+
+
+def estimate(
+    jobs: Sequence[Job], methods: Sequence[str], backbone: Backbone, options: MethodOptions | None = None
+) -> Iterator[Estimate]:
+    """What each method would do on each task. Renders prompts and counts tokens; the model reads nothing.
+
+    Raises:
+        ValueError: a method is not known, or prompts cannot be rendered.
+    """
+    # Said now and not in the middle of a run, also where there is no data to render.
+    backbone.length([{"role": "user", "content": "Is there a chat template?"}])
+    built = [build_method(name, backbone, options) for name in methods]
+    for job in jobs:
+        items = list(job.task.items(job.protocol, job.limit))
+        sizes = {item.id: _size(job, item, backbone) for item in items if item.questions}
+        for method in built:
+            fitting = [item for item in items if item.id in sizes and _fits(method, item)]
+            if not fitting:
+                continue
+            spent = [method.estimate(sizes[item.id]) for item in fitting]
+            yield Estimate(
+                task=job.task.name,
+                protocol=job.protocol,
+                method=method.name,
+                items=len(fitting),
+                questions=sum(len(item.questions) for item in fitting),
+                write_tokens=sum(written for written, _ in spent),
+                prompt_tokens=sum(read * len(item.questions) for (_, read), item in zip(spent, fitting, strict=True)),
+                new_tokens=sum(
+                    job.task.decoding(item, question, job.protocol).max_new_tokens
+                    for item in fitting
+                    for question in item.questions
+                ),
+            )
+
+
+def estimate_published(
+    task: str,
+    protocol: str,
+    size: PublishedSize,
+    limit: int | None,
+    methods: Sequence[str],
+    backbone: Backbone,
+    options: MethodOptions | None = None,
+) -> Iterator[Estimate]:
+    """What each method would do on a task whose data is not here, by its published size: about as much."""
+    items = min(size.items, limit or size.items)
+    questions = round(size.questions * items / size.items)
+    full = size.bare if protocol == "no_context" else size.full
+    one = Size(size.history, size.bare, min(full, backbone.positions or full))
+    for method in (build_method(name, backbone, options) for name in methods):
+        if not size.history and method.needs_history:
+            continue
+        written, read = method.estimate(one)
+        yield Estimate(
+            task=task,
+            protocol=protocol,
+            method=method.name,
+            items=items,
+            questions=questions,
+            write_tokens=written * items,
+            prompt_tokens=read * questions,
+            new_tokens=size.new * questions,
+            published=True,
+        )
+
+
+def _fits(method: Method, item: Item) -> bool:
+    return bool(item.history) or not method.needs_history
+
+
+class _About:
+    """What every record says of the model and the packages, and the run of itself.
+
+    Args:
+        backbone: the model.
+        fingerprints: of what was trained for each method, the compressor among it.
+    """
+
+    def __init__(self, backbone: Backbone, fingerprints: Mapping[str, str]) -> None:
+        self.backbone = backbone
+        self.fingerprints = dict(fingerprints)
+        self.model = {"model": backbone.name, "model_revision": backbone.revision, "versions": package_versions()}
+
+    def run(self, jobs: Sequence[Job], options: MethodOptions) -> dict[str, Any]:
+        """What must stay the same for records to be of one run; see :func:`check_same_run`."""
+        template = json.dumps(self.backbone.template, sort_keys=True)
+        return {
+            "model": self.backbone.name,
+            "revision": self.backbone.revision,
+            "weights": backbone_fingerprint(self.backbone.model),
+            "template": f"{digest(str(self.backbone.tokenizer.chat_template))} with {template}",
+            "options": {"window": options.window, "turns": options.turns},
+            "methods": self.fingerprints,
+            "data": {
+                f"{job.task.name}, {job.protocol}, seed {job.seed}": {
+                    "revision": job.task.revision,
+                    **job.task.settings,
+                }
+                for job in jobs
+            },
+        }
+
+
+def _work(jobs: Sequence[Job]) -> Iterator[_Work]:
+    for job in jobs:
+        # Strangers come from all items, so that a limit that is raised later changes nobody's.
+        items = list(job.task.items(job.protocol))
+        for place, item in enumerate(items[: job.limit]):
+            others = (items[(place + step) % len(items)] for step in range(1, len(items)))
+            yield _Work(job, item, next((other for other in others if other.history != item.history), item))
+
+
+def _answer(work: _Work, questions: Sequence[Question], method: Method, about: _About) -> list[Record]:
+    job, item = work.job, work.item
+    if method.stranger and work.stranger is item:
+        raise ValueError(
+            f"{method.name} needs a second item with another history, and {job.task.name} has none; "
+            "leave the method out."
+        )
+    method.reset(_seed(job.seed, item.id))
+    method.observe(work.stranger.history if method.stranger else item.history)
+    answers = method.answer([_ask(job, item, question) for question in questions])
+    return [
+        _record(job, item, question, method.name, answer, about)
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+
+
+def _ask(job: Job, item: Item, question: Question) -> Ask:
+    decoding = job.task.decoding(item, question, job.protocol)
+    decoding = replace(decoding, seed=decoding.seed + job.seed)
+    return Ask(
+        question, lambda history, budget: job.task.prompt(item, question, history, job.protocol, budget), decoding
+    )
+
+
+def _record(job: Job, item: Item, question: Question, method: str, answer: Answer, about: _About) -> Record:
+    model: dict[str, Any] = about.model
+    return Record(
+        task=job.task.name,
+        protocol=job.protocol,
+        item=item.id,
+        question=question.id,
+        method=method,
+        seed=job.seed,
+        category=question.category,
+        source=item.source,
+        subsets=question.subsets,
+        ask=question.text,
+        gold=question.answers,
+        output=answer.text,
+        scores=job.task.score(item, question, answer.text, job.protocol),
+        main_metric=job.task.main_metric,
+        averages=job.task.averages,
+        prompt=clip(answer.prompt),
+        prompt_hash=digest(answer.prompt),
+        cost=answer.cost,
+        notes=dict(answer.notes),
+        data_revision=job.task.revision,
+        adapter=about.fingerprints[method],
+        axes=dict(question.axes),
+        weights=dict(question.weights),
+        settings=dict(job.task.settings),
+        **model,
+    )
+
+
+def _key(work: _Work, question: Question, method: str) -> tuple[str, str, str, str, str, int]:
+    return (work.job.task.name, work.job.protocol, work.item.id, question.id, method, work.job.seed)
+
+
+def _seed(seed: int, item: str) -> int:
+    """A seed for what is random about an item, the same in every shard."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{item}".encode()).digest()[:6], "big")
+
+
+def _size(job: Job, item: Item, backbone: Backbone) -> Size:
+    """Of the history, and of the prompts of its first question."""
+    ask = _ask(job, item, item.questions[0])
+    budget = backbone.budget(ask.decoding)
+    messages = as_messages(item.history)
+    # A history is not rendered whole: with many messages that takes as long as to read it.
+    first = messages[:1]
+    around = backbone.length(first, prompt=False) - backbone.count(first[0]["content"]) if first else 0
+    history = sum(backbone.count(message["content"]) + around for message in messages)
+    units = sum(not isinstance(entry, Mapping) or entry["role"] == "user" for entry in item.history)
+    return Size(
+        history=history,
+        unit=history / max(1, units),
+        bare=backbone.length(ask.render((), budget)),
+        full=backbone.length(fit(ask.render, item.history, budget)[0]),
+    )

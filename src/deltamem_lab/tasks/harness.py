@@ -1,0 +1,137 @@
+"""Any task of lm-evaluation-harness with a model that has a memory: IFEval, GPQA and whatever else it knows.
+
+IFEval's scores are the harness's own checkers'. They differ from the release's in one point: the release replaces
+the detection of languages by a list of stop words, which concerns 95 of the 834 instructions.
+"""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deltamem.state import MemoryState
+
+# What the release evaluates, with its answer lengths, where the harness's own differ.
+ANSWER_TOKENS = {"ifeval": 1500}
+
+
+@dataclass(frozen=True)
+class HarnessOptions:
+    """How the harness is run.
+
+    Attributes:
+        tasks: names of its tasks.
+        data: a file of JSON lines for a single task, instead of the Hub's data.
+        limit: the most items a task.
+        batch_size: requests a forward pass.
+        chat: render prompts with the tokenizer's chat template.
+        state: the memory every request starts from; empty by default.
+        write: whether prompts and answers are written.
+        seed: of everything random.
+        samples: keep every item's output and scores in the results.
+    """
+
+    tasks: tuple[str, ...]
+    data: Path | None = None
+    limit: int | None = None
+    batch_size: int = 1
+    chat: bool = True
+    state: MemoryState | None = None
+    write: bool = True
+    seed: int = 42
+    samples: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ValueError("Name at least one task of lm-evaluation-harness, such as ifeval.")
+        if self.data is not None and len(self.tasks) != 1:
+            raise ValueError(f"A file is the data of one task, not of {', '.join(self.tasks)}.")
+        if self.data is not None and not self.data.is_file():
+            raise ValueError(f"{self.data}: no such file.")
+
+
+def run_harness(model: Any, tokenizer: Any, options: HarnessOptions, **model_options: Any) -> dict[str, Any]:
+    """Runs tasks of lm-evaluation-harness and gives its results: scores by task, versions and, if asked, samples.
+
+    Args:
+        model: the model, bare or with an adapter.
+        tokenizer: its tokenizer.
+        options: what to run and how.
+        model_options: further arguments of the harness's ``HFLM``, such as ``enable_thinking=False``.
+
+    Raises:
+        ImportError: lm-eval is not installed; the message names the extra.
+        ValueError: there is no such task, or the state does not fit the model.
+    """
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise ImportError('Tasks of lm-evaluation-harness need lm-eval: pip install "deltamem[harness]"') from None
+    from deltamem_lab.tasks.harness_model import MemoryLM
+
+    known = TaskManager()
+    if unknown := sorted(set(options.tasks) - set(known.all_tasks)):
+        raise ValueError(f"lm-evaluation-harness has no task {', '.join(unknown)}; `lm-eval ls tasks` lists them.")
+    language_model = MemoryLM(
+        model,
+        tokenizer,
+        batch_size=options.batch_size,
+        state=options.state,
+        write=options.write,
+        **model_options,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        results = simple_evaluate(
+            language_model,
+            tasks=[
+                _changed(
+                    name, known.task_index[name].yaml_path, options.data, _answer_tokens(name, model), Path(folder)
+                )
+                for name in options.tasks
+            ],
+            limit=options.limit,
+            task_manager=known,
+            apply_chat_template=options.chat,
+            log_samples=options.samples,
+            bootstrap_iters=0,
+            random_seed=options.seed,
+            numpy_random_seed=options.seed,
+            torch_random_seed=options.seed,
+            fewshot_random_seed=options.seed,
+        )
+    return dict(results) if results else {}
+
+
+def _answer_tokens(name: str, model: Any) -> int | None:
+    """The most tokens of an answer where the harness's own number is not taken: at most half of the positions."""
+    if name not in ANSWER_TOKENS:
+        return None
+    positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return min(ANSWER_TOKENS[name], (positions or 2 * ANSWER_TOKENS[name]) // 2)
+
+
+def _changed(name: str, base: Path | None, data: Path | None, tokens: int | None, folder: Path) -> str:
+    """A task's name, or the file of one like it with other data or another answer length, written to ``folder``."""
+    changes: dict[str, Any] = {}
+    if data is not None:
+        # Whatever split the task asks for is the whole file.
+        files = dict.fromkeys(("train", "validation", "test"), str(data.resolve()))
+        changes = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
+    if tokens is not None:
+        changes["generation_kwargs"] = {
+            "until": [],
+            "do_sample": False,
+            "temperature": 0.0,
+            "max_gen_toks": tokens,
+        }
+    if not changes:
+        return name
+    if base is None:
+        raise ValueError(f"{name} is several tasks; a file can be the data of one.")
+    # JSON is YAML too.
+    text = json.dumps({"include": str(base), "task": name, **changes})
+    file = folder / f"{name}.yaml"
+    file.write_text(text, "utf-8")
+    return str(file)

@@ -1,0 +1,94 @@
+"""HotpotQA (Yang et al., 2018), distractor setting: ten passages, two of which answer the question together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deltamem.chat import Message
+from deltamem.train.data.converters.example import rows_of
+from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, Question, as_text
+from deltamem_lab.metrics.hotpotqa import hotpotqa_scores, hotpotqa_scores_as_released
+from deltamem_lab.tasks.rows import HubData, need, rows_from
+
+HUB = HubData("hotpotqa/hotpot_qa", ("distractor/validation-00000-of-00001.parquet",))
+_INSTRUCTIONS = "Answer the question using only the passages below.\nReply with a short span or yes/no only."
+_NOTHING = "No passages provided."
+
+
+class HotpotQA:
+    """HotpotQA's questions, one an item.
+
+    The protocols: ``release`` is the release's prompt and scores; ``official`` the same prompt with the scores of
+    the benchmark's own script; ``no_context`` shows no passage and scores as the release does. All are greedy.
+
+    Args:
+        data: the official JSON, rows as on the Hub, or Parquet; the Hub's validation split if not given.
+        revision: of the Hub's data.
+
+    Raises:
+        BadDataError: the data is not as it should be; the message names the row.
+    """
+
+    name = "hotpotqa"
+    protocols = ("release", "official", "no_context")
+    main_metric = "em"
+    averages: tuple[Average, ...] = ("question", "category")
+    settings: Mapping[str, str] = {}
+
+    def __init__(self, data: Path | None = None, *, revision: str | None = None) -> None:
+        rows = rows_from(data, HUB, revision)
+        self.revision = rows.revision
+        self._items = rows.items(_item, "a question of HotpotQA")
+
+    def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
+        """The questions in the data's order."""
+        yield from self._items[:limit]
+
+    def prompt(
+        self, item: Item, question: Question, history: Sequence[Entry], protocol: str, budget: Budget
+    ) -> list[Message]:
+        """The release's single message: instructions, numbered passages, the question."""
+        shown = [] if protocol == "no_context" else history
+        passages = [f"Passage {number} - {_titled(entry)}" for number, entry in enumerate(shown, start=1)]
+        context = "\n\n".join(passages) or _NOTHING
+        text = f"{_INSTRUCTIONS}\n\n{context}\n\nQuestion: {question.text}\nAnswer:"
+        return [{"role": "user", "content": text}]
+
+    def decoding(self, item: Item, question: Question, protocol: str) -> Decoding:
+        """Greedy, 32 tokens."""
+        return Decoding(32)
+
+    def score(self, item: Item, question: Question, output: str, protocol: str) -> dict[str, float]:
+        """Exact match and F1 of the answer's first line."""
+        scores = hotpotqa_scores if protocol == "official" else hotpotqa_scores_as_released
+        return scores(output, question.answers[0])
+
+
+def _item(row: dict[str, Any]) -> Item:
+    name = str(row.get("_id") or row.get("id") or "")
+    if not name:
+        raise ValueError("it has no id")
+    question = Question(
+        id=name,
+        text=need(row, "question", str),
+        answers=(need(row, "answer", str),),
+        category=str(row.get("type") or "untyped"),
+        subsets=(str(row["level"]),) if row.get("level") else (),
+    )
+    return Item(name, tuple(_passages(row)), (question,))
+
+
+def _passages(row: dict[str, Any]) -> Iterator[Document]:
+    context = row.get("context")
+    if isinstance(context, dict):
+        pairs = [(need(part, "title", str), need(part, "sentences", list)) for part in rows_of(context)]
+    elif isinstance(context, list) and all(isinstance(part, list) and len(part) == 2 for part in context):
+        pairs = [(title, sentences) for title, sentences in context]
+    else:
+        raise ValueError("'context' is missing or not a list of titles with sentences")
+    for title, sentences in pairs:
+        yield Document("".join(sentences), title=title)
+
+
+def _titled(entry: Entry) -> str:
+    return f"{entry.title}:\n{entry.text}" if isinstance(entry, Document) else as_text(entry)

@@ -1,0 +1,167 @@
+"""Where a benchmark's rows come from: a file, or a data set on the Hub at a given revision."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deltamem.train.data.converters.example import need
+from deltamem.train.data.converters.rows import read_rows
+from deltamem.train.data.lines import BadDataError
+from deltamem_lab.interface import Item
+
+__all__ = [
+    "BadDataError",
+    "HubData",
+    "Rows",
+    "digest",
+    "hub_file",
+    "hub_revision",
+    "need",
+    "read_rows",
+    "rows_from",
+    "texts",
+]
+
+
+@dataclass(frozen=True)
+class HubData:
+    """A data set on the Hub.
+
+    Attributes:
+        name: its id.
+        files: the paths of its files to read, in order.
+    """
+
+    name: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows and where each was found.
+
+    Attributes:
+        places: the file and number, or the data set, split and number, of each row.
+        rows: the rows.
+        revision: what a record says of the data: the Hub id and revision, or the file and its SHA-256.
+    """
+
+    places: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...]
+    revision: str
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        return zip(self.places, self.rows, strict=True)
+
+    def items(self, make: Callable[[dict[str, Any]], Item], what: str) -> list[Item]:
+        """An item of each row.
+
+        Args:
+            make: gives a row's item, or raises ``ValueError`` or ``TypeError``.
+            what: what a row should be, for the message.
+
+        Raises:
+            BadDataError: a row is not; the message names it.
+        """
+        items = []
+        for place, row in self:
+            try:
+                items.append(make(row))
+            except (ValueError, TypeError) as error:
+                raise BadDataError(f"{place} is not {what}: {error}.") from error
+        return items
+
+
+def rows_from(data: Path | None, hub: HubData, revision: str | None) -> Rows:
+    """The rows of a file if one is given, else of the Hub.
+
+    A file is JSON, JSON lines (either may be compressed with gzip) or Parquet; a folder is all its files.
+
+    Raises:
+        BadDataError: the data cannot be read, or a row is no object; the message names the file and the row.
+        ImportError: Parquet needs ``pyarrow``, which is not installed.
+        ValueError: a file and a revision are given.
+    """
+    if data is not None and revision is not None:
+        raise ValueError("A revision is one of the Hub; a file has none. Leave out the one or the other.")
+    if data is not None:
+        found, said = list(_file_rows(data)), digest(data)
+    else:
+        files = [hub_file(hub.name, file, revision) for file in hub.files]
+        found = [row for file in files for row in _file_rows(file)]
+        said = hub_revision(hub.name, files[0], revision)
+    for place, row in found:
+        if not isinstance(row, dict):
+            raise BadDataError(f"{place}: a row must be an object, not {type(row).__name__}.")
+    if not found:
+        raise BadDataError(f"{data or hub.name} has no rows.")
+    places, rows = zip(*found, strict=True)
+    return Rows(places, rows, said)
+
+
+def hub_file(name: str, file: str, revision: str | None) -> Path:
+    """A file of a data set on the Hub, from the cache if it is there.
+
+    Raises:
+        BadDataError: it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, file, repo_type="dataset", revision=revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise BadDataError(f"Cannot load {file} of {name} from the Hub; pass a file with --data. {reason}") from error
+
+
+def hub_revision(name: str, file: Path, asked: str | None) -> str:
+    """What a record says of a data set: its id, the commit of a downloaded file, and whether nobody asked for it."""
+    # The Hub's cache has the commit as the name of a folder.
+    commit = file.parts[file.parts.index("snapshots") + 1] if "snapshots" in file.parts else "unknown"
+    return f"{name}@{commit}{'' if asked else ' (unpinned)'}"
+
+
+def texts(row: dict[str, Any], name: str) -> list[str]:
+    """A field that is a list of texts.
+
+    Raises:
+        ValueError: the row has no such field, or something in it is no text.
+    """
+    values = need(row, name, list)
+    if not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{name!r} must be a list of texts")
+    return list(values)
+
+
+def digest(path: Path) -> str:
+    """The name of a file or folder, and the SHA-256 of what the file holds, or all files of the folder."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.read_bytes())
+    return f"{path.name}@sha256:{total.hexdigest()}"
+
+
+def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    if path.is_dir():
+        for file in sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")):
+            yield from _file_rows(file)
+    elif path.suffix == ".parquet":
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ImportError:
+            raise ImportError('Parquet files need pyarrow: pip install "deltamem[eval]"') from None
+        try:
+            rows = parquet.read_table(path).to_pylist()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise BadDataError(f"{path}: cannot be read ({error}).") from None
+        # The benchmark's files name their split, their rows do not.
+        split = path.name.split("-")[0]
+        for number, row in enumerate(rows, start=1):
+            yield f"{path}, row {number}", {"split": split, **row}
+    else:
+        yield from read_rows(path)

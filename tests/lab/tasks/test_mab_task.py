@@ -1,0 +1,235 @@
+import copy
+
+import pytest
+from bench_rows import ANY_ROOM, MAB, words, write_json, write_lines
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deltamem_lab.interface import Budget, Document
+from deltamem_lab.methods.fitting import fit
+from deltamem_lab.tasks.chunks import chunks_of, joined
+from deltamem_lab.tasks.episodes import (
+    LabelOptions,
+    banking77,
+    clinc150,
+    conflict_episodes,
+    label_episodes,
+    save_rows,
+)
+from deltamem_lab.tasks.mab_prompts import KINDS, clip, kind_of, official_messages
+from deltamem_lab.tasks.memoryagentbench import MemoryAgentBench
+from deltamem_lab.tasks.rows import BadDataError
+
+
+@pytest.fixture
+def task(tmp_path):
+    return MemoryAgentBench(write_lines(tmp_path / "mab.jsonl", [MAB]))
+
+
+def row(**metadata):
+    changed = copy.deepcopy(MAB)
+    changed["metadata"] |= metadata
+    return changed
+
+
+def test_the_release_has_one_prompt(task):
+    (item,) = task.items("release")
+    assert (item.source, item.questions[0].category) == ("icl_toy_2shot_balance", "Test_Time_Learning")
+    (message,) = task.prompt(item, item.questions[0], item.history, "release", ANY_ROOM)
+    assert message["content"] == (
+        "Use only the memory context below to answer the question.\n"
+        "Reply with a short entity, phrase, number, or sentence only.\n"
+        "If the answer is not supported by the context, reply exactly: I don't know.\n\n"
+        f"{MAB['context']}\n\nQuestion: play the blues\nAnswer:"
+    )
+    (bare,) = task.prompt(item, item.questions[0], item.history, "no_context", ANY_ROOM)
+    assert "jazz" not in bare["content"]
+    assert [bare] == task.prompt(item, item.questions[0], [], "release", ANY_ROOM)
+
+
+def test_the_authors_prompt_depends_on_the_source(task):
+    (item,) = task.items("official")
+    system, user = task.prompt(item, item.questions[0], item.history, "official", ANY_ROOM)
+    assert system["role"] == "system"
+    assert "the examples I have learned: \nplay some jazz" in user["content"]
+    assert 'Only output "label: {label}" and nothing else. \n\nplay the blues \n\n label:' in user["content"]
+    texts = {official_messages(kind, ["c"], "q?")[1]["content"] for kind in KINDS}
+    assert len(texts) == len(KINDS)
+    with pytest.raises(ValueError, match="no source"):
+        kind_of("other")
+
+
+def test_answers_are_scored_by_protocol(task):
+    (item,) = task.items("release")
+    score = lambda output, protocol: task.score(item, item.questions[1], output, protocol)["score"]  # noqa: E731
+    assert score("label: seven", "release") == 1
+    assert score("label: seven", "official") == 0
+    assert score("7\n", "official") == 1
+
+
+def test_contexts_are_clipped_to_the_room(tmp_path):
+    long = {**copy.deepcopy(MAB), "context": " ".join(f"word{n}" for n in range(3000))}
+    task = MemoryAgentBench(write_lines(tmp_path / "long.jsonl", [long]))
+    (item,) = task.items("release")
+    (message,) = task.prompt(item, item.questions[0], item.history, "release", words(400))
+    assert len(message["content"].split()) <= 400
+    assert "word0 " in message["content"]
+    assert "word2999" in message["content"]
+    assert "[... context truncated ...]" in message["content"]
+    user = task.prompt(item, item.questions[0], item.history, "official", words(2000))[1]["content"]
+    assert "word0 " not in user
+    assert "word2999" in user
+
+
+def test_what_the_template_adds_is_room_too(tmp_path):
+    long = {**copy.deepcopy(MAB), "context": " ".join(f"word{n}" for n in range(3000))}
+    (item,) = (task := MemoryAgentBench(write_lines(tmp_path / "long.jsonl", [long]))).items("release")
+
+    def template(messages):
+        return 50 + sum(len(message["content"].split()) for message in messages)
+
+    for tokens in (400, 401, 433):
+        (message,), cut = fit(
+            lambda history, budget: task.prompt(item, item.questions[0], history, "release", budget),
+            item.history,
+            Budget(tokens, template),
+        )
+        assert cut
+        assert template([message]) <= tokens
+        assert "word0 " in message["content"]
+        assert "[... context truncated ...]" in message["content"]
+
+
+def test_clip_keeps_a_third_of_the_beginning():
+    text = "a" * 600 + "b" * 600
+    mark = "\n\n[... context truncated ...]\n\n"
+    cut = clip(text, 300 + len(mark))
+    assert len(cut) == 300 + len(mark)
+    assert cut.startswith("a" * 100)
+    assert not cut.startswith("a" * 101)
+    assert cut.endswith("b" * 200)
+    assert clip("short", 5) == "short"
+
+
+@given(st.text(alphabet="ab. \n", max_size=300), st.integers(1, 40))
+def test_pieces_are_the_whole_text(text, size):
+    pieces = chunks_of(text, size)
+    assert "".join(pieces) == text
+    assert all(0 < len(piece) <= size for piece in pieces)
+
+
+def test_pieces_end_at_paragraphs_and_excerpts_are_kept_apart():
+    assert chunks_of("one one\n\ntwo two\n\nthree", 19) == ["one one\n\ntwo two\n\n", "three"]
+    assert joined([Document("one "), Document("two"), Document("three")]) == "one two\nthree"
+
+
+def test_judged_sources_need_a_judge_in_the_authors_protocol(tmp_path):
+    task = MemoryAgentBench(write_lines(tmp_path / "m.jsonl", [row(source="longmemeval_s*"), MAB]))
+    with pytest.raises(ValueError, match=r"longmemeval_s\*.*judge"):
+        list(task.items("official"))
+    assert len(list(task.items("release"))) == 2
+    chosen = MemoryAgentBench(tmp_path / "m.jsonl", sources=("icl",))
+    assert [item.source for item in chosen.items("official")] == ["icl_toy_2shot_balance"]
+    with pytest.raises(ValueError, match="no source"):
+        MemoryAgentBench(tmp_path / "m.jsonl", sources=("ruler",))
+
+
+def test_recommendations_need_the_names_of_the_films(tmp_path):
+    films = {**row(source="recsys_redial_full"), "answers": [["2"], ["3"]]}
+    data = write_lines(tmp_path / "m.jsonl", [films])
+    with pytest.raises(ValueError, match=r"entity2id\.json"):
+        MemoryAgentBench(data)
+    task = MemoryAgentBench(data, movies=write_json(tmp_path / "entity2id.json", {"x/Up": 2, "x/Alien": 3}))
+    (item,) = task.items("release")
+    assert task.score(item, item.questions[1], "1. Alien", "release")["score"] == 1
+    with pytest.raises(BadDataError, match="names"):
+        MemoryAgentBench(data, movies=write_json(tmp_path / "other.json", [1]))
+
+
+def test_questions_alone_are_about_nothing(tmp_path):
+    alone = {
+        "split": "Conflict_Resolution",
+        "source": "factconsolidation_sh_6k",
+        "qa_pair_id": "f0",
+        "question": "Who?",
+        "answers": ["Ada"],
+    }
+    (item,) = MemoryAgentBench(write_lines(tmp_path / "q.jsonl", [alone, {**alone, "qa_pair_id": "f1"}])).items(
+        "release"
+    )
+    assert item.history == ()
+    assert [question.id for question in item.questions] == ["f0", "f1"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({**MAB, "answers": [["4"]]}, "2 questions but 1 lists"),
+        ({**MAB, "answers": [["4"], []]}, "at least one"),
+        ({**MAB, "split": "Train"}, "Train"),
+        (row(source="imagenet"), "imagenet"),
+        ({**MAB, "metadata": None}, "metadata"),
+        ({"question": "Who?"}, "source"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, bad, message):
+    with pytest.raises(BadDataError, match=r"bad\.jsonl:2.*" + message):
+        MemoryAgentBench(write_lines(tmp_path / "bad.jsonl", [MAB, bad]))
+
+
+def test_label_episodes_are_rows_of_the_benchmark(tmp_path):
+    lines = ["text,category", *(f'"say {label} {n}",{label}' for label in ("red", "blue", "green") for n in range(6))]
+    (tmp_path / "banking.csv").write_text("\n".join(lines), "utf-8")
+    examples = banking77(tmp_path / "banking.csv")
+    options = LabelOptions(labels=2, shots=3, questions=4, episodes=5)
+    rows = label_episodes("banking77", examples, options)
+    assert rows == label_episodes("banking77", examples, options)
+    save_rows(rows, tmp_path / "rows.jsonl")
+    items = list(MemoryAgentBench(tmp_path / "rows.jsonl").items("official"))
+    assert len(items) == 5
+    for item in items:
+        context = joined(item.history)
+        shown = dict(block.split("\nlabel: ") for block in context.split("\n\n"))
+        meaning = {label: said.split()[1] for said, label in shown.items()}
+        assert item.source == "icl_banking77_6shot_balance"
+        assert len(item.questions) == 4
+        for question in item.questions:
+            assert question.text not in shown
+            assert meaning[question.answers[0]] == question.text.split()[1]
+    with pytest.raises(ValueError, match="3 labels"):
+        label_episodes("banking77", examples, LabelOptions(labels=4, shots=3, questions=4))
+    with pytest.raises(ValueError, match="shots"):
+        LabelOptions(shots=0)
+
+
+def test_sources_of_labels_name_what_is_bad(tmp_path):
+    (tmp_path / "bad.csv").write_text("text,category\nhello,greet\nhello,\n", "utf-8")
+    with pytest.raises(BadDataError, match=r"bad\.csv:3"):
+        banking77(tmp_path / "bad.csv")
+    assert clinc150(write_json(tmp_path / "c.json", {"train": [["hi", "greet"], ["yo", "greet"]]})) == {
+        "greet": ["hi", "yo"]
+    }
+    with pytest.raises(BadDataError, match="train row 1"):
+        clinc150(write_json(tmp_path / "c.json", {"train": ["hi"]}))
+    with pytest.raises(BadDataError, match="CLINC150"):
+        clinc150(write_json(tmp_path / "c.json", {"test": []}))
+
+
+@given(st.integers(0, 5), st.integers(5, 12), st.integers(0, 99))
+def test_the_fact_with_the_larger_number_holds(changes, facts, seed):
+    for made in conflict_episodes(facts=facts, changes=changes, episodes=2, seed=seed):
+        lines = made["context"].splitlines()[1:]
+        assert [line.split(". ")[0] for line in lines] == [str(n) for n in range(facts + changes)]
+        assert len(made["questions"]) == facts
+        for question, (answer,) in zip(made["questions"], made["answers"], strict=True):
+            person = next(
+                w for w in question.rstrip("?").split() if w[0].isupper() and w not in ("In", "Which", "What")
+            )
+            kind = next(word for word in ("live", "play", "work") if word in question)
+            told = [line for line in lines if f" {person} {kind}" in line]
+            assert answer in told[-1]
+
+
+def test_conflicts_that_cannot_be():
+    with pytest.raises(ValueError, match="9 changed"):
+        conflict_episodes(facts=8, changes=9)
