@@ -87,7 +87,7 @@ def test_keys_rotate(opened: Opened) -> None:
 
 def test_many_rows_are_rotated_in_batches(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(opened(keys=StateKeys.from_text(ONE), keep_messages=True))
-    monkeypatch.setattr("deltamem.store.rotation._BATCH", 2)
+    monkeypatch.setattr("deltamem.store.upkeep.ENCRYPTED_AT_ONCE", 2)
     assert opened(keys=StateKeys.from_text(f"{TWO},{ONE}")).rekey() == 15
     assert said(opened(keys=StateKeys.from_text(TWO)), "other") == ["my canary is tother1", "my canary is tother2"]
 

@@ -16,7 +16,7 @@ from deltamem.store import (
     UnavailableError,
     Version,
 )
-from deltamem.store.writing import add
+from deltamem.store.versions import add
 
 Opened = Callable[..., SessionStore]
 

@@ -49,7 +49,7 @@ def test_rows_are_counted_by_their_key(opened: Opened) -> None:
 
 
 def test_sessions_are_trimmed_to_their_last_versions(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deltamem.store.trimming._BATCH", 2)
+    monkeypatch.setattr("deltamem.store.upkeep.TRIMMED_AT_ONCE", 2)
     store = opened(keep_messages=True, keep_versions=None)
     for name, count in (("a", 4), ("b", 1), ("c", 5), ("d", 3)):
         turns(store, "t", name, count)
@@ -72,7 +72,7 @@ def test_sessions_are_trimmed_to_their_last_versions(opened: Opened, monkeypatch
 
 
 def test_what_has_expired_is_purged_by_small_transactions(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deltamem.store.keeping._BATCH", 2)
+    monkeypatch.setattr("deltamem.store.upkeep.PURGED_AT_ONCE", 2)
     store = opened(keep_messages=True)
     for number in range(5):
         turns(store, f"t{number}", "gone", 1)

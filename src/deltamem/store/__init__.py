@@ -20,7 +20,6 @@ from deltamem.store.errors import (
     StoreError,
     UnavailableError,
 )
-from deltamem.store.keeping import Changes
 from deltamem.store.records import (
     Commit,
     KeyLimits,
@@ -33,7 +32,7 @@ from deltamem.store.records import (
     Version,
     VersionInfo,
 )
-from deltamem.store.sessions import SessionStore
+from deltamem.store.sessions import Changes, SessionStore
 
 __all__ = [
     "NAME_PATTERN",

@@ -11,8 +11,8 @@ from sqlalchemy import Row, bindparam, insert, select, update
 
 from deltamem.store.checks import check_label, check_name, check_number
 from deltamem.store.errors import NotFoundError, UnavailableError
+from deltamem.store.lookup import now
 from deltamem.store.records import KeyLimits, KeyRecord, NewKey
-from deltamem.store.rows import now
 from deltamem.store.schema import api_keys
 from deltamem.store.sessions import SessionStore
 

@@ -1,31 +1,86 @@
-"""Where sessions live: tenants, sessions, and the versions of their memories."""
+"""The store: the sessions of tenants, and what an operator does with all of them."""
 
 import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Self
+from types import TracebackType
+from typing import Self, TypedDict, Unpack
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, delete, func, select, update
 
-from deltamem.store.checks import check_fingerprint, check_number, check_state, check_tokens
+from deltamem.store import upkeep
+from deltamem.store.checks import (
+    check_fingerprint,
+    check_label,
+    check_moment,
+    check_name,
+    check_number,
+    check_state,
+    check_tokens,
+)
+from deltamem.store.database import Database
 from deltamem.store.encryption import StateKeys
-from deltamem.store.engine import Database
-from deltamem.store.errors import InvalidError, NotFoundError, StoreError, UnavailableError
-from deltamem.store.keeping import Keeping
-from deltamem.store.messages import read_messages
-from deltamem.store.reading import place_of
-from deltamem.store.records import Commit, SessionRecord, Version
-from deltamem.store.rows import find, lock, lock_for_version, now
-from deltamem.store.schema import VERSION, found_version, prepare
-from deltamem.store.versions import first_version, read_version, version_before
-from deltamem.store.writing import Rules, add, advance, begin
+from deltamem.store.errors import (
+    FingerprintError,
+    FrozenError,
+    InvalidError,
+    NotFoundError,
+    SchemaError,
+    StoreError,
+    UnavailableError,
+)
+from deltamem.store.lookup import (
+    Order,
+    alive,
+    find,
+    label_columns,
+    lock,
+    lock_for_version,
+    not_found,
+    now,
+    page,
+    place_of,
+)
+from deltamem.store.messages import drop_unreachable, previous_message, read_messages
+from deltamem.store.records import Commit, Page, SessionRecord, StoredMessage, StoreStats, Version, VersionInfo
+from deltamem.store.schema import VERSION, api_keys, check_version, found_version, prepare, sessions, versions
+from deltamem.store.versions import (
+    INFO,
+    Rules,
+    add,
+    advance,
+    begin,
+    drop_versions,
+    first_version,
+    load_row,
+    no_version,
+    read_end,
+    read_version,
+    version_before,
+    version_info,
+    whole_version,
+)
 
 _log = logging.getLogger(__name__)
 
 
-class SessionStore(Keeping):
+class Changes(TypedDict, total=False):
+    """What can be changed of a session.
+
+    Attributes:
+        label: a line for people, or none.
+        expires: from when on the session is gone; ``None`` for never.
+        frozen: whether writes are refused.
+    """
+
+    label: str | None
+    expires: datetime | None
+    frozen: bool
+
+
+class SessionStore:
     """Sessions in a database, SQLite or PostgreSQL, used by any number of threads and processes.
 
     What a method has returned is durable. Every method works within one tenant, and what another tenant
@@ -82,6 +137,26 @@ class SessionStore(Keeping):
             raise
         return cls(database, keys, keep_messages=keep_messages, keep_versions=keep_versions)
 
+    def __init__(
+        self, database: Database, keys: StateKeys | None, *, keep_messages: bool, keep_versions: int | None
+    ) -> None:
+        self.database = database
+        self.keep_messages = keep_messages
+        self.keep_versions = keep_versions
+        self._keys = keys
+
+    def close(self) -> None:
+        """Closes the connections. Later calls are refused."""
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def create(
         self,
         tenant: str,
@@ -115,6 +190,161 @@ class SessionStore(Keeping):
             begin(connection, self._keys, place, version, label=label, expires=expires)
             return find(connection, place)
 
+    def get(self, tenant: str, session: str) -> SessionRecord:
+        """A session's record.
+
+        Raises:
+            NotFoundError: it is not there.
+        """
+        place = place_of(tenant, session)
+        with self.database.read() as connection:
+            return find(connection, place)
+
+    def list(
+        self,
+        tenant: str,
+        *,
+        label: str | None = None,
+        search: str | None = None,
+        limit: int = 50,
+        after: str | None = None,
+        order: Order = "updated",
+    ) -> Page:
+        """A tenant's sessions, the latest first.
+
+        Args:
+            tenant: whose.
+            label: only those with exactly this label.
+            search: only those whose label holds this text, in any case.
+            limit: how many, up to 1000.
+            after: the ``after`` of the page before.
+            order: by ``updated``, as people look for them; or by ``created``, where a session that is
+                written between two pages cannot move from one to the other.
+        """
+        check_name("tenant", tenant)
+        label, search = check_label(label), check_label(search)
+        with self.database.read() as connection:
+            return page(connection, tenant, label=label, search=search, limit=limit, after=after, order=order)
+
+    def survey(self, tenant: str, session: str) -> tuple[SessionRecord, Version, int]:
+        """A session's record, its current version, and how many versions are kept, all of one moment.
+
+        Raises:
+            NotFoundError: the session is not there.
+            EncryptionError: the memory cannot be decrypted.
+        """
+        place = place_of(tenant, session)
+        kept = select(func.count()).select_from(versions).where(place.within(versions))
+        with self.database.read() as connection:
+            record = find(connection, place)
+            head, _ = read_version(connection, self._keys, place, record.head)
+            return record, head, connection.execute(kept).scalar_one()
+
+    def load(
+        self,
+        tenant: str,
+        session: str,
+        version: int | None = None,
+        *,
+        expect: str | None = None,
+        writable: bool = False,
+    ) -> Version:
+        """A version with its memory; the head by default.
+
+        Args:
+            tenant: whose.
+            session: which.
+            version: which version.
+            expect: the fingerprint of the adapter that is going to use it.
+            writable: refuse a session that is frozen.
+
+        Raises:
+            NotFoundError: the session or the version is not there.
+            FrozenError: the session is frozen, and was asked for to be written.
+            FingerprintError: the memory belongs to another adapter than the expected one.
+            EncryptionError: the memory cannot be decrypted.
+        """
+        place = place_of(tenant, session)
+        number = None if version is None else check_number("version", version)
+        with self.database.read() as connection:
+            row = load_row(connection, place, number)
+            if row is None:
+                head = find(connection, place).head
+                raise no_version(connection, place, number or head)
+        if writable and row.frozen:
+            raise FrozenError(f"Session {session!r} is frozen: read it without writing, unfreeze it, or fork it.")
+        found = whole_version(self._keys, place, row)
+        if expect is not None and found.fingerprint != expect:
+            raise FingerprintError(
+                f"The memory of session {session!r} was written by another adapter ({found.fingerprint[:12]}…) than "
+                f"the one in use ({expect[:12]}…) and means nothing to it. Use the adapter it was written with, or "
+                "have the session forget it, to start fresh."
+            )
+        return found
+
+    def versions(
+        self, tenant: str, session: str, *, limit: int = 100, before: int | None = None
+    ) -> tuple[VersionInfo, ...]:
+        """The session's timeline as far as it is kept, the latest first.
+
+        Args:
+            tenant: whose.
+            session: which.
+            limit: how many.
+            before: only versions below this number.
+
+        Raises:
+            NotFoundError: the session is not there.
+        """
+        place = place_of(tenant, session)
+        wanted = (
+            select(*INFO)
+            .where(place.within(versions))
+            .order_by(versions.c.number.desc())
+            .limit(check_number("limit", limit))
+        )
+        if before is not None:
+            wanted = wanted.where(versions.c.number < check_number("before", before))
+        with self.database.read() as connection:
+            find(connection, place)
+            return tuple(version_info(row) for row in connection.execute(wanted))
+
+    def messages(
+        self,
+        tenant: str,
+        session: str,
+        *,
+        version: int | None = None,
+        limit: int = 100,
+        before: int | None = None,
+    ) -> tuple[StoredMessage, ...]:
+        """The last messages that led to a version (the head by default), oldest first.
+
+        Those of turns that were rolled back are not among them; a version they led to still has them.
+        A store that keeps no messages has none.
+
+        Args:
+            tenant: whose.
+            session: which.
+            version: the log as it was at this version.
+            limit: how many.
+            before: only messages before the one at this position.
+
+        Raises:
+            NotFoundError: the session or the version is not there.
+            EncryptionError: a message cannot be decrypted.
+        """
+        place = place_of(tenant, session)
+        limit = check_number("limit", limit)
+        with self.database.read() as connection:
+            head = find(connection, place).head
+            if before is not None:
+                tail = previous_message(connection, place, check_number("before", before))
+            else:
+                number = head if version is None else check_number("version", version)
+                tail, _ = read_end(connection, place, number)
+            return tuple(read_messages(connection, self._keys, place, tail, limit))
+
     def commit(self, commit: Commit) -> Version:
         """Adds a version after the head, and its messages if the store keeps them, in one transaction.
 
@@ -127,7 +357,7 @@ class SessionStore(Keeping):
         with self.database.write() as connection:
             return add(connection, self._rules, commit)
 
-    def commit_all(self, commits: Sequence[Commit]) -> list[Version | Exception]:
+    def commit_all(self, commits: Sequence[Commit]) -> Sequence[Version | Exception]:
         """Several commits in one transaction, which waits for the disk once.
 
         Each is there in whole or not at all, and one that is refused leaves the others as they are. None is durable
@@ -222,6 +452,128 @@ class SessionStore(Keeping):
             again = replace(found, number=row.head + 1, parent=row.head, origin=number, kind="rollback", created=now())
             advance(connection, self._rules, place, again, tail, positions=row.positions)
         return again
+
+    def change(self, tenant: str, session: str, **changes: Unpack[Changes]) -> SessionRecord:
+        """Changes what is given, all of it or nothing: ``label``, ``expires``, ``frozen``.
+
+        Raises:
+            NotFoundError: the session is not there.
+            InvalidError: a value is not one.
+        """
+        place = place_of(tenant, session)
+        if "label" in changes:
+            check_label(changes["label"])
+        if "expires" in changes:
+            changes["expires"] = check_moment(changes["expires"])
+        values = {**changes, **(label_columns(changes["label"]) if "label" in changes else {})}
+        with self.database.write() as connection:
+            lock(connection, place)
+            record = find(connection, place)
+            if values:
+                connection.execute(update(sessions).where(place.within(sessions)).values(values))
+        return replace(record, **changes)
+
+    def prune(self, tenant: str, session: str, keep: int = 1) -> SessionRecord:
+        """Deletes all but the last ``keep`` versions, and the messages that only those held.
+
+        After a commit of the kind ``forget`` this is what makes the forgotten irrecoverable.
+
+        Raises:
+            NotFoundError: the session is not there.
+        """
+        place = place_of(tenant, session)
+        check_number("keep", keep)
+        with self.database.write() as connection:
+            head = lock(connection, place).head
+            drop_versions(connection, place, head - keep + 1)
+            drop_unreachable(connection, place)
+            record = find(connection, place)
+        self.database.scrub()
+        return record
+
+    def delete(self, tenant: str, session: str) -> None:
+        """Deletes a session, frozen or not, with all its versions and messages.
+
+        Raises:
+            NotFoundError: it is not there.
+        """
+        place = place_of(tenant, session)
+        with self.database.write() as connection:
+            if not connection.execute(delete(sessions).where(place.within(sessions))).rowcount:
+                raise not_found(session)
+        self.database.scrub()
+
+    def check(self) -> None:
+        """Asks the database for the version of its tables: raises if the store is not ready to serve.
+
+        Raises:
+            SchemaError: the tables are gone, or were made newer while this process ran.
+        """
+        with self.database.read() as connection:
+            found = found_version(connection)
+        if found is None:
+            raise self.database.error(SchemaError, "{store} has lost its tables. Restore a backup.")
+        check_version(found)
+
+    def stats(self, tenant: str | None = None) -> StoreStats:
+        """How much is stored, of all tenants or of one; it goes through everything, so it takes a while."""
+        if tenant is not None:
+            check_name("tenant", tenant)
+        with self.database.read() as connection:
+            return upkeep.count(connection, tenant)
+
+    def count(self) -> int:
+        """How many sessions there are, of all tenants, without those that have expired."""
+        with self.database.read() as connection:
+            return connection.execute(select(func.count()).select_from(sessions).where(alive(now()))).scalar_one()
+
+    def surplus(self, keep: int) -> int:
+        """How many versions, of all tenants, are older than the last ``keep`` of their session."""
+        with self.database.read() as connection:
+            return upkeep.count_surplus(connection, check_number("keep", keep))
+
+    def purge_expired(self, moment: datetime | None = None) -> int:
+        """Deletes the sessions, of all tenants, that have expired, and returns how many there were.
+
+        It goes by small transactions, beside running servers; they do it themselves every minute.
+        """
+        gone = upkeep.purge(self.database, check_moment(moment) or now())
+        if gone:
+            self.database.scrub()
+        return gone
+
+    def trim(self, keep: int) -> int:
+        """Deletes all but the last ``keep`` versions of every session, of all tenants; returns how many.
+
+        A server does so with each commit; this is for sessions that nobody writes to any more after it was told to
+        keep fewer. It goes by small transactions and can be broken off and repeated, beside running servers.
+        """
+        gone = upkeep.trim(self.database, check_number("keep", keep))
+        if gone:
+            self.database.scrub()
+        return gone
+
+    def rekey(self) -> int:
+        """Encrypts every row that is not encrypted with the current key anew; returns how many there were.
+
+        It goes by small transactions and can be broken off and repeated, beside a server that runs with the
+        same keys. Once it has returned, and every server has the new key first, the old keys can go.
+
+        Raises:
+            EncryptionError: the store was opened without keys, or a row cannot be decrypted.
+        """
+        rows = upkeep.rekey(self.database, self._keys)
+        self.database.scrub()
+        return rows
+
+    def delete_tenant(self, tenant: str) -> int:
+        """Deletes everything a tenant has, API keys too, and returns how many sessions that were."""
+        check_name("tenant", tenant)
+        with self.database.write() as connection:
+            connection.execute(delete(api_keys).where(api_keys.c.tenant == tenant))
+            gone = connection.execute(delete(sessions).where(sessions.c.tenant == tenant)).rowcount
+        self.database.scrub()
+        return gone
 
     def _alone(self, commit: Commit) -> Version | Exception:
         try:

@@ -1,15 +1,27 @@
-"""Rows of versions: the memories of a session, and how they follow one another."""
+"""Versions: the memories of a session, how they follow one another, and how a new one is added."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, Row, Select, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
+from deltamem.store.checks import (
+    check_fingerprint,
+    check_kind,
+    check_label,
+    check_moment,
+    check_number,
+    check_state,
+    check_tokens,
+)
 from deltamem.store.encryption import StateKeys, row_context, seal, unseal
-from deltamem.store.errors import InvalidError, NotFoundError
-from deltamem.store.messages import drop_unreachable
-from deltamem.store.records import Version, VersionInfo
-from deltamem.store.schema import Place, named_session, versions
+from deltamem.store.errors import ConflictError, ExistsError, FingerprintError, InvalidError, NotFoundError
+from deltamem.store.lookup import LIVING, alive, label_columns, lock_for_version, now, place_of
+from deltamem.store.messages import append_messages, check_messages, drop_unreachable, numbered
+from deltamem.store.records import Commit, StoredMessage, Version, VersionInfo
+from deltamem.store.schema import Place, named_session, sessions, versions
 
 # After these the log begins anew, or goes on from an earlier place.
 LOG_CUTS = ("rollback", "forget", "import")
@@ -24,6 +36,30 @@ _DELETE_BEFORE = (
     .where(named_session(versions), versions.c.number < bindparam("at_number"))
     .returning(versions.c.kind)
 )
+
+# A version with its memory, the head unless ``number`` says which.
+_LOADED = (
+    WHOLE.add_columns(sessions.c.frozen)
+    .join_from(
+        sessions,
+        versions,
+        and_(
+            versions.c.tenant == sessions.c.tenant,
+            versions.c.session == sessions.c.session,
+            versions.c.number == func.coalesce(bindparam("number", type_=versions.c.number.type), sessions.c.head),
+        ),
+    )
+    .where(LIVING)
+)
+_UPDATE = update(sessions).where(named_session(sessions))
+
+
+class Rules(NamedTuple):
+    """How a store writes: its keys, whether it keeps messages, and how many versions of a session."""
+
+    keys: StateKeys | None
+    keep_messages: bool
+    keep_versions: int | None
 
 
 def write_version(
@@ -58,6 +94,11 @@ def whole_version(keys: StateKeys | None, place: Place, row: Row[Any]) -> Versio
     """
     state = unseal(keys, row.key_id, row.state, row_context(*place, row.number, "state"))
     return Version(**_info(row), state=state)
+
+
+def load_row(connection: Connection, place: Place, number: int | None) -> Row[Any] | None:
+    """The row of a version that :func:`whole_version` takes, the head by default, and whether its session is frozen."""
+    return connection.execute(_LOADED, place.named(moment=now(), number=number)).one_or_none()
 
 
 def read_end(connection: Connection, place: Place, number: int) -> tuple[int | None, str]:
@@ -120,6 +161,91 @@ def no_version(connection: Connection, place: Place, number: int) -> NotFoundErr
     kept = select(func.min(versions.c.number), func.max(versions.c.number)).where(place.within(versions))
     oldest, latest = connection.execute(kept).one()
     return NotFoundError(f"Session {place.session!r} has no version {number}: {oldest} to {latest} are kept.")
+
+
+def begin(
+    connection: Connection,
+    keys: StateKeys | None,
+    place: Place,
+    version: Version,
+    *,
+    label: str | None = None,
+    expires: datetime | None = None,
+    log: Sequence[StoredMessage] = (),
+    origin: tuple[str | None, int | None] = (None, None),
+) -> None:
+    """Makes a session with its first version.
+
+    Raises:
+        ExistsError: the tenant has a session of that name.
+    """
+    row = place.row() | {
+        "head": version.number,
+        "positions": len(log),
+        "frozen": False,
+        "created": version.created,
+        "updated": version.created,
+        "expires": check_moment(expires),
+        "origin_session": origin[0],
+        "origin_version": origin[1],
+        **label_columns(check_label(label)),
+    }
+    connection.execute(delete(sessions).where(place.within(sessions), ~alive(version.created)))
+    try:
+        connection.execute(insert(sessions).values(row))
+    except IntegrityError:
+        raise ExistsError(f"There is a session {place.session!r} already; choose another name.") from None
+    tail = append_messages(connection, keys, place, log, None)
+    write_version(connection, keys, place, version, tail)
+
+
+def advance(
+    connection: Connection, rules: Rules, place: Place, version: Version, tail: int | None, *, positions: int
+) -> None:
+    """Makes a version the head of a session that the transaction has locked, and drops those that are too old."""
+    write_version(connection, rules.keys, place, version, tail)
+    moved = {"head": version.number, "positions": positions, "updated": version.created}
+    connection.execute(_UPDATE, place.named(**moved))
+    if rules.keep_versions is not None and version.number > rules.keep_versions:
+        drop_versions(connection, place, version.number - rules.keep_versions + 1)
+
+
+def add(connection: Connection, rules: Rules, commit: Commit) -> Version:
+    """Does what a commit asks for; see :meth:`SessionStore.commit` for what it raises."""
+    place = place_of(commit.tenant, commit.session)
+    check_messages(commit.messages)
+    kind, state, tokens = check_kind(commit.kind), check_state(commit.state), check_tokens(commit.tokens)
+    parent = commit.parent if commit.begin is None else _begin_with(connection, rules, place, commit, commit.begin)
+    row = lock_for_version(connection, place, check_number("parent", parent))
+    log_end, before = read_end(connection, place, parent)
+    written_by = before if commit.fingerprint is None else check_fingerprint(commit.fingerprint)
+    anew = kind in LOG_CUTS
+    if written_by != before and not anew:
+        raise FingerprintError(
+            f"Session {commit.session!r} was written by the adapter {before[:12]}… and this {kind} by "
+            f"{written_by[:12]}…. Start fresh with the kind forget or import."
+        )
+    version = Version(parent + 1, parent, None, kind, tokens, written_by, now(), state)
+    logged = commit.messages if rules.keep_messages else ()
+    placed = numbered(logged, after=row.positions, version=version.number, created=version.created)
+    tail = append_messages(connection, rules.keys, place, placed, None if anew else log_end)
+    advance(connection, rules, place, version, tail, positions=row.positions + len(placed))
+    return version
+
+
+def _begin_with(connection: Connection, rules: Rules, place: Place, commit: Commit, memory: bytes) -> int:
+    """Puts the memory that a commit begins with before it, and gives the number of that version."""
+    fingerprint, state = check_fingerprint(commit.fingerprint or ""), check_state(memory)
+    if commit.parent == 0:
+        try:
+            begin(connection, rules.keys, place, first_version("create", state, 0, fingerprint, now()))
+        except ExistsError:
+            raise ConflictError(place.session, 0, 1) from None
+        return 1
+    row = lock_for_version(connection, place, check_number("parent", commit.parent))
+    empty = Version(row.head + 1, row.head, None, "forget", 0, fingerprint, now(), state)
+    advance(connection, rules, place, empty, None, positions=row.positions)
+    return empty.number
 
 
 def _info(row: Row[Any]) -> dict[str, Any]:

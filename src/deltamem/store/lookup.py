@@ -1,4 +1,4 @@
-"""Rows of sessions: finding, locking and listing them, always within a tenant."""
+"""Finding, locking and listing sessions, always within a tenant."""
 
 import base64
 import binascii
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sqlalchemy import BindParameter, ColumnElement, Connection, Row, and_, bindparam, literal, or_, select, tuple_
 
-from deltamem.store.checks import fold
+from deltamem.store.checks import check_name, fold
 from deltamem.store.errors import ConflictError, FrozenError, InvalidError, NotFoundError
 from deltamem.store.records import Page, SessionRecord
 from deltamem.store.schema import Place, named_session, sessions, versions
@@ -40,6 +40,15 @@ _RECORDS = select(sessions, versions.c.fingerprint, versions.c.tokens).join(
 )
 _RECORD = _RECORDS.where(LIVING)
 _LOCKED = select(sessions).where(LIVING).with_for_update()
+
+
+def place_of(tenant: str, session: str) -> Place:
+    """Where the rows of a session are, if both names are ones.
+
+    Raises:
+        InvalidError: one is not.
+    """
+    return Place(check_name("tenant", tenant), check_name("session", session))
 
 
 def not_found(session: str) -> NotFoundError:

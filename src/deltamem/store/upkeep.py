@@ -1,0 +1,152 @@
+"""What an operator does with a whole store: counting, deleting what is old, encrypting anew. By small transactions."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, Table, and_, delete, func, or_, select, tuple_, update
+
+from deltamem.store.database import Database
+from deltamem.store.encryption import StateKeys, row_context, seal, unseal
+from deltamem.store.errors import EncryptionError
+from deltamem.store.lookup import alive, now
+from deltamem.store.records import StoreStats
+from deltamem.store.schema import VERSION, Place, api_keys, found_version, messages, sessions, versions
+from deltamem.store.versions import drop_versions
+
+PURGED_AT_ONCE = 200
+TRIMMED_AT_ONCE = 50
+ENCRYPTED_AT_ONCE = 200
+_OF_SESSION = and_(versions.c.tenant == sessions.c.tenant, versions.c.session == sessions.c.session)
+# Each table's number within a session, its encrypted column, and the name that the ciphertext is bound to.
+_ENCRYPTED = ((versions, "number", "state", "state"), (messages, "position", "body", "message"))
+
+
+def count(connection: Connection, tenant: str | None) -> StoreStats:
+    """How much there is of a tenant's, or of all."""
+    expired = func.count().filter(sessions.c.expires <= now())
+    tenants, held, gone = connection.execute(
+        _of(sessions, tenant, func.count(sessions.c.tenant.distinct()), func.count(), expired)
+    ).one()
+    states, state_bytes, state_keys = _rows(connection, versions, "state", tenant)
+    logged, message_bytes, message_keys = _rows(connection, messages, "body", tenant)
+    keys = connection.execute(_of(api_keys, tenant, func.count()).where(api_keys.c.revoked.is_(None))).scalar_one()
+    return StoreStats(
+        schema_version=found_version(connection) or VERSION,
+        tenants=tenants,
+        sessions=held,
+        expired=gone,
+        versions=states,
+        messages=logged,
+        state_bytes=state_bytes,
+        message_bytes=message_bytes,
+        rows_by_key={key: state_keys.get(key, 0) + message_keys.get(key, 0) for key in {**state_keys, **message_keys}},
+        api_keys=keys,
+    )
+
+
+def _rows(
+    connection: Connection, table: Table, column: str, tenant: str | None
+) -> tuple[int, int, dict[str | None, int]]:
+    """Rows, the bytes of their column, and rows by the key that encrypts them."""
+    wanted = _of(table, tenant, table.c.key_id, func.count(), func.sum(func.length(table.c[column])))
+    found = connection.execute(wanted.group_by(table.c.key_id)).all()
+    return (
+        sum(rows for _, rows, _ in found),
+        sum(int(size) for _, _, size in found),
+        {key: rows for key, rows, _ in found},
+    )
+
+
+def _of(table: Table, tenant: str | None, *columns: Any) -> Select[Any]:
+    wanted = select(*columns).select_from(table)
+    return wanted if tenant is None else wanted.where(table.c.tenant == tenant)
+
+
+def purge(database: Database, moment: datetime) -> int:
+    """Deletes the sessions that have expired by ``moment``, and returns how many."""
+    expired = sessions.c.expires <= moment
+    place = (sessions.c.tenant, sessions.c.session)
+    some = tuple_(*place).in_(select(*place).where(expired).limit(PURGED_AT_ONCE))
+    # The condition twice: PostgreSQL waits for a session that is being changed, and then asks the outer one again.
+    expired_ones = delete(sessions).where(some, expired)
+    gone, last = 0, PURGED_AT_ONCE
+    while last == PURGED_AT_ONCE:
+        with database.write() as connection:
+            last = connection.execute(expired_ones).rowcount
+        gone += last
+    return gone
+
+
+def trim(database: Database, keep: int) -> int:
+    """Deletes all but the last ``keep`` versions of every session, and returns how many."""
+    gone = 0
+    last: Place | None = None
+    while True:
+        with database.write() as connection:
+            rows = _overfull(connection, keep, last)
+            for row in rows:
+                gone += drop_versions(connection, Place(row.tenant, row.session), row.head - keep + 1)
+        if not rows:
+            return gone
+        last = Place(rows[-1].tenant, rows[-1].session)
+
+
+def count_surplus(connection: Connection, keep: int) -> int:
+    """How many versions :func:`trim` would delete."""
+    surplus = select(func.count()).select_from(versions).join(sessions, _OF_SESSION)
+    return connection.execute(surplus.where(versions.c.number <= sessions.c.head - keep, alive(now()))).scalar_one()
+
+
+def _overfull(connection: Connection, keep: int, last: Place | None) -> list[Row[tuple[str, str, int]]]:
+    """The next sessions that have older versions, kept from other writers until the transaction ends."""
+    place = (sessions.c.tenant, sessions.c.session)
+    surplus = select(versions.c.number).where(_OF_SESSION, versions.c.number <= sessions.c.head - keep).exists()
+    wanted = select(*place, sessions.c.head).where(surplus, alive(now()))
+    if last is not None:
+        wanted = wanted.where(tuple_(*place) > last)
+    return list(connection.execute(wanted.order_by(*place).limit(TRIMMED_AT_ONCE).with_for_update()))
+
+
+def rekey(database: Database, keys: StateKeys | None) -> int:
+    """Encrypts every row that the current key did not encrypt, and returns how many there were.
+
+    Raises:
+        EncryptionError: there are no keys, or a row cannot be decrypted; rows before it are done.
+    """
+    if keys is None:
+        raise EncryptionError("The store was opened without keys, so there is none to encrypt with.")
+    done = 0
+    for table, number, column, bound in _ENCRYPTED:
+        last: tuple[str, str, int] | None = None
+        while True:
+            with database.write() as connection:
+                rows = _stale(connection, keys, table, number, last)
+                for row in rows:
+                    _encrypt(connection, keys, table, row._mapping, number, column, bound)
+            if not rows:
+                break
+            done += len(rows)
+            last = (rows[-1].tenant, rows[-1].session, rows[-1]._mapping[number])
+    return done
+
+
+def _stale(
+    connection: Connection, keys: StateKeys, table: Table, number: str, last: tuple[str, str, int] | None
+) -> list[Row[Any]]:
+    place = (table.c.tenant, table.c.session, table.c[number])
+    wanted = select(table).where(or_(table.c.key_id.is_(None), table.c.key_id != keys.current))
+    if last is not None:
+        wanted = wanted.where(tuple_(*place) > last)
+    return list(connection.execute(wanted.order_by(*place).limit(ENCRYPTED_AT_ONCE).with_for_update()))
+
+
+def _encrypt(
+    connection: Connection, keys: StateKeys, table: Table, row: Any, number: str, column: str, bound: str
+) -> None:
+    place = Place(row["tenant"], row["session"])
+    context = row_context(*place, row[number], bound)
+    # Rows from before there were keys are the ones that only rotation may take in.
+    plain = row[column] if row["key_id"] is None else unseal(keys, row["key_id"], row[column], context)
+    key_id, data = seal(keys, plain, context)
+    here = (place.within(table), table.c[number] == row[number])
+    connection.execute(update(table).where(*here).values({"key_id": key_id, column: data}))
