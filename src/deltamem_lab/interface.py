@@ -131,6 +131,27 @@ class Budget:
         return low
 
 
+@dataclass(frozen=True)
+class PublishedSize:
+    """How large a data set is as published; tokens are means, at four characters a token where data was at hand.
+
+    Attributes:
+        items: histories, or questions where there are none.
+        questions: how many.
+        history: tokens of a history; 0 if there are none.
+        full: tokens of a prompt that shows as much of it as the first protocol does.
+        bare: tokens of one that shows nothing of it.
+        new: the most tokens of an answer.
+    """
+
+    items: int
+    questions: int
+    history: int
+    full: int
+    bare: int
+    new: int
+
+
 class Task(Protocol):
     """A benchmark.
 

@@ -11,13 +11,8 @@ from deltamem.adapters import load_adapter, read_adapter_from
 from deltamem.attach import attach
 from deltamem.config import DeltaMemConfig
 from deltamem_lab.backbone import Backbone
-from deltamem_lab.methods.lora import is_lora, load_lora
-from deltamem_lab.methods.memgen.files import is_weaver, load_weaver
-from deltamem_lab.methods.mlp_memory.files import is_mlp_memory, load_memory
-from deltamem_lab.methods.registry import STATIC
-from deltamem_lab.registry import resolve
-
-_EMBEDDED = "deltamem_lab.tasks.world:load_embedded"
+from deltamem_lab.methods.base import Weights
+from deltamem_lab.methods.registry import STATIC, known_weights
 
 
 def embedded_backbone(static: str | Path | None = None, *, batch: int = 32, adapters: Sequence[str] = ()) -> Backbone:
@@ -27,7 +22,9 @@ def embedded_backbone(static: str | Path | None = None, *, batch: int = 32, adap
         AdapterFileError: an adapter belongs to another backbone.
         ValueError: two adapters have one name, or a LoRA belongs to another backbone.
     """
-    model, tokenizer = resolve(_EMBEDDED)()
+    from deltamem.demo.show import load_demo
+
+    model, tokenizer = load_demo()
     for name, place in _named(adapters, None):
         _load(model, place, name)
     if static is not None:
@@ -76,7 +73,7 @@ def load_backbone(
         with torch.device("meta"):
             loaded = AutoModelForCausalLM.from_config(config)
     for name, place in _named(adapters, static):
-        if weights or is_lora(place) or is_mlp_memory(place) or is_weaver(place):
+        if weights or _weights_of(place) is not None:
             _load(loaded, place, name)
         else:
             attach(loaded, read_adapter_from(place).config, name=name)
@@ -91,14 +88,13 @@ def load_backbone(
 
 
 def _load(model: Any, place: str, name: str) -> None:
-    if is_lora(place):
-        load_lora(model, place, name)
-    elif is_mlp_memory(place):
-        load_memory(model, place, name)
-    elif is_weaver(place):
-        load_weaver(model, place, name)
-    else:
-        load_adapter(model, place, name)
+    weights = _weights_of(place)
+    (weights.load if weights is not None else load_adapter)(model, place, name)
+
+
+def _weights_of(place: str) -> Weights | None:
+    """What lies there, if it was trained for a method and is no adapter."""
+    return next((one for one in known_weights() if one.found(place)), None)
 
 
 def memory_kind(config: DeltaMemConfig) -> str:
@@ -107,16 +103,18 @@ def memory_kind(config: DeltaMemConfig) -> str:
 
 
 def adapter_kind(place: str) -> str:
-    """What is called what lies there: ``lora``, ``memgen``, ``mlp``, or the kind of a memory.
+    """What is called what lies there: as the weights of a method are, such as ``lora``, or the kind of a memory.
 
     Raises:
         AdapterFileError: there is none of these.
     """
-    if is_lora(place):
-        return "lora"
-    if is_weaver(place):
-        return "memgen"
-    return "mlp" if is_mlp_memory(place) else memory_kind(read_adapter_from(place).config)
+    weights = _weights_of(place)
+    return weights.kind if weights is not None else memory_kind(read_adapter_from(place).config)
+
+
+def is_memory(place: str) -> bool:
+    """Whether an adapter lies there, and not the weights of another method."""
+    return _weights_of(place) is None
 
 
 def _named(adapters: Sequence[str], static: str | Path | None) -> list[tuple[str, str]]:

@@ -13,6 +13,8 @@ from deltamem.files import write_atomically
 from deltamem_lab.interface import Cost
 
 Key = tuple[str, str, str, str, str, int]
+# The folder of a run that has what was trained for it.
+TRAINED = "trained"
 RUN_FILE = "run.json"
 # The protocol of what lm-evaluation-harness asks: its own prompts, before which nothing is read.
 HARNESS = "harness"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deltamem_lab.backbone import Backbone
-from deltamem_lab.interface import Answer, Ask, Item, Method, Question, Task, as_messages
+from deltamem_lab.interface import Answer, Ask, Item, Method, PublishedSize, Question, Task, as_messages
 from deltamem_lab.methods import MethodOptions, build_method
 from deltamem_lab.methods.bare import backbone_fingerprint
 from deltamem_lab.methods.base import Size
@@ -24,7 +24,6 @@ from deltamem_lab.records import (
     read_run,
     shard_file,
 )
-from deltamem_lab.registry import PublishedSize
 
 
 @dataclass(frozen=True)

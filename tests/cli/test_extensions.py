@@ -21,7 +21,7 @@ def run(*arguments: str) -> int:
 def found(monkeypatch: pytest.MonkeyPatch, **entries: str) -> None:
     """Has the command line find these commands, as ``module:attribute``, and no others."""
     made = [EntryPoint(name, value, extensions.COMMANDS) for name, value in entries.items()]
-    monkeypatch.setattr(extensions, "entry_points", lambda group: [one for one in made if one.group == group])
+    monkeypatch.setattr("deltamem.extensions.entry_points", lambda group: [one for one in made if one.group == group])
 
 
 hello = typer.Typer(help="Says hello.\n\nExample: deltamem hello world")

@@ -13,10 +13,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import deltamem
 from deltamem_lab.generation.passes import Peaks, Seconds, greedy, measure_peaks, time_generation
-from deltamem_lab.generation.peak import PeakMemory
 from deltamem_lab.generation.protocol import Case, filler, measure_generation
 from deltamem_lab.generation.shapes import SHAPES, random_backbone
 from deltamem_lab.generation.sides import Side, sides_of
+from deltamem_lab.peak import PeakMemory
 from tiny import adapted, backbone, enliven, tokens
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from deltamem_lab.methods import MethodOptions, build_method
 from deltamem_lab.methods.llmlingua2.classifier import build_tokenizer, windows_of
 from deltamem_lab.methods.llmlingua2.labels import Asked, common_words, label, telling_spans
 from deltamem_lab.methods.llmlingua2.method import LLMLingua2
-from deltamem_lab.trainings import TRAININGS
+from deltamem_lab.suites import TRAININGS
 
 pytest.importorskip("llmlingua")
 

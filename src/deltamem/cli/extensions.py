@@ -1,10 +1,12 @@
-"""What installed packages add to the command line, found by the entry points that they declare."""
+"""The commands that installed packages add, and what stands in their place where they are not there."""
 
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, NoReturn
 
 import typer
+
+from deltamem.extensions import installed
 
 COMMANDS = "deltamem.commands"
 SIZING = "deltamem.sizing"
@@ -18,14 +20,6 @@ EXTRAS = {
     "bench": "lora",
     "leaderboard": "eval",
 }
-
-
-def installed(group: str) -> dict[str, EntryPoint]:
-    """The entry points of a group by name; of two with one name, the first that Python finds."""
-    found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=group):
-        found.setdefault(entry.name, entry)
-    return found
 
 
 def add(app: typer.Typer, name: str, command: Callable[..., Any] | typer.Typer) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from deltamem.cli import extensions
+from deltamem.extensions import installed
 
 # In the order of the help. A command's module is light to import: what is heavy it imports when it runs.
 COMMANDS = (
@@ -40,7 +41,7 @@ def build_app() -> typer.Typer:
     """The application with every command in :data:`COMMANDS`, and what other packages add."""
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_root)
-    added = extensions.installed(extensions.COMMANDS)
+    added = installed(extensions.COMMANDS)
     for name in COMMANDS:
         if name in extensions.EXTRAS:
             extensions.add_command(app, name, added.get(name))

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, set_seed
 
 from deltamem.adapters import load_adapter
 from deltamem.attach import attach
+from deltamem.extensions import load_object
 from deltamem.train.data.dataset import EpisodeDataset
 from deltamem.train.data.lines import find_files
 from deltamem.train.data.options import DataOptions
@@ -56,7 +57,7 @@ def load_backbone(backbone: Backbone) -> Loaded:
         OSError: there is no such model.
     """
     if backbone.factory is not None:
-        model, tokenizer = _function(backbone.factory)(**backbone.factory.options)
+        model, tokenizer = load_object(backbone.factory.source)(**backbone.factory.options)
         return Loaded(_without_dropout(model), tokenizer)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -109,11 +110,11 @@ def check_sources(recipe: Recipe) -> None:
     plain = recipe.plain if recipe.objective.preservation else None
     for data in (recipe.data, plain, recipe.evaluation.data, *recipe.evaluation.further.values()):
         if isinstance(data, Factory):
-            _function(data)
+            load_object(data.source)
         elif data is not None and data.path is not None:
             find_files(data.path)
     if recipe.backbone.factory is not None:
-        _function(recipe.backbone.factory)
+        load_object(recipe.backbone.factory.source)
     for name in recipe.logging.report_to:
         if importlib.util.find_spec(name) is None:
             raise ImportError(f"logging.report_to names {name}, which is not installed: pip install {name}")
@@ -126,7 +127,7 @@ def load_episodes(data: DataOptions | Factory, tokenizer: Any, recipe: Recipe, *
         ValueError: the source is bad; the message says what.
     """
     if isinstance(data, Factory):
-        made = _function(data)(tokenizer, **data.options)
+        made = load_object(data.source)(tokenizer, **data.options)
         if not isinstance(made, Sized) or not len(made):
             raise ValueError(f"{data.source} gave no dataset with a length above 0.")
         return made  # type: ignore[return-value]
@@ -220,13 +221,3 @@ def split_off(dataset: Dataset[Any], count: int, seed: int) -> tuple[Part, Part]
 def pad_id(tokenizer: Any) -> int:
     """The token that fills up rows; it is masked everywhere, so any will do where the tokenizer has none."""
     return int(tokenizer.pad_token_id or 0)
-
-
-def _function(factory: Factory) -> Any:
-    module, _, name = factory.source.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"There is no {factory.source}: {error}. Give module:function of an installed package."
-        ) from None

@@ -7,15 +7,18 @@ import typer
 
 
 def eval(
-    suite: Annotated[str, typer.Option(help="embedded, smoke or paper; or name tasks with --task.")] = "",
+    suite: Annotated[str, typer.Option(help="embedded, smoke, paper or module:SUITE; or name tasks with --task.")] = "",
     task: Annotated[
         list[str] | None,
-        typer.Option(help="A task: world, locomo, memoryagentbench, hotpotqa, gpqa, ifeval, longmemeval."),
+        typer.Option(
+            help="A task: world, locomo, memoryagentbench, hotpotqa, gpqa, ifeval, longmemeval, or module:Class."
+        ),
     ] = None,
     harness: Annotated[str, typer.Option(help="Tasks of lm-evaluation-harness instead, such as ifeval.")] = "",
     protocol: Annotated[str, typer.Option(help="One of the task's protocols; its first by default.")] = "",
     method: Annotated[
-        list[str] | None, typer.Option(help="A method; all that the adapters allow, and the controls, by default.")
+        list[str] | None,
+        typer.Option(help="A method, or module:Class; all that the adapters allow, and the controls, by default."),
     ] = None,
     model: Annotated[str, typer.Option(help="Hub id or folder of the backbone; the embedded one if left out.")] = "",
     adapter: Annotated[
@@ -59,6 +62,7 @@ def eval(
     from deltamem_lab.commands.evaluation import arguments, choosing, planning, preparing, running
     from deltamem_lab.commands.evaluation import harness as harness_tasks
     from deltamem_lab.methods import MethodOptions
+    from deltamem_lab.methods.registry import import_methods
 
     if harness:
         others: dict[str, object] = {"--suite": suite, "--task": task, "--protocol": protocol}
@@ -85,6 +89,7 @@ def eval(
     part = arguments.read_shard(shard)
     seeded = arguments.read_seeds(seeds)
     sources = arguments.read_sources(data or [], revision or [], option or [], [one.task for one in chosen.tasks])
+    import_methods(method or chosen.methods)
     preparation = preparing.find_preparation(
         chosen, output, method or [], adapter or [], static_adapter, compressor, train=not no_train
     )

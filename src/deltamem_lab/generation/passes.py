@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deltamem_lab.generation.peak import PeakMemory
 from deltamem_lab.generation.sides import Side
+from deltamem_lab.peak import PeakMemory
 
 
 class Seconds(NamedTuple):

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from deltamem_lab.generation.passes import Peaks, Seconds, measure_peaks, time_generation
-from deltamem_lab.generation.peak import PeakMemory
 from deltamem_lab.generation.sides import Kind, Side
+from deltamem_lab.peak import PeakMemory
 
 FILLER = "The committee met again on Tuesday to discuss the budget, the schedule and the remaining open questions. "
 MEASURES = ("prefill_only", "decode_only", "full_generate")

@@ -2,16 +2,16 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from deltamem.chat import Message
 from deltamem_lab.backbone import Backbone, Generated
-from deltamem_lab.generation.peak import PeakMemory
 from deltamem_lab.interface import Answer, Ask, Budget, Cost, Decoding, Entry
 from deltamem_lab.methods.fitting import fit
+from deltamem_lab.peak import PeakMemory
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,72 @@ class Size:
         return min(self.full, self.bare + round(tokens))
 
 
+@dataclass(frozen=True)
+class MethodOptions:
+    """What can be chosen of the methods.
+
+    Attributes:
+        window: the most prompt tokens of ``window``; by default half of the backbone's positions, at most 4,096.
+        turns: how many turns or passages retrieval brings back.
+        compressor: Hub id or folder of the token classifier of ``llmlingua2``; without one it does not run unless it
+            is named, and is its authors' then.
+    """
+
+    window: int | None = None
+    turns: int = 3
+    compressor: str = ""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What was trained for a method and lies in a folder of its own, such as a LoRA.
+
+    Attributes:
+        kind: what it is called where it has no name of its own.
+        found: whether a folder or Hub id holds it.
+        load: puts it on a backbone, under a name.
+    """
+
+    kind: str
+    found: Callable[[str], bool]
+    load: Callable[[Any, str, str], Any]
+
+
 class BackboneMethod(ABC):
     """A method that answers with a backbone.
 
     Args:
         name: as in records and tables.
         backbone: what answers.
+
+    Attributes:
+        adapted: whether it is about an adapter of the backbone, and so can be asked for once for each.
+        weights: what was trained for it, if that is no adapter.
     """
 
     stranger = False
     needs_history = True
+    adapted: ClassVar[bool] = False
+    weights: ClassVar[Weights | None] = None
+
+    @classmethod
+    def build(cls, name: str, backbone: Backbone, adapter: str, options: MethodOptions, **arguments: Any) -> Self:
+        """Makes it as the command line asks for it: by default of the name, the backbone and, if adapted, the adapter.
+
+        Args:
+            name: as in records and tables.
+            backbone: what answers.
+            adapter: which adapter of it the method is about; empty if none.
+            options: of all methods.
+            arguments: of the class.
+        """
+        make: Callable[..., Self] = cls
+        return make(name, backbone, adapter, **arguments) if cls.adapted else make(name, backbone, **arguments)
+
+    @classmethod
+    def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
+        """Why it cannot run on this backbone with these options, if it cannot."""
+        return ""
 
     def __init__(self, name: str, backbone: Backbone) -> None:
         self.name = name

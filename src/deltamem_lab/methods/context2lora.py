@@ -1,16 +1,19 @@
 """Context2LoRA in both readings: a LoRA trained beforehand, and one that is fitted to each history."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from deltamem.chat import Message, encode_chat
 from deltamem_lab.backbone import Backbone, Generated
 from deltamem_lab.interface import Ask, Entry, as_messages
-from deltamem_lab.methods.base import Size
+from deltamem_lab.methods.base import MethodOptions, Size, Weights
 from deltamem_lab.methods.lora import (
     LoraPlan,
     add_lora,
     fit_lora,
+    is_lora,
+    load_lora,
     lora_bytes,
     lora_fingerprint,
     loras,
@@ -18,6 +21,7 @@ from deltamem_lab.methods.lora import (
     using_lora,
 )
 from deltamem_lab.methods.memgen.weaver import weavers
+from deltamem_lab.methods.registry import method
 from deltamem_lab.methods.text import FullContext, NoContext
 from deltamem_lab.methods.training import TokenRows
 
@@ -27,6 +31,7 @@ FIT = LoraPlan(rate=5e-4, steps=150, batch=4)
 _PIECE, _OVERLAP = 2048, 200
 
 
+@method("context2lora", "Context2LoRA, trained beforehand", "trained")
 class StaticLora(FullContext):
     """The full context, read by the backbone with a LoRA that was trained on the adapters' data.
 
@@ -39,13 +44,19 @@ class StaticLora(FullContext):
     """
 
     needs_history = False
+    weights = Weights("lora", is_lora, load_lora)
 
     def __init__(self, name: str, backbone: Backbone) -> None:
         super().__init__(name, backbone)
-        there = [one for one in loras(backbone.model) if one != FITTED and one not in weavers(backbone.model)]
+        there = _trained(backbone)
         if not there:
             raise ValueError(f"The method {name!r} needs a LoRA, and none is loaded; load one with --adapter FOLDER.")
         self.lora = there[-1]
+
+    @classmethod
+    def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
+        """A LoRA."""
+        return "" if _trained(backbone) else "needs a LoRA: deltamem baseline lora, then --adapter lora=FOLDER"
 
     @property
     def fingerprint(self) -> str:
@@ -62,6 +73,7 @@ class StaticLora(FullContext):
             return super().say(prompts, asks)
 
 
+@method(FITTED, "Context2LoRA, fitted to each history", "trained", on_demand=True)
 class FittedLora(NoContext):
     """The question alone, asked of the backbone with a LoRA fitted to the history by the loss of each next token.
 
@@ -80,6 +92,11 @@ class FittedLora(NoContext):
         super().__init__(name, backbone)
         self.plan = plan
         self._losses: list[float] = []
+
+    @classmethod
+    def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
+        """The package."""
+        return "" if find_spec("peft") else 'needs peft: pip install "deltamem[lora]"'
 
     def forget(self) -> None:
         """A fresh LoRA."""
@@ -130,6 +147,11 @@ class FittedLora(NoContext):
         step = self._length - min(_OVERLAP, self._length // 10)
         last = max(1, len(ids) - (self._length - step))
         return [ids[start : start + self._length] for start in range(0, last, step)]
+
+
+def _trained(backbone: Backbone) -> list[str]:
+    """The LoRAs that were trained beforehand, those of weavers apart."""
+    return [one for one in loras(backbone.model) if one != FITTED and one not in weavers(backbone.model)]
 
 
 def _batches(pieces: Sequence[list[int]], plan: LoraPlan, used: list[int]) -> Iterator[list[TokenRows]]:

@@ -11,10 +11,15 @@ from deltamem.state import MemoryState
 from deltamem_lab.backbone import Backbone, Generated
 from deltamem_lab.interface import Ask, Entry, as_messages, as_text
 from deltamem_lab.methods.base import BackboneMethod, Size
+from deltamem_lab.methods.registry import method
 
 Control = Literal["", "empty", "shuffled", "noise"]
 
 
+@method("noise", "control: noise of the same norm", "control", control="noise")
+@method("shuffled", "control: another item's memory", "control", control="shuffled")
+@method("empty", "control: empty memory", "control", control="empty")
+@method("memory", "memory", "memory")
 class StateMemory(BackboneMethod):
     """The history is written into a memory and its text is dropped; answers see the question and read the memory.
 
@@ -27,6 +32,8 @@ class StateMemory(BackboneMethod):
         control: what takes the memory's place: an ``empty`` one, another item's (``shuffled``), or ``noise`` of the
             same norm in every state.
     """
+
+    adapted = True
 
     def __init__(self, name: str, backbone: Backbone, adapter: str, control: Control = "") -> None:
         super().__init__(name, backbone)
@@ -71,6 +78,7 @@ class StateMemory(BackboneMethod):
         return self._state.nbytes
 
 
+@method("context", "memory and full context", "memory")
 class WritingContext(BackboneMethod):
     """δ-mem as in the published tables: the memory starts empty and is written as the full prompt is read.
 
@@ -81,6 +89,7 @@ class WritingContext(BackboneMethod):
     """
 
     needs_history = False
+    adapted = True
 
     def __init__(self, name: str, backbone: Backbone, adapter: str) -> None:
         super().__init__(name, backbone)

@@ -7,13 +7,14 @@ from typing import Any
 
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.interface import Ask, Document, Entry, as_messages, as_text
-from deltamem_lab.methods.base import BackboneMethod, Size
+from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
 from deltamem_lab.methods.days import date_of, day_of, days_of
-from deltamem_lab.methods.dense import CHARACTERS
 from deltamem_lab.methods.fitting import chunks
 from deltamem_lab.methods.forgetting import Forgetting
+from deltamem_lab.methods.registry import method
+from deltamem_lab.methods.retrieval import PASSAGE
 from deltamem_lab.methods.summaries import Summariser
-from deltamem_lab.methods.vectors import ENCODER, VectorStore, nearest
+from deltamem_lab.methods.vectors import ENCODER, VectorStore, lacking_encoder, nearest
 
 # As in its code.
 PIECES = 6
@@ -39,6 +40,8 @@ class _Piece:
         return "\n".join(as_text(entry) for entry in self.entries)
 
 
+@method("memorybank_keep", "MemoryBank without forgetting", "excerpt", on_demand=True, forgets=False)
+@method("memorybank", "MemoryBank", "excerpt")
 class MemoryBank(BackboneMethod):
     """The bare backbone with the nearest memories, a summary of everything and a portrait of the user.
 
@@ -63,6 +66,11 @@ class MemoryBank(BackboneMethod):
         self._summarise = Summariser(backbone)
         self._store = VectorStore(encoder)
         self.forget()
+
+    @classmethod
+    def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
+        """The encoder, where it is not installed."""
+        return lacking_encoder()
 
     def forget(self) -> None:
         """Drops memories and summaries."""
@@ -99,7 +107,7 @@ class MemoryBank(BackboneMethod):
 
     def estimate(self, size: Size) -> tuple[int, int]:
         """The history is read twice for summaries, and encoded; some memories and the question are read."""
-        return 3 * size.history, size.with_found(self.most, CHARACTERS)
+        return 3 * size.history, size.with_found(self.most, PASSAGE)
 
     @property
     def stored_bytes(self) -> int:
@@ -159,7 +167,7 @@ def _units(history: Sequence[Entry]) -> list[_Piece]:
     days = days_of(history)
     pieces: list[_Piece] = []
     for day, group in groupby(zip(history, days, strict=True), key=lambda pair: pair[1]):
-        pieces += [_Piece(tuple(unit), day) for unit in chunks([entry for entry, _ in group], CHARACTERS)]
+        pieces += [_Piece(tuple(unit), day) for unit in chunks([entry for entry, _ in group], PASSAGE)]
     return pieces
 
 

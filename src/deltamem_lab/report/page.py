@@ -7,8 +7,7 @@ from pathlib import Path
 
 from deltamem.files import write_atomically
 from deltamem_lab.notes import join_notes, read_notes
-from deltamem_lab.records import read_runs
-from deltamem_lab.registry import TRAINED
+from deltamem_lab.records import TRAINED, read_runs
 from deltamem_lab.report.blocks import Block, Chart, Example, Heading, Paragraph, Table
 from deltamem_lab.report.contents import contents
 from deltamem_lab.report.learning import is_training, read_training

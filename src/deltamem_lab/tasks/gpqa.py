@@ -1,7 +1,7 @@
 """GPQA-Diamond (Rein et al., 2023) as the release asks it: a question, four choices, an answer in JSON.
 
 The data is gated and its authors ask that no item be published, so it is read from a file or from the Hub with the
-user's own access. The harness's own variants of GPQA are run by :mod:`deltamem_lab.tasks.harness`.
+user's own access. The harness's own variants of GPQA are run by :mod:`deltamem_lab.harness`.
 """
 
 import csv
@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from deltamem.chat import Message
-from deltamem_lab.interface import Average, Budget, Decoding, Entry, Item, Question
+from deltamem_lab.interface import Average, Budget, Decoding, Entry, Item, PublishedSize, Question
 from deltamem_lab.metrics.choices import chosen_letter
+from deltamem_lab.tasks.registry import task
 from deltamem_lab.tasks.rows import BadDataError, digest, hub_file, hub_revision
 
 HUB = "Idavidrein/gpqa"
@@ -25,6 +26,7 @@ _PROMPT = (
 )
 
 
+@task
 class GPQA:
     """GPQA's questions, one an item without a history, in the release's prompt; greedy, 8,192 tokens.
 
@@ -37,6 +39,8 @@ class GPQA:
     """
 
     name = "gpqa"
+    # Its prompts' length is a guess: the data is gated.
+    size = PublishedSize(198, 198, 0, 250, 250, 8192)
     protocols = ("release",)
     main_metric = "accuracy"
     averages: tuple[Average, ...] = ("question",)

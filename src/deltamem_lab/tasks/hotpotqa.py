@@ -6,8 +6,9 @@ from typing import Any
 
 from deltamem.chat import Message
 from deltamem.train.data.converters.example import rows_of
-from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, Question, as_text
+from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question, as_text
 from deltamem_lab.metrics.hotpotqa import hotpotqa_scores, hotpotqa_scores_as_released
+from deltamem_lab.tasks.registry import task
 from deltamem_lab.tasks.rows import HubData, need, rows_from
 
 HUB = HubData("hotpotqa/hotpot_qa", ("distractor/validation-00000-of-00001.parquet",))
@@ -15,6 +16,7 @@ _INSTRUCTIONS = "Answer the question using only the passages below.\nReply with 
 _NOTHING = "No passages provided."
 
 
+@task
 class HotpotQA:
     """HotpotQA's questions, one an item.
 
@@ -30,6 +32,8 @@ class HotpotQA:
     """
 
     name = "hotpotqa"
+    # From the first 100.
+    size = PublishedSize(7405, 7405, 1465, 1555, 57, 32)
     protocols = ("release", "official", "no_context")
     main_metric = "em"
     averages: tuple[Average, ...] = ("question", "category")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.chat import Message
-from deltamem_lab.interface import Average, Budget, Decoding, Entry, Item, Question
+from deltamem_lab.interface import Average, Budget, Decoding, Entry, Item, PublishedSize, Question
+from deltamem_lab.tasks.registry import task
 from deltamem_lab.tasks.rows import HubData, need, rows_from, texts
 
 HUB = HubData("google/IFEval", ("ifeval_input_data.jsonl",))
@@ -20,6 +21,7 @@ _PER_INSTRUCTION = ("instructions_strict", "instructions_loose")
 _SENTENCES = frozenset({"length_constraints:number_sentences", "change_case:capital_word_frequency"})
 
 
+@task
 class IFEval:
     """IFEval's prompts, one an item without a history, each a single message as it is; greedy, 1,500 tokens.
 
@@ -38,6 +40,8 @@ class IFEval:
     """
 
     name = "ifeval"
+    # Counted on the whole file.
+    size = PublishedSize(541, 541, 0, 60, 60, 1500)
     protocols = ("release",)
     main_metric = "prompt_strict"
     averages: tuple[Average, ...] = ("question",)

@@ -13,7 +13,7 @@ from typing import Any
 
 from deltamem.chat import Message
 from deltamem.files import write_atomically
-from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, Question, as_text
+from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question, as_text
 from deltamem_lab.metrics.locomo import (
     ADVERSARIAL,
     CATEGORIES,
@@ -22,6 +22,7 @@ from deltamem_lab.metrics.locomo import (
     locomo_score,
     official_answer,
 )
+from deltamem_lab.tasks.registry import task
 from deltamem_lab.tasks.rows import BadDataError, digest, need, read_rows
 
 URL = "https://raw.githubusercontent.com/snap-research/locomo/{}/data/locomo10.json"
@@ -46,6 +47,7 @@ _CHOICE = " (a) {} (b) {}. Select the correct answer by writing (a) or (b)."
 _ANSWER_TOKENS = 50
 
 
+@task
 class LoCoMo:
     """LoCoMo's questions, answered after reading a conversation of two people.
 
@@ -67,6 +69,8 @@ class LoCoMo:
     """
 
     name = "locomo"
+    # Counted on the whole file.
+    size = PublishedSize(10, 1540, 26_300, 23_000, 135, 50)
     protocols = ("release", "official", "no_context")
     main_metric = "f1"
     averages: tuple[Average, ...] = ("question", "category")

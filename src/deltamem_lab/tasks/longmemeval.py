@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.chat import Message
-from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, Question, as_text
+from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question, as_text
 from deltamem_lab.metrics.judge import QUESTION_TYPES, Judge, judge_prompt
 from deltamem_lab.metrics.text import contains, token_f1
+from deltamem_lab.tasks.registry import task
 from deltamem_lab.tasks.rows import HubData, need, rows_from, texts
 
 HUB = HubData("xiaowu0162/longmemeval-cleaned", ("longmemeval_s_cleaned.json",))
@@ -22,6 +23,7 @@ _ABSTENTION = "_abs"
 _ADMISSIONS = ("don't know", "do not know", "not mention", "no information", "not enough information", "cannot answer")
 
 
+@task
 class LongMemEval:
     """LongMemEval's questions, one an item; a history is the turns, each dated as its session is.
 
@@ -43,6 +45,8 @@ class LongMemEval:
     """
 
     name = "longmemeval"
+    # As its authors say.
+    size = PublishedSize(500, 500, 115_000, 115_000, 50, 500)
     protocols = ("official", "no_context")
     averages: tuple[Average, ...] = ("question", "category")
 

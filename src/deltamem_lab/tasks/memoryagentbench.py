@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.chat import Message
-from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, Question
+from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question
 from deltamem_lab.metrics.judge import Judge, judge_prompt
 from deltamem_lab.metrics.memoryagentbench import mab_scores, mab_scores_as_released
 from deltamem_lab.metrics.movies import film_names
 from deltamem_lab.tasks.chunks import chunks_of, joined
 from deltamem_lab.tasks.mab_prompts import clip, kind_of, official_messages, released_messages
+from deltamem_lab.tasks.registry import task
 from deltamem_lab.tasks.rows import BadDataError, HubData, Rows, digest, hub_file, need, rows_from, texts
 
 SPLITS = ("Accurate_Retrieval", "Test_Time_Learning", "Long_Range_Understanding", "Conflict_Resolution")
@@ -30,6 +31,7 @@ _ANSWER_TOKENS = {
 }
 
 
+@task
 class MemoryAgentBench:
     """MemoryAgentBench's contexts and questions; a context is read as documents of at most 4,000 characters.
 
@@ -57,6 +59,9 @@ class MemoryAgentBench:
     """
 
     name = "memoryagentbench"
+    # Contexts by the lengths in the sources' names and in the benchmark's paper. Nearly all are clipped at 120,000
+    # characters.
+    size = PublishedSize(146, 3671, 186_000, 28_700, 150, 116)
     protocols = ("release", "official", "no_context")
     main_metric = "score"
     averages: tuple[Average, ...] = ("question", "category", "source")

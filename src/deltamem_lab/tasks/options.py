@@ -3,23 +3,23 @@
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from deltamem_lab.metrics.judge import Judge
 
 _GENERAL = ("data", "revision", "seed")
-_FILES = ("audit", "movies")
 _JUDGE = ("judge", "judge_url", "judge_key")
 
 
 def task_options(build: Callable[..., Any], options: Mapping[str, str]) -> dict[str, Any]:
-    """The keyword arguments for what makes a task.
+    """The keyword arguments for what makes a task: the texts as its parameters are annotated.
 
     Args:
-        build: the task's class.
-        options: ``categories`` ("1,2,3,4,5") and ``audit`` (a file) for LoCoMo; ``sources`` ("icl,ruler") and
-            ``movies`` (a file) for MemoryAgentBench; ``judge`` (a model's name), ``judge_url`` and ``judge_key`` (the
-            name of the variable with the key) for the latter and LongMemEval.
+        build: the task's class. A parameter can be a path, a number, a text, or a collection of numbers or texts, which
+            is written with commas; a :class:`Judge` takes ``judge`` (a model's name), ``judge_url`` and ``judge_key``
+            (the name of the variable with the key).
+        options: the texts by name.
 
     Raises:
         ValueError: the task has no such option, or one is no such value.
@@ -29,7 +29,8 @@ def task_options(build: Callable[..., Any], options: Mapping[str, str]) -> dict[
         raise ValueError(
             f"This task has no option {', '.join(unknown)}; its options: {', '.join(sorted(known)) or 'none'}."
         )
-    parsed = {name: _parsed(name, text) for name, text in options.items() if name not in _JUDGE}
+    kinds = get_type_hints(build.__init__ if inspect.isclass(build) else build)
+    parsed = {name: _parsed(name, text, kinds.get(name, str)) for name, text in options.items() if name not in _JUDGE}
     if judge := _judge(options):
         parsed["judge"] = judge
     return parsed
@@ -49,12 +50,15 @@ def _judge(options: Mapping[str, str]) -> Judge | None:
     return None
 
 
-def _parsed(name: str, text: str) -> Any:
-    if name in _FILES:
-        return Path(text)
-    parts = tuple(part.strip() for part in text.split(",") if part.strip())
-    if name != "categories":
-        return parts
-    if not all(part.isdigit() for part in parts):
-        raise ValueError(f"categories are numbers between commas, not {text!r}.")
-    return tuple(int(part) for part in parts)
+def _parsed(name: str, text: str, wanted: Any) -> Any:
+    if get_origin(wanted) in (Union, UnionType):
+        wanted = next(one for one in get_args(wanted) if one is not NoneType)
+    try:
+        if wanted in (Path, int, float, str):
+            return wanted(text)
+        kind = next((one for one in get_args(wanted) if one in (int, float)), str)
+        return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(
+            f"{name} must be a number, or numbers between commas where it takes several, not {text!r}."
+        ) from None

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deltamem.chat import Message
 from deltamem.demo.lessons import DialogueTokens
@@ -13,9 +12,7 @@ from deltamem.demo.world import UNKNOWN, USER, Dialogue, chat, sample_dialogue, 
 from deltamem.demo.world import Message as Said
 from deltamem.demo.world import Question as Asked
 from deltamem_lab.interface import Average, Budget, Decoding, Entry, Item, Question, as_messages
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+from deltamem_lab.tasks.registry import task
 
 _NEW_TOKENS = 16
 _FACTS = (2, 4, 8, 16)
@@ -24,6 +21,7 @@ _LATER = (4, 40)
 FACTS, AGO = "facts told", "tokens since it was told"
 
 
+@task
 class WorldTask:
     """Dialogues of the held-out split in six kinds, which take turns; each is asked about every fact and one it lacks.
 
@@ -144,10 +142,3 @@ def _tokens() -> DialogueTokens:
 
     with as_file(files("deltamem.demo").joinpath("assets")) as folder:
         return DialogueTokens(PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True))
-
-
-def load_embedded() -> tuple["Qwen3ForCausalLM", "PreTrainedTokenizerFast"]:
-    """The embedded backbone with its three adapters, and the tokenizer."""
-    from deltamem.demo.show import load_demo
-
-    return load_demo()

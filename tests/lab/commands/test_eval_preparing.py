@@ -16,8 +16,7 @@ from deltamem_lab.commands.evaluation.choosing import choose_methods
 from deltamem_lab.commands.evaluation.preparing import Preparation, find_preparation, train
 from deltamem_lab.loading import embedded_backbone
 from deltamem_lab.methods import MethodOptions
-from deltamem_lab.registry import SUITES, SuiteTraining
-from deltamem_lab.trainings import TRAININGS
+from deltamem_lab.suites import SUITES, TRAININGS, SuiteTraining
 
 SUITE = SUITES["embedded"]
 BY_NAME = {one.name: one for one in TRAININGS}
@@ -52,7 +51,7 @@ def _exit_status(arguments: Sequence[str]) -> int:
 
 
 def find(output: Path, *methods: str, adapters: Sequence[str] = (), train: bool = True) -> Preparation:
-    suite = dataclasses.replace(SUITE, trainings=f"{__name__}:SHORT")
+    suite = dataclasses.replace(SUITE, trainings=SHORT)
     return find_preparation(suite, output, methods, adapters, None, "", train=train)
 
 
@@ -103,7 +102,7 @@ def test_nothing_is_trained_that_was_given_or_is_not_wanted(tmp_path: Path) -> N
     assert "lora" not in [one.name for one in given.left]
     assert "context2lora" in given.methods
     assert find(tmp_path, "none", "multi").left == ()
-    assert choose_suite("embedded", (), "", has_model=True).trainings == ""
+    assert choose_suite("embedded", (), "", has_model=True).trainings == ()
     assert [one.name for one in find(tmp_path, "empty:static").left] == ["static"]
     without = find(tmp_path, train=False)
     assert without.left == ()
@@ -123,7 +122,7 @@ def test_a_classifier_that_was_given_or_trained_compresses(tmp_path: Path) -> No
 
 
 def test_the_missing_package_is_named(tmp_path: Path) -> None:
-    suite = dataclasses.replace(SUITE, trainings=f"{__name__}:NEEDY")
+    suite = dataclasses.replace(SUITE, trainings=NEEDY)
     found = find_preparation(suite, tmp_path, (), (), None, "", train=True)
     assert found.left == ()
     assert found.absent == {"context2lora": 'needs no_such_package: pip install "deltamem[lora]"'}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from deltamem_lab.registry import Suite
     from deltamem_lab.runner import Job
+    from deltamem_lab.suites import Suite
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,22 @@ def choose_suite(suite: str, tasks: Sequence[str], protocol: str, *, has_model: 
     Raises:
         typer.BadParameter: there is no such suite, or the options exclude one another.
     """
-    from deltamem_lab.registry import SUITES, Suite, SuiteTask
+    from deltamem_lab.suites import Suite, SuiteTask, find_suite
 
     if bool(suite) == bool(tasks):
         raise typer.BadParameter("Give a --suite, or one or more of --task.")
     if tasks:
         return Suite(tuple(SuiteTask(name, protocol) for name in dict.fromkeys(tasks)), embedded=not has_model)
-    if suite not in SUITES:
-        raise typer.BadParameter(f"There is no suite {suite!r}; there are: {', '.join(SUITES)}.")
+    try:
+        found = find_suite(suite)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     if protocol:
         raise typer.BadParameter("A suite has its own protocols; give --protocol with --task.")
-    if not SUITES[suite].embedded and not has_model:
+    if not found.embedded and not has_model:
         raise typer.BadParameter(f"The suite {suite} needs a --model.")
     # What a suite trains is trained on the embedded backbone.
-    return replace(SUITES[suite], trainings="", seconds=0) if has_model else SUITES[suite]
+    return replace(found, trainings=(), seconds=0) if has_model else found
 
 
 def read_sources(
@@ -67,16 +69,15 @@ def _by_task(option: str, what: str, given: Sequence[str], tasks: Sequence[str])
 
 def _options(given: Sequence[str], tasks: Sequence[str]) -> dict[str, dict[str, str]]:
     """The values of ``--option`` by task: of the task that it names, or of all that have such an option."""
-    from deltamem_lab.registry import TASKS, resolve
     from deltamem_lab.tasks.options import known_options
+    from deltamem_lab.tasks.registry import find_task
 
     found: dict[str, dict[str, str]] = {}
-    known = {task: known_options(resolve(TASKS[task].where)) for task in tasks if task in TASKS} if given else {}
+    known = {task: known_options(find_task(task)) for task in tasks} if given else {}
     for one in given:
         name, named, value = one.partition("=")
-        task, of_one, option = name.partition(".")
+        task, of_one, option = name.rpartition(".")
         places = [task] if of_one else [place for place, options in known.items() if name in options]
-        option = option if of_one else name
         if not named or not places or any(place not in tasks for place in places):
             every = ", ".join(f"{place}.{option}" for place, options in known.items() for option in sorted(options))
             raise typer.BadParameter(
@@ -109,8 +110,8 @@ def make_jobs(
     suite: "Suite", sources: Sources, seeds: Sequence[int], limit: int | None, *, skip: bool
 ) -> tuple[list["Job"], dict[str, str]]:
     """The jobs, and if ``skip`` the tasks whose data is not here, each with the reason."""
-    from deltamem_lab.registry import build_task, pick_protocol
     from deltamem_lab.runner import Job
+    from deltamem_lab.tasks.registry import build_task, pick_protocol
     from deltamem_lab.tasks.rows import BadDataError
 
     jobs: list[Job] = []
@@ -131,4 +132,7 @@ def make_jobs(
                 missing[one.task] = " ".join(str(error).split())
                 continue
             jobs.append(Job(built, pick_protocol(built, one.protocol), seed, limit))
+    names = [job.task.name for job in jobs if job.seed == seeds[0]]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"Several tasks are named {', '.join(twice)}, and their records could not be told apart.")
     return jobs, missing

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from deltamem_lab.backbone import Backbone
     from deltamem_lab.methods import MethodOptions
-    from deltamem_lab.registry import Suite
+    from deltamem_lab.suites import Suite
 
 
 def choose_methods(

@@ -35,12 +35,13 @@ def refuse(given: Mapping[str, object], adapters: Sequence[str]) -> None:
     Raises:
         typer.BadParameter: something was.
     """
-    from deltamem_lab.loading import adapter_kind
+    from deltamem_lab.loading import adapter_kind, is_memory
 
     if names := [name for name, value in given.items() if value]:
         raise typer.BadParameter(f"{', '.join(names)} cannot be used with --harness.")
     for one in adapters:
-        if (kind := adapter_kind(one.rpartition("=")[2])) in ("lora", "memgen", "mlp"):
+        if not is_memory(place := one.rpartition("=")[2]):
+            kind = adapter_kind(place)
             raise typer.BadParameter(f"--adapter {one} is no δ-mem adapter ({kind}), which --harness cannot use.")
 
 
@@ -61,8 +62,8 @@ def run(
         ValueError: there is no such task, or the folder holds another run.
     """
     from deltamem.files import write_atomically
-    from deltamem_lab.tasks.harness import HarnessOptions, run_harness
-    from deltamem_lab.tasks.harness_records import begin, keep
+    from deltamem_lab.harness.records import begin, keep
+    from deltamem_lab.harness.run import HarnessOptions, run_harness
 
     begin(output, tasks, methods, backbone, data, limit)
     answered = 0

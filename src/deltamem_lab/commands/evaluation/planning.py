@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from deltamem_lab.backbone import Backbone
     from deltamem_lab.commands.evaluation.preparing import Preparation
+    from deltamem_lab.interface import PublishedSize
     from deltamem_lab.methods import MethodOptions
-    from deltamem_lab.registry import Suite
     from deltamem_lab.runner import Estimate, Job
+    from deltamem_lab.suites import Suite
 
 
 def make_plan(
@@ -23,15 +24,17 @@ def make_plan(
     options: "MethodOptions",
 ) -> list["Estimate"]:
     """What would run, in the suite's order; of data that is not here, by its published size."""
-    from deltamem_lab.registry import TASKS, protocol_of
     from deltamem_lab.runner import estimate, estimate_published
+    from deltamem_lab.tasks.registry import find_task, pick_protocol
 
     rows: list[Estimate] = []
     for one in suite.tasks:
-        rows += estimate([job for job in jobs if job.task.name == one.task], methods, backbone, options)
-        size = TASKS[one.task].size
+        task = find_task(one.task)
+        rows += estimate([job for job in jobs if job.task.name == task.name], methods, backbone, options)
+        size: PublishedSize | None = getattr(task, "size", None)
         if one.task in missing and size:
-            rows += [*estimate_published(one.task, protocol_of(one), size, limit, methods, backbone, options)] * seeds
+            protocol = pick_protocol(task, one.protocol)
+            rows += [*estimate_published(task.name, protocol, size, limit, methods, backbone, options)] * seeds
     return rows
 
 

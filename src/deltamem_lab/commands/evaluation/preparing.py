@@ -8,10 +8,13 @@ from pathlib import Path
 
 from deltamem.files import write_atomically
 from deltamem_lab.commands.evaluation.commands import at_once, run_commands
-from deltamem_lab.methods.registry import COMPRESSED, STATIC
-from deltamem_lab.registry import TRAINED, Suite, SuiteTraining, resolve
+from deltamem_lab.methods.registry import STATIC
+from deltamem_lab.records import TRAINED
+from deltamem_lab.suites import Suite, SuiteTraining
 
 _RECIPE = "recipe.yaml"
+# What is trained under this name is no adapter of the backbone.
+_COMPRESSED = "llmlingua2"
 _NOT_TRAINED = "it is trained first, and --no-train left that out"
 
 
@@ -42,7 +45,9 @@ class Preparation:
     @property
     def adapters(self) -> list[str]:
         """The adapters that the user gave, and those that were trained, as ``NAME=FOLDER``."""
-        trained = (f"{one.name}={self.folder / one.name}" for one in self.there if one.name not in (STATIC, COMPRESSED))
+        trained = (
+            f"{one.name}={self.folder / one.name}" for one in self.there if one.name not in (STATIC, _COMPRESSED)
+        )
         return [*self.own_adapters, *trained]
 
     @property
@@ -53,7 +58,7 @@ class Preparation:
     @property
     def compressor(self) -> str:
         """The classifier of ``llmlingua2`` that the user gave, or the folder of the one that was trained."""
-        return self.own_compressor or str(self._trained(COMPRESSED) or "")
+        return self.own_compressor or str(self._trained(_COMPRESSED) or "")
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -102,9 +107,10 @@ def find_preparation(
     if static is not None:
         named.add(STATIC)
     if compressor:
-        named.add(COMPRESSED)
-    trainings: Sequence[SuiteTraining] = resolve(suite.trainings) if suite.trainings else ()
-    wanted = [one for one in trainings if one.name not in named and (not methods or _is_among(one.method, methods))]
+        named.add(_COMPRESSED)
+    wanted = [
+        one for one in suite.trainings if one.name not in named and (not methods or _is_among(one.method, methods))
+    ]
     there = tuple(one for one in wanted if (folder / one.name / one.done).is_file())
     left = [one for one in wanted if one not in there]
     absent = {one.method: reason for one in left if (reason := _lacking(one) or ("" if train else _NOT_TRAINED))}
@@ -112,7 +118,7 @@ def find_preparation(
         folder,
         there,
         tuple(one for one in left if one.method not in absent),
-        tuple(one for one in trainings if one.name in named),
+        tuple(one for one in suite.trainings if one.name in named),
         absent,
         tuple(adapters),
         static,

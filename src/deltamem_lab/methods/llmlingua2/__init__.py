@@ -4,3 +4,7 @@ The package ``llmlingua`` does the compressing, with the authors' classifier or 
 learned which words of meetings GPT-4 keeps. One that is trained here learns which words of an episode's history its
 questions and answers take up, and starts from random weights.
 """
+
+from deltamem_lab.methods.llmlingua2.method import LLMLingua2
+
+__all__ = ["LLMLingua2"]

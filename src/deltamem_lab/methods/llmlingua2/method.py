@@ -5,15 +5,17 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.interface import Ask, Document, Entry, as_text
-from deltamem_lab.methods.base import BackboneMethod, Size
+from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
+from deltamem_lab.methods.registry import method
 
 COMPRESSOR = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"
 # As in its authors' examples.
@@ -24,6 +26,7 @@ _BORDER = "<entry>"
 _SPLIT_AS = {"bert": "bert-base-multilingual-cased", "xlm-roberta": "xlm-roberta-large"}
 
 
+@method("llmlingua2", "LLMLingua-2", "excerpt")
 class LLMLingua2(BackboneMethod):
     """The bare backbone with the whole history compressed.
 
@@ -44,6 +47,21 @@ class LLMLingua2(BackboneMethod):
         self.rate = rate
         self._kept: list[Entry] = []
         self._model: Any = None
+
+    @classmethod
+    def build(cls, name: str, backbone: Backbone, adapter: str, options: MethodOptions, **arguments: Any) -> Self:
+        """With the classifier that was chosen, or its authors'."""
+        return cls(name, backbone, options.compressor or COMPRESSOR)
+
+    @classmethod
+    def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
+        """The package, or a classifier."""
+        if find_spec("llmlingua") is None:
+            return 'needs llmlingua: pip install "deltamem[llmlingua]"'
+        if options.compressor:
+            return ""
+        trained = "deltamem baseline llmlingua2, then --compressor FOLDER"
+        return f"needs a classifier: {trained}, or --compressor {COMPRESSOR}"
 
     @property
     def fingerprint(self) -> str:

@@ -5,3 +5,7 @@ and at most five after delimiters, two sets of queries, one LoRA and one pair of
 them when training begins. Only the weaver is trained, by supervised learning. The trigger, a second LoRA with a head
 that learns by GRPO where to insert, is not here; latents are inserted wherever they may be.
 """
+
+from deltamem_lab.methods.memgen.method import MemGen
+
+__all__ = ["MemGen"]

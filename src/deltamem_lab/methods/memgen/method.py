@@ -11,13 +11,15 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from deltamem.chat import Message, encode_chat
 from deltamem_lab.backbone import Backbone, Generated, generation_options, seeded
 from deltamem_lab.interface import Ask, Budget, Decoding, Entry
-from deltamem_lab.methods.base import Size
-from deltamem_lab.methods.memgen.files import weaver_fingerprint
+from deltamem_lab.methods.base import MethodOptions, Size, Weights
+from deltamem_lab.methods.memgen.files import is_weaver, load_weaver, weaver_fingerprint
 from deltamem_lab.methods.memgen.learning import ends_with_delimiter
 from deltamem_lab.methods.memgen.weaver import Reading, weavers
+from deltamem_lab.methods.registry import method
 from deltamem_lab.methods.text import FullContext
 
 
+@method("memgen", "MemGen", "trained")
 class MemGen(FullContext):
     """The full context, after which, and after delimiters of the answer, the weaver's latent tokens are read.
 
@@ -34,6 +36,7 @@ class MemGen(FullContext):
     """
 
     needs_history = False
+    weights = Weights("memgen", is_weaver, load_weaver)
 
     def __init__(self, name: str, backbone: Backbone) -> None:
         super().__init__(name, backbone)
@@ -41,6 +44,12 @@ class MemGen(FullContext):
         if not there:
             raise ValueError(f"The method {name!r} needs a weaver, and none is loaded; load one with --adapter FOLDER.")
         self.weaver = list(there.values())[-1]
+
+    @classmethod
+    def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
+        """A weaver."""
+        there = weavers(backbone.model)
+        return "" if there else "needs a weaver: deltamem baseline memgen, then --adapter memgen=FOLDER"
 
     @property
     def fingerprint(self) -> str:

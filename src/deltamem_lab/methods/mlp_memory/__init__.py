@@ -6,3 +6,7 @@ As in the authors' published code, the state is what a block's feed-forward read
 chosen; a block of the MLP is a norm, a feed-forward as wide as the backbone's and a residual connection; distances are
 squared, and no state finds itself. Here the search is exact, and the MLP's head begins as the backbone's.
 """
+
+from deltamem_lab.methods.mlp_memory.method import MixedMemory
+
+__all__ = ["MixedMemory"]

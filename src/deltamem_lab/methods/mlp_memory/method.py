@@ -6,11 +6,14 @@ from typing import Any
 from deltamem.chat import Message
 from deltamem_lab.backbone import Backbone, Generated
 from deltamem_lab.interface import Ask, Entry
-from deltamem_lab.methods.mlp_memory.files import memories
+from deltamem_lab.methods.base import MethodOptions, Weights
+from deltamem_lab.methods.mlp_memory.files import is_mlp_memory, load_memory, memories
 from deltamem_lab.methods.mlp_memory.mixing import mixing
+from deltamem_lab.methods.registry import method
 from deltamem_lab.methods.text import FullContext
 
 
+@method("mlp_memory", "MLP Memory", "trained")
 class MixedMemory(FullContext):
     """The full context, with an MLP that was trained on the adapters' data.
 
@@ -25,6 +28,7 @@ class MixedMemory(FullContext):
     """
 
     needs_history = False
+    weights = Weights("mlp", is_mlp_memory, load_memory)
 
     def __init__(self, name: str, backbone: Backbone) -> None:
         super().__init__(name, backbone)
@@ -34,6 +38,12 @@ class MixedMemory(FullContext):
                 f"The method {name!r} needs an MLP memory, and none is loaded; load one with --adapter FOLDER."
             )
         self.label, self.loaded = list(there.items())[-1]
+
+    @classmethod
+    def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
+        """An MLP."""
+        there = memories(backbone.model)
+        return "" if there else "needs an MLP: deltamem baseline mlp-memory, then --adapter mlp=FOLDER"
 
     @property
     def fingerprint(self) -> str:

@@ -6,14 +6,14 @@ import torch
 import deltamem
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
-from deltamem_lab.tasks.harness import HarnessOptions
+from deltamem_lab.harness.run import HarnessOptions
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 from lm_eval.api.instance import Instance  # noqa: E402
 
-from deltamem_lab.tasks.harness_model import MemoryLM  # noqa: E402
+from deltamem_lab.harness.model import MemoryLM  # noqa: E402
 
 PAIRS = [("I live in", " Oslo."), ("My cat is called Mina and she", " sleeps a lot.")]
 

@@ -69,7 +69,7 @@ def run_harness(model: Any, tokenizer: Any, options: HarnessOptions, **model_opt
         from lm_eval.tasks import TaskManager
     except ImportError:
         raise ImportError('Tasks of lm-evaluation-harness need lm-eval: pip install "deltamem[harness]"') from None
-    from deltamem_lab.tasks.harness_model import MemoryLM
+    from deltamem_lab.harness.model import MemoryLM
 
     known = TaskManager()
     if unknown := sorted(set(options.tasks) - set(known.all_tasks)):

@@ -1,4 +1,4 @@
-"""A model with a memory as lm-evaluation-harness wants one. Only :mod:`deltamem_lab.tasks.harness` imports this."""
+"""A model with a memory as lm-evaluation-harness wants one. Only :mod:`deltamem_lab.harness` imports this."""
 
 from typing import Any
 

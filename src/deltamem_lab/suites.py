@@ -1,0 +1,183 @@
+"""The suites: tasks and methods that are run together, and what the embedded one trains before it runs.
+
+That is the static control, and the published baselines that are trained. Each is trained by its own command on the data
+of the adapter ``multi``, by fewer updates than the adapter: as many as take a few minutes on an idle core or, for the
+MLP and the classifier, as their commands do. Another package adds a suite by the entry-point group ``deltamem.suites``,
+or the command line names it as ``module:SUITE``.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from deltamem.demo.adapters import COURSES, recipe_of
+from deltamem.extensions import installed, load_object
+
+GROUP = "deltamem.suites"
+
+
+@dataclass(frozen=True)
+class SuiteTask:
+    """A task of a suite.
+
+    Attributes:
+        task: its name.
+        protocol: one of its protocols; the first by default.
+    """
+
+    task: str
+    protocol: str = ""
+
+
+@dataclass(frozen=True)
+class SuiteTraining:
+    """What a suite trains before it runs, by a command of ``deltamem``, into a folder of its own.
+
+    Attributes:
+        name: of the folder, and of what is trained among the adapters.
+        method: the method that needs it.
+        about: what is trained, in words.
+        command: the arguments; ``{recipe}`` and ``{folder}`` stand for the recipe's file and the folder.
+        recipe: the recipe's text for a folder.
+        done: the file that the command writes last.
+        seconds: about how long it takes on an idle core.
+        needs: the packages that it and its method import, each with the extra that has it.
+    """
+
+    name: str
+    method: str
+    about: str
+    command: tuple[str, ...]
+    recipe: Callable[[Path], str]
+    done: str
+    seconds: int
+    needs: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is run together.
+
+    Attributes:
+        tasks: the tasks.
+        methods: the methods; every one that the adapters allow by default.
+        more: methods that are run beside those if what they need is there, and else named with what they lack.
+        trainings: what it trains first.
+        limit: the most items a task; all by default.
+        seconds: about how long the answers of a seed take on an idle core, where that is known.
+        embedded: on the package's own backbone.
+    """
+
+    tasks: tuple[SuiteTask, ...]
+    methods: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
+    trainings: tuple[SuiteTraining, ...] = ()
+    limit: int | None = None
+    seconds: int = 0
+    embedded: bool = False
+
+
+_TRAINER = ("accelerate", "train"), ("pydantic", "train"), ("yaml", "train"), ("datasets", "train")
+_PEFT = ("peft", "lora")
+
+
+def _recipe(folder: Path, steps: int, *, control: bool = False) -> str:
+    """The recipe of the adapter ``multi`` with so many updates, as YAML; that of a baseline is in float32."""
+    from deltamem.train.recipefile import recipe_yaml
+
+    course = COURSES["multi"]
+    stage = dataclasses.replace(course.stages[0], steps=steps)
+    return recipe_yaml(recipe_of(course.config, stage, folder, control=control, precision="bf16" if control else "no"))
+
+
+TRAININGS: tuple[SuiteTraining, ...] = (
+    SuiteTraining(
+        name="static",
+        method="static",
+        about="the static control: multi trained on strangers' memories, 400 updates",
+        command=("train", "{recipe}", "output.folder={folder}", "--resume"),
+        recipe=lambda folder: _recipe(folder, 400, control=True),
+        done="metrics.json",
+        seconds=180,
+        needs=(*_TRAINER, ("matplotlib", "train")),
+    ),
+    SuiteTraining(
+        name="lora",
+        method="context2lora",
+        about="the LoRA of context2lora, 250 updates",
+        command=("baseline", "lora", "{recipe}", "--output", "{folder}"),
+        recipe=lambda folder: _recipe(folder, 250),
+        done="training.json",
+        seconds=300,
+        needs=(*_TRAINER, _PEFT),
+    ),
+    SuiteTraining(
+        name="memgen",
+        method="memgen",
+        about="the weaver of memgen, 800 updates",
+        command=("baseline", "memgen", "{recipe}", "--output", "{folder}"),
+        recipe=lambda folder: _recipe(folder, 800),
+        done="training.json",
+        seconds=180,
+        needs=(*_TRAINER, _PEFT),
+    ),
+    SuiteTraining(
+        name="mlp",
+        method="mlp_memory",
+        about="the MLP of mlp_memory, 600 updates on 30,000 tokens",
+        command=("baseline", "mlp-memory", "{recipe}", "--output", "{folder}"),
+        recipe=lambda folder: _recipe(folder, 400),
+        done="training.json",
+        seconds=60,
+        needs=_TRAINER,
+    ),
+    SuiteTraining(
+        name="llmlingua2",
+        method="llmlingua2",
+        about="the classifier of llmlingua2, 300 updates on 3,200 histories",
+        command=("baseline", "llmlingua2", "{recipe}", "--output", "{folder}"),
+        recipe=lambda folder: _recipe(folder, 200),
+        done="training.json",
+        seconds=60,
+        needs=(*_TRAINER, ("llmlingua", "llmlingua")),
+    ),
+)
+
+
+# What a published table has beside the memory and the plain texts, and the control that it lacks.
+_BASELINES = ("dense", "memorybank", "llmlingua2", "context2lora", "memgen", "mlp_memory", "static")
+
+SUITES: dict[str, Suite] = {
+    "embedded": Suite(
+        (SuiteTask("world"),),
+        more=(*_BASELINES, "memorybank_keep", "context2lora_fitted"),
+        trainings=TRAININGS,
+        seconds=480,
+        embedded=True,
+    ),
+    "smoke": Suite(
+        (SuiteTask("world"),), methods=("none", "full", "bm25", "multi", "shuffled"), limit=6, embedded=True
+    ),
+    "paper": Suite(
+        tuple(SuiteTask(name, "release") for name in ("ifeval", "hotpotqa", "gpqa", "memoryagentbench", "locomo")),
+        more=_BASELINES,
+    ),
+}
+
+
+def find_suite(name: str) -> Suite:
+    """A suite by its name, or as ``module:SUITE``, which is imported.
+
+    Raises:
+        ValueError: there is none.
+    """
+    added = installed(GROUP)
+    if name in SUITES:
+        return SUITES[name]
+    if name not in added and ":" not in name:
+        raise ValueError(f"There is no suite {name!r}; there are: {', '.join([*SUITES, *added])}, and module:SUITE.")
+    found = added[name].load() if name in added else load_object(name)
+    if not isinstance(found, Suite):
+        raise ValueError(f"{name} is no suite: it must be a {Suite.__module__}.Suite.")
+    return found
