@@ -86,7 +86,7 @@ class Backbone:
         """The room that positions leave for a prompt before an answer; an answer is granted at most half of them."""
         positions = self.positions
         room = None if positions is None else positions - min(decoding.max_new_tokens, positions // 2)
-        return Budget(room, self.length)
+        return Budget(room, self.length, self.tokenizer)
 
     def empty(self, adapter: str) -> MemoryState:
         """An empty memory."""

@@ -103,10 +103,12 @@ class Budget:
     Attributes:
         tokens: how many the prompt may have, all that the chat template adds included; ``None`` for any number.
         length: how many tokens a prompt of these messages is.
+        tokenizer: for protocols that count and cut the texts themselves in tokens; there wherever ``tokens`` is.
     """
 
     tokens: int | None
     length: Callable[[Sequence[Message]], int]
+    tokenizer: Any = None
 
     def fits(self, messages: Sequence[Message]) -> bool:
         """Whether there is room for a prompt."""

@@ -19,8 +19,25 @@ def write_lines(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def words(tokens: int | None) -> Budget:
-    return Budget(tokens, lambda messages: sum(len(message["content"].split()) for message in messages))
+class Words:
+    """A tokenizer whose tokens are what stands between white space."""
+
+    model_max_length = 10**9
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[str]:
+        return text.split()
+
+    def decode(self, tokens: list[str], skip_special_tokens: bool = False) -> str:
+        return " ".join(tokens)
+
+
+def words(tokens: int | None, template: int = 0) -> Budget:
+    """Room for so many words, of which each message takes more where the template adds some."""
+    return Budget(
+        tokens,
+        lambda messages: sum(template + len(message["content"].split()) for message in messages),
+        Words(),
+    )
 
 
 LOCOMO: dict[str, Any] = {

@@ -102,6 +102,9 @@ def test_published_numbers_stand_beside_ours_with_a_mark() -> None:
     assert rows(page, "δ-mem SSW")[0][-1] == "questions 2/1,540, writes"
     assert rows(page, "BM25 RAG")[0][-1] == "questions 2/1,540, settings not published"
     assert rows(page, "δ-mem SSW")[1][-1] == "questions, writes"
+    page = to_markdown(contents([replace(segment[0], notes={"cut": True}), segment[1]]))
+    marks = [row[-1] for row in rows(page, "δ-mem SSW")]
+    assert marks == ["questions 2/1,540, cut 1, writes", "questions, cut, writes"]
 
 
 def test_the_same_questions_by_the_same_protocol_have_no_mark() -> None:

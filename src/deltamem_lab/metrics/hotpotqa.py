@@ -1,6 +1,6 @@
 """HotpotQA's scores (Yang et al., 2018), as its authors compute them and as the release does."""
 
-from deltamem_lab.metrics.text import exact, first_line, normalise_as_released, strict_f1, token_f1
+from deltamem_lab.metrics.text import exact, first_line, normalise_as_released, strict_f1, token_f1_as_released
 
 
 def hotpotqa_scores(output: str, gold: str) -> dict[str, float]:
@@ -14,5 +14,5 @@ def hotpotqa_scores_as_released(output: str, gold: str) -> dict[str, float]:
     answer = first_line(output)
     return {
         "em": exact(answer, gold, normalise_as_released),
-        "f1": token_f1(answer, gold, normalise_as_released),
+        "f1": token_f1_as_released(answer, gold),
     }

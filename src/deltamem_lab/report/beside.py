@@ -1,5 +1,6 @@
 """Published numbers beside ours: for each benchmark, in the paper's shape, and what the paper leaves open."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from deltamem_lab.published import (
@@ -19,6 +20,7 @@ from deltamem_lab.records import Record
 from deltamem_lab.report.blocks import Block, Heading, Paragraph, Table
 from deltamem_lab.summary import NONE, MethodSummary, TaskSummary
 
+_COUNTED = re.compile(r" [\d,/]+$")
 _ALL, _QUESTIONS, _CATEGORIES = "all", "mean over questions", "mean over categories"
 _COLUMNS = {
     "ifeval": "IFEval",
@@ -142,7 +144,7 @@ def _paper_row(row: Published, ran: Mapping[str, TaskSummary], records: Sequence
             ours.append(measured[_ALL])
             own = [record for record in records if (record.task, record.protocol) == (name, task.protocol)]
             # How many questions differ from benchmark to benchmark; here it is only told that they do.
-            told = (mark.partition(" ")[0] if "/" in mark else mark for mark in _differs(task, row, own, method))
+            told = (_COUNTED.sub("", mark) for mark in _differs(task, row, own, method))
             marks |= dict.fromkeys(told)
     mean = sum(ours) / len(ours) if len(ours) == len(_COLUMNS) else None
     return [
@@ -183,11 +185,14 @@ def _measured(method: MethodSummary, row: Published, task: str) -> dict[str, flo
 
 def _differs(task: TaskSummary, row: Published, records: Sequence[Record], method: MethodSummary) -> list[str]:
     """In what a run is another than the published one, as far as is known."""
-    asked = len({(record.item, record.question) for record in records if record.method == method.method})
+    own = [record for record in records if record.method == method.method]
+    asked = len({(record.item, record.question) for record in own})
+    cut = len({(record.item, record.question) for record in own if record.notes.get("cut")})
     marks = {
         "backbone": any(_model(name) != row.model for name in task.models),
         "protocol": task.protocol != row.protocol,
         f"questions {asked:,}/{QUESTIONS[task.task]:,}": asked != QUESTIONS[task.task],
+        f"cut {cut:,}": cut > 0 and task.task == "locomo",
         "writes": row.method == "segment+context" and task.task in ("locomo", "memoryagentbench"),
         "adapter not told": row.method == "token",
         "settings not published": row.method in UNSETTLED,

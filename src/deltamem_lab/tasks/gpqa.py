@@ -21,8 +21,8 @@ LETTERS = "ABCD"
 _CHOICES = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 _COLUMNS = ("Record ID", "Question", *_CHOICES)
 _PROMPT = (
-    "Answer the following multiple choice question. Show your choice in the `answer` field with only the choice "
-    'letter, for example: {{"answer": "C"}}.\n\nQuestion: {question}\n\n{options}'
+    "Answer the following multiple-choice question.\nPlease show your choice in the `answer` field with only the "
+    'choice letter, for example: {{"answer": "C"}}.\n\nQuestion: {question}\n\n{options}'
 )
 
 

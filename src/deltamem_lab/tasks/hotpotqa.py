@@ -51,11 +51,14 @@ class HotpotQA:
     def prompt(
         self, item: Item, question: Question, history: Sequence[Entry], protocol: str, budget: Budget
     ) -> list[Message]:
-        """The release's single message: instructions, numbered passages, the question."""
+        """The release's single message: instructions, numbered passages, the question.
+
+        A passage without text is left out and keeps its number.
+        """
         shown = [] if protocol == "no_context" else history
-        passages = [f"Passage {number} - {_titled(entry)}" for number, entry in enumerate(shown, start=1)]
+        passages = [f"Passage {number} - {_titled(entry)}" for number, entry in enumerate(shown, 1) if _words(entry)]
         context = "\n\n".join(passages) or _NOTHING
-        text = f"{_INSTRUCTIONS}\n\n{context}\n\nQuestion: {question.text}\nAnswer:"
+        text = f"{_INSTRUCTIONS}\n\n{context}\n\nQuestion: {question.text.strip()}\nAnswer:"
         return [{"role": "user", "content": text}]
 
     def decoding(self, item: Item, question: Question, protocol: str) -> Decoding:
@@ -75,7 +78,7 @@ def _item(row: dict[str, Any]) -> Item:
     question = Question(
         id=name,
         text=need(row, "question", str),
-        answers=(need(row, "answer", str),),
+        answers=(need(row, "answer", str).strip(),),
         category=str(row.get("type") or "untyped"),
         subsets=(str(row["level"]),) if row.get("level") else (),
     )
@@ -91,7 +94,11 @@ def _passages(row: dict[str, Any]) -> Iterator[Document]:
     else:
         raise ValueError("'context' is missing or not a list of titles with sentences")
     for title, sentences in pairs:
-        yield Document("".join(sentences), title=title)
+        yield Document(" ".join(filter(None, map(str.strip, sentences))), title=title)
+
+
+def _words(entry: Entry) -> str:
+    return entry.text if isinstance(entry, Document) else as_text(entry)
 
 
 def _titled(entry: Entry) -> str:

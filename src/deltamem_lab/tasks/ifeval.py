@@ -1,8 +1,9 @@
 """IFEval (Zhou et al., 2023): instructions whose fulfilment a program can check, by the checkers of the harness."""
 
+import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -29,7 +30,9 @@ class IFEval:
     answer without its first or last line and without asterisks. ``instructions_strict`` and ``instructions_loose`` are
     shares of a prompt's instructions, which count as many times as there are, so that their means are over all
     instructions. Checkers are lm-evaluation-harness's. They differ from the release's in one point: the release
-    replaces the detection of languages by a list of stop words, which concerns 95 of the 834 instructions.
+    replaces the detection of languages by a list of stop words, which concerns 95 of the 834 instructions. Where an
+    instruction asks for a letter that is none (two prompts do), the checkers count one drawn at random: here it is
+    drawn by the prompt's key, so that the same answer always has the same score.
 
     Args:
         data: rows as on the Hub, in JSON lines; the Hub's if not given.
@@ -75,9 +78,9 @@ class IFEval:
             ImportError: lm-eval is not installed; the message names the extra.
             ValueError: data of NLTK is missing, which some prompt of the data needs.
         """
-        found = _checkers(self._cuts_sentences).process_results(
-            {"key": 0, "prompt": question.text, **question.extra}, [output]
-        )
+        checkers = _checkers(self._cuts_sentences)
+        with _drawn_for(question.id):
+            found = checkers.process_results({"key": 0, "prompt": question.text, **question.extra}, [output])
         strict, loose = found["inst_level_strict_acc"], found["inst_level_loose_acc"]
         return {
             "prompt_strict": float(found["prompt_level_strict_acc"]),
@@ -101,6 +104,17 @@ def _item(row: dict[str, Any]) -> Item:
         extra={"instruction_id_list": instructions, "kwargs": given},
     )
     return Item(name, (), (question,))
+
+
+@contextmanager
+def _drawn_for(key: str) -> Iterator[None]:
+    """Within the block what is drawn at random follows from a text."""
+    before = random.getstate()
+    random.seed(f"ifeval/{key}")
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 @cache

@@ -7,7 +7,7 @@ downloaded from its authors' repository and compared with a known checksum.
 import hashlib
 import urllib.request
 from collections.abc import Collection, Iterator, Sequence
-from itertools import accumulate, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from deltamem_lab.metrics.locomo import (
     NO_INFORMATION,
     TEMPORAL,
     locomo_score,
+    locomo_score_as_released,
     official_answer,
+    released_answer,
 )
 from deltamem_lab.tasks.registry import task
 from deltamem_lab.tasks.rows import BadDataError, digest, need, read_rows
@@ -44,7 +46,9 @@ _ASK = (
 )
 _DATE_HINT = " Use DATE of CONVERSATION to answer with an approximate date."
 _CHOICE = " (a) {} (b) {}. Select the correct answer by writing (a) or (b)."
+_HEADING = "\nDATE: {}\nCONVERSATION:\n"
 _ANSWER_TOKENS = 50
+_SEED = 42
 
 
 @task
@@ -52,9 +56,9 @@ class LoCoMo:
     """LoCoMo's questions, answered after reading a conversation of two people.
 
     A history is the conversation's turns, each a document dated as its session is. The protocols: ``release`` shows
-    sessions newest first, turns in order within, and leaves out the last sessions if there is no room; ``official``,
-    the authors' own for open models, shows them in order and leaves out the first turns; ``no_context`` shows none.
-    All sample as the authors do.
+    sessions newest first, turns in order within, and leaves out the last sessions if there is no room, and of the
+    last one shown its first turns; ``official``, the authors' own for open models, shows them in order and leaves
+    out the first turns; ``no_context`` shows none. All sample as the authors do.
 
     Args:
         data: ``locomo10.json`` or a file like it; downloaded if not given.
@@ -108,44 +112,39 @@ class LoCoMo:
         asked = _ASK.format(_asked(question))
         if protocol == "no_context" or not history:
             return _messages(asked)
-        start, released = _INTRODUCTION.format(*item.extra["speakers"]), protocol == "release"
+        start = _INTRODUCTION.format(*item.extra["speakers"])
+        if protocol == "release":
+            return _released(start, history, asked, budget)
 
         def render(shown: Sequence[Entry]) -> list[Message]:
-            return _messages(f"{start}{_sessions(shown, newest_first=released)}\n\n{asked}" if shown else asked)
+            return _messages(f"{start}{''.join(_sessions(shown))}\n\n{asked}" if shown else asked)
 
-        if not released:
-            last = budget.most(len(history), lambda number: render(history[len(history) - number :]))
-            return render(history[len(history) - last :])
-        # Whole sessions give way, the newest first; of a single one its last turns.
-        ends = [*accumulate(len(list(turns)) for _, turns in groupby(history, key=_date))]
-        sessions = budget.most(len(ends), lambda number: render(history[: ends[number - 1] if number else 0]))
-        turns = ends[sessions - 1] if sessions else budget.most(ends[0], lambda number: render(history[:number]))
-        return render(history[:turns])
+        last = budget.most(len(history), lambda number: render(history[len(history) - number :]))
+        return render(history[len(history) - last :])
 
     def decoding(self, item: Item, question: Question, protocol: str) -> Decoding:
-        """Sampling at temperature 0.4 from the ten likeliest; the seed is 42 plus the question's place in its file."""
-        return Decoding(_ANSWER_TOKENS, temperature=0.4, top_p=0.9, top_k=10, seed=42 + question.extra["index"])
+        """Sampling at temperature 0.4 from the ten likeliest.
+
+        The seed is 42 plus the question's place among its conversation's questions of the categories asked.
+        """
+        return Decoding(_ANSWER_TOKENS, temperature=0.4, top_p=0.9, top_k=10, seed=_SEED + question.extra["index"])
 
     def score(self, item: Item, question: Question, output: str, protocol: str) -> dict[str, float]:
         """F1 by the rules of the question's category."""
-        options = question.options if protocol == "official" else ()
-        answer = official_answer(output, options)
-        return {"f1": locomo_score(answer, question.answers[0], question.extra["category"])}
+        gold, category = question.answers[0], question.extra["category"]
+        if protocol == "official":
+            return {"f1": locomo_score(official_answer(output, question.options), gold, category)}
+        return {"f1": locomo_score_as_released(released_answer(output, question.options), gold, category)}
 
     def _item(self, row: dict[str, Any]) -> Item:
         name, conversation = need(row, "sample_id", str), need(row, "conversation", dict)
-        first = sum(len(item.extra["categories"]) for item in self._items)
-        rows = need(row, "qa", list)
-        questions = [self._question(name, number, first + number, one) for number, one in enumerate(rows)]
-        return Item(
-            id=name,
-            history=tuple(_turns(conversation)),
-            questions=tuple(question for question in questions if question.extra["category"] in self._categories),
-            extra={
-                "speakers": [need(conversation, who, str) for who in ("speaker_a", "speaker_b")],
-                "categories": [question.extra["category"] for question in questions],
-            },
-        )
+        questions: list[Question] = []
+        for number, one in enumerate(need(row, "qa", list)):
+            question = self._question(name, number, len(questions), one)
+            if question.extra["category"] in self._categories:
+                questions.append(question)
+        speakers = [need(conversation, who, str) for who in ("speaker_a", "speaker_b")]
+        return Item(name, tuple(_turns(conversation)), tuple(questions), extra={"speakers": speakers})
 
     def _question(self, item: str, number: int, index: int, row: dict[str, Any]) -> Question:
         category, text = need(row, "category", int), need(row, "question", str)
@@ -153,7 +152,7 @@ class LoCoMo:
             raise ValueError(f"question {number + 1} is of category {category}")
         options: tuple[str, ...] = ()
         if category == ADVERSARIAL:
-            options = _options(text, str(row.get("adversarial_answer", row.get("answer", ""))))
+            options = _options(item, index, str(row.get("answer", row.get("adversarial_answer", NO_INFORMATION))))
         elif row.get("answer") is None:
             raise ValueError(f"question {number + 1} has no answer")
         # A few gold answers are numbers.
@@ -178,23 +177,60 @@ def _turns(conversation: dict[str, Any]) -> Iterator[Document]:
         for turn in turns:
             text = f'{need(turn, "speaker", str)} said, "{need(turn, "text", str)}"'
             caption = turn.get("blip_caption")
-            yield Document(f"{text} and shared {caption}." if caption else text, date=date)
+            # A picture stands on a line of its own, as the authors have it.
+            yield Document(f"{text}\n and shared {caption}." if caption else text, date=date)
 
 
-def _sessions(history: Sequence[Entry], *, newest_first: bool) -> str:
-    blocks = [
-        f"DATE: {date}\nCONVERSATION:\n" + "\n".join(as_text(_undated(entry)) for entry in turns)
-        for date, turns in groupby(history, key=_date)
-    ]
-    return "\n\n".join(reversed(blocks) if newest_first else blocks)
+def _released(start: str, history: Sequence[Entry], asked: str, budget: Budget) -> list[Message]:
+    """The release's prompt: as many turns as there is room for, counted in tokens of their texts.
+
+    Sessions are taken from the first on, and the turns of each from its last. With the first turn without room all
+    ends; the heading of its session stands there all the same. The release does not count what the chat template and
+    the system prompt add; here what they would have too much is left out as well.
+    """
+    if budget.tokens is None:
+        return _messages(f"{start}{''.join(reversed(_sessions(history)))}\n\n{asked}")
+    room = budget.tokens
+    while True:
+        shown = _newest_first(history, room - _count(start, budget) - _count(asked, budget), budget)
+        messages = _messages(f"{start}{shown}\n\n{asked}")
+        over = 0 if budget.fits(messages) else budget.length(messages) - budget.tokens
+        if not over or room <= 0:
+            return messages
+        room -= over
+
+
+def _newest_first(history: Sequence[Entry], room: int, budget: Budget) -> str:
+    sessions, used = "", 0
+    for date, turns in groupby(history, key=_date):
+        heading, shown, full = _HEADING.format(date), "", False
+        for turn in map(_turn, reversed(list(turns))):
+            if full := used + _count(heading.lstrip() + turn, budget) >= room:
+                break
+            shown = turn + shown
+            used += _count(turn, budget)
+        sessions = heading + shown + sessions
+        if full:
+            break
+    return sessions
+
+
+def _count(text: str, budget: Budget) -> int:
+    return len(budget.tokenizer.encode(text))
+
+
+def _sessions(history: Sequence[Entry]) -> list[str]:
+    return [_HEADING.format(date) + "".join(map(_turn, turns)) for date, turns in groupby(history, key=_date)]
+
+
+def _turn(entry: Entry) -> str:
+    """A turn and the white space after it, which the authors' code has twice where no picture is shared."""
+    text = entry.text if isinstance(entry, Document) else as_text(entry)
+    return f"{text}\n\n" if text.endswith('"') else f"{text}\n"
 
 
 def _date(entry: Entry) -> str:
     return entry.date if isinstance(entry, Document) else ""
-
-
-def _undated(entry: Entry) -> Entry:
-    return Document(entry.text) if isinstance(entry, Document) else entry
 
 
 def _asked(question: Question) -> str:
@@ -203,9 +239,9 @@ def _asked(question: Question) -> str:
     return question.text + _CHOICE.format(*question.options) if question.options else question.text
 
 
-def _options(question: str, tempting: str) -> tuple[str, str]:
-    """The two choices of an adversarial question, on sides that depend on its text alone."""
-    even = hashlib.sha256(question.encode()).digest()[-1] % 2 == 0
+def _options(item: str, index: int, tempting: str) -> tuple[str, str]:
+    """The two choices of an adversarial question, on the sides that the release draws by its place."""
+    even = hashlib.sha256(f"{_SEED}|{item}|{index}|cat5".encode()).digest()[7] % 2 == 0
     return (NO_INFORMATION, tempting) if even else (tempting, NO_INFORMATION)
 
 

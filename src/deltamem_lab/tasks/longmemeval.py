@@ -8,7 +8,7 @@ from typing import Any
 from deltamem.chat import Message
 from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question, as_text
 from deltamem_lab.metrics.judge import QUESTION_TYPES, Judge, judge_prompt
-from deltamem_lab.metrics.text import contains, token_f1
+from deltamem_lab.metrics.text import contains, normalise, token_f1
 from deltamem_lab.tasks.registry import task
 from deltamem_lab.tasks.rows import HubData, need, rows_from, texts
 
@@ -89,7 +89,8 @@ class LongMemEval:
         if unanswerable:
             lexical = float(any(words in output.lower().replace("’", "'") for words in _ADMISSIONS))
         else:
-            lexical = contains(output, gold)
+            # Nothing can be seen of a gold answer without a word, so it is in no answer.
+            lexical = contains(output, gold) if normalise(gold) else 0.0
         scores = {"lexical": lexical, "f1": token_f1(output, gold)}
         if self.judge:
             prompt = judge_prompt(question.category, question.text, gold, output, abstention=unanswerable)

@@ -1,15 +1,18 @@
 """MemoryAgentBench's prompts: the authors' for each kind of source, and the one the release uses for all."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from deltamem.chat import Message
+from deltamem_lab.interface import Budget
 
 SYSTEM = "You are a helpful assistant that can read the context and memorize it for future retrieval."
 KINDS = ("ruler", "longmemeval", "eventqa", "icl", "recsys", "infbench", "detective", "factconsolidation")
 
-# The authors put the time of reading here; a fixed one keeps prompts the same from run to run.
+# The authors put the time of reading behind the first words, save for longmemeval; a fixed one keeps prompts the same
+# from run to run. Which kinds have a blank after it is theirs, and so are the backslash and the n, two characters.
 _TIME = "2025-01-01 00:00:00"
-# The backslash and the n are two characters in the authors' text too.
+_AFTER_DIALOGUE = {"ruler": _TIME, "eventqa": _TIME, "longmemeval": ""}
 _DIALOGUE = "Dialogue between User and Assistant {time}\\n<User> The following context is {what}: \n{context}\n "
 _DOCUMENTS = ("the documents I have read", "I have learned the documents")
 _BOOK = ("the book I have read", "I have read the book")
@@ -58,6 +61,13 @@ _RELEASE = (
 )
 _FROM_MEMORY = "Reply with a short entity, phrase, number, or sentence only.\n\nQuestion: {question}\nAnswer:"
 _CUT = "\n\n[... context truncated ...]\n\n"
+# The release's numbers: characters beside the mark, tokens left free, characters that a token's length is measured on,
+# the fewest characters that are cut in tokens, and what a tokenizer without a limit says at least.
+_HARDLY = 32
+_RESERVE = 32
+_SAMPLE = 8192
+_CHARACTERS = 32768
+_NO_LIMIT = 10**7
 
 
 def kind_of(source: str) -> str:
@@ -76,8 +86,9 @@ def official_messages(source: str, chunks: Sequence[str], question: str) -> list
     """The authors' prompt for a long-context model: every chunk as a dialogue that reads it, then the query."""
     kind = kind_of(source)
     what, learned = _MEMORISE[kind]
+    time = _AFTER_DIALOGUE.get(kind, f"{_TIME} ")
     read = [
-        f"{_DIALOGUE.format(time=_TIME, what=what, context=chunk)}<Assistant> {learned} and I will answer the question "
+        f"{_DIALOGUE.format(time=time, what=what, context=chunk)}<Assistant> {learned} and I will answer the question "
         "you ask."
         for chunk in chunks
     ]
@@ -86,15 +97,71 @@ def official_messages(source: str, chunks: Sequence[str], question: str) -> list
 
 
 def released_messages(context: str, question: str) -> list[Message]:
-    """The release's prompt for every source; without a context, the part of it that makes sense from memory alone."""
-    template = _RELEASE if context else _FROM_MEMORY
-    return [{"role": "user", "content": template.format(context=context, question=question)}]
+    """The release's prompt for every source."""
+    return [{"role": "user", "content": _RELEASE.format(context=context, question=question)}]
+
+
+def from_memory(question: str) -> list[Message]:
+    """The part of the release's prompt that makes sense where no context is shown."""
+    return [{"role": "user", "content": _FROM_MEMORY.format(question=question)}]
 
 
 def clip(text: str, limit: int) -> str:
-    """A text of at most ``limit`` characters as the release cuts it: its first third and its last two, and a mark."""
+    """A text of at most ``limit`` characters as the release cuts it: its first third and its last two, and a mark.
+
+    White space around the cut goes. Where there is hardly room for more than the mark the end alone is left.
+    """
     if len(text) <= limit:
         return text
-    room = max(0, limit - len(_CUT))
-    head = room // 3
-    return text[:head] + _CUT + text[len(text) - (room - head) :]
+    if limit <= len(_CUT) + _HARDLY:
+        return text[-limit:]
+    head = (limit - len(_CUT)) // 3
+    return text[:head].rstrip() + _CUT + text[-(limit - len(_CUT) - head) :].lstrip()
+
+
+def clip_to_room(text: str, question: str, budget: Budget) -> str:
+    """A context that a prompt has room for, as the release cuts it: by tokens, its first third and its last two.
+
+    It is cut by characters first where it is much longer than the room, then to 32 tokens less than the room, and, as
+    texts cut apart have other tokens, once more by what is then too much.
+    """
+    if budget.tokens is None or not text:
+        return text
+    room = max(1, budget.tokens - budget.length(released_messages("", question)) - _RESERVE)
+    text = clip(text, _characters(text, room, budget.tokenizer))
+    text = _clip_tokens(text, room, budget.tokenizer)
+    over = budget.length(released_messages(text, question)) - budget.tokens
+    if over <= 0:
+        return text
+    tokens = len(_ids(text, budget.tokenizer))
+    return _clip_tokens(text, max(1, tokens - over - _RESERVE), budget.tokenizer)
+
+
+def _characters(text: str, room: int, tokenizer: Any) -> int:
+    """How many characters may be worth cutting in tokens, by how long tokens are where the text begins."""
+    sample = text[:_SAMPLE]
+    per_token = max(1.0, len(sample) / max(1, len(_ids(sample, tokenizer))))
+    most = int(room * per_token * 1.25)
+    if tokenizer.model_max_length < _NO_LIMIT:
+        most = min(most, int(tokenizer.model_max_length * per_token * 0.9))
+    return max(_CHARACTERS, most)
+
+
+def _clip_tokens(text: str, room: int, tokenizer: Any) -> str:
+    ids = _ids(text, tokenizer)
+    if len(ids) <= room:
+        return text
+    mark = len(_ids(_CUT, tokenizer))
+    if room <= mark + 2:
+        return _text(ids[-room:], tokenizer).strip()
+    head = max(1, (room - mark) // 3)
+    tail = max(1, room - mark - head)
+    return _text(ids[:head], tokenizer).rstrip() + _CUT + _text(ids[-tail:], tokenizer).lstrip()
+
+
+def _ids(text: str, tokenizer: Any) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _text(ids: list[int], tokenizer: Any) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True))

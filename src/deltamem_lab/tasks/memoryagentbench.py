@@ -6,12 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.chat import Message
-from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question
+from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question, as_text
 from deltamem_lab.metrics.judge import Judge, judge_prompt
 from deltamem_lab.metrics.memoryagentbench import mab_scores, mab_scores_as_released
 from deltamem_lab.metrics.movies import film_names
 from deltamem_lab.tasks.chunks import chunks_of, joined
-from deltamem_lab.tasks.mab_prompts import clip, kind_of, official_messages, released_messages
+from deltamem_lab.tasks.mab_prompts import (
+    clip,
+    clip_to_room,
+    from_memory,
+    kind_of,
+    official_messages,
+    released_messages,
+)
 from deltamem_lab.tasks.registry import task
 from deltamem_lab.tasks.rows import BadDataError, HubData, Rows, digest, hub_file, need, rows_from, texts
 
@@ -36,9 +43,9 @@ class MemoryAgentBench:
     """MemoryAgentBench's contexts and questions; a context is read as documents of at most 4,000 characters.
 
     The protocols: ``release`` is the release's one prompt and lenient score, its context clipped to 120,000
-    characters, then to the room there is, by cutting out of the first half; ``official`` the authors' prompts and
-    scores for each source, the oldest documents given up if there is no room; ``no_context`` is ``release`` with
-    nothing shown. All are greedy. Categories are the competencies.
+    characters, then to the tokens there is room for, by cutting out of the first half; ``official`` the authors'
+    prompts and scores for each source, the oldest documents given up if there is no room; ``no_context`` is
+    ``release`` with nothing shown. All are greedy. Categories are the competencies.
 
     The authors ask a judge about ``longmemeval`` and ``infbench``. ``official`` runs the former with a judge only,
     and the latter not at all.
@@ -116,16 +123,10 @@ class MemoryAgentBench:
         """The release's message, or the authors' for the item's source."""
         if protocol == "official" and history:
             return self._official(item, question, list(history), budget)
-        context = clip(joined(history), _CLIP) if protocol != "no_context" else ""
-        messages = released_messages(context, question.text)
-        while budget.tokens is not None and context:
-            tokens = budget.length(messages)
-            if tokens <= budget.tokens:
-                break
-            shorter = int(len(context) * min(0.98, budget.tokens / tokens))
-            context = clip(joined(history), shorter) if shorter > 200 else ""
-            messages = released_messages(context, question.text)
-        return messages
+        asked = question.text.strip()
+        if protocol == "no_context" or not history:
+            return from_memory(asked)
+        return released_messages(clip_to_room(clip(_context(item, history), _CLIP), asked, budget), asked)
 
     def decoding(self, item: Item, question: Question, protocol: str) -> Decoding:
         """Greedy; how many tokens depends on the source."""
@@ -154,6 +155,13 @@ class MemoryAgentBench:
             return official_messages(item.source, pieces[len(pieces) - last :], question.text)
 
         return render(budget.most(len(pieces), render))
+
+
+def _context(item: Item, history: Sequence[Entry]) -> str:
+    """What is shown, as one text: the context to the letter if it is all of it or its end, else excerpts kept apart."""
+    if tuple(history) == item.history[len(item.history) - len(history) :]:
+        return "".join(as_text(entry) for entry in history)
+    return joined(history)
 
 
 def _items(rows: Rows) -> list[Item]:

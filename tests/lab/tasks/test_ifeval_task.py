@@ -1,5 +1,7 @@
 """IFEval's prompts and scores, by the harness's checkers."""
 
+import random
+
 import pytest
 from bench_rows import ANY_ROOM, IFEVAL, write_lines
 
@@ -43,6 +45,28 @@ def test_answers_are_scored_to_the_letter_and_loosely(tmp_path, output, strict, 
     scores = task.score(item, item.questions[0], output, "release")
     assert (scores["prompt_strict"], scores["prompt_loose"]) == (strict, loose)
     assert scores["instructions_strict"] == share
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_letter_that_is_none_is_drawn_by_the_prompts_key(tmp_path):
+    pytest.importorskip("lm_eval")
+    letters = {"let_relation": "at least", "letter": "#", "let_frequency": 1}
+    rows = [
+        {"key": key, "prompt": "p", "instruction_id_list": ["keywords:letter_frequency"], "kwargs": [letters]}
+        for key in range(20)
+    ]
+    task = IFEval(write_lines(tmp_path / "ifeval.jsonl", rows))
+
+    def scored():
+        return [
+            task.score(i, i.questions[0], "abcdefghijklm", "release")["prompt_strict"] for i in task.items("release")
+        ]
+
+    first = scored()
+    assert set(first) == {0, 1}
+    state = random.getstate()
+    assert scored() == first
+    assert random.getstate() == state
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -3,7 +3,6 @@ import copy
 import pytest
 from bench_rows import ANY_ROOM, LOCOMO, words, write_json, write_lines
 
-from deltamem_lab.interface import Budget
 from deltamem_lab.methods.fitting import fit
 from deltamem_lab.tasks.locomo import LoCoMo
 from deltamem_lab.tasks.rows import BadDataError
@@ -23,7 +22,7 @@ def content(task, number, protocol="release", budget=ANY_ROOM, history=None):
 def test_turns_are_dated_and_in_order(task):
     (item,) = task.items("release")
     assert [entry.text for entry in item.history] == [
-        'Ada said, "I moved to Oslo." and shared a photo of a fjord.',
+        'Ada said, "I moved to Oslo."\n and shared a photo of a fjord.',
         'Bruno said, "Good for you!"',
         'Ada said, "I bought a cello."',
     ]
@@ -48,11 +47,16 @@ def test_the_release_shows_sessions_newest_first_and_the_authors_in_order(task):
         assert text.endswith("Question: Which instrument has Ada?")
 
 
-def test_what_gives_way_without_room(task):
+def test_of_the_last_session_shown_the_first_turns_give_way(task):
     (item,) = task.items("release")
     whole = words(None).length(task.prompt(item, item.questions[3], item.history, "release", ANY_ROOM))
-    assert "cello" not in content(task, 3, budget=words(whole - 1)).split("Based on")[0]
-    assert "Oslo" in content(task, 3, budget=words(whole - 1))
+    # The release's count has the heading twice in it, once with the turn it asks about.
+    short = content(task, 3, budget=words(whole - 5))
+    assert "I bought a cello" not in short.split("Based on")[0]
+    assert "DATE: 3 pm on 2 June, 2023\nCONVERSATION:\n\nDATE: 1 pm on 1 May, 2023" in short
+    shorter = content(task, 3, budget=words(whole - 20))
+    assert "Good for you!" in shorter
+    assert "Oslo" not in shorter
     assert "Oslo" not in content(task, 3, "official", words(whole - 1))
     assert "I bought a cello" in content(task, 3, "official", words(whole - 1))
 
@@ -61,19 +65,16 @@ def test_what_the_template_adds_is_room_too(task):
     (item,) = task.items("release")
     question = item.questions[3]
 
-    def template(messages):
-        return sum(7 + len(message["content"].split()) for message in messages)
-
     def render(history, budget):
         return task.prompt(item, question, history, "release", budget)
 
-    whole = template(render(item.history, ANY_ROOM))
+    whole = words(None, template=7).length(render(item.history, ANY_ROOM))
     for tokens in range(whole - 8, whole):
-        messages, cut = fit(render, item.history, Budget(tokens, template))
+        messages, cut = fit(render, item.history, room := words(tokens, template=7))
         shown = messages[-1]["content"]
         assert cut
-        assert template(messages) <= tokens
-        assert "I moved to Oslo" in shown
+        assert room.fits(messages)
+        assert "Good for you" in shown
         assert "I bought a cello" not in shown
 
 
@@ -98,8 +99,9 @@ def test_scores(task):
     assert score(2, "yes") == 1
     assert score(4, "No information available") == 1
     right = "(a)" if item.questions[4].options[0] == "No information available" else "(b)"
-    assert score(4, right, "official") == 1
-    assert score(4, "(b)" if right == "(a)" else "(a)", "official") == 0
+    for protocol in ("official", "release"):
+        assert score(4, right, protocol) == 1
+        assert score(4, "(b)" if right == "(a)" else "(a)", protocol) == 0
 
 
 def test_decoding_is_seeded_by_the_question(task):
@@ -107,6 +109,15 @@ def test_decoding_is_seeded_by_the_question(task):
     decodings = [task.decoding(item, question, "release") for question in item.questions]
     assert [decoding.seed for decoding in decodings] == [42, 43, 44, 45, 46]
     assert decodings[0].temperature == 0.4
+
+
+def test_seeds_and_sides_follow_the_place_among_the_questions_asked(tmp_path):
+    """As in the release, whose categories are chosen before questions are counted."""
+    rows = [LOCOMO, {**LOCOMO, "sample_id": "conv-2"}]
+    task = LoCoMo(write_json(tmp_path / "locomo.json", rows), categories=(4, 5))
+    for item in task.items("release"):
+        assert [question.id for question in item.questions] == [f"{item.id}-3", f"{item.id}-4"]
+        assert [task.decoding(item, question, "release").seed for question in item.questions] == [42, 43]
 
 
 def test_categories_and_the_audited_subset(tmp_path):

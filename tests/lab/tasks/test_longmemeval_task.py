@@ -83,6 +83,14 @@ def test_without_a_judge_the_score_is_lexical_and_named_so(data):
     assert "judged" not in task.score(first, first.questions[0], "Porto", "official")
 
 
+@pytest.mark.parametrize("gold", ["A", "the", "...?!", " "])
+def test_a_gold_answer_without_a_word_is_in_no_answer(tmp_path, gold):
+    item = next(LongMemEval(write_json(tmp_path / "l.json", [{**LONGMEMEVAL, "answer": gold}])).items("official"))
+    for said in ("no idea", "", gold):
+        scores = LongMemEval(tmp_path / "l.json").score(item, item.questions[0], said, "official")
+        assert (scores["lexical"], scores["f1"]) == (0, 0)
+
+
 def test_a_judge_is_asked_over_http(data, endpoint):
     url, asked = endpoint
     options = task_options(LongMemEval, {"judge": "some-model", "judge_url": url, "judge_key": "JUDGE_KEY"})

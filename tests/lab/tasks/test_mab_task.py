@@ -5,7 +5,7 @@ from bench_rows import ANY_ROOM, MAB, words, write_json, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltamem_lab.interface import Budget, Document
+from deltamem_lab.interface import Document
 from deltamem_lab.methods.fitting import fit
 from deltamem_lab.tasks.chunks import chunks_of, joined
 from deltamem_lab.tasks.episodes import (
@@ -72,7 +72,7 @@ def test_contexts_are_clipped_to_the_room(tmp_path):
     task = MemoryAgentBench(write_lines(tmp_path / "long.jsonl", [long]))
     (item,) = task.items("release")
     (message,) = task.prompt(item, item.questions[0], item.history, "release", words(400))
-    assert len(message["content"].split()) <= 400
+    assert 330 < len(message["content"].split()) <= 400
     assert "word0 " in message["content"]
     assert "word2999" in message["content"]
     assert "[... context truncated ...]" in message["content"]
@@ -85,19 +85,36 @@ def test_what_the_template_adds_is_room_too(tmp_path):
     long = {**copy.deepcopy(MAB), "context": " ".join(f"word{n}" for n in range(3000))}
     (item,) = (task := MemoryAgentBench(write_lines(tmp_path / "long.jsonl", [long]))).items("release")
 
-    def template(messages):
-        return 50 + sum(len(message["content"].split()) for message in messages)
-
     for tokens in (400, 401, 433):
         (message,), cut = fit(
             lambda history, budget: task.prompt(item, item.questions[0], history, "release", budget),
             item.history,
-            Budget(tokens, template),
+            room := words(tokens, template=50),
         )
         assert cut
-        assert template([message]) <= tokens
+        assert room.fits([message])
         assert "word0 " in message["content"]
         assert "[... context truncated ...]" in message["content"]
+
+
+@pytest.mark.parametrize("blanks", ["", "\n ", " \n\n"])
+def test_a_context_is_shown_to_the_letter(tmp_path, blanks):
+    text = f"{blanks}{'x' * 9000} end.{blanks}"
+    (item,) = (task := MemoryAgentBench(write_lines(tmp_path / "m.jsonl", [{**MAB, "context": text}]))).items("release")
+    assert len(item.history) > 2
+    (message,) = task.prompt(item, item.questions[0], item.history, "release", ANY_ROOM)
+    assert f"I don't know.\n\n{text}\n\nQuestion" in message["content"]
+    # Excerpts that are no end of it are kept apart.
+    (message,) = task.prompt(item, item.questions[0], item.history[:1] * 2, "release", ANY_ROOM)
+    assert "x\nx" in message["content"].replace(blanks, "")
+
+
+def test_the_time_of_reading_stands_where_the_authors_have_it():
+    said = {kind: official_messages(kind, ["c"], "q?")[1]["content"].partition("<User>")[0] for kind in KINDS}
+    head, time = "Dialogue between User and Assistant ", "2025-01-01 00:00:00"
+    assert said.pop("longmemeval") == rf"{head}\n"
+    assert [said.pop(kind) for kind in ("ruler", "eventqa")] == [rf"{head}{time}\n"] * 2
+    assert set(said.values()) == {rf"{head}{time} \n"}
 
 
 def test_clip_keeps_a_third_of_the_beginning():
