@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 import deltamem
 from deltamem import AdapterFileError, DeltaMemConfig, Step
-from deltamem.adapters import read_adapter_from
+from deltamem.formats.hub import read_adapter_from
 from tiny import adapted, backbone, enliven, live_state, tokens
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 
 import deltamem
 from deltamem import DeltaMemConfig, Family, Step
-from deltamem.backbones import FAMILIES
+from deltamem.attach.families import FAMILIES
 from tiny import adapted, assert_same_state, backbone, enliven, live_state, tokens
 
 

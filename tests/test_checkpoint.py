@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deltamem import AdapterFileError
-from deltamem.adapters import adapter_file
-from deltamem.checkpoint import AdapterFile, read_adapter, write_adapter
 from deltamem.files import write_atomically
+from deltamem.formats.adapter import AdapterFile, read_adapter, write_adapter
+from deltamem.formats.hub import adapter_file
 from tiny import adapted
 
 

@@ -63,8 +63,8 @@ def test_a_perturbed_adapter_fails(case: Path, part: str) -> None:
 
 
 def test_a_case_in_our_own_format_runs_too(case: Path) -> None:
-    from deltamem.checkpoint import write_adapter
-    from deltamem.release import read_release
+    from deltamem.formats.adapter import write_adapter
+    from deltamem.formats.release import read_release
 
     write_adapter(read_release(case), case)
     for name in ("delta_mem_config.json", "delta_mem_adapter.pt"):

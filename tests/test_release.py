@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from deltamem import AdapterFileError
-from deltamem.adapters import adapter_file
-from deltamem.checkpoint import read_adapter, write_adapter
-from deltamem.release import config_from_release, read_release, write_release
+from deltamem.formats.adapter import read_adapter, write_adapter
+from deltamem.formats.hub import adapter_file
+from deltamem.formats.release import config_from_release, read_release, write_release
 from tiny import adapted
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -15,7 +15,7 @@ from torch import nn
 
 import deltamem
 from deltamem import DeltaMemConfig, MemoryState, StateFileError, Step
-from deltamem.statefile import StateInfo, _checksum, pack_state, read_state, unpack_state
+from deltamem.formats.state import StateInfo, _checksum, pack_state, read_state, unpack_state
 from tiny import adapted, assert_same_state, backbone, enliven, live_state, tokens
 
 

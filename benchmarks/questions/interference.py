@@ -17,11 +17,11 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).parents[1])
 
-from deltamem.adapters import load_adapter
-from deltamem.checkpoint import AdapterFileError
 from deltamem.demo.measure import ADAPTERS, Exam
 from deltamem.demo.reader import Asked, Reader
 from deltamem.demo.show import load_demo
+from deltamem.formats.adapter import AdapterFileError
+from deltamem.formats.hub import load_adapter
 from questions.common import STYLES, arguments, finish, legend_below, line, panels, parse, rate, share_axis, style
 from questions.dialogues import many_facts
 

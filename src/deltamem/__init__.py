@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from deltamem.version import __version__
 
 if TYPE_CHECKING:
-    from deltamem.adapters import adapter_fingerprint, load_adapter, push_to_hub, save_adapter
     from deltamem.attach import (
         Attachment,
         ParameterReport,
@@ -22,16 +21,17 @@ if TYPE_CHECKING:
         memory_cache,
         new_state,
     )
+    from deltamem.attach.cache import MemoryCache
+    from deltamem.attach.families import Family, register_family
     from deltamem.attribution import ReadProbe, WriteShares, read_probe, write_shares
-    from deltamem.backbones import Family, register_family
-    from deltamem.cache import MemoryCache
     from deltamem.chat import ChatTokens, encode_chat
-    from deltamem.checkpoint import AdapterFileError
     from deltamem.config import DeltaMemConfig
+    from deltamem.formats.adapter import AdapterFileError
+    from deltamem.formats.hub import adapter_fingerprint, load_adapter, push_to_hub, save_adapter
+    from deltamem.formats.state import StateFileError, load_state, save_state, state_from_bytes, state_to_bytes
     from deltamem.observe import observe
     from deltamem.session import Retriever, Session, SessionBusyError, TurnReport
     from deltamem.state import MemoryState, OpenSegment
-    from deltamem.statefile import StateFileError, load_state, save_state, state_from_bytes, state_to_bytes
     from deltamem.step import Step
 
 __all__ = [
@@ -76,18 +76,18 @@ __all__ = [
 
 # The public names by the module they come from.
 _HOMES = {
-    "adapters": "adapter_fingerprint load_adapter push_to_hub save_adapter",
     "attach": "Attachment ParameterReport attach attached detach disabled memory_cache new_state",
+    "attach.cache": "MemoryCache",
+    "attach.families": "Family register_family",
     "attribution": "ReadProbe WriteShares read_probe write_shares",
-    "backbones": "Family register_family",
-    "cache": "MemoryCache",
     "chat": "ChatTokens encode_chat",
-    "checkpoint": "AdapterFileError",
     "config": "DeltaMemConfig",
+    "formats.adapter": "AdapterFileError",
+    "formats.hub": "adapter_fingerprint load_adapter push_to_hub save_adapter",
+    "formats.state": "StateFileError load_state save_state state_from_bytes state_to_bytes",
     "observe": "observe",
     "session": "Retriever Session SessionBusyError TurnReport",
     "state": "MemoryState OpenSegment",
-    "statefile": "StateFileError load_state save_state state_from_bytes state_to_bytes",
     "step": "Step",
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from deltamem.adapters import add_adapter, read_adapter_from
 from deltamem.attach import Attachment, memory_cache, new_state
+from deltamem.formats.hub import add_adapter, read_adapter_from
 from deltamem.state import MemoryState
 from deltamem.step import Step
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from deltamem.adapters import load_adapter, read_adapter_from
 from deltamem.attach import attach
 from deltamem.config import DeltaMemConfig
+from deltamem.formats.hub import load_adapter, read_adapter_from
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.methods.base import Weights
 from deltamem_lab.methods.registry import STATIC, known_weights

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from deltamem.adapters import add_adapter
 from deltamem.attach import attached
 from deltamem.chat import Message
+from deltamem.formats.hub import add_adapter
 from deltamem.train.module import gather_adapter
 from deltamem_lab.backbone import Backbone, Generated
 from deltamem_lab.interface import Budget, Decoding, Item, as_messages

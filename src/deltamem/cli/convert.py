@@ -32,10 +32,9 @@ def convert(
     """
     from dataclasses import replace
 
-    from deltamem.adapters import read_adapter_from
-    from deltamem.card import model_card, write_card
-    from deltamem.checkpoint import write_adapter
-    from deltamem.release import write_release
+    from deltamem.formats.adapter import model_card, write_adapter, write_card
+    from deltamem.formats.hub import read_adapter_from
+    from deltamem.formats.release import write_release
 
     adapter = read_adapter_from(source)
     if base_model is not None:

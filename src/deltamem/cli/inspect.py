@@ -20,7 +20,7 @@ def inspect(
 
     Example: deltamem inspect ravi.safetensors --png ravi.png
     """
-    from deltamem.inspection import describe, draw, open_file
+    from deltamem.formats.inspect import describe, draw, open_file
 
     if not path.exists():
         raise FileNotFoundError(f"There is no adapter folder or memory file {path}.")

@@ -20,7 +20,7 @@ def load_adapted(model: str, adapter: str, device: str = "cpu") -> tuple[Any, An
         return backbone, tokenizer
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from deltamem.adapters import load_adapter
+    from deltamem.formats.hub import load_adapter
 
     adapted = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval().to(device)
     load_adapter(adapted, adapter)

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
-from deltamem.adapters import load_adapter, save_adapter
 from deltamem.attach import Attachment, attached
 from deltamem.config import DeltaMemConfig
 from deltamem.demo.backbone import load_backbone
 from deltamem.demo.episodes import Mix
 from deltamem.files import write_atomically
+from deltamem.formats.hub import load_adapter, save_adapter
 
 if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM

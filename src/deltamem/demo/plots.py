@@ -31,7 +31,7 @@ def draw_plots(results: Results, state_file: Path, folder: Path) -> dict[str, Pa
         ImportError: matplotlib is not installed.
         OSError: the folder cannot be written.
     """
-    from deltamem.inspection import draw, open_file
+    from deltamem.formats.inspect import draw, open_file
 
     paths = {name: folder / f"{name}.png" for name in ("recall", "forgetting", "state")}
     write_png(_recall_figure(results.recall), paths["recall"])

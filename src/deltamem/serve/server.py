@@ -9,6 +9,7 @@ from starlette.requests import Request
 from transformers import PreTrainedModel
 
 from deltamem.attach import attached
+from deltamem.formats.state import StateCodec
 from deltamem.serve.auth import Access, Caller
 from deltamem.serve.bridge import Inbox
 from deltamem.serve.capacity import EngineLimits
@@ -21,7 +22,6 @@ from deltamem.serve.metrics import Metrics
 from deltamem.serve.prompts import Prompts
 from deltamem.serve.settings import Settings
 from deltamem.serve.signing import StateSigner
-from deltamem.serve.states import StateCodec
 from deltamem.store import ApiKeys, SessionStore
 
 _SECONDS = re.compile(r"[0-9]{1,8}(\.[0-9]{1,6})?")
@@ -49,7 +49,7 @@ class Server:
         self.settings = settings
         self.store = store
         self.metrics = Metrics()
-        self.states = StateCodec(model)
+        self.states = StateCodec(model, rows=1)
         self.inbox = Inbox()
         self.engine = Engine(model, tokenizer, limits, watch=self.metrics.engine_turn, delivered=self.inbox.hand_over)
         self.commits = Committer(store)

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from deltamem.attach import Attachment
-from deltamem.cache import MemoryCache
+from deltamem.attach.cache import MemoryCache
 from deltamem.memory import DeltaMemory
 
 

@@ -11,11 +11,11 @@ from typing import Any, Self
 from transformers import PreTrainedModel
 
 from deltamem.attach import attached
+from deltamem.formats.state import load_state, save_state, state_from_bytes, state_to_bytes
 from deltamem.session.answering import Stop, from_loop, generate, in_thread
 from deltamem.session.conversation import Conversation, Text, one_row
 from deltamem.session.turns import Finished, SessionBusyError, Snapshot, TurnReport
 from deltamem.state import MemoryState
-from deltamem.statefile import load_state, save_state, state_from_bytes, state_to_bytes
 
 
 class Session(Conversation):

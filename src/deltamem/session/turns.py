@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from deltamem.cache import MemoryCache
+from deltamem.attach.cache import MemoryCache
 from deltamem.chat import Message
 from deltamem.session.retrieval import Exchange
 from deltamem.session.reuse import ReadText

@@ -22,7 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 
-from deltamem.checkpoint import write_adapter
+from deltamem.formats.adapter import write_adapter
 from deltamem.train.checkpoints import PROGRESS_FILE
 from deltamem.train.data.batches import LengthGroupedBatches
 from deltamem.train.episodes import EpisodeBatch, collate

@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, set_seed
 
-from deltamem.adapters import load_adapter
 from deltamem.attach import attach
 from deltamem.extensions import load_object
+from deltamem.formats.hub import load_adapter
 from deltamem.train.data.dataset import EpisodeDataset
 from deltamem.train.data.lines import find_files
 from deltamem.train.data.options import DataOptions

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from deltamem.adapters import backbone_shape, hub_origin
 from deltamem.attach import attached
-from deltamem.checkpoint import AdapterFile
+from deltamem.formats.adapter import AdapterFile
+from deltamem.formats.hub import backbone_shape, hub_origin
 from deltamem.memory import DeltaMemory
 from deltamem.train.episodes import EpisodeBatch, TextBatch
 from deltamem.train.measure import Condition, Tally, tally

@@ -11,12 +11,11 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainerState
 from transformers.trainer_callback import ProgressCallback
 
-from deltamem.adapters import push_folder
 from deltamem.attach import new_state
-from deltamem.card import model_card, write_card
-from deltamem.checkpoint import AdapterFile, read_adapter, write_adapter
 from deltamem.figures import figure_class
 from deltamem.files import write_atomically
+from deltamem.formats.adapter import AdapterFile, model_card, read_adapter, write_adapter, write_card
+from deltamem.formats.hub import push_folder
 from deltamem.train.arguments import processes, training_arguments
 from deltamem.train.checkpoints import CONTROL, METRICS_FILE, RECIPE_FILE, check_folder, last_checkpoint, seconds_spent
 from deltamem.train.hf import CHECKPOINT, STATE_FILE, EpisodeTrainer, HeldOut, in_batches

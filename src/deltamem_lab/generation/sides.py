@@ -9,8 +9,8 @@ from typing import Any, Literal
 from torch import Tensor
 from transformers import DynamicCache
 
-from deltamem.adapters import load_adapter
 from deltamem.attach import attach, attached
+from deltamem.formats.hub import load_adapter
 from deltamem_lab.methods.lora import LoraPlan, add_lora, lora_bytes, using_lora
 
 Kind = Literal["bare", "delta-mem", "lora"]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deltamem.adapters import adapter_fingerprint
+from deltamem.formats.hub import adapter_fingerprint
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.interface import Cost
 from deltamem_lab.methods.bare import backbone_fingerprint

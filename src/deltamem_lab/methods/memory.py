@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import torch
 
-from deltamem.adapters import adapter_fingerprint
 from deltamem.chat import Message
+from deltamem.formats.hub import adapter_fingerprint
 from deltamem.state import MemoryState
 from deltamem_lab.backbone import Backbone, Generated
 from deltamem_lab.interface import Ask, Entry, as_messages, as_text

@@ -7,8 +7,8 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from deltamem.formats.state import unpack_state
 from deltamem.state import MemoryState
-from deltamem.statefile import unpack_state
 from deltamem.store import SessionRecord, StoredMessage, Version, VersionInfo
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from deltamem.backbones import find_attention
+from deltamem.attach.families import find_attention
 
 
 def feed_forward(model: nn.Module, layer: int) -> nn.Module:

@@ -1,19 +1,24 @@
-"""The model families that can carry a memory: where each keeps its attention's projections.
+"""The backbones that can carry a memory: where each keeps its projections, how a memory starts from them, and its name.
 
 A family is one row of :data:`FAMILIES`, named after its attention class. Only names differ between most;
 three layouts cover the rest.
 """
 
+import itertools
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from deltamem.config import Head
+from deltamem.config import DeltaMemConfig, Head
+from deltamem.memory import DeltaMemory
 
 Layout = Literal["separate", "stacked", "interleaved"]
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,18 @@ def base_model(model: nn.Module, sites: list[AttentionSite]) -> PreTrainedModel:
     return max(holders, key=lambda holder: len(holder[0]))[1]
 
 
+def find_origin(model: nn.Module) -> tuple[str | None, str | None]:
+    """The Hub id and commit that a model was loaded from; ``None`` for a local folder.
+
+    A relative folder looks like an id, and is told from one by being there: ask before the working directory changes.
+    """
+    config = getattr(model, "config", None)
+    origin = getattr(config, "_name_or_path", None) or ""
+    if not HUB_ID.fullmatch(origin) or Path(origin).exists():
+        return None, None
+    return origin, getattr(config, "_commit_hash", None)
+
+
 def put_module(model: nn.Module, path: str, module: nn.Module) -> None:
     """Puts a module in the place of the one with the dotted name ``path``."""
     parent, _, name = path.rpartition(".")
@@ -156,6 +173,37 @@ def projection_weight(site: AttentionSite, head: Head) -> Tensor:
         return torch.unflatten(packed, 0, (heads, 3, -1))[:, part].flatten(0, 1)
     sizes = projection_sizes(site)
     return torch.split(packed, [sizes["q"], sizes["k"], sizes["v"]])[part]
+
+
+def fresh_memory(config: DeltaMemConfig, site: AttentionSite) -> DeltaMemory:
+    """The untrained memory of one attention layer, on its device.
+
+    Raises:
+        ValueError: the initialisation needs a weight that the layer does not give.
+    """
+    hidden_size = projection_sizes(site)["o"]
+    anchor = next(itertools.chain(site.module.parameters(), site.module.buffers()))
+    with torch.device(anchor.device):
+        memory = DeltaMemory(config, hidden_size, projection_sizes(site))
+    if anchor.is_meta or config.init == "zero":
+        return memory
+    with torch.no_grad():
+        for part, weight in memory.named_parts().items():
+            if part.startswith("delta_"):
+                _init_head(weight, config, site, part.removeprefix("delta_"))  # type: ignore[arg-type]
+    return memory
+
+
+def _init_head(weight: Tensor, config: DeltaMemConfig, site: AttentionSite, head: Head) -> None:
+    if config.init == "random":
+        nn.init.kaiming_uniform_(weight, a=5**0.5).mul_(config.init_gain)
+        return
+    own = projection_weight(site, head)
+    columns = min(config.rank, own.shape[1])
+    if config.init == "base_slice_fixed":
+        columns = min(columns, config.init_columns)
+    unit = nn.functional.normalize(own[:, :columns], dim=0)
+    weight[:, :columns] = unit * config.init_gain
 
 
 def _module(attention: nn.Module, name: str) -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deltamem.backbones import AttentionSite, Layout, projection_sizes
+from deltamem.attach.families import AttentionSite, Layout, projection_sizes
 from deltamem.config import Head
 from deltamem.memory import Corrections, DeltaMemory
 from deltamem.step import Step

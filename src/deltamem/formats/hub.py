@@ -9,19 +9,20 @@ import torch
 from torch import nn
 
 from deltamem.attach import Attachment, attach, attached
-from deltamem.backbones import find_attention, projection_sizes
-from deltamem.card import CARD_FILE, model_card, write_card
-from deltamem.checkpoint import (
+from deltamem.attach.families import HUB_ID, find_attention, find_origin, projection_sizes
+from deltamem.formats.adapter import (
+    CARD_FILE,
     CONFIG_FILE,
     TENSOR_FILE,
     AdapterFile,
     AdapterFileError,
     BackboneShape,
+    model_card,
     read_adapter,
     write_adapter,
+    write_card,
 )
-from deltamem.origin import HUB_ID, find_origin
-from deltamem.release import RELEASE_CONFIG_FILE, RELEASE_TENSOR_FILE, read_release
+from deltamem.formats.release import RELEASE_CONFIG_FILE, RELEASE_TENSOR_FILE, read_release
 
 _FILES = [CONFIG_FILE, TENSOR_FILE, RELEASE_CONFIG_FILE, RELEASE_TENSOR_FILE]
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltamem.adapters import read_adapter_from
-from deltamem.checkpoint import AdapterFile
 from deltamem.figures import figure_class, write_png
+from deltamem.formats.adapter import AdapterFile
+from deltamem.formats.hub import read_adapter_from
+from deltamem.formats.state import StateInfo, read_state
 from deltamem.state import MemoryState
-from deltamem.statefile import StateInfo, read_state
 
 Inspected = AdapterFile | tuple[MemoryState, StateInfo]
 

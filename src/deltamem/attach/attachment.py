@@ -6,15 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from deltamem.backbones import base_model, find_attention, put_module
-from deltamem.cache import MemoryCache
-from deltamem.calls import ActiveAdapter, MemoryCalls
+from deltamem.attach.cache import MemoryCache
+from deltamem.attach.calls import ActiveAdapter, MemoryCalls
+from deltamem.attach.families import base_model, find_attention, find_origin, fresh_memory, put_module
+from deltamem.attach.steering import SteeredAttention
 from deltamem.config import DeltaMemConfig
-from deltamem.initial import fresh_memory
 from deltamem.memory import DeltaMemory
-from deltamem.origin import find_origin
 from deltamem.state import MemoryState
-from deltamem.steering import SteeredAttention
 
 _KEY = "_deltamem_attachment"
 

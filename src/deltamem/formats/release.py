@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltamem.checkpoint import AdapterFile, AdapterFileError, BackboneShape, build_adapter, read_json
 from deltamem.config import HEADS, ConfigError, DeltaMemConfig, Head
 from deltamem.files import write_atomically
+from deltamem.formats.adapter import AdapterFile, AdapterFileError, BackboneShape, build_adapter, read_json
 
 RELEASE_CONFIG_FILE = "delta_mem_config.json"
 RELEASE_TENSOR_FILE = "delta_mem_adapter.pt"

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from deltamem.adapters import adapter_fingerprint, hub_origin
 from deltamem.attach import attached
 from deltamem.files import write_atomically
+from deltamem.formats.hub import adapter_fingerprint, hub_origin
 from deltamem.state import MemoryState, OpenSegment
 
 FORMAT = "deltamem-state"
@@ -72,8 +72,7 @@ def state_to_bytes(state: MemoryState, model: nn.Module) -> bytes:
         StateFileError: the memory is of another shape than the active adapter's.
         ValueError: the model carries no memory.
     """
-    _check_fit(state, model)
-    return pack_state(state, StateInfo(adapter_fingerprint(model), hub_origin(model)[0], _token_counts(state)))
+    return StateCodec(model).pack(state)
 
 
 def state_from_bytes(data: bytes, model: nn.Module) -> MemoryState:
@@ -83,17 +82,76 @@ def state_from_bytes(data: bytes, model: nn.Module) -> MemoryState:
         StateFileError: the bytes are damaged, of a newer format, or of another adapter's memory.
         ValueError: the model carries no memory.
     """
-    state, info = unpack_state(data)
-    fingerprint, backbone = adapter_fingerprint(model), hub_origin(model)[0]
-    if info.fingerprint != fingerprint:
-        raise StateFileError(
-            f"This memory was written by another adapter ({info.fingerprint[:12]}…) than the active one "
-            f"({fingerprint[:12]}…) and means nothing to it. Load the adapter it was written with."
-        )
-    if None not in (info.backbone, backbone) and info.backbone != backbone:
-        raise StateFileError(f"This memory was written on {info.backbone}; this model is {backbone}.")
-    _check_fit(state, model)
-    return state.to(attached(model).memories()[0].projection.device)
+    return StateCodec(model).unpack(data)
+
+
+class StateCodec:
+    """:func:`state_to_bytes` and :func:`state_from_bytes` for many memories of one adapter that does not change.
+
+    What belongs to the adapter is worked out once.
+
+    Attributes:
+        fingerprint: of the adapter.
+
+    Args:
+        model: a model with an active adapter.
+        rows: how many sessions a memory must hold; any number by default.
+
+    Raises:
+        ValueError: the model carries no memory.
+    """
+
+    def __init__(self, model: nn.Module, rows: int | None = None) -> None:
+        self._rows = rows
+        self.fingerprint = adapter_fingerprint(model)
+        self._backbone = hub_origin(model)[0]
+        self._empty = attached(model).new_state(1).tensors()
+
+    def pack(self, state: MemoryState) -> bytes:
+        """A memory's bytes.
+
+        Raises:
+            StateFileError: the memory is of another shape than the adapter's.
+        """
+        self._check_fit(state)
+        return pack_state(state, StateInfo(self.fingerprint, self._backbone, tuple(state.tokens.tolist())))
+
+    def unpack(self, data: bytes) -> MemoryState:
+        """The inverse of :meth:`pack`, onto the adapter's device.
+
+        Raises:
+            StateFileError: the bytes are damaged, of a newer format or another adapter's, or hold numbers that are
+                not finite or another number of sessions.
+        """
+        state, info = unpack_state(data)
+        if info.fingerprint != self.fingerprint:
+            raise StateFileError(
+                f"This memory was written by another adapter ({info.fingerprint[:12]}…) than the active one "
+                f"({self.fingerprint[:12]}…) and means nothing to it. Load the adapter it was written with."
+            )
+        if None not in (info.backbone, self._backbone) and info.backbone != self._backbone:
+            raise StateFileError(f"This memory was written on {info.backbone}; this model is {self._backbone}.")
+        self._check_fit(state)
+        if self._rows not in (None, state.batch):
+            raise StateFileError(f"This memory holds {state.batch} sessions; wanted {self._rows}.")
+        if not all(bool(t.isfinite().all()) for t in state.tensors().values()):
+            raise StateFileError("This memory holds numbers that are not finite.")
+        return state.to(self._empty["tokens"].device)
+
+    def _check_fit(self, state: MemoryState) -> None:
+        found = state.tensors()
+        if found.keys() != self._empty.keys():
+            raise StateFileError(
+                f"The memory holds {len(state.states)} layers{', and an open segment' if state.open else ''}; the "
+                "active adapter's holds something else. It belongs to another adapter."
+            )
+        for name, row in self._empty.items():
+            tensor, wanted = found[name], (state.batch, *row.shape[1:])
+            if tensor.shape != wanted or tensor.dtype != row.dtype:
+                raise StateFileError(
+                    f"{name} is {tensor.dtype} {list(tensor.shape)} in this memory; the active adapter wants "
+                    f"{row.dtype} {list(wanted)}."
+                )
 
 
 def read_state(path: str | Path) -> tuple[MemoryState, StateInfo]:
@@ -199,26 +257,6 @@ def _checksum(description: dict[str, Any], tensors: dict[str, Tensor]) -> str:
         digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _check_fit(state: MemoryState, model: nn.Module) -> None:
-    wanted = attached(model).new_state(state.batch).tensors()
-    found = state.tensors()
-    if found.keys() != wanted.keys():
-        raise StateFileError(
-            f"The memory holds {len(state.states)} layers{', and an open segment' if state.open else ''}; the active "
-            "adapter's holds something else. It belongs to another adapter."
-        )
-    for name, tensor in wanted.items():
-        if found[name].shape != tensor.shape or found[name].dtype != tensor.dtype:
-            raise StateFileError(
-                f"{name} is {found[name].dtype} {list(found[name].shape)} in this memory; the active adapter wants "
-                f"{tensor.dtype} {list(tensor.shape)}."
-            )
-
-
-def _token_counts(state: MemoryState) -> tuple[int, ...]:
-    return tuple(int(count) for count in state.tokens)
 
 
 def _read(path: Path) -> bytes:
