@@ -146,3 +146,28 @@ def test_what_is_kept_for_the_backward_pass_grows_with_one_pass_and_hardly_with_
 def test_numbers_below_one_are_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field} must be at least 1"):
         Writing(**{field: 0})
+
+
+@pytest.mark.parametrize("kind", ["token", "message"])
+def test_local_gradients_of_one_adapted_layer_are_the_whole_ones(kind: str) -> None:
+    """With no trained layer below, nothing is left out; the chunks are several, so the memory carries gradients."""
+    model, batch = small_model(kind, init_gain=0.5, layers=(1,)), history((45, 17))
+    whole, local = gradients(model, batch, Writing(chunk=10)), gradients(model, batch, Writing(chunk=10, local=True))
+    assert local[0] == pytest.approx(whole[0], rel=1e-6)
+    torch.testing.assert_close(local[1], whole[1])
+
+
+def test_local_gradients_leave_out_only_the_way_through_the_backbone() -> None:
+    model, batch = small_model(init_gain=0.5), history((45, 17))
+    whole, local = gradients(model, batch, Writing()), gradients(model, batch, Writing(local=True))
+    assert local[0] == pytest.approx(whole[0], rel=1e-6)
+    half = len(whole[1]) // 2
+    # The upper layer reads into nothing that is written later; what the lower one reads changes what the upper writes.
+    torch.testing.assert_close(local[1][half:], whole[1][half:])
+    assert any(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(local[1][:half], whole[1][:half], strict=True))
+
+
+def test_trained_tokens_of_a_history_are_written_with_all_gradients() -> None:
+    model, batch = small_model(init_gain=0.5), history((45, 17), trained=True)
+    whole, local = gradients(model, batch, Writing()), gradients(model, batch, Writing(local=True))
+    torch.testing.assert_close(local[1], whole[1])

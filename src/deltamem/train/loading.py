@@ -66,7 +66,16 @@ def load_backbone(backbone: Backbone) -> Loaded:
     dtype = backbone.dtype if backbone.dtype == "auto" else getattr(torch, backbone.dtype)
     options = {} if backbone.attention is None else {"attn_implementation": backbone.attention}
     model = AutoModelForCausalLM.from_pretrained(name, revision=backbone.revision, dtype=dtype, **options)
+    if backbone.compile:
+        _compile_around_attention(model)
     return Loaded(_without_dropout(model.eval()), tokenizer)
+
+
+def _compile_around_attention(model: PreTrainedModel) -> None:
+    """Compiles the norms and the MLPs, for any batch and length; attention is steered and stays as it is."""
+    for module in model.modules():
+        if type(module).__name__.endswith(("Norm", "MLP")):
+            module.compile(dynamic=True)
 
 
 def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:

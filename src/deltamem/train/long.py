@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from deltamem.attach import attached
 from deltamem.state import MemoryState
 from deltamem.step import Step
 from deltamem.train.episodes import TextBatch
@@ -27,11 +28,15 @@ class Writing:
         recompute: keep of each chunk only the memory it starts from, and run it again in the backward pass.
         truncate: gradients flow through the memory back over at most this many chunks, and over all of the last
             so many; ``None`` for no bound. The chunks of all passages count.
+        local: gradients reach what is written through the projections and the scan of its own layer, and not through
+            the backbone below: the passages need no backward pass of it. Left out is how an earlier write changes the
+            inputs of later ones. Passages with trained tokens are written as without it.
     """
 
     chunk: int | None = None
     recompute: bool = False
     truncate: int | None = None
+    local: bool = False
 
     def __post_init__(self) -> None:
         for name in ("chunk", "truncate"):
@@ -69,7 +74,9 @@ def write_history(
             beyond = writing.truncate is not None and left > writing.truncate and not trained
             closes = place == len(chunks) - 1
             with torch.set_grad_enabled(torch.is_grad_enabled() and not beyond):
-                if writing.recompute and torch.is_grad_enabled():
+                if writing.local and not trained:
+                    result = _write_locally(model, state, chunk, closes)
+                elif writing.recompute and torch.is_grad_enabled():
                     result = checkpoint(
                         _write_chunk,
                         model,
@@ -95,6 +102,26 @@ def _write_chunk(
     step = Step(state, mask=chunk.mask, segment_ids=chunk.segments, close=close)
     hidden = forward(model, chunk, step)
     return step.new_state, hidden
+
+
+def _write_locally(
+    model: PreTrainedModel, state: MemoryState, chunk: TextBatch, close: bool
+) -> tuple[MemoryState, Tensor]:
+    """As :func:`_write_chunk`, with gradients inside each layer's own memory alone."""
+    inputs: dict[int, Tensor] = {}
+
+    def step(start: MemoryState, inputs: dict[int, Tensor] | None = None) -> Step:
+        return Step(start, mask=chunk.mask, segment_ids=chunk.segments, close=close, inputs=inputs)
+
+    with torch.no_grad():
+        hidden = forward(model, chunk, step(state.detach(), inputs))
+    attachment, again = attached(model), step(state)
+    batch, length = chunk.ids.shape
+    again.begin(attachment.config, batch, length, chunk.ids.device)
+    for layer, memory in enumerate(attachment.memories()):
+        _, new, pending = memory(inputs[layer], *again.take(layer, inputs[layer].device))
+        again.put(layer, new, pending)
+    return again.new_state, hidden
 
 
 def _chunks(passage: TextBatch, size: int | None) -> list[TextBatch]:

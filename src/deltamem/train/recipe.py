@@ -42,6 +42,8 @@ class Backbone(Section):
         revision: branch, tag or commit on the Hub.
         dtype: of its weights; ``auto`` takes that of the files.
         attention: the attention kernel, as ``transformers`` names it; its choice by default.
+        compile: fuse what is computed number by number in the backbone's norms and MLPs (``torch.compile``; a minute at
+            the start, and a C++ compiler on a CPU).
         factory: makes the model instead.
         shape: fields of the model's ``transformers`` configuration, ``model_type`` among them, with which
             ``--dry-run`` counts without the network.
@@ -51,6 +53,7 @@ class Backbone(Section):
     revision: str | None = None
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     attention: str | None = None
+    compile: bool = False
     factory: Factory | None = None
     shape: dict[str, Any] | None = None
 
