@@ -1,0 +1,217 @@
+"""Dialogues in which people tell facts, correct them, talk of other things, and what can be asked of them later."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from deltamem.train.data.told.relations import Relation, put, relations
+from deltamem.train.data.told.values import OPEN, sample_value
+
+Split = Literal["train", "known", "values", "relations"]
+"""What is held out: nothing; names and wordings; values too; whole relations too (with values that are known)."""
+
+UNKNOWN = "You have not told me that."
+_KIN = ("sister", "brother", "friend", "cousin", "colleague", "neighbour", "aunt", "boss", "flatmate", "teammate")
+_ACKS = (
+    "Good to know.", "I will remember that.", "Thank you for telling me.", "Noted.", "That is nice to hear.",
+    "I see. Is there anything else you would like to share?", "Great! How can I help you with that?", "Understood.",
+    "Thanks, I will keep that in mind.", "That sounds wonderful.", "How interesting! Tell me more.", "Okay.",
+)  # fmt: skip
+_CORRECTIONS = ("Actually, {}", "I have to correct myself: {}", "That has changed. {}", "Sorry, I was wrong. {}")
+_TALK = (
+    ("Hello!", "Hello! How can I help you today?"),
+    ("How are you?", "I am doing well, thank you for asking."),
+    ("The weather is awful today.", "I am sorry to hear that. I hope it gets better soon."),
+    ("I slept badly last night.", "That is a pity. A short nap may help."),
+    ("The bus was late again.", "That must have been annoying."),
+    ("Can you tell me a joke?", "Why did the scarecrow win an award? Because he was outstanding in his field."),
+    ("What should I cook tonight?", "You could try a simple soup with vegetables and bread."),
+    ("I am a bit tired.", "Take a break and drink some water."),
+    ("Thank you for your help.", "You are welcome! Let me know if there is anything else."),
+    ("I had a long day.", "I hope you can rest this evening."),
+    ("What is two plus two?", "Two plus two is four."),
+    ("The neighbours were loud this morning.", "That is no way to start a day."),
+    ("I watched the rain for an hour.", "That can be very calming."),
+    ("Is it good to drink water before bed?", "A small glass of water is fine for most people."),
+    ("I lost my umbrella on the train.", "You could ask at the lost property office."),
+    ("Let us talk about something else.", "Of course. What would you like to talk about?"),
+)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What holds of a subject at the end of a dialogue.
+
+    Attributes:
+        subject: a name, or empty for the user.
+        kin: what that person is to the user, or empty.
+        relation: what is told.
+        value: of the fact.
+        replaces: the earlier value where it was corrected, else empty.
+    """
+
+    subject: str
+    kin: str
+    relation: Relation
+    value: str
+    replaces: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and the sentence that answers it; ``value`` is the part of the answer that only a memory knows.
+
+    Where nothing was told, ``value`` is empty and the answer :data:`UNKNOWN`.
+    """
+
+    ask: str
+    answer: str
+    value: str
+    fact: Fact | None = None
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """Chat messages, and the questions that they answer."""
+
+    messages: tuple[dict[str, str], ...]
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """How dialogues are drawn.
+
+    Attributes:
+        facts: the fewest and the most facts of a dialogue.
+        others: the share of facts about people other than the user.
+        open_values: the share of facts whose value is any word, name or made-up word, whatever the relation.
+        corrected: the share of facts that are told wrongly first, or change.
+        unknown: questions about what was not told, for each that was.
+        together: the share of facts told in one message with the one before.
+        answered: the share of messages that the assistant answers.
+        talk: exchanges of small talk, for each fact.
+    """
+
+    facts: tuple[int, int] = (1, 1)
+    others: float = 0.25
+    open_values: float = 0.35
+    corrected: float = 0.0
+    unknown: float = 0.0
+    together: float = 0.2
+    answered: float = 0.5
+    talk: float = 0.2
+
+
+def sample_dialogue(rng: random.Random, mix: Mix, split: Split = "train") -> Dialogue:
+    """A dialogue whose facts are about different things.
+
+    Args:
+        rng: the source of chance; the dialogue follows from it.
+        mix: what it is made of.
+        split: what in it is held out.
+
+    Raises:
+        ValueError: more facts than there are relations.
+    """
+    train = split == "train"
+    pool = relations(held=split == "relations")
+    if split == "values":
+        mix = replace(mix, open_values=max(mix.open_values, 0.35))
+    people = [(rng.choice(_KIN), _person(rng, train)) for _ in range(rng.choice((1, 2)))]
+    count = rng.randint(*mix.facts)
+    keys: list[tuple[tuple[str, str], Relation]] = []
+    while len(keys) < count:
+        who = rng.choice(people) if rng.random() < mix.others else ("", "")
+        free = [relation for relation in pool if (who, relation) not in keys]
+        if not free:
+            raise ValueError(f"There are only {len(pool)} relations to tell {count} facts of.")
+        keys.append((who, rng.choice(free)))
+    facts = []
+    for (kin, subject), relation in keys:
+        value = _value(rng, relation, mix, split)
+        replaces = _other_value(rng, relation, mix, split, value) if rng.random() < mix.corrected else ""
+        facts.append(Fact(subject, kin, relation, value, replaces))
+    questions = [_question(rng, fact, train) for fact in facts]
+    for _ in range(_count(rng, mix.unknown * count)):
+        who = rng.choice([*people, ("", ""), ("", "")])
+        relation = rng.choice([relation for relation in pool if (who, relation) not in keys])
+        asked = Fact(who[1], who[0], relation, "")
+        questions.append(Question(_ask(rng, asked, train), UNKNOWN, ""))
+    rng.shuffle(questions)
+    return Dialogue(tuple(_messages(rng, facts, mix, train)), tuple(questions))
+
+
+def _messages(rng: random.Random, facts: Sequence[Fact], mix: Mix, train: bool) -> list[dict[str, str]]:
+    events: list[tuple[Fact, str, bool] | None] = [(fact, fact.replaces or fact.value, False) for fact in facts]
+    for fact in facts:
+        if fact.replaces:
+            first = next(place for place, event in enumerate(events) if event and event[0] is fact)
+            events.insert(rng.randint(first + 1, len(events)), (fact, fact.value, True))
+    for _ in range(_count(rng, mix.talk * len(facts))):
+        events.insert(rng.randint(0, len(events)), None)
+    messages: list[dict[str, str]] = []
+    met: set[str] = set()
+    told_last = False
+    for event in events:
+        if event is None:
+            said, reply = rng.choice(_TALK)
+            messages += [{"role": "user", "content": said}, {"role": "assistant", "content": reply}]
+            told_last = False
+            continue
+        fact, value, again = event
+        subject = _mention(rng, fact, introduce=fact.subject not in met)
+        met.add(fact.subject)
+        template = rng.choice(fact.relation.tell[:-1]) if train else fact.relation.tell[-1]
+        text = put(template, value=value, subject=subject)
+        if again:
+            text = rng.choice(_CORRECTIONS).format(text)
+        if told_last and not again and messages[-1]["role"] == "user" and rng.random() < mix.together:
+            messages[-1]["content"] += f" {text}"
+            continue
+        messages.append({"role": "user", "content": text})
+        told_last = True
+        if rng.random() < mix.answered:
+            messages.append({"role": "assistant", "content": rng.choice(_ACKS)})
+    return messages
+
+
+def _question(rng: random.Random, fact: Fact, train: bool) -> Question:
+    answer = put(fact.relation.answer, value=fact.value, subject=fact.subject, speaker="assistant")
+    return Question(_ask(rng, fact, train), answer, fact.value, fact)
+
+
+def _ask(rng: random.Random, fact: Fact, train: bool) -> str:
+    template = rng.choice(fact.relation.ask[:-1]) if train else fact.relation.ask[-1]
+    return put(template, subject=_mention(rng, fact))
+
+
+def _mention(rng: random.Random, fact: Fact, *, introduce: bool = False) -> str:
+    if not fact.subject:
+        return ""
+    return f"my {fact.kin} {fact.subject}" if introduce or rng.random() < 0.3 else fact.subject
+
+
+def _person(rng: random.Random, train: bool) -> str:
+    """A name of somebody: one that is told of in training, or one that is not."""
+    return sample_value(rng, "first", unseen=not train)
+
+
+def _value(rng: random.Random, relation: Relation, mix: Mix, split: Split) -> str:
+    unseen = split == "values"
+    kind = relation.values
+    if rng.random() < mix.open_values or (unseen and kind not in OPEN):
+        kind = rng.choice(("word", "word", "first", "last", "city", "coined"))
+    return sample_value(rng, kind, unseen=unseen)
+
+
+def _other_value(rng: random.Random, relation: Relation, mix: Mix, split: Split, value: str) -> str:
+    while (other := _value(rng, relation, mix, split)) == value:
+        pass
+    return other
+
+
+def _count(rng: random.Random, expected: float) -> int:
+    whole = int(expected)
+    return whole + (rng.random() < expected - whole)

@@ -1,0 +1,128 @@
+"""The values that facts have: short lists, open kinds with tens of thousands of members, and which are held out."""
+
+import random
+import re
+import zlib
+from functools import cache
+from importlib.resources import files
+
+import yaml
+
+# Locales of Faker whose names are written in Latin letters.
+_LOCALES = (
+    "en_US", "en_GB", "en_AU", "en_IN", "de_DE", "fr_FR", "fr_CA", "es_ES", "es_MX", "it_IT", "pt_BR", "nl_NL", "sv_SE",
+    "da_DK", "no_NO", "fi_FI", "pl_PL", "cs_CZ", "hr_HR", "hu_HU", "ro_RO", "sl_SI", "tr_TR",
+)  # fmt: skip
+_NAME = re.compile(r"[A-Z][a-z]{2,11}")
+_STREETS = ("Street", "Lane", "Road", "Avenue", "Square", "Hill")
+_FIRMS = ("Works", "Brothers", "Media", "Bank", "Foods", "Systems", "Press", "Motors")
+_SCHOOLS = ("School", "College", "Academy")
+_MONTHS = 12
+_ONSETS = "b br c ch cl d dr f fl g gl gr h j k l m n p pl qu r s sh sk sl st t tr v w z".split()
+_VOWELS = "a e i o u ai ea oo ou".split()
+_CODAS = "b ck d f g k l ll m n nd ng nt p r rd rk s st t x".split()
+
+OPEN = ("city", "first", "last", "word", "petname", "coined", "company", "street", "school", "title")
+"""Kinds with so many members that some can be held out; the others' are known from training."""
+
+
+def held_out(value: str) -> bool:
+    """Whether a value of an open kind is kept for tests: one in eight, the same ones on every machine."""
+    return zlib.crc32(value.lower().encode()) % 8 == 0
+
+
+@cache
+def _lists() -> dict[str, tuple[str, ...]]:
+    text = files("deltamem.train.data.told").joinpath("values.yaml").read_text("utf-8")
+    return {kind: tuple(str(value) for value in values) for kind, values in yaml.safe_load(text).items()}
+
+
+@cache
+def _faker_names(attributes: tuple[str, ...]) -> tuple[str, ...]:
+    """The names that Faker's providers list under these attributes, sorted.
+
+    Raises:
+        ImportError: Faker is not installed.
+    """
+    try:
+        from faker import Faker
+    except ImportError:
+        raise ImportError('The told facts need faker and xkcdpass: pip install "deltamem[told]"') from None
+    found: set[str] = set()
+    for locale in _LOCALES:
+        for provider in Faker(locale).get_providers():
+            for attribute in attributes:
+                found.update(name for name in getattr(provider, attribute, ()) if isinstance(name, str))
+    return tuple(sorted(name for name in found if _NAME.fullmatch(name)))
+
+
+@cache
+def members(kind: str) -> tuple[str, ...]:
+    """All values of a listed kind, a name kind or ``word``, in an order that never changes.
+
+    Raises:
+        ImportError: the packages with names and words are not installed.
+        KeyError: there is no such kind, or it is composed (see :func:`sample_value`).
+    """
+    if kind == "first":
+        return _faker_names(("first_names", "first_names_male", "first_names_female"))
+    if kind == "last":
+        return _faker_names(("last_names", "last_names_male", "last_names_female"))
+    if kind == "city":
+        return _faker_names(("cities", "city_names"))
+    if kind == "word":
+        try:
+            listed = files("xkcdpass").joinpath("static", "eff-long").read_text("utf-8")
+        except ModuleNotFoundError:
+            raise ImportError('The told facts need faker and xkcdpass: pip install "deltamem[told]"') from None
+        return tuple(sorted(word for word in listed.split() if word.isalpha()))
+    return _lists()[kind]
+
+
+def sample_value(rng: random.Random, kind: str, *, unseen: bool = False) -> str:
+    """A value of a kind.
+
+    Args:
+        rng: the source of chance.
+        kind: of a relation, or ``coined`` for a made-up word.
+        unseen: whether the value is one that is held out; only for kinds in :data:`OPEN`.
+
+    Raises:
+        ValueError: unseen values of a kind that has none.
+    """
+    if unseen and kind not in OPEN:
+        raise ValueError(f"The kind {kind} has no values that are held out; its values are all known.")
+    while True:
+        value = _draw(rng, kind)
+        if kind not in OPEN or held_out(value) == unseen:
+            return value
+
+
+def _draw(rng: random.Random, kind: str) -> str:
+    match kind:
+        case "coined":
+            return "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((1, 2)))) + rng.choice(
+                _CODAS
+            )
+        case "petname":
+            return rng.choice(members("word")).capitalize() if rng.random() < 0.5 else rng.choice(members("first"))
+        case "title":
+            return f"The {rng.choice(members('word')).capitalize()} {rng.choice(members('word')).capitalize()}"
+        case "company":
+            return f"{rng.choice(members('last'))} {rng.choice(_FIRMS)}"
+        case "street":
+            return f"{rng.choice(members('last'))} {rng.choice(_STREETS)}"
+        case "school":
+            return f"{rng.choice(members('last'))} {rng.choice(_SCHOOLS)}"
+        case "number":
+            return str(rng.randint(2, 999))
+        case "age":
+            return str(rng.randint(18, 95))
+        case "size":
+            return str(rng.randint(34, 48))
+        case "date":
+            return f"{rng.randint(1, 28)} {rng.choice(members('month'))}"
+        case "time":
+            return f"{rng.randint(1, 12)}:{rng.choice(('00', '15', '30', '45'))}"
+        case _:
+            return rng.choice(members(kind))
