@@ -38,7 +38,7 @@ bench: .venv/.dev  ## the figures that README quotes
 	touch $@
 
 .venv/.dev: .venv/.runtime
-	$(PIP) install --constraint constraints.txt --editable ".[chat,demo,dense,eval,harness,llmlingua,lora,postgres,retrieval,serve,train]" --group dev
+	$(PIP) install --constraint constraints.txt --editable ".[chat,demo,dense,eval,harness,llmlingua,lora,postgres,retrieval,serve,told,train]" --group dev
 	touch $@
 
 clean:

@@ -1,115 +1,295 @@
 """Told facts: what is held out stays out of training, sentences agree, and only the value's tokens weigh fully."""
 
+import dataclasses
+import hashlib
 import random
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
 pytest.importorskip("faker")
 pytest.importorskip("xkcdpass")
 
-from tiny import chat_tokenizer
-
-from deltamem.train.data.told.batches import Renderer, held_out_episodes, training_batches
-from deltamem.train.data.told.dialogues import UNKNOWN, Mix, sample_dialogue
-from deltamem.train.data.told.relations import put, relations
-from deltamem.train.data.told.values import held_out, members, sample_value
+from deltamem.train.data.told.batches import held_out_episodes, training_batches
+from deltamem.train.data.told.dialogues import (
+    ACKS,
+    CORRECTIONS,
+    TALK,
+    UNKNOWN,
+    Dialogue,
+    Fact,
+    Mix,
+    Split,
+    everyday_words,
+    sample_dialogue,
+)
+from deltamem.train.data.told.relations import Relation, put, relations
+from deltamem.train.data.told.rendering import Renderer
+from deltamem.train.data.told.values import OPEN, held_out, listed, members, parts, sample_value
+from deltamem.train.episodes import Text
 
 STAGE = {"updates": 3, "questions": 12, "facts": [1, 3], "corrected": 0.3, "unknown": 0.3}
+EVERYTHING = Mix(facts=(1, 6), corrected=0.3, unknown=0.3, talk=0.5)
+SMALL_TALK = [
+    *(text for exchange in TALK for text in exchange),
+    *ACKS,
+    *(words.replace("{}", "") for words in CORRECTIONS),
+]
+WORD = re.compile(r"[^\W\d_]+")
 
 
-def test_the_world_is_open():
-    open_values = {value for kind in ("first", "last", "city", "word") for value in members(kind)}
-    assert len(open_values) >= 30_000
+def dialogues(count: int, mix: Mix, split: Split = "train", seed: int = 0) -> list[Dialogue]:
+    rng = random.Random(seed)
+    return [sample_dialogue(rng, mix, split) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def trained() -> list[Dialogue]:
+    return dialogues(500, EVERYTHING)
+
+
+def text(dialogue: Dialogue) -> str:
+    """All that is said, asked and answered."""
+    asked = [part for question in dialogue.questions for part in (question.ask, question.answer)]
+    return "\n".join([*(message["content"] for message in dialogue.messages), *asked])
+
+
+def wordings(relation: Relation) -> Iterator[str]:
+    yield from (*relation.tell, *relation.ask)
+
+
+def test_the_world_is_open() -> None:
+    assert len({value for kind in ("first", "last", "city", "word") for value in members(kind)}) >= 30_000
     assert len(relations()) >= 60
     assert len(relations(held=True)) >= 8
-    assert not {r.name for r in relations()} & {r.name for r in relations(held=True)}
+    said = [wording for held in (False, True) for relation in relations(held) for wording in wordings(relation)]
+    assert len(set(said)) == len(said)
+    assert all(len(relation.tell) >= 3 and len(relation.ask) >= 3 for relation in relations())
 
 
-def test_training_never_meets_what_is_held_out():
-    rng = random.Random(0)
-    told = {relation.tell[-1].replace("{v}", "") for relation in relations()}
-    for _ in range(300):
-        dialogue = sample_dialogue(rng, Mix(facts=(1, 4)))
+def test_every_relation_has_values_and_a_value_in_each_telling_and_answer() -> None:
+    kinds = {*OPEN, *listed(), "number", "age", "size", "date", "time"}
+    for relation in (*relations(), *relations(held=True)):
+        assert relation.values in kinds
+        assert sample_value(random.Random(0), relation.values)
+        assert all(wording.count("{v}") == 1 for wording in (*relation.tell, relation.answer))
+        assert not any("{v}" in wording for wording in relation.ask)
+
+
+def sentences(fact: Fact, wordings: Sequence[str]) -> set[str]:
+    """A fact in these wordings, told or asked, with its value now or before, of its subject with or without its kin."""
+    mentions = {fact.subject, f"my {fact.kin} {fact.subject}"} if fact.subject else {""}
+    values = {value for value in (fact.value, fact.replaces) if value} or {""}
+    return {put(w, value=value, subject=mention) for w in wordings for value in values for mention in mentions}
+
+
+def without(text: str, parts: Iterable[str]) -> str:
+    """What is left of a text when sentences are taken away, the longest first."""
+    for part in sorted(parts, key=len, reverse=True):
+        text = text.replace(part, "")
+    return text
+
+
+def test_training_tells_no_held_out_relation_wording_value_or_name(trained: list[Dialogue]) -> None:
+    assert sum(len(dialogue.questions) for dialogue in trained) > 1500
+    held_back = {relation.name for relation in relations(held=True)}
+    for dialogue in trained:
+        facts = [question.fact for question in dialogue.questions]
+        told = {sentence for fact in facts if fact.value for sentence in sentences(fact, fact.relation.tell[:-1])}
+        for message in dialogue.messages:
+            assert without(message["content"], [*told, *SMALL_TALK]).strip() == ""
         for question in dialogue.questions:
             fact = question.fact
-            assert fact is not None
-            assert not fact.relation.held
+            assert question.ask in sentences(fact, fact.relation.ask[:-1])
+            assert fact.relation.name not in held_back
             assert not (fact.subject and held_out(fact.subject))
-            assert question.ask != put(fact.relation.ask[-1], subject=fact.subject)
-            assert put(fact.relation.tell[-1], value=fact.value) not in {m["content"] for m in dialogue.messages}
-    assert told
+            for value in filter(None, (fact.value, fact.replaces)):
+                assert fact.relation.values not in OPEN or not held_out(value)
 
 
 @pytest.mark.parametrize("split", ["known", "values", "relations"])
-def test_a_split_holds_out_what_it_says(split):
-    rng = random.Random(1)
-    for _ in range(100):
-        dialogue = sample_dialogue(rng, Mix(facts=(2, 2)), split)
+def test_a_split_holds_out_what_it_says(split: Split, trained: list[Dialogue]) -> None:
+    known = {question.value for dialogue in trained for question in dialogue.questions}
+    names = {question.fact.subject for dialogue in trained for question in dialogue.questions}
+    for dialogue in dialogues(150, Mix(facts=(2, 3), corrected=0.3, unknown=0.3, talk=0.5), split):
+        facts = [question.fact for question in dialogue.questions]
+        told = {sentence for fact in facts if fact.value for sentence in sentences(fact, fact.relation.tell[-1:])}
+        for message in dialogue.messages:
+            assert without(message["content"], [*told, *SMALL_TALK]).strip() == ""
         for question in dialogue.questions:
             fact = question.fact
+            assert question.ask in sentences(fact, fact.relation.ask[-1:])
             assert fact.relation.held == (split == "relations")
-            assert question.ask.startswith(put(fact.relation.ask[-1], subject="§").split("§")[0][:3])
-            if split == "values":
-                assert held_out(fact.value)
-            assert not fact.subject or held_out(fact.subject)
+            assert not fact.subject or (held_out(fact.subject) and fact.subject not in names)
+            for value in filter(None, (fact.value, fact.replaces)):
+                assert split == "values" or not held_out(value) or fact.relation.values not in OPEN
+                assert split != "values" or (held_out(value) and value not in known)
 
 
-def test_values_of_a_closed_kind_have_none_that_are_unseen():
+def test_strictly_no_word_of_training_is_one_that_is_held_out() -> None:
+    strict = dataclasses.replace(EVERYTHING, strict=True)
+    said = {word.lower() for dialogue in dialogues(500, strict) for word in WORD.findall(text(dialogue))}
+    assert len(said) > 2000
+    assert not {word for word in said - everyday_words() if held_out(word)}
+    for dialogue in dialogues(150, strict, "values"):
+        for question in dialogue.questions:
+            if question.value:
+                assert not {part.lower() for part in parts(question.value, kind_of(question.fact))} & said
+
+
+def kind_of(fact: Fact) -> str:
+    """The kind a value is of: its relation's, or where any word was taken, one that has no parts."""
+    return fact.relation.values if " " in fact.value else "word"
+
+
+def test_values_of_a_closed_kind_have_none_that_are_unseen() -> None:
     with pytest.raises(ValueError, match="no values that are held out"):
         sample_value(random.Random(0), "colour", unseen=True)
 
 
-def test_sentences_agree_with_who_speaks_and_of_whom():
-    home = next(relation for relation in relations() if relation.name == "home")
+def test_sentences_agree_with_who_speaks_and_of_whom() -> None:
+    by_name = {relation.name: relation for relation in relations()}
+    home, job, child = by_name["home"], by_name["job"], by_name["child"]
     assert put(home.tell[0], value="Lisbon") == "I live in Lisbon."
     assert put(home.tell[0], value="Lisbon", subject="my sister Ana") == "My sister Ana lives in Lisbon."
     assert put(home.ask[0], subject="Ana") == "Where does Ana live?"
     assert put(home.answer, value="Lisbon", speaker="assistant") == "You live in Lisbon."
-    job = next(relation for relation in relations() if relation.name == "job")
     assert put(job.answer, value="editor", subject="Ana", speaker="assistant") == "Ana works as an editor."
+    assert put(child.tell[3], value="Eva", subject="Ana") == "Ana named their daughter Eva."
 
 
-def test_a_correction_is_what_counts():
-    rng = random.Random(2)
-    for _ in range(50):
-        dialogue = sample_dialogue(rng, Mix(facts=(2, 2), corrected=1.0))
-        text = " ".join(message["content"] for message in dialogue.messages)
+def test_no_placeholder_is_left(trained: list[Dialogue]) -> None:
+    assert not [said for said in map(text, trained) if re.search(r"[{}]|\(e?s\)", said)]
+
+
+def test_a_correction_is_what_counts() -> None:
+    for dialogue in dialogues(50, Mix(facts=(2, 2), corrected=1.0), seed=2):
+        said = " ".join(message["content"] for message in dialogue.messages)
         for question in dialogue.questions:
-            assert text.rfind(question.fact.value) > text.find(question.fact.replaces) >= 0
-            assert question.answer != UNKNOWN
+            assert said.rfind(question.value) > said.find(question.fact.replaces) >= 0
+            assert question.value in question.answer
 
 
-def test_only_the_value_weighs_fully_and_the_opening_is_never_written():
-    tokenizer = chat_tokenizer()
-    renderer = Renderer(tokenizer, lead=0.1)
-    dialogue = sample_dialogue(random.Random(3), Mix(open_values=0.0))
+def test_what_was_not_told_is_not_known() -> None:
+    for dialogue in dialogues(50, Mix(facts=(2, 2), unknown=1.0)):
+        told = {(question.fact.subject, question.fact.relation) for question in dialogue.questions if question.value}
+        untold = [question for question in dialogue.questions if not question.value]
+        assert len(untold) == 2
+        assert all(question.answer == UNKNOWN for question in untold)
+        assert not told & {(question.fact.subject, question.fact.relation) for question in untold}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"facts": (3, 2)}, "facts must be two numbers from 1 up"),
+        ({"corrected": 1.5}, "corrected is a share and must be from 0 to 1, not 1.5"),
+        ({"talk": -1.0}, "talk must be 0 or more"),
+    ],
+)
+def test_an_impossible_mix_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Mix(**fields)
+
+
+def test_more_facts_than_there_are_relations_are_refused() -> None:
+    with pytest.raises(ValueError, match="only 8 relations"):
+        dialogues(1, Mix(facts=(60, 60)), "relations")
+
+
+def test_only_the_value_weighs_fully(chat_tokenizer: Any) -> None:
+    renderer = Renderer(chat_tokenizer, lead=0.1, unknown=0.3)
+    for dialogue in dialogues(20, Mix(unknown=0.5), seed=3):
+        for question in dialogue.questions:
+            query = renderer.query(question)
+            weighed = {weight: spelt(chat_tokenizer, query, weight) for weight in set(query.weights)}
+            if not question.value:
+                assert weighed.keys() == {0.0, 0.3}
+                assert weighed[0.3].strip() == f"{UNKNOWN}<|im_end|>"
+                continue
+            assert weighed.keys() == {0.0, 0.1, 1.0}
+            assert question.value in weighed[1.0]
+            assert len(weighed[1.0].strip()) <= len(question.value) + 2
+            trained = spelt(chat_tokenizer, query, 0.1, 1.0)
+            assert trained.strip() == f"{question.answer}<|im_end|>"
+            assert set(renderer.query(question, lead=False).weights) == {0.0, 1.0}
+
+
+def spelt(tokenizer: Any, text: Text, *weights: float) -> str:
+    """The tokens that have one of these weights, as text."""
+    return str(tokenizer.decode([i for i, weight in zip(text.ids, text.weights, strict=True) if weight in weights]))
+
+
+def test_the_opening_is_read_before_questions_and_never_written(chat_tokenizer: Any) -> None:
+    renderer = Renderer(chat_tokenizer)
+    assert renderer.opening == "<|im_start|>system\nBe good.<|im_end|>\n"
+    (dialogue,) = dialogues(1, Mix(facts=(3, 3), answered=1.0))
+    written = renderer.history(dialogue.messages)
+    turns = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in dialogue.messages]
+    assert chat_tokenizer.decode(written.ids) == "".join(turns)
+    assert written.segments == tuple(sorted(written.segments))
+    assert set(written.segments) == set(range(len(turns)))
     question = dialogue.questions[0]
-    query = renderer.query(question)
-    full = "".join(tokenizer.decode([i]) for i, w in zip(query.ids, query.weights, strict=True) if w == 1.0)
-    assert question.value in full
-    answer = "".join(tokenizer.decode([i]) for i, w in zip(query.ids, query.weights, strict=True) if w > 0)
-    assert question.answer in answer
-    opened = renderer.query(question, None)
-    written = tokenizer.decode(renderer.history(dialogue.messages).ids)
-    if renderer.opening:
-        assert renderer.opening.strip() in tokenizer.decode(opened.ids)
-        assert renderer.opening.strip() not in written
-    assert dialogue.messages[0]["content"] in written
+    bare, opened, other = (chat_tokenizer.decode(renderer.query(question, s).ids) for s in ("", None, "Be quick."))
+    assert opened == renderer.opening + bare
+    assert other == "<|im_start|>system\nBe quick.<|im_end|>\n" + bare
 
 
-def test_batches_follow_from_their_seed_and_stages():
-    tokenizer = chat_tokenizer()
-    batches = training_batches(tokenizer, stages=[STAGE, {**STAGE, "facts": [4, 4]}], parts=2, seed=5)
-    again = training_batches(tokenizer, stages=[STAGE, {**STAGE, "facts": [4, 4]}], parts=2, seed=5)
+def test_templates_that_cannot_be_rendered_are_refused(with_template: Any, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="renders a first message otherwise"):
+        Renderer(with_template("{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}"))
+    with pytest.raises(ValueError, match="a fast tokenizer with a chat template"):
+        Renderer(with_template(""))
+
+
+def test_batches_follow_from_their_seed_and_stages(chat_tokenizer: Any) -> None:
+    stages = [STAGE, {**STAGE, "facts": [4, 4], "unknown": 0.0}]
+    batches = training_batches(chat_tokenizer, stages=stages, parts=2, seed=5)
+    again = training_batches(chat_tokenizer, stages=stages, parts=2, seed=5)
+    other = training_batches(chat_tokenizer, stages=stages, parts=2, seed=6)
     assert len(batches) == 12
-    assert (batches[7].queries.ids == again[7].queries.ids).all()
-    assert batches[7].episode_of.bincount().min() >= 4
-    assert batches[0].queries.ids.shape != batches[1].queries.ids.shape or batches[0].rows
-    with pytest.raises(ValueError, match="no fact; its keys are"):
-        training_batches(tokenizer, stages=[{"updates": 1, "questions": 1, "fact": 1}])
+    assert batches[7].queries.ids.equal(again[7].queries.ids)
+    assert not batches[7].queries.ids.equal(other[7].queries.ids)
+    assert (batches[7].episode_of.bincount() == 4).all()
+    assert len(batches[6].queries.ids) + len(batches[7].queries.ids) >= 12
+    with pytest.raises(IndexError):
+        batches[12]
 
 
-def test_held_out_episodes_ask_for_every_fact():
-    episodes = held_out_episodes(chat_tokenizer(), split="values", facts=3, dialogues=2)
-    assert len(episodes) == 2
-    assert all(len(episode.queries) == 3 for episode in (episodes[0], episodes[1]))
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"updates": 1, "questions": 1, "fact": 1}, "Stage 1 has no fact; its keys are updates, questions, facts"),
+        ({"questions": 1}, "Stage 1 needs updates, a whole number above 0"),
+        ({"updates": 1, "questions": 1, "facts": [2, 1]}, "Stage 1: facts must be two numbers"),
+    ],
+)
+def test_a_bad_stage_is_refused(stage: dict[str, Any], message: str, chat_tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        training_batches(chat_tokenizer, stages=[stage])
+
+
+def test_held_out_episodes_ask_for_every_fact(chat_tokenizer: Any) -> None:
+    episodes = held_out_episodes(chat_tokenizer, split="values", facts=3, dialogues=2)
+    assert [len(episode.queries) for episode in episodes] == [3, 3]
+    assert {weight for episode in episodes for query in episode.queries for weight in query.weights} == {0.0, 1.0}
+
+
+def test_the_stream_of_a_seed_stays_what_it_was() -> None:
+    """Recipes name a seed, and their results are of these dialogues; Faker's lists are part of them."""
+    import faker
+
+    if faker.VERSION != "40.63.0":
+        pytest.skip("another version of Faker lists other names")
+    found = dialogues(50, Mix(facts=(1, 4), corrected=0.2, unknown=0.3))
+    said = repr([dialogue.messages for dialogue in found])
+    assert hashlib.sha256(said.encode()).hexdigest()[:16] == "fc0215bb54cdf97f"
+
+
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faker", None)
+    with pytest.raises(ImportError, match=r'pip install "deltamem\[told\]"'):
+        members.__wrapped__("first")

@@ -1,1 +1,1 @@
-"""Told facts: an open world of dialogues from which a memory can learn, with values, wordings and relations held out."""
+"""Told facts: an open world of dialogues for a memory to learn from; values, wordings and relations are held out."""

@@ -2,91 +2,58 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from deltamem.state import NO_SEGMENT
-from deltamem.train.data.told.dialogues import UNKNOWN, Dialogue, Mix, Question, Split, sample_dialogue
-from deltamem.train.episodes import Episode, EpisodeBatch, Text, collate, evenly
+from deltamem.train.data.told.dialogues import Mix, Split, sample_dialogue
+from deltamem.train.data.told.rendering import Renderer
+from deltamem.train.episodes import Episode, EpisodeBatch, collate, evenly
 
 # How words are put is learned soon, and each trained token costs a pass through the output layer.
 _LEAD_SHARE = 0.25
-_USER = {"role": "user", "content": "?"}
-_ASSISTANT = {"role": "assistant", "content": "."}
 
 
-class Renderer:
-    """Dialogues and questions as the tokens of a chat template.
+@dataclass(frozen=True)
+class Stage:
+    """A part of a curriculum.
 
-    A history is rendered without what the template puts before a first message. A question is rendered with it, with
-    another system message, or without any; its answer's tokens have loss weights.
-
-    Args:
-        tokenizer: a fast tokenizer with a chat template.
-        lead: the weight of an answer's tokens that are not of the value.
-        unknown: the weight of the tokens of an answer that nothing is known.
+    Attributes:
+        updates: how many updates it has.
+        questions: how many questions an update has at least.
+        mix: what the dialogues are made of.
     """
 
-    def __init__(self, tokenizer: Any, *, lead: float = 0.05, unknown: float = 0.3) -> None:
-        self.tokenizer, self.lead, self.unknown = tokenizer, lead, unknown
-        alone, pair = self._text([_USER]), self._text([_USER, _ASSISTANT])
-        turn = self._text([_USER, _ASSISTANT, _USER])[len(pair) :]
-        if not alone.endswith(turn):
-            raise ValueError("The chat template renders a first message otherwise than a later one; it is not supported.")
-        self.opening = alone[: len(alone) - len(turn)]
+    updates: int
+    questions: int
+    mix: Mix
 
-    def history(self, messages: Sequence[dict[str, str]]) -> Text:
-        """The tokens of messages, each message a segment."""
-        ids: list[int] = []
-        segments: list[int] = []
-        before = ""
-        for number in range(len(messages)):
-            upto = self._text(messages[: number + 1]).removeprefix(self.opening)
-            part = self.tokenizer(upto[len(before) :], add_special_tokens=False)["input_ids"]
-            ids += part
-            segments += [number] * len(part)
-            before = upto
-        return Text(tuple(ids), (0.0,) * len(ids), tuple(segments))
-
-    def query(self, question: Question, system: str | None = "", *, lead: bool = True) -> Text:
-        """The tokens of a question and its answer.
+    @classmethod
+    def from_options(cls, number: int, options: dict[str, Any]) -> "Stage":
+        """A stage as a recipe gives it: ``updates``, ``questions``, and fields of :class:`Mix`.
 
         Args:
-            question: what is asked.
-            system: the system message before it; ``None`` for the template's own opening, empty for none at all.
-            lead: whether the answer's tokens that are not of the value are trained.
+            number: of the stage, for messages.
+            options: the recipe's.
+
+        Raises:
+            ValueError: a key is missing or unknown, or has an impossible value.
         """
-        asked = [{"role": "user", "content": question.ask}]
-        if system:
-            asked.insert(0, {"role": "system", "content": system})
-        prompt = self._text(asked, prompt=True)
-        whole = self._text([*asked, {"role": "assistant", "content": question.answer}])
-        if system == "":
-            prompt, whole = prompt.removeprefix(self.opening), whole.removeprefix(self.opening)
-        encoded = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-        begin = len(prompt) + question.answer.rfind(question.value)
-        end = begin + len(question.value)
-        base = self.unknown if question.answer == UNKNOWN else self.lead * lead
-        close = len(prompt) + len(question.answer)
-        ids, weights = [], []
-        for token, (start, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            of_value = question.value and start < end and stop > begin
-            trained = stop > len(prompt) and start <= close
-            ids.append(token)
-            weights.append(1.0 if of_value else base * trained)
-            if start >= close:  # the end of the turn is learned, what follows it is never asked for
-                break
-        return Text(tuple(ids), tuple(weights), (NO_SEGMENT,) * len(ids))
-
-    def episode(self, dialogue: Dialogue, system: str | None = "", *, lead: bool = True) -> Episode:
-        """A dialogue as one passage, and its questions."""
-        queries = tuple(self.query(question, system, lead=lead) for question in dialogue.questions)
-        return Episode((self.history(dialogue.messages),), queries)
-
-    def _text(self, messages: Sequence[dict[str, str]], *, prompt: bool = False) -> str:
-        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
+        own = [field.name for field in fields(cls) if field.name != "mix"]
+        known = [*own, *(field.name for field in fields(Mix))]
+        if unknown := sorted(set(options) - set(known)):
+            raise ValueError(f"Stage {number} has no {', '.join(unknown)}; its keys are {', '.join(known)}.")
+        for name in own:
+            if not isinstance(options.get(name), int) or options[name] < 1:
+                raise ValueError(f"Stage {number} needs {name}, a whole number above 0.")
+        mix = {name: value for name, value in options.items() if name not in own}
+        if "facts" in mix:
+            mix["facts"] = tuple(mix["facts"])
+        try:
+            return cls(**{name: options[name] for name in own}, mix=Mix(**mix))
+        except ValueError as error:
+            raise ValueError(f"Stage {number}: {error}") from None
 
 
 class ToldBatches(Dataset[EpisodeBatch]):
@@ -94,17 +61,17 @@ class ToldBatches(Dataset[EpisodeBatch]):
 
     Args:
         renderer: makes the tokens.
-        stages: ``(updates, questions, mix)``: how many updates, how many questions each, of what dialogues.
+        stages: the curriculum, one stage after the other.
         parts: batches an update, each of dialogues of like length.
         opened: the share of updates whose questions come after the template's own opening.
         seed: another seed, other dialogues.
     """
 
     def __init__(
-        self, renderer: Renderer, stages: Sequence[tuple[int, int, Mix]], *, parts: int, opened: float, seed: int
+        self, renderer: Renderer, stages: Sequence[Stage], *, parts: int = 2, opened: float = 0.2, seed: int = 0
     ) -> None:
         self.renderer, self.stages, self.parts, self.opened, self.seed = renderer, tuple(stages), parts, opened, seed
-        self.updates = sum(updates for updates, _, _ in self.stages)
+        self.updates = sum(stage.updates for stage in self.stages)
         self._last: tuple[int, list[list[Episode]]] = (-1, [])
 
     def __len__(self) -> int:
@@ -119,30 +86,21 @@ class ToldBatches(Dataset[EpisodeBatch]):
         return collate(self._last[1][part], int(self.renderer.tokenizer.pad_token_id or 0))
 
     def _episodes(self, update: int) -> list[list[Episode]]:
-        rng = random.Random(f"told {self.seed}/{update}")
-        left = update
-        for updates, questions, mix in self.stages:
-            if left < updates:
-                break
-            left -= updates
+        stage, rng = self._stage(update), random.Random(f"told {self.seed}/{update}")
         system = None if rng.random() < self.opened else ""
         found: list[Episode] = []
-        while sum(len(episode.queries) for episode in found) < questions:
-            found.append(self.renderer.episode(sample_dialogue(rng, mix), system, lead=rng.random() < _LEAD_SHARE))
+        while sum(len(episode.queries) for episode in found) < stage.questions:
+            dialogue = sample_dialogue(rng, stage.mix)
+            found.append(self.renderer.episode(dialogue, system, lead=rng.random() < _LEAD_SHARE))
         return evenly(found, self.parts)
 
-
-class ToldEpisodes(Dataset[Episode]):
-    """Held-out dialogues with their questions."""
-
-    def __init__(self, episodes: Sequence[Episode]) -> None:
-        self.episodes = episodes
-
-    def __len__(self) -> int:
-        return len(self.episodes)
-
-    def __getitem__(self, index: int) -> Episode:
-        return self.episodes[index]
+    def _stage(self, update: int) -> Stage:
+        """The stage that an update is of."""
+        for stage in self.stages:
+            if update < stage.updates:
+                return stage
+            update -= stage.updates
+        raise IndexError(f"Update {update} of {self.updates}.")
 
 
 def training_batches(
@@ -159,23 +117,16 @@ def training_batches(
     Args:
         tokenizer: of the backbone.
         stages: each with ``updates``, ``questions`` an update, and the fields of :class:`Mix`.
-        parts: batches an update: the recipe's ``schedule.batch``.
+        parts: batches an update: the recipe's ``schedule.batch``, with a ``micro_batch`` of 1.
         opened: the share of updates whose questions come after the template's own opening.
-        lead: the loss weight of an answer's words other than the value.
+        lead: the loss weight of an answer's words other than the value, where they are trained: in a quarter of the
+            dialogues.
         seed: another seed, other dialogues.
 
     Raises:
-        ValueError: a stage has an unknown key.
+        ValueError: a stage has an unknown key, lacks one, or has an impossible value; or the tokenizer will not do.
     """
-    known = {field.name for field in fields(Mix)}
-    made = []
-    for number, given in enumerate(stages, start=1):
-        stage = dict(given)
-        updates, questions = int(stage.pop("updates")), int(stage.pop("questions"))
-        if unknown := sorted(set(stage) - known):
-            raise ValueError(f"Stage {number} has no {', '.join(unknown)}; its keys are {', '.join(sorted(known))}.")
-        stage["facts"] = tuple(stage.get("facts", (1, 1)))
-        made.append((updates, questions, Mix(**stage)))
+    made = [Stage.from_options(number, stage) for number, stage in enumerate(stages, start=1)]
     return ToldBatches(Renderer(tokenizer, lead=lead), made, parts=parts, opened=opened, seed=seed)
 
 
@@ -187,8 +138,9 @@ def held_out_episodes(
     dialogues: int = 48,
     corrected: float = 0.0,
     opened: bool = False,
+    strict: bool = False,
     seed: int = 0,
-) -> ToldEpisodes:
+) -> list[Episode]:
     """Dialogues that hold out what ``split`` says, each asked about all its facts.
 
     Args:
@@ -198,10 +150,9 @@ def held_out_episodes(
         dialogues: how many.
         corrected: the share of facts that are corrected.
         opened: whether questions come after the template's own opening.
+        strict: whether held-out values occur in training in no other value or wording either, as in :class:`Mix`.
         seed: another seed, other dialogues.
     """
     rng, renderer = random.Random(f"told {split}/{facts}/{seed}"), Renderer(tokenizer, lead=0.0)
-    mix = Mix(facts=(facts, facts), corrected=corrected)
-    return ToldEpisodes(
-        [renderer.episode(sample_dialogue(rng, mix, split), None if opened else "") for _ in range(dialogues)]
-    )
+    mix, system = Mix(facts=(facts, facts), corrected=corrected, strict=strict), None if opened else ""
+    return [renderer.episode(sample_dialogue(rng, mix, split), system) for _ in range(dialogues)]

@@ -1,25 +1,32 @@
 """Dialogues in which people tell facts, correct them, talk of other things, and what can be asked of them later."""
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 from deltamem.train.data.told.relations import Relation, put, relations
-from deltamem.train.data.told.values import OPEN, sample_value
+from deltamem.train.data.told.values import FRAMES, OPEN, listed, parts, sample_value
 
+Message = dict[str, str]
 Split = Literal["train", "known", "values", "relations"]
-"""What is held out: nothing; names and wordings; values too; whole relations too (with values that are known)."""
+"""What a dialogue has that training dialogues never have.
+
+``train``: nothing. ``known``: the names of people, the telling and the asking of each fact. ``values``: the facts'
+values too. ``relations``: the relations instead, with values that are known.
+"""
 
 UNKNOWN = "You have not told me that."
-_KIN = ("sister", "brother", "friend", "cousin", "colleague", "neighbour", "aunt", "boss", "flatmate", "teammate")
-_ACKS = (
+KIN = ("sister", "brother", "friend", "cousin", "colleague", "neighbour", "aunt", "boss", "flatmate", "teammate")
+ACKS = (
     "Good to know.", "I will remember that.", "Thank you for telling me.", "Noted.", "That is nice to hear.",
     "I see. Is there anything else you would like to share?", "Great! How can I help you with that?", "Understood.",
     "Thanks, I will keep that in mind.", "That sounds wonderful.", "How interesting! Tell me more.", "Okay.",
 )  # fmt: skip
-_CORRECTIONS = ("Actually, {}", "I have to correct myself: {}", "That has changed. {}", "Sorry, I was wrong. {}")
-_TALK = (
+CORRECTIONS = ("Actually, {}", "I have to correct myself: {}", "That has changed. {}", "Sorry, I was wrong. {}")
+TALK = (
     ("Hello!", "Hello! How can I help you today?"),
     ("How are you?", "I am doing well, thank you for asking."),
     ("The weather is awful today.", "I am sorry to hear that. I hope it gets better soon."),
@@ -39,6 +46,9 @@ _TALK = (
 )
 
 
+_WORD = re.compile(r"[^\W\d_]+")
+
+
 @dataclass(frozen=True)
 class Fact:
     """What holds of a subject at the end of a dialogue.
@@ -47,7 +57,7 @@ class Fact:
         subject: a name, or empty for the user.
         kin: what that person is to the user, or empty.
         relation: what is told.
-        value: of the fact.
+        value: of the fact; empty where it was not told.
         replaces: the earlier value where it was corrected, else empty.
     """
 
@@ -60,22 +70,23 @@ class Fact:
 
 @dataclass(frozen=True)
 class Question:
-    """A question and the sentence that answers it; ``value`` is the part of the answer that only a memory knows.
-
-    Where nothing was told, ``value`` is empty and the answer :data:`UNKNOWN`.
-    """
+    """A question about a fact, and the sentence that answers it: :data:`UNKNOWN` where it was not told."""
 
     ask: str
     answer: str
-    value: str
-    fact: Fact | None = None
+    fact: Fact
+
+    @property
+    def value(self) -> str:
+        """The part of the answer that only a memory knows; empty where nothing was told."""
+        return self.fact.value
 
 
 @dataclass(frozen=True)
 class Dialogue:
     """Chat messages, and the questions that they answer."""
 
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[Message, ...]
     questions: tuple[Question, ...]
 
 
@@ -92,6 +103,11 @@ class Mix:
         together: the share of facts told in one message with the one before.
         answered: the share of messages that the assistant answers.
         talk: exchanges of small talk, for each fact.
+        strict: whether training keeps held-out values out of composed values too ("Lopez Works" where "Lopez" is held
+            out), and tests take none that training has in a short list or in a wording ("ruby", "street").
+
+    Raises:
+        ValueError: a field has an impossible value; the message names it.
     """
 
     facts: tuple[int, int] = (1, 1)
@@ -102,6 +118,18 @@ class Mix:
     together: float = 0.2
     answered: float = 0.5
     talk: float = 0.2
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        fewest, most = self.facts
+        if not 1 <= fewest <= most:
+            raise ValueError(f"facts must be two numbers from 1 up, such as 1 and 4, not {fewest} and {most}.")
+        for name in ("others", "open_values", "corrected", "together", "answered"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share and must be from 0 to 1, not {getattr(self, name)}.")
+        for name in ("unknown", "talk"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}.")
 
 
 def sample_dialogue(rng: random.Random, mix: Mix, split: Split = "train") -> Dialogue:
@@ -113,13 +141,13 @@ def sample_dialogue(rng: random.Random, mix: Mix, split: Split = "train") -> Dia
         split: what in it is held out.
 
     Raises:
-        ValueError: more facts than there are relations.
+        ValueError: there are too few relations for so many facts and questions.
     """
     train = split == "train"
     pool = relations(held=split == "relations")
     if split == "values":
         mix = replace(mix, open_values=max(mix.open_values, 0.35))
-    people = [(rng.choice(_KIN), _person(rng, train)) for _ in range(rng.choice((1, 2)))]
+    people = [(rng.choice(KIN), _sample(rng, "first", mix, unseen=not train)) for _ in range(rng.choice((1, 2)))]
     count = rng.randint(*mix.facts)
     keys: list[tuple[tuple[str, str], Relation]] = []
     while len(keys) < count:
@@ -136,14 +164,15 @@ def sample_dialogue(rng: random.Random, mix: Mix, split: Split = "train") -> Dia
     questions = [_question(rng, fact, train) for fact in facts]
     for _ in range(_count(rng, mix.unknown * count)):
         who = rng.choice([*people, ("", ""), ("", "")])
-        relation = rng.choice([relation for relation in pool if (who, relation) not in keys])
-        asked = Fact(who[1], who[0], relation, "")
-        questions.append(Question(_ask(rng, asked, train), UNKNOWN, ""))
+        untold = [relation for relation in pool if (who, relation) not in keys]
+        if not untold:
+            raise ValueError(f"There are only {len(pool)} relations, and all were told; ask for fewer unknown ones.")
+        questions.append(_question(rng, Fact(who[1], who[0], rng.choice(untold), ""), train))
     rng.shuffle(questions)
     return Dialogue(tuple(_messages(rng, facts, mix, train)), tuple(questions))
 
 
-def _messages(rng: random.Random, facts: Sequence[Fact], mix: Mix, train: bool) -> list[dict[str, str]]:
+def _messages(rng: random.Random, facts: Sequence[Fact], mix: Mix, train: bool) -> list[Message]:
     events: list[tuple[Fact, str, bool] | None] = [(fact, fact.replaces or fact.value, False) for fact in facts]
     for fact in facts:
         if fact.replaces:
@@ -151,12 +180,12 @@ def _messages(rng: random.Random, facts: Sequence[Fact], mix: Mix, train: bool) 
             events.insert(rng.randint(first + 1, len(events)), (fact, fact.value, True))
     for _ in range(_count(rng, mix.talk * len(facts))):
         events.insert(rng.randint(0, len(events)), None)
-    messages: list[dict[str, str]] = []
+    messages: list[Message] = []
     met: set[str] = set()
     told_last = False
     for event in events:
         if event is None:
-            said, reply = rng.choice(_TALK)
+            said, reply = rng.choice(TALK)
             messages += [{"role": "user", "content": said}, {"role": "assistant", "content": reply}]
             told_last = False
             continue
@@ -166,20 +195,20 @@ def _messages(rng: random.Random, facts: Sequence[Fact], mix: Mix, train: bool) 
         template = rng.choice(fact.relation.tell[:-1]) if train else fact.relation.tell[-1]
         text = put(template, value=value, subject=subject)
         if again:
-            text = rng.choice(_CORRECTIONS).format(text)
+            text = rng.choice(CORRECTIONS).format(text)
         if told_last and not again and messages[-1]["role"] == "user" and rng.random() < mix.together:
             messages[-1]["content"] += f" {text}"
             continue
         messages.append({"role": "user", "content": text})
         told_last = True
         if rng.random() < mix.answered:
-            messages.append({"role": "assistant", "content": rng.choice(_ACKS)})
+            messages.append({"role": "assistant", "content": rng.choice(ACKS)})
     return messages
 
 
 def _question(rng: random.Random, fact: Fact, train: bool) -> Question:
     answer = put(fact.relation.answer, value=fact.value, subject=fact.subject, speaker="assistant")
-    return Question(_ask(rng, fact, train), answer, fact.value, fact)
+    return Question(_ask(rng, fact, train), answer if fact.value else UNKNOWN, fact)
 
 
 def _ask(rng: random.Random, fact: Fact, train: bool) -> str:
@@ -193,17 +222,31 @@ def _mention(rng: random.Random, fact: Fact, *, introduce: bool = False) -> str:
     return f"my {fact.kin} {fact.subject}" if introduce or rng.random() < 0.3 else fact.subject
 
 
-def _person(rng: random.Random, train: bool) -> str:
-    """A name of somebody: one that is told of in training, or one that is not."""
-    return sample_value(rng, "first", unseen=not train)
-
-
 def _value(rng: random.Random, relation: Relation, mix: Mix, split: Split) -> str:
     unseen = split == "values"
     kind = relation.values
     if rng.random() < mix.open_values or (unseen and kind not in OPEN):
         kind = rng.choice(("word", "word", "first", "last", "city", "coined"))
-    return sample_value(rng, kind, unseen=unseen)
+    return _sample(rng, kind, mix, unseen=unseen)
+
+
+def _sample(rng: random.Random, kind: str, mix: Mix, *, unseen: bool) -> str:
+    """A value, or the name of somebody; one that is held out is strictly no word that training has elsewhere."""
+    while True:
+        value = sample_value(rng, kind, unseen=unseen, strict=mix.strict)
+        if not (mix.strict and unseen and everyday_words().intersection(map(str.lower, parts(value, kind)))):
+            return value
+
+
+@cache
+def everyday_words() -> frozenset[str]:
+    """The words of all wordings, small talk and short lists, in lower case: training has them whatever is held out."""
+    texts = [*KIN, *ACKS, *CORRECTIONS, *(text for pair in TALK for text in pair), UNKNOWN, *FRAMES]
+    for relation in (*relations(), *relations(held=True)):
+        for wording in (*relation.tell, *relation.ask, relation.answer):
+            texts += [put(wording), put(wording, subject="0"), put(wording, speaker="assistant")]
+    texts += [value for values in listed().values() for value in values]
+    return frozenset(word.lower() for text in texts for word in _WORD.findall(text))
 
 
 def _other_value(rng: random.Random, relation: Relation, mix: Mix, split: Split, value: str) -> str:

@@ -1,4 +1,8 @@
-"""The values that facts have: short lists, open kinds with tens of thousands of members, and which are held out."""
+"""The values that facts have: short lists, open kinds with tens of thousands of members, and which are held out.
+
+Names come from Faker's lists and words from the EFF's long list for passphrases (in xkcdpass). Another version of Faker
+may list other names, so the same seed gives the same dialogues with the same version only.
+"""
 
 import random
 import re
@@ -17,37 +21,56 @@ _NAME = re.compile(r"[A-Z][a-z]{2,11}")
 _STREETS = ("Street", "Lane", "Road", "Avenue", "Square", "Hill")
 _FIRMS = ("Works", "Brothers", "Media", "Bank", "Foods", "Systems", "Press", "Motors")
 _SCHOOLS = ("School", "College", "Academy")
-_MONTHS = 12
-_ONSETS = "b br c ch cl d dr f fl g gl gr h j k l m n p pl qu r s sh sk sl st t tr v w z".split()
-_VOWELS = "a e i o u ai ea oo ou".split()
-_CODAS = "b ck d f g k l ll m n nd ng nt p r rd rk s st t x".split()
+FRAMES = ("The", *_STREETS, *_FIRMS, *_SCHOOLS)
+"""The words of composed values that are not drawn from a list of names or words."""
+_ONSETS = "b br c ch cl d dr f fl g gl gr h j k l m n p pl qu r s sh sk sl st t tr v w z".split()  # noqa: SIM905
+_VOWELS = "a e i o u ai ea oo ou".split()  # noqa: SIM905
+_CODAS = "b ck d f g k l ll m n nd ng nt p r rd rk s st t x".split()  # noqa: SIM905
+_MISSING = 'The told facts take names and words from faker and xkcdpass: pip install "deltamem[told]"'
 
 OPEN = ("city", "first", "last", "word", "petname", "coined", "company", "street", "school", "title")
 """Kinds with so many members that some can be held out; the others' are known from training."""
 
 
 def held_out(value: str) -> bool:
-    """Whether a value of an open kind is kept for tests: one in eight, the same ones on every machine."""
+    """Whether a value of an open kind is kept for tests: one in eight, by a checksum, so the same ones everywhere."""
     return zlib.crc32(value.lower().encode()) % 8 == 0
 
 
 @cache
-def _lists() -> dict[str, tuple[str, ...]]:
+def listed() -> dict[str, tuple[str, ...]]:
+    """The values of each kind that has a short list."""
     text = files("deltamem.train.data.told").joinpath("values.yaml").read_text("utf-8")
     return {kind: tuple(str(value) for value in values) for kind, values in yaml.safe_load(text).items()}
 
 
 @cache
-def _faker_names(attributes: tuple[str, ...]) -> tuple[str, ...]:
-    """The names that Faker's providers list under these attributes, sorted.
+def members(kind: str) -> tuple[str, ...]:
+    """All values of a listed kind, a kind of names or ``word``, always in the same order.
 
     Raises:
-        ImportError: Faker is not installed.
+        ImportError: the packages with names and words are not installed.
+        KeyError: there is no such kind, or its values are composed (see :func:`sample_value`).
     """
+    match kind:
+        case "first":
+            return _names("first_names", "first_names_male", "first_names_female")
+        case "last":
+            return _names("last_names", "last_names_male", "last_names_female")
+        case "city":
+            return _names("cities", "city_names")
+        case "word":
+            return _words()
+        case _:
+            return listed()[kind]
+
+
+def _names(*attributes: str) -> tuple[str, ...]:
+    """The names that Faker's providers list under these attributes, sorted."""
     try:
         from faker import Faker
     except ImportError:
-        raise ImportError('The told facts need faker and xkcdpass: pip install "deltamem[told]"') from None
+        raise ImportError(_MISSING) from None
     found: set[str] = set()
     for locale in _LOCALES:
         for provider in Faker(locale).get_providers():
@@ -56,54 +79,54 @@ def _faker_names(attributes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(name for name in found if _NAME.fullmatch(name)))
 
 
-@cache
-def members(kind: str) -> tuple[str, ...]:
-    """All values of a listed kind, a name kind or ``word``, in an order that never changes.
-
-    Raises:
-        ImportError: the packages with names and words are not installed.
-        KeyError: there is no such kind, or it is composed (see :func:`sample_value`).
-    """
-    if kind == "first":
-        return _faker_names(("first_names", "first_names_male", "first_names_female"))
-    if kind == "last":
-        return _faker_names(("last_names", "last_names_male", "last_names_female"))
-    if kind == "city":
-        return _faker_names(("cities", "city_names"))
-    if kind == "word":
-        try:
-            listed = files("xkcdpass").joinpath("static", "eff-long").read_text("utf-8")
-        except ModuleNotFoundError:
-            raise ImportError('The told facts need faker and xkcdpass: pip install "deltamem[told]"') from None
-        return tuple(sorted(word for word in listed.split() if word.isalpha()))
-    return _lists()[kind]
+def _words() -> tuple[str, ...]:
+    """The words of the EFF's long list, sorted."""
+    try:
+        text = files("xkcdpass").joinpath("static", "eff-long").read_text("utf-8")
+    except ModuleNotFoundError:
+        raise ImportError(_MISSING) from None
+    return tuple(sorted(word for word in text.split() if word.isalpha()))
 
 
-def sample_value(rng: random.Random, kind: str, *, unseen: bool = False) -> str:
+def sample_value(rng: random.Random, kind: str, *, unseen: bool = False, strict: bool = False) -> str:
     """A value of a kind.
 
     Args:
         rng: the source of chance.
         kind: of a relation, or ``coined`` for a made-up word.
         unseen: whether the value is one that is held out; only for kinds in :data:`OPEN`.
+        strict: whether the same holds for the parts of a composed value: for the name of a company, street or school
+            and the words of a title. Otherwise "Lopez" may be held out, and "Lopez Works" not.
 
     Raises:
         ValueError: unseen values of a kind that has none.
     """
-    if unseen and kind not in OPEN:
-        raise ValueError(f"The kind {kind} has no values that are held out; its values are all known.")
+    if kind not in OPEN:
+        if unseen:
+            raise ValueError(f"The kind {kind} has no values that are held out; its values are all known.")
+        return _draw(rng, kind)
     while True:
         value = _draw(rng, kind)
-        if kind not in OPEN or held_out(value) == unseen:
+        if all(held_out(part) == unseen for part in (value, *(parts(value, kind) if strict else ()))):
             return value
+
+
+def parts(value: str, kind: str) -> list[str]:
+    """What was drawn for a value: the name of a company, street or school, the words of a title, or all of it."""
+    match kind:
+        case "title":
+            return value.split()[1:]
+        case "company" | "street" | "school":
+            return value.split()[:1]
+        case _:
+            return [value]
 
 
 def _draw(rng: random.Random, kind: str) -> str:
     match kind:
         case "coined":
-            return "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((1, 2)))) + rng.choice(
-                _CODAS
-            )
+            syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((1, 2)))]
+            return "".join(syllables) + rng.choice(_CODAS)
         case "petname":
             return rng.choice(members("word")).capitalize() if rng.random() < 0.5 else rng.choice(members("first"))
         case "title":

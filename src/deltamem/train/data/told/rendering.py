@@ -1,0 +1,102 @@
+"""Told facts as tokens: dialogues and questions by a chat template, with loss weights on the answers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from deltamem.state import NO_SEGMENT
+from deltamem.train.data.told.dialogues import Dialogue, Message, Question
+from deltamem.train.episodes import Episode, Text
+
+_USER: Message = {"role": "user", "content": "?"}
+_ASSISTANT: Message = {"role": "assistant", "content": "."}
+
+
+class Renderer:
+    """Dialogues and questions as the tokens of a chat template.
+
+    A history is rendered without what the template puts before a first message. A question is rendered with it, with
+    another system message, or without any; its answer's tokens have loss weights.
+
+    Args:
+        tokenizer: a fast tokenizer with a chat template.
+        lead: the weight of an answer's tokens that are not of the value.
+        unknown: the weight of the tokens of an answer that nothing is known.
+
+    Attributes:
+        opening: what the template puts before a first message.
+
+    Raises:
+        ValueError: the tokenizer is not fast, has no chat template, or one that renders a first message otherwise.
+    """
+
+    def __init__(self, tokenizer: Any, *, lead: float = 0.05, unknown: float = 0.3) -> None:
+        if not getattr(tokenizer, "is_fast", False) or not tokenizer.chat_template:
+            raise ValueError(
+                "The told facts need a fast tokenizer with a chat template, as instruction-tuned models have."
+            )
+        self.tokenizer, self.lead, self.unknown = tokenizer, lead, unknown
+        alone, pair = self._text([_USER]), self._text([_USER, _ASSISTANT])
+        turn = self._text([_USER, _ASSISTANT, _USER])[len(pair) :]
+        if not alone.endswith(turn):
+            raise ValueError(
+                "The chat template renders a first message otherwise than a later one, which the told facts cannot "
+                "be rendered with; set tokenizer.chat_template to one that only appends."
+            )
+        self.opening = alone[: len(alone) - len(turn)]
+
+    def history(self, messages: Sequence[Message]) -> Text:
+        """The tokens of messages, each message a segment."""
+        ids: list[int] = []
+        segments: list[int] = []
+        before = ""
+        for number in range(len(messages)):
+            upto = self._text(messages[: number + 1]).removeprefix(self.opening)
+            part = self.tokenizer(upto[len(before) :], add_special_tokens=False)["input_ids"]
+            ids += part
+            segments += [number] * len(part)
+            before = upto
+        return Text(tuple(ids), (0.0,) * len(ids), tuple(segments))
+
+    def query(self, question: Question, system: str | None = "", *, lead: bool = True) -> Text:
+        """The tokens of a question and its answer, up to the end of the turn.
+
+        Args:
+            question: what is asked.
+            system: the system message before it; ``None`` for the template's own opening, empty for none at all.
+            lead: whether the answer's tokens that are not of the value are trained.
+        """
+        asked: list[Message] = [{"role": "user", "content": question.ask}]
+        if system:
+            asked.insert(0, {"role": "system", "content": system})
+        prompt = self._text(asked, prompt=True)
+        whole = self._text([*asked, {"role": "assistant", "content": question.answer}])
+        if system == "":
+            prompt, whole = prompt.removeprefix(self.opening), whole.removeprefix(self.opening)
+        encoded = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        begin, close = len(prompt), len(prompt) + len(question.answer)
+        # A name before the value may have it within ("Anabel lives in Ana"); no answer has it after the value.
+        value_begin = begin + question.answer.rfind(question.value)
+        value_end = value_begin + len(question.value)
+        base = self.lead * lead if question.value else self.unknown
+        ids, weights = [], []
+        for token, (start, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            of_value = question.value and start < value_end and stop > value_begin
+            ids.append(token)
+            weights.append(1.0 if of_value else base * (begin < stop and start <= close))
+            if start >= close:  # the end of the turn is learned; what follows it is never asked for
+                break
+        return Text(tuple(ids), tuple(weights), (NO_SEGMENT,) * len(ids))
+
+    def episode(self, dialogue: Dialogue, system: str | None = "", *, lead: bool = True) -> Episode:
+        """A dialogue as one passage, and its questions.
+
+        Args:
+            dialogue: what was said, and what is asked.
+            system: the system message before each question, as in :meth:`query`.
+            lead: whether the answers' tokens that are not of a value are trained.
+        """
+        queries = tuple(self.query(question, system, lead=lead) for question in dialogue.questions)
+        return Episode((self.history(dialogue.messages),), queries)
+
+    def _text(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
+        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
