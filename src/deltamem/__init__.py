@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from deltamem.formats.adapter import AdapterFileError
     from deltamem.formats.hub import adapter_fingerprint, load_adapter, push_to_hub, save_adapter
     from deltamem.formats.state import StateFileError, load_state, save_state, state_from_bytes, state_to_bytes
+    from deltamem.models.loading import load_model
     from deltamem.observe import observe
     from deltamem.session import Retriever, Session, SessionBusyError, TurnReport
     from deltamem.state import MemoryState, OpenSegment
@@ -60,6 +61,7 @@ __all__ = [
     "disabled",
     "encode_chat",
     "load_adapter",
+    "load_model",
     "load_state",
     "memory_cache",
     "new_state",
@@ -85,6 +87,7 @@ _HOMES = {
     "formats.adapter": "AdapterFileError",
     "formats.hub": "adapter_fingerprint load_adapter push_to_hub save_adapter",
     "formats.state": "StateFileError load_state save_state state_from_bytes state_to_bytes",
+    "models.loading": "load_model",
     "observe": "observe",
     "session": "Retriever Session SessionBusyError TurnReport",
     "state": "MemoryState OpenSegment",

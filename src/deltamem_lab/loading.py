@@ -10,6 +10,8 @@ import torch
 from deltamem.attach import attach
 from deltamem.config import DeltaMemConfig
 from deltamem.formats.hub import load_adapter, read_adapter_from
+from deltamem.models.catalog import MODELS
+from deltamem.models.loading import load_config, load_tokenizer, load_weights
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.methods.base import Weights
 from deltamem_lab.methods.registry import STATIC, known_weights
@@ -42,13 +44,14 @@ def load_backbone(
     weights: bool = True,
     template: dict[str, Any] | None = None,
 ) -> Backbone:
-    """A model of the Hub or a folder with its adapters; in bfloat16 on a GPU if there is one.
+    """A model with its adapters; in bfloat16 on a GPU if there is one.
 
     Args:
-        model: Hub id or folder.
+        model: Hub id, folder, GGUF file, or a name of ours such as ``smollm2``.
         adapters: folders or Hub ids, each as ``NAME=PLACE`` or named by what it writes: token, segment or multi.
-            Folders with a LoRA that PEFT has saved are for Context2LoRA, those with an MLP for MLP Memory, those
-            with a weaver for MemGen.
+            A model with a name of ours has those that come with the package, by their names, and all by default.
+            Folders with a LoRA that PEFT has saved are for Context2LoRA, those with an MLP for MLP Memory, those with a
+            weaver for MemGen.
         static: the adapter that was trained on strangers' memories.
         revision: of the model.
         batch: the most prompts answered at once.
@@ -60,19 +63,19 @@ def load_backbone(
         AdapterFileError: an adapter is not there, or belongs to another backbone.
         ValueError: two adapters have one name.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-    config = AutoConfig.from_pretrained(model, revision=revision)
+    tokenizer = load_tokenizer(model, revision=revision)
+    config = load_config(model, revision=revision)
+    loaded: Any
     if weights:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
-        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-        loaded: Any = AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype=dtype)
-        loaded = loaded.to(device).eval()
+        dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+        loaded = load_weights(model, revision=revision, dtype=dtype, device=device)
     else:
         with torch.device("meta"):
             loaded = AutoModelForCausalLM.from_config(config)
-    for name, place in _named(adapters, static):
+    for name, place in _named(_shipped(model, adapters), static):
         if weights or _weights_of(place) is not None:
             _load(loaded, place, name)
         else:
@@ -85,6 +88,14 @@ def load_backbone(
         revision=str(getattr(config, "_commit_hash", None) or revision or ""),
         template=template,
     )
+
+
+def _shipped(model: str, adapters: Sequence[str]) -> list[str]:
+    """The adapters given, those of the package by their folders; all of these if none is given."""
+    there = MODELS[model].shipped() if model in MODELS else {}
+    if not adapters:
+        return [f"{name}={folder}" for name, folder in there.items()]
+    return [f"{given}={there[given]}" if given in there else given for given in adapters]
 
 
 def _load(model: Any, place: str, name: str) -> None:

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from deltamem.cli.main import main
+from deltamem.cli.terminal.chat import Chat
 from deltamem.demo.suggestions import SUGGESTIONS
+from deltamem.session import Session
 
 
 @pytest.fixture
@@ -137,7 +140,37 @@ def test_what_goes_wrong_is_said_and_the_chat_goes_on(say: Any, tmp_path: Path) 
 def test_a_model_needs_an_adapter(say: Any) -> None:
     code, _, err = say(options=("--model", "somewhere"))
     assert code == 1
-    assert "--model and --adapter go together" in err
+    assert "--model somewhere needs an --adapter" in err
+    assert "deltamem init somewhere my-adapter" in err
+    code, _, err = say(options=("--adapter", "somewhere"))
+    assert code == 1
+    assert "--adapter needs the --model that it is for" in err
+
+
+def test_it_says_which_model_talks_and_a_missing_one_names_the_command(say: Any) -> None:
+    assert "Talking to embedded." in say("/quit")[1]
+    code, _, err = say(options=("--model", "smollm2"))
+    assert code == 1
+    assert "Fetch it (93 MB): deltamem pull smollm2" in err
+
+
+def test_a_device_that_is_none_is_refused_in_our_words(say: Any) -> None:
+    code, _, err = say(options=("--device", "gpu"))
+    assert code == 1
+    assert "A device is auto, cpu, cuda, cuda:NUMBER or mps, not 'gpu'" in err
+
+
+def test_temperature_and_system_reach_the_model(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "I live in Oslo."
+    likeliest = [say(told, "Where do I live?", options=("--temperature", 0))[1] for _ in "ab"]
+    assert likeliest[0] == likeliest[1]
+    torch.manual_seed(0)
+    wild = say(told, "Where do I live?", options=("--temperature", 50, "--max-new-tokens", 8))[1]
+    assert turns(wild)[1] != turns(likeliest[0])[1]
+    sessions: list[Session] = []
+    monkeypatch.setattr(Chat, "run", lambda self, lines: sessions.append(self.session))
+    say(options=("--system", "Be brief."))
+    assert sessions[0].system == "Be brief."
 
 
 def test_a_damaged_memory_is_refused_and_kept(say: Any, tmp_path: Path) -> None:

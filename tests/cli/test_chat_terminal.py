@@ -41,7 +41,7 @@ def session() -> Session:
 
 
 def chat_with(session: Session, longest: int = 24) -> Chat:
-    return Chat(session.fork(), Console(record=True, width=100), None, longest)
+    return Chat(session.fork(), Console(record=True, width=100), None, {"max_new_tokens": longest})
 
 
 def test_lines_are_sent_by_enter_and_grow_by_alt_enter_or_a_backslash(keys: PipeInput) -> None:
@@ -124,7 +124,7 @@ def test_control_c_stops_an_answer_and_not_the_chat(session: Session, monkeypatc
 
 def test_whatever_changes_the_memory_is_in_its_file_at_once(session: Session, tmp_path: Path) -> None:
     memory, other = tmp_path / "me.safetensors", tmp_path / "other.safetensors"
-    chat = Chat(session.fork(), Console(quiet=True), memory, 24)
+    chat = Chat(session.fork(), Console(quiet=True), memory, {"max_new_tokens": 24})
     for said in (
         "I live in Oslo.",
         f"/save {other}",

@@ -1,7 +1,7 @@
 """``deltamem chat``: talk to a backbone whose memory lives in a file."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,9 +11,12 @@ if TYPE_CHECKING:
 
 def chat(
     model: Annotated[
-        str, typer.Option(help="Hub id or folder of a causal language model; the embedded one if left out.")
+        str,
+        typer.Option(help="smollm2, embedded, or a Hub id, folder or GGUF file; smollm2 if it is here, else embedded."),
     ] = "",
-    adapter: Annotated[str, typer.Option(help="Hub id or folder of an adapter for it.")] = "",
+    adapter: Annotated[
+        str, typer.Option(help="Hub id or folder of an adapter for it; for a model with a name also multi or token.")
+    ] = "",
     memory: Annotated[
         Path | None, typer.Option(help="File to keep the memory in, saved at every change; made if it does not exist.")
     ] = None,
@@ -21,6 +24,12 @@ def chat(
         int, typer.Option(min=0, help="Past messages that stay visible; 0 answers from memory alone.")
     ] = 8,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 256,
+    system: Annotated[str, typer.Option(help="A system message: always visible, never written to memory.")] = "",
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0 takes the likeliest word each time; the model's own way if left out.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Of its weights: auto, bfloat16, float16, float32.")] = "auto",
     history: Annotated[
         Path | None,
         typer.Option(help="File to keep typed lines in for the arrow keys; else they last as long as this."),
@@ -29,8 +38,9 @@ def chat(
     """Talk to a model that remembers across runs.
 
     Example: deltamem chat --memory ravi.safetensors. Tell it something, leave, start it again: the
-    text is gone, the memory answers. With no --model it is the small embedded backbone, which knows only its
-    own small world and says at the start what one can tell it.
+    text is gone, the memory answers. deltamem pull smollm2 fetches a real chat model. Without one it is the embedded
+    toy, which knows only its own small world and says at the start what one can tell it. Your own model:
+    docs/own-model.md.
     """
     import sys
 
@@ -41,23 +51,32 @@ def chat(
 
     console = Console()
     with console.status("loading"):
-        session = _open(model, adapter, memory, window)
-    talk = Chat(session, console, memory, max_new_tokens)
+        name, session = _open(model, adapter, memory, window, system, device, dtype)
+    talk = Chat(session, console, memory, _options(max_new_tokens, temperature))
     interactive = sys.stdin.isatty() and console.is_terminal
-    talk.welcome(embedded=not model)
+    talk.welcome(name)
     talk.run((terminal_lines(console, talk.completions, history) if interactive else None) or PlainLines(console))
 
 
-def _open(model: str, adapter: str, memory: Path | None, window: int) -> "Session":
+def _options(max_new_tokens: int, temperature: float | None) -> dict[str, Any]:
+    """For ``generate``. A temperature of 0 is greedy."""
+    if temperature is None:
+        return {"max_new_tokens": max_new_tokens}
+    sampled = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    return {"max_new_tokens": max_new_tokens, **sampled}
+
+
+def _open(
+    model: str, adapter: str, memory: Path | None, window: int, system: str, device: str, dtype: str
+) -> tuple[str, "Session"]:
     from transformers.utils import logging
 
-    from deltamem.cli.models import load_adapted
+    from deltamem.cli.models import open_model
     from deltamem.session import Session
 
     logging.set_verbosity_error()
-    if not model:
-        logging.disable_progress_bar()
-    backbone, tokenizer = load_adapted(model, adapter)
+    logging.disable_progress_bar()
+    name, backbone, tokenizer = open_model(model, adapter, device, dtype)
     if memory is not None and memory.exists():
-        return Session.load(memory, backbone, tokenizer, window=window)
-    return Session(backbone, tokenizer, window=window)
+        return name, Session.load(memory, backbone, tokenizer, window=window, system=system)
+    return name, Session(backbone, tokenizer, window=window, system=system)

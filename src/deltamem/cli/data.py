@@ -45,7 +45,9 @@ class Write(StrEnum):
     sentence = "sentence"
 
 
-_Tokenizer = typer.Option("--tokenizer", "--model", help="Hub id or folder of the backbone or its tokenizer.")
+_Tokenizer = typer.Option(
+    "--tokenizer", "--model", help="smollm2, or Hub id or folder of the backbone or its tokenizer."
+)
 
 
 @data.command("convert")
@@ -70,11 +72,12 @@ def convert_data(
     """
     from rich.progress import track
 
+    from deltamem.models.loading import load_tokenizer
     from deltamem.train.data.converters import Style, convert
 
     counted: dict[str, Any] = {}
     if tokenizer is not None:
-        counted["measure"] = _TokenCount(_load_tokenizer(tokenizer))
+        counted["measure"] = _TokenCount(load_tokenizer(tokenizer))
     done = convert(
         kind,
         source,
@@ -114,6 +117,7 @@ def check_data(
     Example: deltamem data check chats.jsonl --tokenizer Qwen/Qwen3-4B-Instruct-2507 --target every
     """
     from deltamem.config import DeltaMemConfig
+    from deltamem.models.loading import load_tokenizer
     from deltamem.train.data import DataOptions, EpisodeDataset
 
     options = DataOptions(
@@ -127,7 +131,7 @@ def check_data(
         on_bad="skip",
         limit=limit,
     )
-    loaded = _load_tokenizer(tokenizer)
+    loaded = load_tokenizer(tokenizer)
     config = DeltaMemConfig(write=write.value)
     found = EpisodeDataset(options, loaded, config, progress=not as_json, plain=plain)
     if as_json:
@@ -147,12 +151,6 @@ class _TokenCount:
     def __call__(self, line: "Example") -> int:
         texts = [message["content"] for message in line.messages]
         return sum(len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"])
-
-
-def _load_tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(name)
 
 
 def _lengths(found: "EpisodeDataset") -> dict[str, dict[str, int]]:

@@ -15,6 +15,8 @@ from deltamem.extensions import installed
 COMMANDS = (
     "demo",
     "chat",
+    "pull",
+    "init",
     "inspect",
     "convert",
     "data",

@@ -1,27 +1,48 @@
-"""The backbone and adapter that a command works with."""
+"""The model and adapter that a command works with."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 
-def load_adapted(model: str, adapter: str, device: str = "cpu") -> tuple[Any, Any]:
-    """A backbone with its adapter, and its tokenizer; the embedded ones without names.
+class Chosen(NamedTuple):
+    """A model with its adapter, and its tokenizer.
+
+    Attributes:
+        name: what the model was called, or was chosen by default.
+        model: with the adapter on.
+        tokenizer: the model's.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+
+
+def open_model(model: str, adapter: str, device: str = "cpu", dtype: str = "auto") -> Chosen:
+    """The model and adapter of ``--model`` and ``--adapter``.
+
+    Without a name it is ``smollm2`` if that has been pulled, and the embedded toy if not.
 
     Raises:
-        ValueError: only one of the two is named.
+        ValueError: an adapter without a model, or a model of one's own without an adapter.
+        OSError: the model is not there; the message names the command that fetches it.
     """
-    if bool(model) != bool(adapter):
-        raise ValueError("--model and --adapter go together; give both, or neither for the embedded ones.")
-    if not model:
-        from deltamem.demo.adapters import load_demo_adapter
-        from deltamem.demo.backbone import load_backbone
+    from deltamem.models.catalog import MODELS
+    from deltamem.models.loading import MAIN_ADAPTER, load_model
 
-        backbone, tokenizer = load_backbone()
-        load_demo_adapter(backbone.to(device), "multi")  # type: ignore[arg-type]
-        return backbone, tokenizer
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    if adapter and not model:
+        raise ValueError("--adapter needs the --model that it is for.")
+    name = model or default_model()
+    if not adapter and name not in MODELS:
+        raise ValueError(
+            f"--model {name} needs an --adapter. To try one that is not trained: deltamem init {name} my-adapter. "
+            "How to train one: docs/own-model.md."
+        )
+    return Chosen(name, *load_model(name, adapter or MAIN_ADAPTER, device=device, dtype=dtype))
 
-    from deltamem.formats.hub import load_adapter
 
-    adapted = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval().to(device)
-    load_adapter(adapted, adapter)
-    return adapted, AutoTokenizer.from_pretrained(model)
+def default_model() -> str:
+    """``smollm2`` if it is on this machine, else the embedded toy."""
+    from deltamem.models.catalog import EMBEDDED, MODELS
+
+    real = MODELS["smollm2"]
+    return real.name if real.here and real.shipped() else EMBEDDED

@@ -10,9 +10,12 @@ if TYPE_CHECKING:
 
 def serve(
     model: Annotated[
-        str, typer.Option(help="Hub id or folder of a causal language model; the embedded one if left out.")
+        str,
+        typer.Option(help="smollm2, embedded, or a Hub id, folder or GGUF file; smollm2 if it is here, else embedded."),
     ] = "",
-    adapter: Annotated[str, typer.Option(help="Hub id or folder of an adapter for it.")] = "",
+    adapter: Annotated[
+        str, typer.Option(help="Hub id or folder of an adapter for it; for a model with a name also multi or token.")
+    ] = "",
     host: Annotated[
         str, typer.Option(help="Address to bind to; one beyond this machine needs API keys.")
     ] = "127.0.0.1",
@@ -33,7 +36,7 @@ def serve(
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request; larger ones get 413.")] = 4 * 2**20,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take; then it gets 504.")] = 600.0,
     allow_origin: Annotated[list[str] | None, typer.Option(help="A web origin that browsers may call from.")] = None,
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
     """Serve OpenAI's API with memories that last, and an API for the memories.
 
@@ -50,26 +53,27 @@ def serve(
         from deltamem.serve.settings import Settings
     except ModuleNotFoundError as missing:
         raise ImportError(f"The server needs {missing.name}: pip install 'deltamem[serve]'") from None
-    from deltamem.cli.models import load_adapted
+    from deltamem.cli.models import open_model
     from deltamem.cli.places import state_secret
     from deltamem.demo.suggestions import SUGGESTIONS
+    from deltamem.models.catalog import EMBEDDED
     from deltamem.store import ApiKeys
 
     sessions = open_store(store, keep_messages=keep_messages, keep_versions=keep_versions or None)
     try:
+        name, backbone, tokenizer = open_model(model, adapter, device)
         settings = Settings(
             secret=state_secret(),
-            model_name=model or "deltamem-demo",
+            model_name=name,
             host=host,
             require_keys=ApiKeys(sessions).any_active(),
             allow_origins=tuple(allow_origin or ()),
-            suggestions=() if model else SUGGESTIONS,
+            suggestions=SUGGESTIONS if name == EMBEDDED else (),
             max_body=max_body,
             max_tokens=max_tokens,
             timeout=timeout,
             start_fresh=start_fresh,
         )
-        backbone, tokenizer = load_adapted(model, adapter, device)
         server = Server(backbone, tokenizer, sessions, settings, EngineLimits(max_batch=max_batch, queue=queue))
     except BaseException:
         sessions.close()

@@ -5,7 +5,6 @@ import random
 from collections.abc import Sequence, Sized
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, set_seed
@@ -13,6 +12,7 @@ from transformers import PreTrainedModel, set_seed
 from deltamem.attach import attach
 from deltamem.extensions import load_object
 from deltamem.formats.hub import load_adapter
+from deltamem.models.loading import load_tokenizer, load_weights
 from deltamem.train.data.dataset import EpisodeDataset
 from deltamem.train.data.lines import find_files
 from deltamem.train.data.options import DataOptions
@@ -59,16 +59,12 @@ def load_backbone(backbone: Backbone) -> Loaded:
     if backbone.factory is not None:
         model, tokenizer = load_object(backbone.factory.source)(**backbone.factory.options)
         return Loaded(_without_dropout(model), tokenizer)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     name = str(backbone.model)
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=backbone.revision)
-    dtype = backbone.dtype if backbone.dtype == "auto" else getattr(torch, backbone.dtype)
-    options = {} if backbone.attention is None else {"attn_implementation": backbone.attention}
-    model = AutoModelForCausalLM.from_pretrained(name, revision=backbone.revision, dtype=dtype, **options)
+    tokenizer = load_tokenizer(name, revision=backbone.revision)
+    model = load_weights(name, revision=backbone.revision, dtype=backbone.dtype, attention=backbone.attention)
     if backbone.compile:
         _compile_around_attention(model)
-    return Loaded(_without_dropout(model.eval()), tokenizer)
+    return Loaded(_without_dropout(model), tokenizer)
 
 
 def _compile_around_attention(model: PreTrainedModel) -> None:

@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from deltamem.attach import attach
 from deltamem.config import DeltaMemConfig
+from deltamem.models.loading import load_config
 from deltamem.train.arguments import processes
 from deltamem.train.data.options import DataOptions
 from deltamem.train.loading import load_backbone
@@ -127,7 +128,7 @@ def _shape(backbone: Backbone) -> PreTrainedModel:
     if backbone.factory is not None:
         return load_backbone(backbone).model
     with torch.device("meta"):
-        config = AutoConfig.from_pretrained(str(backbone.model), revision=backbone.revision)
+        config = load_config(str(backbone.model), revision=backbone.revision)
         return AutoModelForCausalLM.from_config(config)  # type: ignore[no-any-return]
 
 

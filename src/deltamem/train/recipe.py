@@ -38,7 +38,7 @@ class Backbone(Section):
     """The frozen model.
 
     Attributes:
-        model: Hub id or folder.
+        model: Hub id, folder, GGUF file, or a name of ours such as ``smollm2``.
         revision: branch, tag or commit on the Hub.
         dtype: of its weights; ``auto`` takes that of the files.
         attention: the attention kernel, as ``transformers`` names it; its choice by default.

@@ -15,17 +15,19 @@ bench = typer.Typer(
     help="Measure what a memory costs.\n\n"
     "Example: deltamem bench generation --shape small --prompt 512,2048 --decode 64",
 )
-_EMBEDDED = "embedded"
 
 
 @bench.command("generation")
 def generation(
-    model: Annotated[str, typer.Option(help="Hub id or folder of the backbone, or embedded.")] = "",
+    model: Annotated[str, typer.Option(help="smollm2, embedded, or a Hub id, folder or GGUF file.")] = "",
     shape: Annotated[
         str, typer.Option(help="Random weights instead: qwen3-0.6b, qwen3-4b, qwen3-8b, smollm3-3b or small.")
     ] = "",
     adapter: Annotated[
-        str | None, typer.Option(help="A δ-mem adapter, a folder or Hub id; the published shape, fresh, by default.")
+        str | None,
+        typer.Option(
+            help="A δ-mem adapter: a name such as multi, a folder or Hub id; the published shape, fresh, by default."
+        ),
     ] = None,
     prompt: Annotated[str, typer.Option(help="Lengths of the prompt in tokens.")] = "512,2048,4096",
     decode: Annotated[str, typer.Option(help="How many tokens are generated.")] = "64,256",
@@ -50,12 +52,13 @@ def generation(
     from deltamem.attach import attached
     from deltamem.figures import figure_class
     from deltamem.files import write_atomically
+    from deltamem.models.loading import find_adapter
     from deltamem_lab.generation.protocol import measure_generation
     from deltamem_lab.generation.report import draw_outcome, machine_data, outcome_data, print_outcome
     from deltamem_lab.generation.sides import sides_of
 
     if bool(model) == bool(shape):
-        raise typer.BadParameter("Give --model (a Hub id, a folder or embedded) or --shape.")
+        raise typer.BadParameter("Give --model (smollm2, embedded, a Hub id, a folder or a GGUF file) or --shape.")
     prompts, decodes = _lengths(prompt, "--prompt"), _lengths(decode, "--decode")
     if plot is not None:
         figure_class("demo")
@@ -63,7 +66,7 @@ def generation(
     logging.disable_progress_bar()
     place = _device(device)
     backbone, tokenizer = _backbone(model, shape, place)
-    sides, missing = sides_of(backbone, adapter)
+    sides, missing = sides_of(backbone, adapter and str(find_adapter(model, adapter)))
     if missing:
         print(f"Without LoRA. {missing}", file=sys.stderr)
     outcome = measure_generation(
@@ -114,18 +117,12 @@ def _backbone(model: str, shape: str, device: "torch.device") -> tuple[Any, Any]
     """A bare backbone on a device, in bfloat16 on a GPU, and its tokenizer if it has one."""
     import torch
 
-    loaded: Any
+    from deltamem.models.loading import load_tokenizer, load_weights
+
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if shape:
         from deltamem_lab.generation.shapes import random_backbone
 
         return random_backbone(shape, device, dtype), None
-    if model == _EMBEDDED:
-        from deltamem.demo.backbone import load_backbone
-
-        loaded, tokenizer = load_backbone()
-        return loaded.to(device, dtype), tokenizer
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
-    return loaded.to(device).eval(), AutoTokenizer.from_pretrained(model)
+    loaded = load_weights(model, dtype=str(dtype).removeprefix("torch."), device=device)
+    return loaded, load_tokenizer(model)

@@ -20,9 +20,11 @@ def eval(
         list[str] | None,
         typer.Option(help="A method, or module:Class; all that the adapters allow, and the controls, by default."),
     ] = None,
-    model: Annotated[str, typer.Option(help="Hub id or folder of the backbone; the embedded one if left out.")] = "",
+    model: Annotated[
+        str, typer.Option(help="smollm2, or a Hub id, folder or GGUF file; the embedded toy if left out.")
+    ] = "",
     adapter: Annotated[
-        list[str] | None, typer.Option(help="An adapter or LoRA: FOLDER, Hub id or NAME=FOLDER.")
+        list[str] | None, typer.Option(help="An adapter or LoRA: FOLDER, Hub id or NAME=FOLDER; for smollm2 its name.")
     ] = None,
     static_adapter: Annotated[
         Path | None, typer.Option(help="The control: an adapter trained on strangers' memories.")
@@ -64,6 +66,7 @@ def eval(
     from deltamem_lab.methods import MethodOptions
     from deltamem_lab.methods.registry import import_methods
 
+    model = "" if model == "embedded" else model
     if harness:
         others: dict[str, object] = {"--suite": suite, "--task": task, "--protocol": protocol}
         others |= {

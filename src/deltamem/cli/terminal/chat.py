@@ -1,12 +1,13 @@
 """The chat itself: turns, and the session they belong to."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deltamem.cli.terminal.commands import COMMANDS, help_text
 from deltamem.demo.suggestions import SUGGESTIONS
+from deltamem.models.catalog import EMBEDDED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,15 +25,15 @@ class Chat:
         session: the conversation.
         console: where to show it.
         memory: the file that its memory is saved to whenever it has changed, if any.
-        max_new_tokens: the longest reply.
+        options: for ``generate``, such as ``max_new_tokens``.
     """
 
-    def __init__(self, session: "Session", console: "Console", memory: Path | None, max_new_tokens: int) -> None:
+    def __init__(self, session: "Session", console: "Console", memory: Path | None, options: Mapping[str, Any]) -> None:
         self.branches = {MAIN: session}
         self.branch = MAIN
         self.console = console
         self.memory = memory
-        self.max_new_tokens = max_new_tokens
+        self.options = options
         self.window = session.window or 8
 
     @property
@@ -40,14 +41,15 @@ class Chat:
         """The conversation of the branch one is in."""
         return self.branches[self.branch]
 
-    def welcome(self, *, embedded: bool) -> None:
-        """Says how to begin; with the embedded backbone also what it understands."""
-        if embedded:
-            self.note("A small model that knows a small world. Tell it something, then ask:")
+    def welcome(self, model: str) -> None:
+        """Says which model talks and how to begin; of the embedded toy also what it understands."""
+        self.note(f"Talking to {model}.")
+        if model == EMBEDDED:
+            self.note("It is a toy that knows a small world. Tell it something, then ask:")
             width = max(len(told) for told, _ in SUGGESTIONS)
             for told, asked in SUGGESTIONS:
                 self.note(f"  {told:{width}}   {asked}")
-            self.note("More of its world: deltamem demo --facts")
+            self.note("More of its world: deltamem demo --facts. A real chat model: deltamem pull smollm2")
         written = int(self.session.state.tokens[0])
         if written:
             self.note(f"Its memory holds {written:,} tokens of earlier conversations.")
@@ -120,7 +122,7 @@ class Chat:
 
     def _answer(self, said: str) -> None:
         self.console.print("model › ", end="", style="bold")
-        with closing(self.session.stream(said, max_new_tokens=self.max_new_tokens)) as pieces:
+        with closing(self.session.stream(said, **self.options)) as pieces:
             for piece in pieces:
                 self.console.print(piece, end="", markup=False, highlight=False)
         self.console.print()

@@ -53,9 +53,7 @@ def _context(chat: "Chat", wanted: str) -> None:
 def _compare(chat: "Chat", question: str) -> None:
     if not question:
         raise ValueError("/compare takes a question.")
-    answers = [
-        chat.session.ask(question, memory=memory, max_new_tokens=chat.max_new_tokens) for memory in (True, False)
-    ]
+    answers = [chat.session.ask(question, memory=memory, **chat.options) for memory in (True, False)]
     chat.console.print(side_by_side(*answers))
     if chat.session.visible:
         chat.note("Both see the visible text; /context off leaves the memory alone.")

