@@ -7,7 +7,7 @@ import torch
 
 from deltamem.attach.families import HUB_ID
 from deltamem.formats.adapter import AdapterFileError
-from deltamem.formats.hub import HUB_ID, load_adapter
+from deltamem.formats.hub import load_adapter
 from deltamem.models.catalog import MODELS, KnownModel
 from deltamem.models.pull import require_gguf
 
@@ -138,6 +138,7 @@ def load_model(
         AdapterFileError: there is no such adapter, or it belongs to another model.
         ValueError: there is no such device.
     """
+    find_source(model)  # a model that is not here is the first thing to say
     place = None if adapter is None else find_adapter(model, adapter)
     loaded = load_weights(model, dtype=dtype, device=choose_device(device))
     tokenizer = load_tokenizer(model)
