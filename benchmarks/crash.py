@@ -33,11 +33,11 @@ from deltamem.chat import encode_chat
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.demo.world import chat
+from deltamem.formats.state import StateCodec
 from deltamem.observe import observe
 from deltamem.serve.app import create_app
 from deltamem.serve.server import Server
 from deltamem.serve.settings import Settings
-from deltamem.serve.states import StateCodec
 from deltamem.store import NotFoundError, SessionStore
 
 TOLERANCE = 1e-4

@@ -213,7 +213,7 @@ def test_an_unknown_attention_is_named_and_can_be_taught() -> None:
         deltamem.detach(model)
         assert torch.equal(logits(model), bare)
     finally:
-        FAMILIES.pop("OddAttention", None)
+        FAMILIES.drop("OddAttention")
 
 
 def test_a_wrong_row_of_the_table_is_named() -> None:
@@ -223,7 +223,7 @@ def test_a_wrong_row_of_the_table_is_named() -> None:
         with pytest.raises(ValueError, match="OddAttention has no projection 'wp'"):
             deltamem.attach(model)
     finally:
-        FAMILIES.pop("OddAttention", None)
+        FAMILIES.drop("OddAttention")
 
 
 def test_what_cannot_be_attached_to_is_left_as_it_was() -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from deltamem.formats.state import StateFileError, load_state, save_state, state_from_bytes, state_to_bytes
     from deltamem.models.loading import load_model
     from deltamem.observe import observe
+    from deltamem.rules import UpdateRule, WriteStrategy, register_update_rule, register_write_strategy
     from deltamem.session import Retriever, Session, SessionBusyError, TurnReport
     from deltamem.state import MemoryState, OpenSegment
     from deltamem.step import Step
@@ -52,7 +53,9 @@ __all__ = [
     "StateFileError",
     "Step",
     "TurnReport",
+    "UpdateRule",
     "WriteShares",
+    "WriteStrategy",
     "__version__",
     "adapter_fingerprint",
     "attach",
@@ -69,6 +72,8 @@ __all__ = [
     "push_to_hub",
     "read_probe",
     "register_family",
+    "register_update_rule",
+    "register_write_strategy",
     "save_adapter",
     "save_state",
     "state_from_bytes",
@@ -89,6 +94,7 @@ _HOMES = {
     "formats.state": "StateFileError load_state save_state state_from_bytes state_to_bytes",
     "models.loading": "load_model",
     "observe": "observe",
+    "rules": "UpdateRule WriteStrategy register_update_rule register_write_strategy",
     "session": "Retriever Session SessionBusyError TurnReport",
     "state": "MemoryState OpenSegment",
     "step": "Step",

@@ -6,21 +6,20 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from deltamem.extensions import Table
+from deltamem.rules import UPDATE_RULES, WRITE_STRATEGIES, UpdateRule, WriteStrategy
+
 Head = Literal["q", "k", "v", "o"]
 HEADS: tuple[Head, ...] = get_args(Head)
 
 Init = Literal["base_slice_fixed", "base_slice", "random", "zero"]
-UpdateRule = Literal["standard", "lambda_outside", "no_lambda", "hebbian", "accumulate"]
 Gates = Literal["learned", "fixed"]
-Write = Literal["token", "message", "sentence"]
 SegmentReads = Literal["closed", "call"]
 Scale = Literal["none", "layer", "head"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "init": get_args(Init),
-    "update_rule": get_args(UpdateRule),
     "gates": get_args(Gates),
-    "write": get_args(Write),
     "segment_reads": get_args(SegmentReads),
     "scale": get_args(Scale),
 }
@@ -44,6 +43,15 @@ class ConfigError(ValueError):
         return f"{self.field} {self.problem}"
 
 
+def _check_known(field: str, table: Table[Any], name: str, register: str) -> None:
+    if table.find(name) is None:
+        raise ConfigError(
+            field,
+            f"must be one of {', '.join(table.names())}, not {name!r}. For one of your own call "
+            f"deltamem.{register}() first, or declare it as an entry point.",
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeltaMemConfig:
     """What an adapter is. The defaults are the published ones (arXiv 2605.12357, section 4).
@@ -54,15 +62,16 @@ class DeltaMemConfig:
         alpha: corrections are multiplied by ``alpha / rank``.
         heads: which projections of the attention are corrected, any of ``q k v o``.
         layers: ``"all"``; or ``"front:n"``, ``"middle:n"``, ``"back:n"``; or layer numbers.
-        write: ``"token"`` writes at every token; ``"message"`` and ``"sentence"`` write once a segment
-            and need segment ids.
+        write: the name of a :class:`deltamem.WriteStrategy`. ``"token"`` writes at every token; ``"message"`` and
+            ``"sentence"`` write once a segment and need segment ids.
         segment_reads: what the tokens of an open segment read. ``"closed"``: every segment closed so
             far, however the input is cut. ``"call"``: the state as one forward call found it, which is
             what the published release does.
-        update_rule: how a write changes the state. ``standard``, ``lambda_outside`` and ``no_lambda`` are the
-            paper's delta rule, and differ in how the keep gate enters it. Two are there to compare it with, and
-            are not the paper's: ``hebbian`` adds without looking up what the address held, and forgets by the keep
-            gate alone; ``accumulate`` only adds, so that its state grows with every token.
+        update_rule: the name of a :class:`deltamem.UpdateRule`, how a write changes the state. ``standard``,
+            ``lambda_outside`` and ``no_lambda`` are the paper's delta rule, and differ in how the keep gate enters it.
+            Two are there to compare it with, and are not the paper's: ``hebbian`` adds without looking up what the
+            address held, and forgets by the keep gate alone; ``accumulate`` only adds, so that its state grows with
+            every token.
         gates: ``"learned"``: a token's input decides how much is written. ``"fixed"``: as much for every token,
             ``sigmoid(gate_bias)``, and the gates have no weights; not the paper's either.
         coupled_gates: the keep gate is one minus the write gate; otherwise it has weights of its own.
@@ -89,9 +98,9 @@ class DeltaMemConfig:
     alpha: float = 16.0
     heads: tuple[Head, ...] = ("q", "o")
     layers: str | tuple[int, ...] = "all"
-    write: Write = "token"
+    write: str = "token"
     segment_reads: SegmentReads = "closed"
-    update_rule: UpdateRule = "standard"
+    update_rule: str = "standard"
     gates: Gates = "learned"
     coupled_gates: bool = True
     rowwise_gates: bool = True
@@ -114,6 +123,8 @@ class DeltaMemConfig:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(name, f"must be one of {', '.join(choices)}, not {getattr(self, name)!r}.")
+        _check_known("write", WRITE_STRATEGIES, self.write, "register_write_strategy")
+        _check_known("update_rule", UPDATE_RULES, self.update_rule, "register_update_rule")
         if not 0 < self.scale_init < self.scale_max:
             raise ConfigError(
                 "scale_init", f"must lie between 0 and scale_max ({self.scale_max}), not {self.scale_init!r}."
@@ -151,9 +162,19 @@ class DeltaMemConfig:
         return self.states * self.rank
 
     @property
+    def strategy(self) -> WriteStrategy:
+        """When this adapter writes, and how text becomes segments."""
+        return WRITE_STRATEGIES[self.write]
+
+    @property
+    def rule(self) -> UpdateRule:
+        """How a write changes the state."""
+        return UPDATE_RULES[self.update_rule]
+
+    @property
     def writes_segments(self) -> bool:
         """Whether this adapter writes once a segment, and so needs segment ids."""
-        return self.write != "token"
+        return self.strategy.segmented
 
     def _parse_layers(self) -> tuple[str, int] | tuple[int, ...]:
         if isinstance(self.layers, tuple):

@@ -1,8 +1,62 @@
 """What other packages add: by the entry points that they declare, or by name as ``module:attribute``."""
 
 import importlib
+from collections.abc import Iterable
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
+
+
+class Named(Protocol):
+    """What a :class:`Table` holds."""
+
+    @property
+    def name(self) -> str:
+        """By which it is found."""
+
+
+Row = TypeVar("Row", bound=Named)
+
+
+class Table(Generic[Row]):
+    """Rows by name: our own, those that a program adds, and those that installed packages declare.
+
+    Args:
+        group: the group of the entry points; each names a row.
+        rows: our own.
+    """
+
+    def __init__(self, group: str, rows: Iterable[Row]) -> None:
+        self._group = group
+        self._rows = {row.name: row for row in rows}
+
+    def add(self, row: Row) -> None:
+        """Adds a row, in place of one with its name."""
+        self._rows[row.name] = row
+
+    def drop(self, name: str) -> None:
+        """Takes away a row, if there is one of this name."""
+        self._rows.pop(name, None)
+
+    def find(self, name: str) -> Row | None:
+        """The row of a name, if there is one. Entry points are looked at where nothing else has the name."""
+        if name not in self._rows and name in self._declared:
+            self.add(self._declared[name].load())
+        return self._rows.get(name)
+
+    def __getitem__(self, name: str) -> Row:
+        row = self.find(name)
+        if row is None:
+            raise KeyError(name)
+        return row
+
+    def names(self) -> list[str]:
+        """All names that can be found, ours first."""
+        return list(dict.fromkeys([*self._rows, *sorted(self._declared)]))
+
+    @cached_property
+    def _declared(self) -> dict[str, EntryPoint]:
+        return installed(self._group)
 
 
 def installed(group: str) -> dict[str, EntryPoint]:

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deltamem.config import DeltaMemConfig, Head
-from deltamem.ops import decode, scan
+from deltamem.ops import decode, formulas, scan
 from deltamem.writing import ReadPlan, SegmentPlan, TokenPlan, WritePlan
 
-_NORM_FLOOR = 1e-6
 Corrections = dict[Head, Tensor]
 
 
@@ -41,10 +40,10 @@ class DeltaMemory(nn.Module):
             rowwise_gates=config.rowwise_gates,
             coupled_gates=config.coupled_gates,
             normalize_qk=config.normalize_qk,
-            rule=decode.RULES.index(config.update_rule),
             learned_gates=self.gate_kinds > 0,
             gain=config.alpha / config.rank,
             fixed_gate=self.fixed_gate,
+            rule=config.rule.gates,
         )
         self.projection = nn.Parameter(torch.zeros(3 * width + self.gate_kinds * self.gates, hidden_size))
         if self.gate_kinds:
@@ -113,7 +112,8 @@ class DeltaMemory(nn.Module):
         Returns:
             the corrections ``[B, T, out]`` of each head, the new state, and the new running sum.
         """
-        if not isinstance(plan, SegmentPlan) and plan.decoding and self.projection.dtype == torch.float32:
+        decodes = not isinstance(plan, SegmentPlan) and plan.decoding and self.projection.dtype == torch.float32
+        if decodes and decode.compiles(self.form):
             bias = self.gate_bias if self.gate_kinds else None
             layer, writes = (self.projection, bias, self.heads), isinstance(plan, TokenPlan)
             packed, state = decode.token(hidden_states, *layer, state, plan.mask, self.form, writes=writes)
@@ -145,7 +145,7 @@ class DeltaMemory(nn.Module):
         start = 3 * self.config.width
         rows = self.projection[start : start + self.gates]
         raw = F.linear(hidden_states.to(rows.dtype), rows).float()
-        return torch.sigmoid(raw + self.gate_bias[: self.gates])
+        return formulas.gate(raw, self.gate_bias[: self.gates])  # type: ignore[no-any-return]
 
     def reads(self, hidden_states: Tensor, state: Tensor) -> Tensor:
         """What every token reads of a state, ``[B, T, N, R]`` float32, from the input ``[B, T, D]`` of the layer.
@@ -208,26 +208,22 @@ class DeltaMemory(nn.Module):
     def _address(self, raw: Tensor) -> Tensor:
         if not self.config.normalize_qk:
             return raw
-        bounded = torch.tanh(raw)
-        length: Tensor = torch.linalg.vector_norm(bounded, dim=-1, keepdim=True)
-        return bounded / length.clamp(min=_NORM_FLOOR)
+        address: Tensor = formulas.bounded(raw)
+        return formulas.scaled(address, torch.linalg.vector_norm(address, dim=-1, keepdim=True))  # type: ignore[no-any-return]
 
     def _value_and_gates(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Value and the three gates, each ``[B, T, N, R]``, from the projections that follow the addresses."""
         config, width = self.config, self.config.width
         value = self._by_state(projected[..., :width])
-        gates = torch.sigmoid(projected[..., width:] + self.gate_bias) if self.gate_kinds else self._fixed(projected)
+        gates = formulas.gate(projected[..., width:], self.gate_bias) if self.gate_kinds else self._fixed(projected)
         if config.coupled_gates:
             beta = self._by_row(gates)
             keep = 1 - beta
         else:
             beta, keep = self._by_row(gates[..., : self.gates]), self._by_row(gates[..., self.gates :])
-        if config.update_rule == "lambda_outside":
-            return value, keep, keep * beta, beta
-        if config.update_rule in ("no_lambda", "accumulate"):
-            keep = torch.ones_like(beta)
-        erase = torch.zeros_like(beta) if config.update_rule in ("hebbian", "accumulate") else beta
-        return value, keep, erase, beta
+        gated = (g if isinstance(g, Tensor) else torch.full_like(beta, g) for g in config.rule.gates(keep, beta))
+        keep, erase, write = gated
+        return value, keep, erase, write
 
     def _fixed(self, tokens: Tensor) -> Tensor:
         """The same write gate for all tokens ``[B, T, ...]``: ``[B, T, G]`` float32."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from deltamem.config import DeltaMemConfig, Head
+from deltamem.extensions import Table
 from deltamem.memory import DeltaMemory
 
 Layout = Literal["separate", "stacked", "interleaved"]
@@ -40,10 +41,15 @@ class Family:
     layout: Layout = "separate"
     keywords: bool = True
 
+    @property
+    def name(self) -> str:
+        """The class name again, by which a family is found."""
+        return self.attention
 
-FAMILIES: dict[str, Family] = {
-    family.attention: family
-    for family in (
+
+FAMILIES = Table(
+    "deltamem.families",
+    (
         Family("Qwen2Attention"),
         Family("Qwen3Attention"),
         Family("Qwen3MoeAttention"),
@@ -60,13 +66,13 @@ FAMILIES: dict[str, Family] = {
         Family("GPTNeoXAttention", output="dense", inputs=("query_key_value",), layout="interleaved"),
         Family("GPTNeoSelfAttention", output="out_proj", keywords=False),
         Family("GPTNeoFlashAttention2", output="out_proj", keywords=False),
-    )
-}
+    ),
+)
 
 
 def register_family(family: Family) -> None:
     """Makes :func:`deltamem.attach` accept another attention class, or another reading of a known one."""
-    FAMILIES[family.attention] = family
+    FAMILIES.add(family)
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,9 @@ def find_attention(model: nn.Module) -> list[AttentionSite]:
     sites, strangers = [], set()
     for path, module in model.named_modules():
         name = type(module).__name__
-        if name in FAMILIES and not getattr(module, "is_cross_attention", False):
-            sites.append(AttentionSite(path, module, FAMILIES[name]))
+        family = FAMILIES.find(name)
+        if family is not None and not getattr(module, "is_cross_attention", False):
+            sites.append(AttentionSite(path, module, family))
         elif "attention" in name.lower():
             strangers.add(name)
     if not sites:
@@ -102,7 +109,7 @@ def find_attention(model: nn.Module) -> list[AttentionSite]:
         raise ValueError(
             f"No known attention class in {type(model).__name__}. {seen}To add one, tell where it keeps its "
             "projections: deltamem.register_family(deltamem.Family('ItsAttentionClass', output='o_proj', "
-            "inputs=('q_proj', 'k_proj', 'v_proj'))). Known: " + ", ".join(sorted(FAMILIES))
+            "inputs=('q_proj', 'k_proj', 'v_proj'))). Known: " + ", ".join(sorted(FAMILIES.names()))
         )
     return sites
 

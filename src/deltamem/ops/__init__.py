@@ -1,14 +1,15 @@
 """The scan: reads and gated delta-rule writes of a small associative memory (arXiv 2605.12357).
 
-`reference` is the definition; `cpu`, `chunked` and `triton` are the same numbers, faster; `decode` is one token with
-what surrounds its scan. Letters: B batch rows, T tokens, N states, R rank.
+`formulas` and `reference` are the definition; `cpu`, `chunked` and `triton` are the same numbers, faster; `decode` is
+one token with what surrounds its scan, compiled from the same formulas. Letters: B batch rows, T tokens, N states,
+R rank.
 """
 
 from torch import Tensor
 
 from . import chunked, cpu, operator, reference
 from .backends import BACKENDS, backend_for, backend_reason, choose, unwatched
-from .check import check
+from .inputs import ScanInputs
 
 __all__ = ["BACKENDS", "backend_for", "backend_reason", "scan"]
 
@@ -51,13 +52,14 @@ def scan(
     Raises:
         ValueError: a wrong shape, dtype, device or backend; says which argument and what was wanted.
     """
-    check(q, k, v, keep, erase, write, state, mask)
+    inputs = ScanInputs(q, k, v, keep, erase, write, state, mask)
+    inputs.check()
     backend = choose(backend, q.device, q.shape[-1])
     if backend == "reference":
-        return reference.scan(q, k, v, keep, erase, write, state, mask)
+        return reference.scan(inputs)
     if backend == "chunked":
-        return chunked.scan(q, k, v, keep, erase, write, state, mask)
+        return chunked.scan(inputs)
     if backend == "cpu" and unwatched(q):
-        return cpu.forward(q, k, v, keep, erase, write, state, mask)
-    reads, final = operator.scan(q, k, v, keep, erase, write, state, mask, backend)
+        return cpu.forward(inputs)
+    reads, final = operator.scan(*inputs, backend)
     return reads, final

@@ -17,30 +17,19 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
-from .check import mask_out
+from .inputs import ScanInputs
 
 CHUNK = 16
 SEGMENT = 512
 """Tokens solved at once; bounds the memory: R * R floats a token inside a segment, one state a segment outside."""
 
 
-def scan(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    keep: Tensor,
-    erase: Tensor,
-    write: Tensor,
-    state: Tensor,
-    mask: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """Reads [B, T, N, R] and the final state [B, N, R, R]: `reference.scan`, to rounding, and as differentiable."""
-    dtype = torch.float64 if state.dtype == torch.float64 else torch.float32
-    tokens = mask_out(mask, *(x.to(dtype) for x in (q, k, v, keep, erase, write)))
-    state = state.to(dtype)
+    *tokens, state, _ = inputs.unmasked()
     reads = [tokens[0][:, :0]]
-    with torch.autocast(q.device.type, enabled=False):
-        for at in range(0, q.shape[1], SEGMENT):
+    with torch.autocast(inputs.q.device.type, enabled=False):
+        for at in range(0, inputs.q.shape[1], SEGMENT):
             read, state = _recomputed(*(x[:, at : at + SEGMENT] for x in tokens), state)
             reads.append(read)
     return torch.cat(reads, 1), state

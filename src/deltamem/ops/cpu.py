@@ -9,26 +9,25 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from .inputs import ScanInputs
+
 _SHARE = 1 << 18  # T * R * R multiply-adds a thread must have to do before waking it pays
 
 
-def forward(
-    q: Tensor, k: Tensor, v: Tensor, keep: Tensor, erase: Tensor, write: Tensor, state: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """Reads [B, T, N, R] and the final state [B, N, R, R], float32 (see `deltamem.ops.scan`).
 
     Raises ValueError where R is larger than the kernels take.
     """
     from . import cpu_kernels
 
-    batch, length, states, rank = q.shape
+    batch, length, states, rank = inputs.q.shape
     kernel = cpu_kernels.forward(rank)
-    inputs = [_plain(x) for x in (q, k, v, keep, erase, write, state)]
-    mask = None if mask is None else mask.contiguous()
-    reads = inputs[0].new_empty(batch, length, states, rank)
-    final = inputs[6].new_empty(batch, states, rank, rank)
-    addresses = [*_addresses(*inputs), _address(mask), *_addresses(reads, final)]
-    masked = mask is not None
+    plain = _plain(inputs)
+    reads = plain.q.new_empty(batch, length, states, rank)
+    final = plain.q.new_empty(batch, states, rank, rank)
+    addresses = _addresses(*plain, reads, final)
+    masked = plain.mask is not None
 
     def rows(start: int, stop: int) -> None:
         kernel(*addresses, masked, length, states, start, stop)
@@ -37,32 +36,20 @@ def forward(
     return reads, final
 
 
-def backward(
-    grad_reads: Tensor,
-    grad_final: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    keep: Tensor,
-    erase: Tensor,
-    write: Tensor,
-    state: Tensor,
-    mask: Tensor | None,
-) -> tuple[Tensor, ...]:
+def backward(grad_reads: Tensor, grad_final: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...]:
     """Gradients of q, k, v, keep, erase, write [B, T, N, R] and state [B, N, R, R], float32.
 
     Recomputes the states from those at every 64th token, so nothing but the inputs need be kept from the forward pass.
     """
     from . import cpu_kernels
 
-    batch, length, states, rank = q.shape
+    batch, length, states, rank = inputs.q.shape
     kernel = cpu_kernels.backward(rank)
-    inputs = [_plain(x) for x in (q, k, v, keep, erase, write, state)]
-    mask = None if mask is None else mask.contiguous()
-    grads = [_plain(grad_reads), _plain(grad_final)]
-    results = tuple(torch.empty_like(x) for x in inputs)
-    addresses = [*_addresses(*inputs), _address(mask), *_addresses(*grads, *results)]
-    masked = mask is not None
+    plain = _plain(inputs)
+    grads = [_floats(grad_reads), _floats(grad_final)]
+    results = tuple(torch.empty_like(x) for x in plain[:7])
+    addresses = _addresses(*plain, *grads, *results)
+    masked = plain.mask is not None
 
     def rows(start: int, stop: int) -> None:
         scratch = torch.empty(cpu_kernels.scratch_floats(length, rank), dtype=torch.float32)
@@ -72,18 +59,20 @@ def backward(
     return results
 
 
-def _plain(x: Tensor) -> Tensor:
+def _plain(inputs: ScanInputs) -> ScanInputs:
+    """The same in float32, contiguous."""
+    mask = None if inputs.mask is None else inputs.mask.contiguous()
+    return ScanInputs(*(_floats(x) for x in inputs[:7]), mask)
+
+
+def _floats(x: Tensor) -> Tensor:
     if x.dtype is torch.float32 and x.is_contiguous():
         return x
     return x.to(torch.float32).contiguous()
 
 
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
-
-
-def _addresses(*tensors: Tensor) -> list[int]:
-    return [x.data_ptr() for x in tensors]
+def _addresses(*tensors: Tensor | None) -> list[int]:
+    return [0 if x is None else x.data_ptr() for x in tensors]
 
 
 def _share(work: Callable[[int, int], None], rows: int, cost: int) -> None:

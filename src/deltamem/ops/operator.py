@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import chunked, cpu, triton
+from .inputs import ScanInputs
 
 
 def _implementation(backend: str) -> ModuleType:
@@ -30,7 +31,7 @@ def scan(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """Reads [B, T, N, R] and the final state [B, N, R, R], float32, of arguments `deltamem.ops.scan` has checked."""
-    reads, final = _implementation(backend).forward(q, k, v, keep, erase, write, state, mask)
+    reads, final = _implementation(backend).forward(ScanInputs(q, k, v, keep, erase, write, state, mask))
     return reads, final
 
 
@@ -49,7 +50,8 @@ def scan_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, keep, erase, write [B, T, N, R] and state [B, N, R, R], float32."""
-    grads = _implementation(backend).backward(grad_reads, grad_final, q, k, v, keep, erase, write, state, mask)
+    inputs = ScanInputs(q, k, v, keep, erase, write, state, mask)
+    grads = _implementation(backend).backward(grad_reads, grad_final, inputs)
     grad_q, grad_k, grad_v, grad_keep, grad_erase, grad_write, grad_state = grads
     return grad_q, grad_k, grad_v, grad_keep, grad_erase, grad_write, grad_state
 
@@ -59,17 +61,8 @@ def _like(x: Tensor) -> Tensor:
 
 
 @scan.register_fake
-def _scan_shapes(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    keep: Tensor,
-    erase: Tensor,
-    write: Tensor,
-    state: Tensor,
-    mask: Tensor | None,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
+def _scan_shapes(q: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    state = others[5]
     return _like(q), _like(state)
 
 
@@ -99,8 +92,8 @@ def _differentiable_gradients(
 ) -> tuple[Tensor | None, ...]:
     """The gradients as functions of inputs and gradients that can be differentiated again (create_graph=True)."""
     # An alias each: an input given twice, or computed from another, then gets the gradient of its own place.
-    aliases = q, k, v, keep, erase, write, state = [x.view_as(x) for x in inputs]
-    outputs = chunked.scan(q, k, v, keep, erase, write, state, mask)
+    aliases = [x.view_as(x) for x in inputs]
+    outputs = chunked.scan(ScanInputs(*aliases, mask))
     wanted = [x for x in aliases if x.requires_grad]
     to = (grad_reads, grad_final)
     grads = iter(torch.autograd.grad(outputs, wanted, to, create_graph=True, materialize_grads=True))

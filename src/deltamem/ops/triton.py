@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .inputs import ScanInputs
+
 SPAN = 64
 BLOCK = 8
 _WARPS = 2048  # warps that a device runs at once, roughly; with more rows than fill it the chunks only add work
@@ -29,37 +31,24 @@ def _warps(rank: int) -> int:
     return 1 if rank <= 16 else 4
 
 
-def forward(
-    q: Tensor, k: Tensor, v: Tensor, keep: Tensor, erase: Tensor, write: Tensor, state: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """Reads [B, T, N, R] and the final state [B, N, R, R], float32 (see `deltamem.ops.scan`)."""
-    passes = _Passes([q, k, v, keep, erase, write], mask)
-    reads = passes.empty(q.shape)
-    begin = state.float().contiguous()
+    passes = _Passes(inputs)
+    reads = passes.empty(inputs.q.shape)
+    begin = inputs.state.float().contiguous()
     if passes.chunks == 1:
-        return reads, passes.walk(begin, reads=reads, end=passes.empty(state.shape))
+        return reads, passes.walk(begin, reads=reads, end=passes.empty(begin.shape))
     begin, final = passes.carry(passes.maps(), begin)
     passes.walk(begin, reads=reads)
     return reads, final
 
 
-def backward(
-    grad_reads: Tensor,
-    grad_final: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    keep: Tensor,
-    erase: Tensor,
-    write: Tensor,
-    state: Tensor,
-    mask: Tensor | None,
-) -> tuple[Tensor, ...]:
+def backward(grad_reads: Tensor, grad_final: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...]:
     """Gradients of q, k, v, keep, erase, write [B, T, N, R] and state [B, N, R, R], float32."""
-    passes = _Passes([q, k, v, keep, erase, write], mask, grad_reads.contiguous())
-    begin, finish = state.float().contiguous(), grad_final.float().contiguous()
+    passes = _Passes(inputs, grad_reads.contiguous())
+    begin, finish = inputs.state.float().contiguous(), grad_final.float().contiguous()
     if passes.chunks == 1:
-        grad_state = passes.empty(state.shape)
+        grad_state = passes.empty(begin.shape)
         grad_states = passes.kept()
         passes.walk(finish, states=grad_states, end=grad_state, adjoint=True)
     else:
@@ -71,23 +60,23 @@ def backward(
         passes.walk(finish, states=grad_states, adjoint=True)
     states = passes.kept()
     passes.walk(begin, states=states)
-    return (*passes.gradients(states, grad_states), grad_state.view(state.shape))
+    return (*passes.gradients(states, grad_states), grad_state.view(inputs.state.shape))
 
 
 class _Passes:
     """The launches over one set of tokens [B, T, N, R], in any floating dtype."""
 
-    def __init__(self, tokens: list[Tensor], mask: Tensor | None, grad_reads: Tensor | None = None) -> None:
+    def __init__(self, inputs: ScanInputs, grad_reads: Tensor | None = None) -> None:
         from . import triton_kernels
 
         self.kernels: Any = triton_kernels
-        self.tokens = [x.contiguous() for x in tokens]
-        self.batch, self.length, self.states, self.rank = tokens[0].shape
+        self.tokens = [x.contiguous() for x in inputs[:6]]
+        self.batch, self.length, self.states, self.rank = inputs.q.shape
         self.rows = self.batch * self.states
         self.span = SPAN if in_chunks(self.rows, self.length, self.rank) else self.length
         self.chunks = -(-self.length // self.span) if self.length else 1
         self.blocks = -(-self.length // BLOCK)
-        self.mask = None if mask is None else mask.contiguous()
+        self.mask = None if inputs.mask is None else inputs.mask.contiguous()
         self.grad_reads = grad_reads
         tile = max(2, 1 << (self.rank - 1).bit_length())
         self.constants = {"R": self.rank, "TILE": tile, "num_warps": _warps(self.rank), "enable_fp_fusion": True}
