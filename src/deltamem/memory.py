@@ -145,7 +145,7 @@ class DeltaMemory(nn.Module):
         start = 3 * self.config.width
         rows = self.projection[start : start + self.gates]
         raw = F.linear(hidden_states.to(rows.dtype), rows).float()
-        return formulas.gate(raw, self.gate_bias[: self.gates])  # type: ignore[no-any-return]
+        return formulas.gate(raw, self.gate_bias[: self.gates])
 
     def reads(self, hidden_states: Tensor, state: Tensor) -> Tensor:
         """What every token reads of a state, ``[B, T, N, R]`` float32, from the input ``[B, T, D]`` of the layer.
@@ -208,8 +208,8 @@ class DeltaMemory(nn.Module):
     def _address(self, raw: Tensor) -> Tensor:
         if not self.config.normalize_qk:
             return raw
-        address: Tensor = formulas.bounded(raw)
-        return formulas.scaled(address, torch.linalg.vector_norm(address, dim=-1, keepdim=True))  # type: ignore[no-any-return]
+        address = formulas.bounded(raw)
+        return formulas.scaled(address, torch.linalg.vector_norm(address, dim=-1, keepdim=True))
 
     def _value_and_gates(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Value and the three gates, each ``[B, T, N, R]``, from the projections that follow the addresses."""

@@ -62,7 +62,7 @@ def backward(grad_reads: Tensor, grad_final: Tensor, inputs: ScanInputs) -> tupl
 def _plain(inputs: ScanInputs) -> ScanInputs:
     """The same in float32, contiguous."""
     mask = None if inputs.mask is None else inputs.mask.contiguous()
-    return ScanInputs(*(_floats(x) for x in inputs[:7]), mask)
+    return ScanInputs(*(_floats(x) for x in inputs[:7]))._replace(mask=mask)
 
 
 def _floats(x: Tensor) -> Tensor:

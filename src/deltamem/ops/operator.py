@@ -93,7 +93,7 @@ def _differentiable_gradients(
     """The gradients as functions of inputs and gradients that can be differentiated again (create_graph=True)."""
     # An alias each: an input given twice, or computed from another, then gets the gradient of its own place.
     aliases = [x.view_as(x) for x in inputs]
-    outputs = chunked.scan(ScanInputs(*aliases, mask))
+    outputs = chunked.scan(ScanInputs(*aliases)._replace(mask=mask))
     wanted = [x for x in aliases if x.requires_grad]
     to = (grad_reads, grad_final)
     grads = iter(torch.autograd.grad(outputs, wanted, to, create_graph=True, materialize_grads=True))
