@@ -1,6 +1,7 @@
 """``deltamem data``, as a person types it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,42 @@ def test_check_lists_bad_lines_and_fails(run: Any, squad: Path, tmp_path: Path) 
     assert "6 lines, 5 episodes, 1 bad" in out
     assert "Cut from the left: 5 histories" in out
     assert f"{file}:6: not JSON" in " ".join(out.split())
+
+
+def test_made_facts_are_lines_that_check_reads(run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("faker")
+    pytest.importorskip("xkcdpass")
+    file, long = tmp_path / "told.jsonl", tmp_path / "long.jsonl.gz"
+    code, out, _ = run("make", "told", file, "--dialogues", 30, "--facts", "2-3", "--split", "values")
+    assert code == 0
+    assert re.fullmatch(r"Wrote .*told.jsonl: \d+ lines, questions about 30 dialogues.\n", out)
+    code, out, _ = run("check", file, "--tokenizer", TOKENIZER, "--json")
+    report = json.loads(out)
+    assert (code, report["bad"]) == (0, [])
+    assert 60 <= report["lines"] == report["episodes"] <= 120
+    code, _, _ = run(
+        *("make", "told", long, "--dialogues", 10, "--facts", "2", "--unknown", 0),
+        *("--chat", file, "--tokens", 1500, "--tokenizer", TOKENIZER),
+    )
+    assert code == 0
+    code, out, _ = run("check", long, "--tokenizer", TOKENIZER, "--json")
+    written = json.loads(out)["tokens"]["written"]
+    assert 1350 < written["least"] <= written["most"] <= 1500
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--facts", "few"], "--facts must be two numbers, such as 1-4, or one, not 'few'."),
+        (["--corrected", 2], "corrected is a share and must be from 0 to 1, not 2.0."),
+        (["--chat", "x.jsonl"], "--chat and --tokenizer go together: the tokenizer counts how long the chat is."),
+    ],
+)
+def test_impossible_facts_are_refused(run: Any, tmp_path: Path, options: list[object], message: str) -> None:
+    file = tmp_path / "told.jsonl"
+    code, _, err = run("make", "told", file, *options)
+    assert (code, err) == (1, f"deltamem: {message}\n")
+    assert not file.exists()
 
 
 def test_errors_are_one_line(run: Any, tmp_path: Path) -> None:

@@ -20,6 +20,12 @@ data = typer.Typer(
 )
 
 
+make = typer.Typer(
+    no_args_is_help=True, help="Make training data.\n\nExample: deltamem data make told told.jsonl --facts 1-4"
+)
+data.add_typer(make, name="make")
+
+
 class DataKind(StrEnum):
     """The data sets that can be converted."""
 
@@ -35,6 +41,15 @@ class Target(StrEnum):
 
     final = "final"
     every = "every"
+
+
+class HeldOut(StrEnum):
+    """What in told dialogues training never has."""
+
+    train = "train"
+    known = "known"
+    values = "values"
+    relations = "relations"
 
 
 class Write(StrEnum):
@@ -93,6 +108,60 @@ def convert_data(
         print(f"Skipped {count:,}: {reason}.")
     if done.longer:
         print(f"Left out {done.longer:,} longer lines.")
+
+
+@make.command("told")
+def make_told(
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="The .jsonl or .jsonl.gz file to write.")],
+    split: Annotated[
+        HeldOut, typer.Option(help="What is held out: nothing; wordings and names; values too; whole relations.")
+    ] = HeldOut.train,
+    dialogues: Annotated[int, typer.Option(min=1, help="How many dialogues.")] = 1000,
+    facts: Annotated[str, typer.Option(metavar="A-B", help="Facts a dialogue: the fewest and the most.")] = "1-4",
+    corrected: Annotated[float, typer.Option(help="Share of facts that are told wrongly first, or change.")] = 0.1,
+    unknown: Annotated[float, typer.Option(help="Questions on what was not told, for each that was.")] = 0.1,
+    talk: Annotated[float, typer.Option(help="Exchanges of small talk for each fact.")] = 0.2,
+    strict: Annotated[
+        bool, typer.Option(help="Keep held-out values out of parts of other values and out of wordings too.")
+    ] = False,
+    chat: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Real chat to put between the facts: JSON lines of messages.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=64, help="With --chat: tokens of a history, about and at most.")] = 2048,
+    tokenizer: Annotated[str | None, _Tokenizer] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, other dialogues.")] = 0,
+) -> None:
+    """Make dialogues in which people tell facts, with questions about them.
+
+    Each line has a dialogue, a question and its answer, and beside them what was told of whom. With --chat
+    the facts are told in the course of real chat, whose length is counted by --tokenizer.
+
+    Example: deltamem data make told told.jsonl --dialogues 5000 --facts 1-4
+    """
+    from deltamem.models.loading import load_tokenizer
+    from deltamem.train.data.lines import write_lines
+    from deltamem.train.data.told.chats import Chats
+    from deltamem.train.data.told.dialogues import Mix
+    from deltamem.train.data.told.lines import told_lines
+    from deltamem.train.data.told.rendering import Renderer
+
+    mix = Mix(facts=_range(facts), corrected=corrected, unknown=unknown, talk=talk, strict=strict)
+    chats = None
+    if chat is not None and tokenizer is not None:
+        chats = Chats(chat, Renderer(load_tokenizer(tokenizer)).count)
+    elif chat is not None or tokenizer is not None:
+        raise ValueError("--chat and --tokenizer go together: the tokenizer counts how long the chat is.")
+    lines = write_lines(target, told_lines(dialogues, mix, split.value, seed=seed, chats=chats, tokens=tokens))
+    print(f"Wrote {target}: {lines:,} lines, questions about {dialogues:,} dialogues.")
+
+
+def _range(text: str) -> tuple[int, int]:
+    """Two numbers, such as ``1-4``, or one for both."""
+    fewest, _, most = text.partition("-")
+    try:
+        return int(fewest), int(most or fewest)
+    except ValueError:
+        raise ValueError(f"--facts must be two numbers, such as 1-4, or one, not {text!r}.") from None
 
 
 @data.command("check")

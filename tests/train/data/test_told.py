@@ -2,10 +2,12 @@
 
 import dataclasses
 import hashlib
+import json
 import random
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,9 @@ import pytest
 pytest.importorskip("faker")
 pytest.importorskip("xkcdpass")
 
+from deltamem.train.data.lines import BadDataError
 from deltamem.train.data.told.batches import held_out_episodes, training_batches
+from deltamem.train.data.told.chats import Chats
 from deltamem.train.data.told.dialogues import (
     ACKS,
     CORRECTIONS,
@@ -26,6 +30,7 @@ from deltamem.train.data.told.dialogues import (
     everyday_words,
     sample_dialogue,
 )
+from deltamem.train.data.told.lines import told_lines
 from deltamem.train.data.told.relations import Relation, put, relations
 from deltamem.train.data.told.rendering import Renderer
 from deltamem.train.data.told.values import OPEN, held_out, listed, members, parts, sample_value
@@ -262,7 +267,10 @@ def test_batches_follow_from_their_seed_and_stages(chat_tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ({"updates": 1, "questions": 1, "fact": 1}, "Stage 1 has no fact; its keys are updates, questions, facts"),
+        (
+            {"updates": 1, "questions": 1, "fact": 1},
+            "Stage 1 has no fact; its keys are updates, questions, filler",
+        ),
         ({"questions": 1}, "Stage 1 needs updates, a whole number above 0"),
         ({"updates": 1, "questions": 1, "facts": [2, 1]}, "Stage 1: facts must be two numbers"),
     ],
@@ -293,3 +301,110 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "faker", None)
     with pytest.raises(ImportError, match=r'pip install "deltamem\[told\]"'):
         members.__wrapped__("first")
+
+
+CHATS = [
+    [f"So {n} it is, then." if k % 2 else f"Let us talk about {n} and {k}." for k in range(2 * n)] for n in (2, 4, 6)
+]
+
+
+@pytest.fixture
+def chat(tmp_path: Path) -> Path:
+    file = tmp_path / "chat.jsonl"
+    roles = ("user", "assistant")
+    rows = [{"messages": [{"role": roles[k % 2], "content": c} for k, c in enumerate(said)]} for said in CHATS]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return file
+
+
+def is_subsequence(part: Sequence[Any], whole: Iterable[Any]) -> bool:
+    rest = iter(whole)
+    return all(item in rest for item in part)
+
+
+def test_chat_lies_around_the_facts_in_order_and_to_length(chat: Path, chat_tokenizer: Any) -> None:
+    renderer = Renderer(chat_tokenizer)
+    chats = Chats(chat, renderer.count)
+    rng, first, last = random.Random(0), set(), set()
+    for dialogue in dialogues(30, Mix(facts=(4, 4), answered=1.0)):
+        around = chats.around(rng, dialogue.messages, 1500)
+        assert is_subsequence(dialogue.messages, around)
+        added = [message for message in around if message not in dialogue.messages]
+        assert 1300 <= sum(map(renderer.count, added)) <= 1500
+        assert {message["content"] for message in added} <= {text for said in CHATS for text in said}
+        first.add(around[0] in added)
+        last.add(around[-1] in added)
+    assert True in first
+    assert True in last
+    assert chats.around(rng, dialogue.messages, 3) == dialogue.messages
+
+
+def test_long_histories_are_passages_of_whole_messages(chat: Path, chat_tokenizer: Any) -> None:
+    renderer = Renderer(chat_tokenizer)
+    (dialogue,) = dialogues(1, Mix(facts=(8, 8)))
+    around = Chats(chat, renderer.count).around(random.Random(0), dialogue.messages, 2000)
+    passages = renderer.passages(around, 200)
+    assert len(passages) > 8
+    assert max(len(passage.ids) for passage in passages) <= 200
+    whole = renderer.history(around)
+    assert [token for passage in passages for token in passage.ids] == list(whole.ids)
+    assert sum(len(set(passage.segments)) for passage in passages) == len(around)
+    (message,) = [{"role": "user", "content": "word " * 500}]
+    assert len(message["content"].split()) / 200 < len(renderer.passages([message], 200))
+
+
+def test_filler_changes_histories_and_not_what_is_told_or_asked(chat: Path, chat_tokenizer: Any) -> None:
+    long = [{**STAGE, "filler": [600, 1200]}]
+    plain = training_batches(chat_tokenizer, stages=[STAGE])
+    filled = training_batches(chat_tokenizer, stages=long, chat=str(chat))
+    asked = [
+        {
+            chat_tokenizer.decode([t for t in row if t])
+            for part in range(2)
+            for row in batches[part].queries.ids.tolist()
+        }
+        for batches in (plain, filled)
+    ]
+    assert asked[0] == asked[1]
+    assert len(plain[0].passages) == 1
+    assert len(filled[1].passages) >= 2
+    assert all(passage.ids.shape[1] <= 512 for passage in filled[1].passages)
+    with pytest.raises(ValueError, match="give chat, a file of JSON lines"):
+        training_batches(chat_tokenizer, stages=long)
+    with pytest.raises(ValueError, match="Stage 1: filler must be tokens"):
+        training_batches(chat_tokenizer, stages=[{**STAGE, "filler": [5, 1]}], chat=str(chat))
+
+
+def test_held_out_episodes_have_chat_around_them_too(chat: Path, chat_tokenizer: Any) -> None:
+    (plain,), (filled,) = (
+        held_out_episodes(chat_tokenizer, split="values", facts=4, dialogues=1, chat=str(chat), filler=filler)
+        for filler in (0, 1500)
+    )
+    assert plain.queries == filled.queries
+    assert 1300 < filled.tokens - plain.tokens <= 1500
+    with pytest.raises(ValueError, match="give chat"):
+        held_out_episodes(chat_tokenizer, filler=10)
+
+
+def test_bad_chat_is_named(tmp_path: Path, chat_tokenizer: Any) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"messages": 3}\n', encoding="utf-8")
+    with pytest.raises(BadDataError, match=r"bad.jsonl:1: messages must be a list"):
+        Chats(tmp_path / "bad.jsonl", len)
+
+
+def test_lines_have_a_question_each_and_its_fact_beside() -> None:
+    found = list(told_lines(20, Mix(facts=(2, 2), unknown=0.5, corrected=0.5), "values", seed=1))
+    assert found == list(told_lines(20, Mix(facts=(2, 2), unknown=0.5, corrected=0.5), "values", seed=1))
+    assert len(found) == 60
+    assert len({line["id"] for line in found}) == 60
+    names = {relation.name: relation for relation in relations()}
+    for line in found:
+        *history, asked, answer = line["messages"]
+        assert (asked["role"], answer["role"], line["split"]) == ("user", "assistant", "values")
+        assert line["kind"] == names[line["relation"]].values
+        if line["value"]:
+            said = " ".join(message["content"] for message in history)
+            assert said.rfind(line["value"]) > said.find(line["replaces"]) - (not line["replaces"])
+            assert line["value"] in answer["content"]
+        else:
+            assert answer["content"] == UNKNOWN

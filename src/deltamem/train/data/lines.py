@@ -4,11 +4,12 @@ import glob
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deltamem.files import write_atomically
 from deltamem.train.data.options import DataOptions
 
 Message = dict[str, str]
@@ -99,6 +100,36 @@ def file_lines(file: Path) -> Iterator[RawLine]:
                     yield RawLine(str(file), number, data.rstrip(b"\r\n"))
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             yield RawLine(str(file), number + 1, b"", f"the compressed file is damaged from here on ({error})")
+
+
+def write_lines(target: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Writes a ``.jsonl`` or ``.jsonl.gz`` file, all of it or nothing; the same rows give the same file.
+
+    Args:
+        target: the file to write.
+        rows: one a line.
+
+    Returns:
+        How many lines there are.
+
+    Raises:
+        ValueError: the file's name has another ending.
+    """
+    check_target(target)
+    lines = [f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows]
+    data = "".join(lines).encode(errors="replace")
+    write_atomically(target, gzip.compress(data, mtime=0) if target.name.endswith(".gz") else data)
+    return len(lines)
+
+
+def check_target(target: Path) -> None:
+    """Asks for the name of a file of lines that is to be written.
+
+    Raises:
+        ValueError: it has another ending.
+    """
+    if not target.name.endswith(_SUFFIXES):
+        raise ValueError(f"{target} must end in {' or '.join(_SUFFIXES)}.")
 
 
 def parse_json(line: RawLine) -> Any:

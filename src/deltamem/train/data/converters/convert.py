@@ -1,7 +1,5 @@
 """Converting a data set's files to one file of training lines."""
 
-import gzip
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -9,7 +7,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from deltamem.files import write_atomically
 from deltamem.train.data.converters.dialogues import dialogues
 from deltamem.train.data.converters.documents import documents
 from deltamem.train.data.converters.example import Example, Row, Skipped, Style
@@ -17,7 +14,7 @@ from deltamem.train.data.converters.hotpotqa import hotpotqa
 from deltamem.train.data.converters.qasper import qasper
 from deltamem.train.data.converters.rows import read_rows
 from deltamem.train.data.converters.squad import squad
-from deltamem.train.data.lines import BadDataError
+from deltamem.train.data.lines import BadDataError, check_target, write_lines
 
 
 @dataclass(frozen=True)
@@ -88,8 +85,7 @@ def convert(
     """
     if kind not in KINDS:
         raise ValueError(f"There is no converter {kind!r}; there are {', '.join(KINDS)}.")
-    if not target.name.endswith((".jsonl", ".jsonl.gz")):
-        raise ValueError(f"{target} must end in .jsonl or .jsonl.gz.")
+    check_target(target)
     layout, rows = KINDS[kind], 0
     chosen = replace(style or Style(), ask=ask if ask is not None else layout.ask)
     examples: list[Example] = []
@@ -107,10 +103,7 @@ def convert(
     if not examples:
         raise BadDataError(f"{source} gives no training line ({rows} rows, skipped: {dict(skipped)}).")
     kept = examples if shortest is None else _shortest(examples, shortest, measure)
-    text = "".join(f"{json.dumps(_as_line(item), ensure_ascii=False)}\n" for item in kept)
-    data = text.encode(errors="replace")
-    # No time stamp, so that the same data gives the same file.
-    write_atomically(target, gzip.compress(data, mtime=0) if target.name.endswith(".gz") else data)
+    write_lines(target, map(_as_line, kept))
     return Conversion(rows, len(kept), dict(skipped), len(examples) - len(kept))
 
 

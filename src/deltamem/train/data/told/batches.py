@@ -2,17 +2,21 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
+from deltamem.train.data.told.chats import Chats
 from deltamem.train.data.told.dialogues import Mix, Split, sample_dialogue
 from deltamem.train.data.told.rendering import Renderer
 from deltamem.train.episodes import Episode, EpisodeBatch, collate, evenly
 
 # How words are put is learned soon, and each trained token costs a pass through the output layer.
 _LEAD_SHARE = 0.25
+# The most tokens of a long history that are written by one forward pass.
+_PASSAGE = 512
 
 
 @dataclass(frozen=True)
@@ -23,15 +27,17 @@ class Stage:
         updates: how many updates it has.
         questions: how many questions an update has at least.
         mix: what the dialogues are made of.
+        filler: the fewest and the most tokens of real chat around and between the facts of a dialogue.
     """
 
     updates: int
     questions: int
     mix: Mix
+    filler: tuple[int, int] = (0, 0)
 
     @classmethod
     def from_options(cls, number: int, options: dict[str, Any]) -> "Stage":
-        """A stage as a recipe gives it: ``updates``, ``questions``, and fields of :class:`Mix`.
+        """A stage as a recipe gives it: ``updates``, ``questions``, ``filler``, and fields of :class:`Mix`.
 
         Args:
             number: of the stage, for messages.
@@ -40,18 +46,21 @@ class Stage:
         Raises:
             ValueError: a key is missing or unknown, or has an impossible value.
         """
-        own = [field.name for field in fields(cls) if field.name != "mix"]
-        known = [*own, *(field.name for field in fields(Mix))]
+        known = ["updates", "questions", "filler", *(field.name for field in fields(Mix))]
         if unknown := sorted(set(options) - set(known)):
             raise ValueError(f"Stage {number} has no {', '.join(unknown)}; its keys are {', '.join(known)}.")
-        for name in own:
-            if not isinstance(options.get(name), int) or options[name] < 1:
+        mix = dict(options)
+        updates, questions, filler = (mix.pop(name, 0) for name in ("updates", "questions", "filler"))
+        for name, value in (("updates", updates), ("questions", questions)):
+            if not isinstance(value, int) or value < 1:
                 raise ValueError(f"Stage {number} needs {name}, a whole number above 0.")
-        mix = {name: value for name, value in options.items() if name not in own}
+        fewest, most = (filler, filler) if isinstance(filler, int) else filler
+        if not 0 <= fewest <= most:
+            raise ValueError(f"Stage {number}: filler must be tokens, such as 2000 or [0, 4000], not {filler}.")
         if "facts" in mix:
             mix["facts"] = tuple(mix["facts"])
         try:
-            return cls(**{name: options[name] for name in own}, mix=Mix(**mix))
+            return cls(updates, questions, Mix(**mix), (fewest, most))
         except ValueError as error:
             raise ValueError(f"Stage {number}: {error}") from None
 
@@ -65,11 +74,27 @@ class ToldBatches(Dataset[EpisodeBatch]):
         parts: batches an update, each of dialogues of like length.
         opened: the share of updates whose questions come after the template's own opening.
         seed: another seed, other dialogues.
+        chats: what is put between the facts; the same facts are told with it and without.
+
+    Raises:
+        ValueError: a stage wants chat between the facts, and there is none.
     """
 
     def __init__(
-        self, renderer: Renderer, stages: Sequence[Stage], *, parts: int = 2, opened: float = 0.2, seed: int = 0
+        self,
+        renderer: Renderer,
+        stages: Sequence[Stage],
+        *,
+        parts: int = 2,
+        opened: float = 0.2,
+        seed: int = 0,
+        chats: Chats | None = None,
     ) -> None:
+        if chats is None and any(stage.filler[1] for stage in stages):
+            raise ValueError(
+                "A stage has filler, tokens of real chat; give chat, a file of JSON lines to take it from."
+            )
+        self.chats = chats
         self.renderer, self.stages, self.parts, self.opened, self.seed = renderer, tuple(stages), parts, opened, seed
         self.updates = sum(stage.updates for stage in self.stages)
         self._last: tuple[int, list[list[Episode]]] = (-1, [])
@@ -87,11 +112,16 @@ class ToldBatches(Dataset[EpisodeBatch]):
 
     def _episodes(self, update: int) -> list[list[Episode]]:
         stage, rng = self._stage(update), random.Random(f"told {self.seed}/{update}")
+        chat_rng = random.Random(f"chat {self.seed}/{update}")
         system = None if rng.random() < self.opened else ""
         found: list[Episode] = []
         while sum(len(episode.queries) for episode in found) < stage.questions:
-            dialogue = sample_dialogue(rng, stage.mix)
-            found.append(self.renderer.episode(dialogue, system, lead=rng.random() < _LEAD_SHARE))
+            dialogue, lead = sample_dialogue(rng, stage.mix), rng.random() < _LEAD_SHARE
+            passage = None
+            if self.chats and stage.filler[1]:
+                around = self.chats.around(chat_rng, dialogue.messages, chat_rng.randint(*stage.filler))
+                dialogue, passage = replace(dialogue, messages=around), _PASSAGE
+            found.append(self.renderer.episode(dialogue, system, lead=lead, passage=passage))
         return evenly(found, self.parts)
 
     def _stage(self, update: int) -> Stage:
@@ -111,23 +141,30 @@ def training_batches(
     opened: float = 0.2,
     lead: float = 0.05,
     seed: int = 0,
+    chat: str | Path | None = None,
 ) -> ToldBatches:
     """Batches of told facts for a recipe's ``data.source``.
 
     Args:
         tokenizer: of the backbone.
-        stages: each with ``updates``, ``questions`` an update, and the fields of :class:`Mix`.
+        stages: each with ``updates``, ``questions`` an update, and the fields of :class:`Mix`; with ``filler`` too,
+            tokens of real chat around and between a dialogue's facts, as one number or the fewest and the most.
         parts: batches an update: the recipe's ``schedule.batch``, with a ``micro_batch`` of 1.
         opened: the share of updates whose questions come after the template's own opening.
         lead: the loss weight of an answer's words other than the value, where they are trained: in a quarter of the
             dialogues.
         seed: another seed, other dialogues.
+        chat: a file of JSON lines of messages, or a folder or glob pattern, that ``filler`` is taken from. Such long
+            histories are written in passages of at most 512 tokens.
 
     Raises:
+        BadDataError: ``chat`` cannot be read.
         ValueError: a stage has an unknown key, lacks one, or has an impossible value; or the tokenizer will not do.
     """
     made = [Stage.from_options(number, stage) for number, stage in enumerate(stages, start=1)]
-    return ToldBatches(Renderer(tokenizer, lead=lead), made, parts=parts, opened=opened, seed=seed)
+    renderer = Renderer(tokenizer, lead=lead)
+    chats = None if chat is None else Chats(chat, renderer.count)
+    return ToldBatches(renderer, made, parts=parts, opened=opened, seed=seed, chats=chats)
 
 
 def held_out_episodes(
@@ -140,6 +177,8 @@ def held_out_episodes(
     opened: bool = False,
     strict: bool = False,
     seed: int = 0,
+    chat: str | Path | None = None,
+    filler: int = 0,
 ) -> list[Episode]:
     """Dialogues that hold out what ``split`` says, each asked about all its facts.
 
@@ -152,7 +191,20 @@ def held_out_episodes(
         opened: whether questions come after the template's own opening.
         strict: whether held-out values occur in training in no other value or wording either, as in :class:`Mix`.
         seed: another seed, other dialogues.
+        chat: what ``filler`` is taken from, as for :func:`training_batches`; take chats that training never has.
+        filler: tokens of real chat around and between the facts.
+
+    Raises:
+        ValueError: there is ``filler`` and no ``chat``.
     """
-    rng, renderer = random.Random(f"told {split}/{facts}/{seed}"), Renderer(tokenizer, lead=0.0)
-    mix, system = Mix(facts=(facts, facts), corrected=corrected, strict=strict), None if opened else ""
-    return [renderer.episode(sample_dialogue(rng, mix, split), system) for _ in range(dialogues)]
+    rng, chat_rng = (random.Random(f"{what} {split}/{facts}/{seed}") for what in ("told", "chat"))
+    renderer, system = Renderer(tokenizer, lead=0.0), None if opened else ""
+    mix = Mix(facts=(facts, facts), corrected=corrected, strict=strict)
+    sampled = [sample_dialogue(rng, mix, split) for _ in range(dialogues)]
+    if not filler:
+        return [renderer.episode(dialogue, system) for dialogue in sampled]
+    if chat is None:
+        raise ValueError("filler is tokens of real chat; give chat, a file of JSON lines to take it from.")
+    chats = Chats(chat, renderer.count)
+    filled = (replace(dialogue, messages=chats.around(chat_rng, dialogue.messages, filler)) for dialogue in sampled)
+    return [renderer.episode(dialogue, system, passage=_PASSAGE) for dialogue in filled]

@@ -1,6 +1,7 @@
 """Told facts as tokens: dialogues and questions by a chat template, with loss weights on the answers."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from deltamem.state import NO_SEGMENT
@@ -57,6 +58,29 @@ class Renderer:
             before = upto
         return Text(tuple(ids), (0.0,) * len(ids), tuple(segments))
 
+    def passages(self, messages: Sequence[Message], limit: int) -> tuple[Text, ...]:
+        """The tokens of messages in passages of at most ``limit``, cut between messages where none is longer."""
+        groups: list[list[Message]] = []
+        room = 0
+        for message in messages:
+            size = self.count(message)
+            if size > room or not groups:
+                groups.append([])
+                room = limit
+            groups[-1].append(message)
+            room -= size
+        found = (self.history(group) for group in groups)
+        return tuple(piece for text in found for piece in _pieces(text, limit))
+
+    def count(self, message: Message) -> int:
+        """About how many tokens a message has: those of its text, and what the template puts around one."""
+        return len(self.tokenizer(message["content"], add_special_tokens=False)["input_ids"]) + self._frame
+
+    @cached_property
+    def _frame(self) -> int:
+        pair = self.history([_USER, _ASSISTANT])
+        return max(map(pair.segments.count, (0, 1))) - 1
+
     def query(self, question: Question, system: str | None = "", *, lead: bool = True) -> Text:
         """The tokens of a question and its answer, up to the end of the turn.
 
@@ -87,16 +111,26 @@ class Renderer:
                 break
         return Text(tuple(ids), tuple(weights), (NO_SEGMENT,) * len(ids))
 
-    def episode(self, dialogue: Dialogue, system: str | None = "", *, lead: bool = True) -> Episode:
-        """A dialogue as one passage, and its questions.
+    def episode(
+        self, dialogue: Dialogue, system: str | None = "", *, lead: bool = True, passage: int | None = None
+    ) -> Episode:
+        """A dialogue and its questions.
 
         Args:
             dialogue: what was said, and what is asked.
             system: the system message before each question, as in :meth:`query`.
             lead: whether the answers' tokens that are not of a value are trained.
+            passage: the most tokens that are written by one forward pass; all of them if not given.
         """
         queries = tuple(self.query(question, system, lead=lead) for question in dialogue.questions)
-        return Episode((self.history(dialogue.messages),), queries)
+        messages = dialogue.messages
+        return Episode((self.history(messages),) if passage is None else self.passages(messages, passage), queries)
 
     def _text(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
         return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
+
+
+def _pieces(text: Text, limit: int) -> list[Text]:
+    """A text in pieces of at most so many tokens."""
+    parts = [slice(start, start + limit) for start in range(0, len(text.ids), limit)]
+    return [Text(text.ids[part], text.weights[part], text.segments[part]) for part in parts]

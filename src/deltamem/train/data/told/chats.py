@@ -1,0 +1,82 @@
+"""Real chat between the told facts, so that a memory learns to keep them over long histories."""
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from deltamem.train.data.lines import BadDataError, parse_messages, raw_lines
+from deltamem.train.data.options import DataOptions
+from deltamem.train.data.told.dialogues import Message
+
+# How often a conversation may be drawn that has no room left, before a history counts as full.
+_TRIES = 3
+
+
+class Exchange(NamedTuple):
+    """What somebody says, with the answers to it, and how many tokens that is."""
+
+    messages: tuple[Message, ...]
+    tokens: int
+
+
+class Chats:
+    """Conversations of other people, to be drawn from.
+
+    Args:
+        path: JSON lines of messages: a file, a folder or a glob pattern, as training data is given. System messages
+            are left out.
+        count: how many tokens a message has, as a :class:`Renderer` counts them.
+
+    Raises:
+        BadDataError: a line is bad, or there are no conversations.
+    """
+
+    def __init__(self, path: str | Path, count: Callable[[Message], int]) -> None:
+        self.count = count
+        self.conversations: list[list[Exchange]] = []
+        for line in raw_lines(DataOptions(path=path)):
+            try:
+                messages = [message for message in parse_messages(line) if message["role"] in ("user", "assistant")]
+            except ValueError as error:
+                raise BadDataError(f"{line.source}:{line.number}: {error}.") from None
+            self.conversations.append([Exchange(tuple(said), sum(map(count, said))) for said in exchanges(messages)])
+        if not self.conversations:
+            raise BadDataError(f"{path} has no conversations to put between the facts.")
+
+    def draw(self, rng: random.Random, tokens: int) -> list[Exchange]:
+        """The beginnings of conversations, one after another, of at most so many tokens and about as many."""
+        found: list[Exchange] = []
+        tries = 0
+        while tries < _TRIES:
+            for exchange in rng.choice(self.conversations):
+                if exchange.tokens > tokens:
+                    break
+                found.append(exchange)
+                tokens -= exchange.tokens
+            else:
+                continue
+            tries += 1
+        return found
+
+    def around(self, rng: random.Random, messages: Sequence[Message], tokens: int) -> tuple[Message, ...]:
+        """The messages in their order, with chat of at most so many tokens before, between and after them."""
+        chat, told = self.draw(rng, tokens), exchanges(messages)
+        places = sorted(rng.randint(0, len(chat)) for _ in told)
+        merged: list[Message] = []
+        for number, exchange in enumerate([*chat, Exchange((), 0)]):
+            while places and places[0] == number:
+                places.pop(0)
+                merged += told.pop(0)
+            merged += exchange.messages
+        return tuple(merged)
+
+
+def exchanges(messages: Sequence[Message]) -> list[list[Message]]:
+    """Messages in groups: each user's message with the answers to it."""
+    found: list[list[Message]] = []
+    for message in messages:
+        if message["role"] == "user" or not found:
+            found.append([])
+        found[-1].append(message)
+    return found
