@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from deltamem.rates import Z95, wilson
+
 Verdict = Literal["better", "worse", "cannot tell"]
 # Of fewer texts not even all in one direction are rare by chance (sign test, 2 · 2⁻⁵), and their spread is not known.
 LEAST_ITEMS = 6
@@ -23,7 +25,6 @@ EXPLAINED = (
     "least six items differ; of fewer items the verdict is always “cannot tell”. Each is one of many comparisons: of "
     "twenty without any difference, one would be expected to."
 )
-_Z95 = 1.959964
 _DRAWS = 10_000
 # Of more than so many units the bootstrap's interval is the normal one, which needs no draws.
 _MANY = 500
@@ -58,18 +59,14 @@ class Difference:
     questions: int
 
 
-def wilson(right: float, total: int) -> Interval:
-    """The 95 % interval of a rate (E. B. Wilson, 1927), taking the answers as independent.
+def rate(right: float, total: int) -> Interval:
+    """A rate and its interval, taking the answers as independent; see :func:`~deltamem.rates.wilson`.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no answers.
     """
-    if total < 1:
-        raise ValueError("A rate needs at least one answer.")
-    p, z = right / total, _Z95
-    spread = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
-    centre, scale = p + z * z / (2 * total), 1 + z * z / total
-    return Interval(p, max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
+    low, high = wilson(right, total)
+    return Interval(right / total, low, high)
 
 
 def mean_interval(values: Sequence[float], clusters: Sequence[str], *, seed: int = 0) -> Interval:
@@ -109,11 +106,11 @@ def rate_of_sums(sums: Numbers, counts: Numbers, *, seed: int = 0) -> Interval:
     if len(sums) != len(counts) or not sum(counts):
         raise ValueError(f"{len(sums)} sums and {len(counts)} counts; there must be as many, and at least one score.")
     if len(sums) < LEAST_ITEMS:
-        return wilson(float(sum(sums)), round(sum(counts)))
+        return rate(float(sum(sums)), round(sum(counts)))
     found = _bootstrap(sums, counts, seed)
     # Equal scores that are no whole numbers differ by rounding once they are drawn.
     if math.isclose(found.low, found.high):
-        return wilson(found.value * len(sums), len(sums))
+        return rate(found.value * len(sums), len(sums))
     # The normal interval of many items can go beyond what a rate can be.
     return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
 
@@ -140,7 +137,7 @@ def _bootstrap(sums: Numbers, counts: Numbers, seed: int) -> Interval:
     total, number, units = np.asarray(sums), np.asarray(counts), len(sums)
     value = float(total.sum() / number.sum())
     if units > _MANY:
-        spread = _Z95 * float(np.linalg.norm(total - value * number) / number.sum())
+        spread = Z95 * float(np.linalg.norm(total - value * number) / number.sum())
         return Interval(value, value - spread, value + spread)
     drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=_DRAWS)
     means = (drawn @ total) / np.maximum(drawn @ number, 1)
@@ -153,7 +150,7 @@ def _tail(units: int) -> float:
     """What is cut off at either end, less than 2.5 % as Student's t of so many units is above the normal's quantile."""
     if units < 2:
         return 0.025
-    z, free = _Z95, units - 1
+    z, free = Z95, units - 1
     # Cornish and Fisher's expansion of the quantile of t; from five degrees of freedom on it is off by 0.003 at most.
     t = (
         z

@@ -58,7 +58,7 @@ def test_forgetting_is_drawn_and_told_without_controls() -> None:
     assert isinstance(chart, Chart)
     assert isinstance(table, Table)
     assert "full context" in chart.caption
-    assert chart.svg.count("<polygon") == 2
+    assert chart.svg.count("opacity: 0.18") == 2
     assert [row[0] for row in table.rows] == ["multi", "full"]
     assert (table.rows[0][1], table.rows[0][-1]) == ("100.0", "0.0")
     assert curves([replace(record, axes={}) for record in fading()], ["multi"]) == []

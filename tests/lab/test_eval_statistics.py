@@ -5,19 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltamem_lab.statistics import LEAST_ITEMS, mean_interval, paired_difference, rate_interval, rate_of_sums, wilson
+from deltamem_lab.statistics import LEAST_ITEMS, mean_interval, paired_difference, rate, rate_interval, rate_of_sums
 
 SCORES = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=30)
 
 
 def test_wilson_against_a_known_value() -> None:
-    found = wilson(81, 263)
+    found = rate(81, 263)
     # R. G. Newcombe (1998), Table I, method 3.
     assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
-    assert wilson(0, 10).low == 0
-    assert wilson(10, 10).high == pytest.approx(1)
+    assert rate(0, 10).low == 0
+    assert rate(10, 10).high == pytest.approx(1)
     with pytest.raises(ValueError, match="at least one"):
-        wilson(0, 0)
+        rate(0, 0)
 
 
 @settings(max_examples=25, deadline=None)
@@ -71,7 +71,7 @@ def test_rates_from_the_sums_of_items_are_those_of_their_scores() -> None:
     assert rate_of_sums([sum(item) for item in scores], [len(item) for item in scores]) == rate_interval(
         values, clusters
     )
-    assert rate_of_sums([3.0, 1.0], [4, 2]) == wilson(4, 6)
+    assert rate_of_sums([3.0, 1.0], [4, 2]) == rate(4, 6)
     with pytest.raises(ValueError, match="2 sums and 1 counts"):
         rate_of_sums([1.0, 2.0], [3])
 
@@ -81,7 +81,7 @@ def test_a_rate_of_equal_items_is_not_certain() -> None:
     assert (found.value, round(found.low, 2)) == (1, 0.51)
     assert rate_interval([0.0, 1.0] * 4, list("abcdefgh")) == mean_interval([0.0, 1.0] * 4, list("abcdefgh"))
     for score in (0.1, 1 / 3, 0.7):  # drawn, their sums differ by rounding
-        equal, wanted = rate_interval([score] * 10, list("abcdefghij")), wilson(score * 10, 10)
+        equal, wanted = rate_interval([score] * 10, list("abcdefghij")), rate(score * 10, 10)
         assert (equal.low, equal.high) == pytest.approx((wanted.low, wanted.high))
 
 

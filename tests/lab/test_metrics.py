@@ -9,7 +9,7 @@ from deltamem_lab.metrics.hotpotqa import hotpotqa_scores, hotpotqa_scores_as_re
 from deltamem_lab.metrics.judge import QUESTION_TYPES, Judge, judge_prompt
 from deltamem_lab.metrics.locomo import locomo_score, official_answer, released_answer
 from deltamem_lab.metrics.memoryagentbench import mab_scores, mab_scores_as_released, parsed_answer
-from deltamem_lab.metrics.movies import edit_distance, film_names, nearest_name, recall_at
+from deltamem_lab.metrics.movies import film_names, nearest_name, recall_at
 from deltamem_lab.metrics.text import first_line, normalise, normalise_as_released, strict_f1, token_f1
 
 WORDS = st.lists(st.sampled_from(["red", "blue", "house", "seven"]), min_size=1, max_size=6).map(" ".join)
@@ -131,10 +131,11 @@ def test_recommendations():
         recall_at("1. Up", ["9"], films)
 
 
-def test_edit_distance():
-    assert edit_distance("kitten", "sitting") == 3
-    assert edit_distance("", "abc") == 3
+def test_the_nearest_title_is_the_first_of_equals():
     assert nearest_name("alen", ("Up", "Alien")) == "Alien"
+    assert nearest_name("ALIENS", ("Alien 3", "aliens", "Aliens")) == "aliens"
+    assert nearest_name("sitting", ("knitting", "kitten")) == "knitting"
+    assert nearest_name("ab", ("abc", "abd", "a")) == "abc"
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
 """What the demo has measured, and the same as plain data."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_Z95 = 1.96
+from deltamem.rates import wilson
 
 
 @dataclass(frozen=True)
@@ -22,11 +21,8 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the share (E. B. Wilson, 1927), taking the answers as independent."""
-        n, p, z = self.total, self.value, _Z95
-        spread = math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        low, high = (p + z * z / (2 * n) - z * spread), (p + z * z / (2 * n) + z * spread)
-        return max(0.0, low / (1 + z * z / n)), min(1.0, high / (1 + z * z / n))
+        """The 95 % interval of the share; see :func:`~deltamem.rates.wilson`."""
+        return wilson(self.right, self.total)
 
     @classmethod
     def of(cls, right: Sequence[bool]) -> "Rate":

@@ -20,7 +20,6 @@ from deltamem.train.arguments import processes, training_arguments
 from deltamem.train.checkpoints import CONTROL, METRICS_FILE, RECIPE_FILE, check_folder, last_checkpoint, seconds_spent
 from deltamem.train.hf import CHECKPOINT, STATE_FILE, EpisodeTrainer, HeldOut, in_batches
 from deltamem.train.loading import (
-    Loaded,
     add_trained_adapter,
     check_sources,
     halves,
@@ -72,170 +71,188 @@ def run(recipe: Recipe, *, resume: bool = False) -> Outcome:
         ValueError: the folder holds another run, the data is bad, or the batch does not divide.
         OSError: the backbone or the data is not there.
     """
-    folder = Path(recipe.output.folder)
-    recipe.schedule.accumulation(processes())
-    check_folder(folder, recipe, resume=resume)
-    check_sources(recipe)
-    figure_class("train")
-    started = time.monotonic() - seconds_spent(folder)
-    # They also make the process group, if there are several processes.
-    arguments = training_arguments(recipe, folder)
-    main_process = arguments.process_index == 0
-    if main_process:
-        save_recipe(recipe, folder / RECIPE_FILE)
-    loaded = load_backbone(recipe.backbone)
-    padding = pad_id(loaded.tokenizer)
-    with arguments.main_process_first(local=False):
-        training, held = load_data(recipe, loaded.tokenizer, progress=main_process)
-        further = {
-            name: load_episodes(data, loaded.tokenizer, recipe, progress=main_process)
-            for name, data in recipe.evaluation.further.items()
-        }
-    evaluation = recipe.evaluation
-    # What a checkpoint is chosen by flatters it, so half of the episodes are kept apart to report it on.
-    parts = (None, held) if held is None or evaluation.every is None else halves(held, recipe.seed)
-    choosing, reporting = (HeldOut.of(part, evaluation.batch, padding) if part is not None else None for part in parts)
-    stop = StopOnSignal()
-    with stop.listening():
-        if evaluation.control and reporting is not None:
-            result = folder / CONTROL / METRICS_FILE
-            if not result.exists():
-                steps = _train_control(recipe, loaded, training, choosing, reporting, result, stop, padding, started)
-                if stop.received:
-                    return Outcome(folder, steps, stop.received)
-                # The control's backbone may be wrapped and sharded by now.
-                loaded = load_backbone(recipe.backbone)
-            static = json.loads(result.read_text("utf-8"))
-            reporting.static = static["static_loss"]
-            if choosing is not None:
-                choosing.static = static["choosing_static_loss"]
-        trainer = _train(recipe, loaded, training, folder, choosing, evaluation.metric, stop, padding, started)
-    steps = trainer.state.global_step
-    if stop.received:
-        return Outcome(folder, steps, stop.received)
-    measured = trainer.measure(reporting) if reporting is not None else None
-    batch = evaluation.batch
-    recalled = {name: trainer.recalled(list(in_batches(data, batch, padding))) for name, data in further.items()}
-    model = trainer.accelerator.unwrap_model(trainer.model).model
-    adapter = gather_adapter(model)
-    pushed = None
-    if main_process:
-        seconds = time.monotonic() - started
-        _write(recipe, folder, adapter, trainer, measured, recalled, seconds)
-        if recipe.output.push_to_hub:
-            pushed = push_folder(folder, recipe.output.push_to_hub, private=recipe.output.private)
-    trainer.accelerator.wait_for_everyone()
-    return Outcome(folder, steps, measured=measured, pushed=pushed)
+    return Run(recipe, resume=resume).train()
 
 
-def _train_control(
-    recipe: Recipe,
-    loaded: Loaded,
-    training: Dataset[Any],
-    choosing: HeldOut | None,
-    reporting: HeldOut,
-    result: Path,
-    stop: StopOnSignal,
-    padding: int,
-    started: float,
-) -> int:
-    """Trains the static control, writes its losses to ``result`` unless a signal came, and returns its updates.
+class Run:
+    """A training run: the recipe, what it names, loaded, and the signals that stop it.
 
-    It is trained, chosen and ended as the adapter itself is, by what it is there for: its loss under strangers'
-    memories.
+    Args:
+        recipe: what to do.
+        resume: go on from the last checkpoint in the recipe's folder; with no checkpoint yet, from the start.
+
+    Raises:
+        ValueError: the folder holds another run, the data is bad, or the batch does not divide.
+        OSError: the backbone or the data is not there.
     """
-    strangers, only = Strangers(training, recipe.seed), choosing.of_strangers() if choosing else None
-    control = _train(recipe, loaded, strangers, result.parent, only, "own_loss", stop, padding, started)
-    state = control.state
-    if not stop.received:
+
+    def __init__(self, recipe: Recipe, *, resume: bool = False) -> None:
+        self.recipe = recipe
+        self.folder = Path(recipe.output.folder)
+        recipe.schedule.accumulation(processes())
+        check_folder(self.folder, recipe, resume=resume)
+        check_sources(recipe)
+        figure_class("train")
+        self.started = time.monotonic() - seconds_spent(self.folder)
+        self.stop = StopOnSignal()
+        # They also make the process group, if there are several processes.
+        arguments = training_arguments(recipe, self.folder)
+        self.main_process = arguments.process_index == 0
+        if self.main_process:
+            save_recipe(recipe, self.folder / RECIPE_FILE)
+        self.loaded = load_backbone(recipe.backbone)
+        tokenizer, evaluation = self.loaded.tokenizer, recipe.evaluation
+        self.padding = pad_id(tokenizer)
+        with arguments.main_process_first(local=False):
+            self.data, held = load_data(recipe, tokenizer, progress=self.main_process)
+            self.further = {
+                name: load_episodes(data, tokenizer, recipe, progress=self.main_process)
+                for name, data in evaluation.further.items()
+            }
+        # What a checkpoint is chosen by flatters it, so half of the episodes are kept apart to report it on.
+        parts = (None, held) if held is None or evaluation.every is None else halves(held, recipe.seed)
+        self.choosing, self.reporting = (
+            HeldOut.of(part, evaluation.batch, self.padding) if part is not None else None for part in parts
+        )
+
+    def train(self) -> Outcome:
+        """Trains the static control if it is asked for, then the adapter, and writes it with its measures."""
+        with self.stop.listening():
+            if self.recipe.evaluation.control and self.reporting is not None:
+                steps = self._compare_with_control(self.reporting)
+                if self.stop.received:
+                    return Outcome(self.folder, steps, self.stop.received)
+            trainer = self._train_adapter(self.data, self.folder, self.choosing, self.recipe.evaluation.metric)
+        steps = trainer.state.global_step
+        if self.stop.received:
+            return Outcome(self.folder, steps, self.stop.received)
+        return self._finish(trainer)
+
+    def _compare_with_control(self, reporting: HeldOut) -> int:
+        """Has the static control's loss stand beside the adapter's; trains it if that is not done yet.
+
+        Returns:
+            the updates of the control that were made now.
+        """
+        result, steps = self.folder / CONTROL / METRICS_FILE, 0
+        if not result.exists():
+            steps = self._train_control(reporting, result)
+            if self.stop.received:
+                return steps
+            # The control's backbone may be wrapped and sharded by now.
+            self.loaded = load_backbone(self.recipe.backbone)
+        static = json.loads(result.read_text("utf-8"))
+        reporting.static = static["static_loss"]
+        if self.choosing is not None:
+            self.choosing.static = static["choosing_static_loss"]
+        return steps
+
+    def _train_control(self, reporting: HeldOut, result: Path) -> int:
+        """Trains the static control, writes its losses to ``result`` unless a signal came, and returns its updates.
+
+        It is trained, chosen and ended as the adapter itself is, by what it is there for: its loss under strangers'
+        memories.
+        """
+        strangers = Strangers(self.data, self.recipe.seed)
+        only = self.choosing.of_strangers() if self.choosing else None
+        control = self._train_adapter(strangers, result.parent, only, "own_loss")
+        state = control.state
+        if not self.stop.received:
+            numbers = {
+                "steps": state.global_step,
+                "best_step": state.best_global_step or state.global_step,
+                "static_loss": control.measure(reporting.of_strangers()).own,
+                "choosing_static_loss": control.measure(only).own if only else None,
+            }
+            if control.is_world_process_zero():
+                write_atomically(result, (json.dumps(numbers, indent=2) + "\n").encode())
+            control.accelerator.wait_for_everyone()
+        return state.global_step
+
+    def _train_adapter(
+        self, dataset: Dataset[Any], folder: Path, held_out: HeldOut | None, metric: Metric
+    ) -> EpisodeTrainer:
+        """Trains one adapter, on from the folder's last checkpoint, and leaves the best of it on the model.
+
+        ``held_out`` is what the best is chosen by; without it, the last is what is left.
+        """
+        model, recipe = self.loaded.model, self.recipe
+        add_trained_adapter(model, recipe)
+        checkpoint = last_checkpoint(folder)
+        if checkpoint is not None:
+            fill_adapter(model, read_adapter(checkpoint))
+        if recipe.optimiser.gradient_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        callbacks: list[Any] = [self.stop]
+        if recipe.evaluation.patience and held_out is not None:
+            callbacks.append(Patience(recipe.evaluation.patience))
+        trainer = EpisodeTrainer(
+            EpisodeModule(model, recipe.objective),
+            training_arguments(recipe, folder, metric=metric if held_out is not None else None),
+            dataset,
+            pad_id=self.padding,
+            held_out=held_out,
+            callbacks=callbacks,
+            started=self.started,
+        )
+        for stock in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(stock)
+        trainer.add_callback(Progress(bar=sys.stderr.isatty()))
+        state = TrainerState.load_from_json(str(checkpoint / STATE_FILE)) if checkpoint else None
+        if state is not None and (state.global_step >= state.max_steps or Patience.ran_out(state)):
+            trainer.state = state  # the stock loop would take one update more
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        # By its step: the path that the state has is that of where the folder lay then.
+        best = trainer.state.best_global_step
+        if best and not self.stop.received:
+            fill_adapter(_bare(trainer), read_adapter(folder / f"{CHECKPOINT}{best}"))
+        return trainer
+
+    def _finish(self, trainer: EpisodeTrainer) -> Outcome:
+        """Measures the finished adapter, and writes and pushes it."""
+        recipe, batch = self.recipe, self.recipe.evaluation.batch
+        measured = trainer.measure(self.reporting) if self.reporting is not None else None
+        recalled = {
+            name: trainer.recalled(list(in_batches(data, batch, self.padding))) for name, data in self.further.items()
+        }
+        adapter = gather_adapter(_bare(trainer))
+        pushed = None
+        if self.main_process:
+            self._write(adapter, trainer, measured, recalled)
+            if recipe.output.push_to_hub:
+                pushed = push_folder(self.folder, recipe.output.push_to_hub, private=recipe.output.private)
+        trainer.accelerator.wait_for_everyone()
+        return Outcome(self.folder, trainer.state.global_step, measured=measured, pushed=pushed)
+
+    def _write(
+        self,
+        adapter: AdapterFile,
+        trainer: EpisodeTrainer,
+        measured: Measured | None,
+        recalled: dict[str, dict[str, float]],
+    ) -> None:
+        """The finished adapter with its card, numbers and plot."""
+        folder, state, output = self.folder, trainer.state, self.recipe.output
+        write_adapter(adapter, folder)
         numbers = {
             "steps": state.global_step,
             "best_step": state.best_global_step or state.global_step,
-            "static_loss": control.measure(reporting.of_strangers()).own,
-            "choosing_static_loss": control.measure(only).own if only else None,
+            "trainable_parameters": adapter.parameters,
+            "state_bytes": new_state(_bare(trainer)).nbytes,
+            "processes": processes(),
+            "seconds": round(time.monotonic() - self.started, 1),
+            "measured": measured.metrics() if measured else None,
+            "further": recalled,
         }
-        if control.is_world_process_zero():
-            write_atomically(result, (json.dumps(numbers, indent=2) + "\n").encode())
-        control.accelerator.wait_for_everyone()
-    return state.global_step
+        write_atomically(folder / METRICS_FILE, (json.dumps(numbers, indent=2) + "\n").encode())
+        write_atomically(folder / HISTORY_FILE, (json.dumps(state.log_history, indent=1) + "\n").encode())
+        draw_training(state.log_history, folder / PLOT_FILE)
+        section = training_section(recipe_yaml(self.recipe), measured, state.global_step)
+        source = output.push_to_hub or str(folder)
+        write_card(model_card(adapter, source=source, license=output.license, training=section), folder)
 
 
-def _train(
-    recipe: Recipe,
-    loaded: Loaded,
-    dataset: Dataset[Any],
-    folder: Path,
-    held_out: HeldOut | None,
-    metric: Metric,
-    stop: StopOnSignal,
-    padding: int,
-    started: float,
-) -> EpisodeTrainer:
-    """Trains one adapter, on from the folder's last checkpoint, and leaves the best of it on the model.
-
-    ``held_out`` is what the best is chosen by; without it, the last is what is left.
-    """
-    model = loaded.model
-    add_trained_adapter(model, recipe)
-    checkpoint = last_checkpoint(folder)
-    if checkpoint is not None:
-        fill_adapter(model, read_adapter(checkpoint))
-    if recipe.optimiser.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    callbacks: list[Any] = [stop]
-    if recipe.evaluation.patience and held_out is not None:
-        callbacks.append(Patience(recipe.evaluation.patience))
-    trainer = EpisodeTrainer(
-        EpisodeModule(model, recipe.objective),
-        training_arguments(recipe, folder, metric=metric if held_out is not None else None),
-        dataset,
-        pad_id=padding,
-        held_out=held_out,
-        callbacks=callbacks,
-        started=started,
-    )
-    for stock in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(stock)
-    trainer.add_callback(Progress(bar=sys.stderr.isatty()))
-    state = TrainerState.load_from_json(str(checkpoint / STATE_FILE)) if checkpoint else None
-    if state is not None and (state.global_step >= state.max_steps or Patience.ran_out(state)):
-        trainer.state = state  # the stock loop would take one update more
-    else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    # By its step: the path that the state has is that of where the folder lay then.
-    best = trainer.state.best_global_step
-    if best and not stop.received:
-        fill_adapter(
-            trainer.accelerator.unwrap_model(trainer.model).model, read_adapter(folder / f"{CHECKPOINT}{best}")
-        )
-    return trainer
-
-
-def _write(
-    recipe: Recipe,
-    folder: Path,
-    adapter: AdapterFile,
-    trainer: EpisodeTrainer,
-    measured: Measured | None,
-    recalled: dict[str, dict[str, float]],
-    seconds: float,
-) -> None:
-    """The finished adapter with its card, numbers and plot."""
-    write_adapter(adapter, folder)
-    numbers = {
-        "steps": trainer.state.global_step,
-        "best_step": trainer.state.best_global_step or trainer.state.global_step,
-        "trainable_parameters": adapter.parameters,
-        "state_bytes": new_state(trainer.accelerator.unwrap_model(trainer.model).model).nbytes,
-        "processes": processes(),
-        "seconds": round(seconds, 1),
-        "measured": measured.metrics() if measured else None,
-        "further": recalled,
-    }
-    write_atomically(folder / METRICS_FILE, (json.dumps(numbers, indent=2) + "\n").encode())
-    history = trainer.state.log_history
-    write_atomically(folder / HISTORY_FILE, (json.dumps(history, indent=1) + "\n").encode())
-    draw_training(history, folder / PLOT_FILE)
-    section = training_section(recipe_yaml(recipe), measured, trainer.state.global_step)
-    source = recipe.output.push_to_hub or str(folder)
-    write_card(model_card(adapter, source=source, license=recipe.output.license, training=section), folder)
+def _bare(trainer: EpisodeTrainer) -> Any:
+    """The model with the adapter, without what the trainer wraps it in."""
+    return trainer.accelerator.unwrap_model(trainer.model).model

@@ -46,24 +46,21 @@ def film_names(entities: dict[str, int]) -> dict[int, str]:
 
 @lru_cache(maxsize=4096)
 def nearest_name(title: str, known: tuple[str, ...]) -> str:
-    """The known title with the smallest edit distance in lower case; the first of equals.
+    """The known title with the smallest edit distance (Levenshtein) in lower case; the first of equals.
 
     Raises:
+        ImportError: rapidfuzz is not installed; the message names the extra.
         ValueError: no title is known.
     """
     if not known:
         raise ValueError("There is no known title to compare with.")
-    return min(known, key=lambda film: edit_distance(title.lower(), film.lower()))
-
-
-def edit_distance(left: str, right: str) -> int:
-    """How many letters must be inserted, deleted or replaced to make one text the other (Levenshtein)."""
-    row = list(range(len(right) + 1))
-    for i, letter in enumerate(left, start=1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(right, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (letter != other))
-    return row[-1]
+    try:
+        from rapidfuzz import process
+        from rapidfuzz.distance import Levenshtein
+    except ImportError:
+        raise ImportError('Recommendations of films need rapidfuzz: pip install "deltamem[eval]"') from None
+    _, _, place = process.extractOne(title.lower(), [film.lower() for film in known], scorer=Levenshtein.distance)
+    return known[place]
 
 
 def _titles(output: str) -> list[str]:

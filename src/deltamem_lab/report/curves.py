@@ -7,7 +7,7 @@ import numpy as np
 from deltamem_lab.methods import describe_method, is_control
 from deltamem_lab.records import Record
 from deltamem_lab.report.blocks import Block, Chart, Heading, Table
-from deltamem_lab.report.panels import Line, Panel, panels
+from deltamem_lab.report.charts import Line, Panel, panels
 from deltamem_lab.statistics import Interval, rate_interval
 
 _BINS = 6
@@ -73,7 +73,7 @@ def _panel(name: str, found: Mapping[str, Mapping[Range, tuple[float, Interval]]
     lines = {name: Line(points)}
     if _COMPARED in found and name != _COMPARED:
         lines[_COMPARED] = Line(list(found[_COMPARED].values()), faint=True)
-    return Panel(name, lines, [at for at, _ in points], logarithmic=True)
+    return Panel(name, lines, logarithmic=True)
 
 
 def _range(part: Range) -> str:

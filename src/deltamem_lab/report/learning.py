@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deltamem_lab.report.blocks import Block, Chart, Heading, Paragraph, Table
-from deltamem_lab.report.panels import Line, Panel, panels
+from deltamem_lab.report.charts import Line, Panel, panels
 from deltamem_lab.statistics import Interval
 
 _HISTORY, _RECORD = "history.json", "training.json"
@@ -98,10 +98,9 @@ def _panels(training: TrainingLog) -> list[Panel]:
     for what, lines in (("loss", training.loss), ("recall", training.recall)):
         values = [value for points in lines.values() for _, value in points]
         if values:
-            last = max(at for points in lines.values() for at, _ in points)
             high = 1.0 if what == "recall" else max(values)
             shown = {name: Line([(x, Interval(y, y, y)) for x, y in points]) for name, points in lines.items()}
-            drawn.append(Panel(f"{training.name}: {what}", shown, (0, last / 2, last), 0.0, high))
+            drawn.append(Panel(f"{training.name}: {what}", shown, high))
     return drawn
 
 

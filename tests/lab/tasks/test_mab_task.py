@@ -8,14 +8,6 @@ from hypothesis import strategies as st
 from deltamem_lab.interface import Document
 from deltamem_lab.methods.fitting import fit
 from deltamem_lab.tasks.chunks import chunks_of, joined
-from deltamem_lab.tasks.episodes import (
-    LabelOptions,
-    banking77,
-    clinc150,
-    conflict_episodes,
-    label_episodes,
-    save_rows,
-)
 from deltamem_lab.tasks.mab_prompts import KINDS, clip, kind_of, official_messages
 from deltamem_lab.tasks.memoryagentbench import MemoryAgentBench
 from deltamem_lab.tasks.rows import BadDataError
@@ -192,61 +184,3 @@ def test_questions_alone_are_about_nothing(tmp_path):
 def test_a_bad_row_is_named(tmp_path, bad, message):
     with pytest.raises(BadDataError, match=r"bad\.jsonl:2.*" + message):
         MemoryAgentBench(write_lines(tmp_path / "bad.jsonl", [MAB, bad]))
-
-
-def test_label_episodes_are_rows_of_the_benchmark(tmp_path):
-    lines = ["text,category", *(f'"say {label} {n}",{label}' for label in ("red", "blue", "green") for n in range(6))]
-    (tmp_path / "banking.csv").write_text("\n".join(lines), "utf-8")
-    examples = banking77(tmp_path / "banking.csv")
-    options = LabelOptions(labels=2, shots=3, questions=4, episodes=5)
-    rows = label_episodes("banking77", examples, options)
-    assert rows == label_episodes("banking77", examples, options)
-    save_rows(rows, tmp_path / "rows.jsonl")
-    items = list(MemoryAgentBench(tmp_path / "rows.jsonl").items("official"))
-    assert len(items) == 5
-    for item in items:
-        context = joined(item.history)
-        shown = dict(block.split("\nlabel: ") for block in context.split("\n\n"))
-        meaning = {label: said.split()[1] for said, label in shown.items()}
-        assert item.source == "icl_banking77_6shot_balance"
-        assert len(item.questions) == 4
-        for question in item.questions:
-            assert question.text not in shown
-            assert meaning[question.answers[0]] == question.text.split()[1]
-    with pytest.raises(ValueError, match="3 labels"):
-        label_episodes("banking77", examples, LabelOptions(labels=4, shots=3, questions=4))
-    with pytest.raises(ValueError, match="shots"):
-        LabelOptions(shots=0)
-
-
-def test_sources_of_labels_name_what_is_bad(tmp_path):
-    (tmp_path / "bad.csv").write_text("text,category\nhello,greet\nhello,\n", "utf-8")
-    with pytest.raises(BadDataError, match=r"bad\.csv:3"):
-        banking77(tmp_path / "bad.csv")
-    assert clinc150(write_json(tmp_path / "c.json", {"train": [["hi", "greet"], ["yo", "greet"]]})) == {
-        "greet": ["hi", "yo"]
-    }
-    with pytest.raises(BadDataError, match="train row 1"):
-        clinc150(write_json(tmp_path / "c.json", {"train": ["hi"]}))
-    with pytest.raises(BadDataError, match="CLINC150"):
-        clinc150(write_json(tmp_path / "c.json", {"test": []}))
-
-
-@given(st.integers(0, 5), st.integers(5, 12), st.integers(0, 99))
-def test_the_fact_with_the_larger_number_holds(changes, facts, seed):
-    for made in conflict_episodes(facts=facts, changes=changes, episodes=2, seed=seed):
-        lines = made["context"].splitlines()[1:]
-        assert [line.split(". ")[0] for line in lines] == [str(n) for n in range(facts + changes)]
-        assert len(made["questions"]) == facts
-        for question, (answer,) in zip(made["questions"], made["answers"], strict=True):
-            person = next(
-                w for w in question.rstrip("?").split() if w[0].isupper() and w not in ("In", "Which", "What")
-            )
-            kind = next(word for word in ("live", "play", "work") if word in question)
-            told = [line for line in lines if f" {person} {kind}" in line]
-            assert answer in told[-1]
-
-
-def test_conflicts_that_cannot_be():
-    with pytest.raises(ValueError, match="9 changed"):
-        conflict_episodes(facts=8, changes=9)
