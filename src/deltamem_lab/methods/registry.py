@@ -70,13 +70,13 @@ def method(name: str, about: str, kind: Kind, *, on_demand: bool = False, **argu
 
 @cache
 def own_methods() -> Mapping[str, MethodEntry]:
-    """The methods of this folder by name, in the order of their kinds, controls last."""
+    """The methods of this folder by name, in the order of their kinds and then of their modules, controls last."""
     package = importlib.import_module("deltamem_lab.methods")
     for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         importlib.import_module(found.name)
     own = [(name, one) for name, one in _registered.items() if one.made.__module__.startswith(f"{package.__name__}.")]
     order = get_args(Kind)
-    return dict(sorted(own, key=lambda pair: order.index(pair[1].kind)))
+    return dict(sorted(own, key=lambda pair: (order.index(pair[1].kind), pair[1].made.__module__)))
 
 
 def find_method(name: str) -> MethodEntry:

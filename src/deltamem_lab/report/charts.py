@@ -22,7 +22,7 @@ _INK, _QUIET, _GRID, _MAIN, _MUTED, *_MORE = _NUMBERS.values()
 # Colours that stay apart for the colour-blind (M. Okabe and K. Ito, 2008), for lines that share a panel.
 _SERIES = (_MAIN, *_MORE, _INK, _MUTED)
 _FONT = "DejaVu Sans"
-_RULES = {
+_RULES: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "deltamem",
     "text.parse_math": False,

@@ -41,7 +41,7 @@ def own_tasks() -> Mapping[str, type[Any]]:
     package = importlib.import_module("deltamem_lab.tasks")
     for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         importlib.import_module(found.name)
-    return {name: one for name, one in _registered.items() if one.__module__.startswith(f"{package.__name__}.")}
+    return {name: one for name, one in sorted(_registered.items()) if one.__module__.startswith(f"{package.__name__}.")}
 
 
 def find_task(name: str) -> type[Any]:
