@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from deltamem_lab.interface import Cost
 from deltamem_lab.published import WITHOUT_HISTORY
@@ -193,3 +194,10 @@ def _metrics(records: Sequence[Record]) -> dict[str, float]:
 
 def _distinct(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
+
+
+def as_data(task: TaskSummary) -> dict[str, Any]:
+    """Every number of a summary; rates lie in [0, 1], methods are by name."""
+    data = asdict(task)
+    data["methods"] = {method.pop("method"): method for method in data["methods"]}
+    return data

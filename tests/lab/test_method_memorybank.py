@@ -8,10 +8,7 @@ import pytest
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.interface import Ask, Decoding, Document, Entry, Question, as_messages
 from deltamem_lab.methods import build_method
-from deltamem_lab.methods.days import day_of, days_of
-from deltamem_lab.methods.forgetting import Forgetting, retention
-from deltamem_lab.methods.memorybank import MemoryBank
-from deltamem_lab.methods.summaries import Summariser
+from deltamem_lab.methods.memorybank import Forgetting, MemoryBank, Summariser, day_of, days_of, retention
 
 
 def test_retention_is_the_published_curve() -> None:

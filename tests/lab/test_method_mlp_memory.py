@@ -15,7 +15,7 @@ from deltamem.demo.backbone import load_backbone
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.loading import embedded_backbone
 from deltamem_lab.methods import build_method
-from deltamem_lab.methods.mlp_memory.datastore import Datastore, build_datastore
+from deltamem_lab.methods.mlp_memory.datastore import Datastore, build_datastore, knn_targets, nearest_keys
 from deltamem_lab.methods.mlp_memory.files import (
     CONFIG_FILE,
     TENSOR_FILE,
@@ -24,11 +24,9 @@ from deltamem_lab.methods.mlp_memory.files import (
     memories,
     save_memory,
 )
-from deltamem_lab.methods.mlp_memory.hidden import feed_forward, reading
 from deltamem_lab.methods.mlp_memory.learning import MlpPlan, fit_memory, measure_memory, memory_loss
-from deltamem_lab.methods.mlp_memory.mixing import mixing, mixture
-from deltamem_lab.methods.mlp_memory.neighbours import knn_targets, nearest_keys
-from deltamem_lab.methods.mlp_memory.network import MlpShape, fresh_memory, without_weights
+from deltamem_lab.methods.mlp_memory.method import mixing, mixture
+from deltamem_lab.methods.mlp_memory.network import MlpShape, feed_forward, fresh_memory, reading, without_weights
 
 IDS = tiny.tokens(2, 12)
 SHAPE = {"hidden": 128, "intermediate": 256, "vocabulary": 3072, "blocks": 1, "layer": -1, "bias": False}

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from deltamem_lab.sweep.intervals import over_seeds, student
+from deltamem_lab.sweep.results import over_seeds, student
 
 
 @pytest.mark.parametrize(

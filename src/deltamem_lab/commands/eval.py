@@ -61,7 +61,7 @@ def eval(
 
     Example: deltamem eval --suite embedded --output runs/embedded
     """
-    from deltamem_lab.commands.evaluation import arguments, choosing, planning, preparing, running
+    from deltamem_lab.commands.evaluation import arguments, planning, preparing, running
     from deltamem_lab.commands.evaluation import harness as harness_tasks
     from deltamem_lab.methods import MethodOptions
     from deltamem_lab.methods.registry import import_methods
@@ -111,7 +111,7 @@ def eval(
     )
     options = MethodOptions(window=window, turns=turns, compressor=preparation.compressor)
     untrained = {*preparation.absent, *(one.method for one in preparation.left)}
-    names, lacking = choosing.choose_methods(chosen, method or [], backbone, options, untrained)
+    names, lacking = planning.choose_methods(chosen, method or [], backbone, options, untrained)
     absent = {**preparation.absent, **lacking}
     most = limit or chosen.limit
     jobs, missing = arguments.make_jobs(chosen, sources, seeded, most, skip=dry_run)

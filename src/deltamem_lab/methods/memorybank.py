@@ -1,20 +1,182 @@
 """MemoryBank (Zhong et al., arXiv 2305.10250): dated turns, summaries of days and of all, and forgetting."""
 
+import math
+import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from itertools import groupby
 from typing import Any
 
+from deltamem.chat import Message
 from deltamem_lab.backbone import Backbone
-from deltamem_lab.interface import Ask, Document, Entry, as_messages, as_text
+from deltamem_lab.interface import Ask, Decoding, Document, Entry, as_messages, as_text
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
-from deltamem_lab.methods.days import date_of, day_of, days_of
 from deltamem_lab.methods.fitting import chunks
-from deltamem_lab.methods.forgetting import Forgetting
 from deltamem_lab.methods.registry import method
 from deltamem_lab.methods.retrieval import PASSAGE
-from deltamem_lab.methods.summaries import Summariser
 from deltamem_lab.methods.vectors import ENCODER, VectorStore, lacking_encoder, nearest
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_YEAR_FIRST = re.compile(r"\b(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})\b")
+_DAY_FIRST = re.compile(r"\b(\d{1,2})(?:st|nd|rd|th)? ([A-Za-z]{3})[a-z]*\.?,? (\d{4})\b")
+_MONTH_FIRST = re.compile(r"\b([A-Za-z]{3})[a-z]*\.? (\d{1,2})(?:st|nd|rd|th)?,? (\d{4})\b")
+
+
+def day_of(text: str) -> int | None:
+    """The number of the day that a text names, counted from the year 1, or none."""
+    if found := _YEAR_FIRST.search(text):
+        year, month, day = (int(part) for part in found.groups())
+    elif found := _DAY_FIRST.search(text):
+        year, month, day = int(found[3]), _month(found[2]), int(found[1])
+    elif found := _MONTH_FIRST.search(text):
+        year, month, day = int(found[3]), _month(found[1]), int(found[2])
+    else:
+        return None
+    try:
+        return date(year, month, day).toordinal()
+    except ValueError:
+        return None
+
+
+def days_of(history: Sequence[Entry]) -> list[int]:
+    """The day of each entry, never before that of the entry before it.
+
+    An entry without a date is of the same day as the one before it. A date that cannot be read counts as the next day
+    where it differs from the last. A history without dates is one day.
+    """
+    days: list[int] = []
+    day, last = 0, ""
+    for entry in history:
+        text = date_of(entry)
+        if text and text != last:
+            day, last = max(day, day_of(text) or day + 1), text
+        days.append(day)
+    return days
+
+
+def date_of(entry: Entry) -> str:
+    """The date of an entry as it was written; empty for none."""
+    return entry.date if isinstance(entry, Document) else ""
+
+
+def _month(name: str) -> int:
+    """1 to 12, or 0 for a word that is no month."""
+    return _MONTHS.index(name.lower()) + 1 if name.lower() in _MONTHS else 0
+
+
+def retention(elapsed: float, strength: int) -> float:
+    """R = exp(−t/S), the chance that a memory is still there ``elapsed`` days after it was learnt or last recalled."""
+    return math.exp(-elapsed / strength)
+
+
+@dataclass
+class _Trace:
+    since: int
+    strength: int
+    chance: float
+
+
+class Forgetting:
+    """Which memories are still there on a day.
+
+    A memory is learnt with strength S = 1. Recalling it adds 1 and sets t back to 0. One number is drawn for it each
+    time, uniformly from [0, 1), and it is gone once R is no larger: so it is there with probability R on any one day,
+    however many days are looked at, and what is gone does not come back.
+
+    Args:
+        seed: of the numbers.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._traces: list[_Trace] = []
+
+    def learn(self, day: int) -> int:
+        """A new memory; returns its number."""
+        self._traces.append(_Trace(day, 1, self._random.random()))
+        return len(self._traces) - 1
+
+    def recall(self, number: int, day: int) -> None:
+        """A memory comes to mind.
+
+        Raises:
+            ValueError: it is forgotten.
+        """
+        if not self.remembers(number, day):
+            raise ValueError(f"Memory {number} is forgotten on day {day} and cannot be recalled.")
+        trace = self._traces[number]
+        self._traces[number] = _Trace(day, trace.strength + 1, self._random.random())
+
+    def strength(self, number: int) -> int:
+        """S of a memory."""
+        return self._traces[number].strength
+
+    def remembers(self, number: int, day: int) -> bool:
+        """Whether a memory is still there."""
+        trace = self._traces[number]
+        return trace.chance < retention(max(0, day - trace.since), trace.strength)
+
+
+# As MemoryBank's code asks of its model.
+_NEW_TOKENS = 400
+
+
+class Summariser:
+    """Lets a backbone sum up lines as an instruction says.
+
+    What does not fit into one prompt is summed up in parts, whose summaries follow one another.
+
+    Args:
+        backbone: what summarises. A summary has at most 400 tokens, or an eighth of its positions.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        positions = backbone.positions
+        self._decoding = Decoding(_NEW_TOKENS if positions is None else min(_NEW_TOKENS, positions // 8))
+
+    def __call__(self, tasks: Sequence[tuple[str, Sequence[str]]]) -> tuple[list[str], int]:
+        """The summary for each instruction and its lines, and how many tokens were read and generated."""
+        if not tasks:
+            return [], 0
+        parts = [(place, part) for place, task in enumerate(tasks) for part in self._parts(*task)]
+        said = self.backbone.generate([_prompt(tasks[place][0], part) for place, part in parts], self._decoding)
+        texts: list[list[str]] = [[] for _ in tasks]
+        for (place, _), one in zip(parts, said, strict=True):
+            texts[place].append(one.text)
+        return ["\n".join(part) for part in texts], sum(one.prompt_tokens + one.new_tokens for one in said)
+
+    def _parts(self, instruction: str, lines: Sequence[str]) -> list[list[str]]:
+        """The lines in parts that fit into a prompt each."""
+        room = self.backbone.budget(self._decoding).tokens
+        if room is None:
+            return [list(lines)]
+        room -= self.backbone.length(_prompt(instruction, []))
+        parts: list[list[str]] = [[]]
+        left = room
+        for line in (piece for whole in lines for piece in self._pieces(whole, room)):
+            # One more for the line's end, and one for a token that the joint may split.
+            tokens = self.backbone.count(line) + 2
+            if tokens > left and parts[-1]:
+                parts.append([])
+                left = room
+            parts[-1].append(line)
+            left -= tokens
+        return parts
+
+    def _pieces(self, line: str, room: int) -> list[str]:
+        """A line, halved until its pieces fit."""
+        if self.backbone.count(line) + 2 <= room or len(line) < 2:
+            return [line]
+        middle = line.rfind(" ", 1, len(line) // 2 + 1) + 1 or len(line) // 2
+        return [*self._pieces(line[:middle], room), *self._pieces(line[middle:], room)]
+
+
+def _prompt(instruction: str, lines: Sequence[str]) -> list[Message]:
+    return [{"role": "user", "content": "\n".join([instruction, *lines])}]
+
 
 # As in its code.
 PIECES = 6

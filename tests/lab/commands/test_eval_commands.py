@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from deltamem_lab.commands.evaluation.commands import at_once, run_commands
+from deltamem_lab.commands.evaluation.preparing import at_once, run_commands
 
 
 @pytest.fixture

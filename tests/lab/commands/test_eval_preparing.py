@@ -12,7 +12,7 @@ import yaml
 from deltamem.cli.main import build_app, main
 from deltamem.train.recipefile import load_recipe
 from deltamem_lab.commands.evaluation.arguments import choose_suite
-from deltamem_lab.commands.evaluation.choosing import choose_methods
+from deltamem_lab.commands.evaluation.planning import choose_methods
 from deltamem_lab.commands.evaluation.preparing import Preparation, find_preparation, train
 from deltamem_lab.loading import embedded_backbone
 from deltamem_lab.methods import MethodOptions

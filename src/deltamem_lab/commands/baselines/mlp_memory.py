@@ -37,10 +37,9 @@ def mlp_memory(
     training = prepare(recipe, changes or ())
     from rich.console import Console
 
-    from deltamem_lab.methods.mlp_memory.datastore import build_datastore
+    from deltamem_lab.methods.mlp_memory.datastore import build_datastore, knn_targets
     from deltamem_lab.methods.mlp_memory.files import save_memory
     from deltamem_lab.methods.mlp_memory.learning import MlpPlan, fit_memory, measure_memory
-    from deltamem_lab.methods.mlp_memory.neighbours import knn_targets
     from deltamem_lab.methods.mlp_memory.network import fresh_memory
 
     seed, model, console = training.recipe.seed, training.model.eval(), Console(stderr=True)

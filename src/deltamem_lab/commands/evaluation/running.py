@@ -105,9 +105,8 @@ def finish(output: Path, answered: int, as_json: bool, *, quiet: bool) -> None:
     """Prints what came of a run; of a shard only that it is done."""
     from deltamem_lab.notes import read_notes
     from deltamem_lab.records import read_run
-    from deltamem_lab.report.data import as_data
     from deltamem_lab.report.terminal import print_summary
-    from deltamem_lab.summary import summarise
+    from deltamem_lab.summary import as_data, summarise
 
     if quiet:
         print(f"Answered {answered:,} questions. When all shards are done: deltamem report {output}")

@@ -13,8 +13,7 @@ from torch import Tensor
 from deltamem.files import write_atomically
 from deltamem.version import __version__
 from deltamem_lab.methods.bare import backbone_fingerprint
-from deltamem_lab.methods.mlp_memory.hidden import feed_forward
-from deltamem_lab.methods.mlp_memory.network import MlpMemory, MlpShape, without_weights
+from deltamem_lab.methods.mlp_memory.network import MlpMemory, MlpShape, feed_forward, without_weights
 
 CONFIG_FILE = "mlp_memory.json"
 TENSOR_FILE = "mlp_memory.safetensors"

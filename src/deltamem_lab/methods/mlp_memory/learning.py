@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deltamem_lab.methods.mlp_memory.datastore import Datastore
-from deltamem_lab.methods.mlp_memory.neighbours import Targets
+from deltamem_lab.methods.mlp_memory.datastore import Datastore, Targets
 from deltamem_lab.methods.mlp_memory.network import MlpMemory
 from deltamem_lab.methods.training import descend
 
