@@ -30,6 +30,19 @@ def documented(name: str, value: Any) -> bool:
     return bool(text) and not text.startswith(f"{name}(")
 
 
+# Names that people import. One may join; none may leave without a version in which it still works and warns.
+NAMES = """
+    AdapterFileError Attachment ChatTokens DeltaMemConfig Family MemoryCache MemoryState OpenSegment ParameterReport
+    ReadProbe Retriever Session SessionBusyError StateFileError Step TurnReport WriteShares __version__
+    adapter_fingerprint attach attached detach disabled encode_chat load_adapter load_state memory_cache new_state
+    observe push_to_hub read_probe register_family save_adapter save_state state_from_bytes state_to_bytes write_shares
+"""
+
+
+def test_no_public_name_is_gone() -> None:
+    assert set(NAMES.split()) <= set(deltamem.__all__)
+
+
 def test_the_public_names_are_sorted_and_exist() -> None:
     names = deltamem.__all__
     assert names == sorted(set(names))
