@@ -117,6 +117,7 @@ def test_loading_needs_no_weights_of_the_backbone(tmp_path: Path) -> None:
     """As with a quantised backbone whose projections do not give their weights."""
     model = backbone()
     deltamem.attach(model, DeltaMemConfig(rank=4, init="base_slice"))
+    enliven(model)
     deltamem.save_adapter(model, tmp_path)
     sealed = backbone().requires_grad_(False)
     for layer in sealed.model.layers:
@@ -131,7 +132,7 @@ def test_loading_needs_no_weights_of_the_backbone(tmp_path: Path) -> None:
     [
         ("no/such/folder", "no adapter folder no/such/folder"),
         ("../nowhere", "no adapter folder ../nowhere"),
-        (str(GOLDEN / "backbone_qwen3"), "neither adapter_config.json nor delta_mem_config.json"),
+        (str(GOLDEN / "backbone_qwen3"), "neither deltamem_adapter.json nor delta_mem_config.json"),
     ],
 )
 def test_a_source_that_is_no_adapter_is_refused(source: str, message: str) -> None:
@@ -140,7 +141,7 @@ def test_a_source_that_is_no_adapter_is_refused(source: str, message: str) -> No
 
 
 def recorded(folder: Path) -> tuple[str | None, str | None]:
-    found = json.loads((folder / "adapter_config.json").read_text())
+    found = json.loads((folder / "deltamem_adapter.json").read_text())
     return found["base_model"], found["base_revision"]
 
 
@@ -149,10 +150,11 @@ def test_the_backbones_id_is_recorded_but_never_a_path(tmp_path: Path) -> None:
     deltamem.attach(model)
     deltamem.save_adapter(model, tmp_path)
     assert recorded(tmp_path) == (None, None)
-    assert str(GOLDEN) not in (tmp_path / "README.md").read_text() + (tmp_path / "adapter_config.json").read_text()
+    assert str(GOLDEN) not in (tmp_path / "README.md").read_text() + (tmp_path / "deltamem_adapter.json").read_text()
     deltamem.detach(model)
     model.config._name_or_path, model.config._commit_hash = "owner/name", "abc"
     deltamem.attach(model)
+    enliven(model)
     deltamem.save_adapter(model, tmp_path)
     assert recorded(tmp_path) == ("owner/name", "abc")
     deltamem.save_adapter(model, tmp_path, base_model="another/one")
@@ -264,10 +266,43 @@ def test_an_adapter_is_pushed_whole(hub: ThreadingHTTPServer, tmp_path: Path) ->
     assert address.endswith("/owner/adapter/commit/1")
     for name, data in hub.files.items():  # type: ignore[attr-defined]
         (tmp_path / name).write_bytes(data)
-    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "adapter_config.json", "adapter.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "deltamem_adapter.json", "adapter.safetensors"}
     card = (tmp_path / "README.md").read_text()
     assert "license: apache-2.0" in card
     assert 'load_adapter(model, "owner/adapter")' in card
     other = backbone()
     deltamem.load_adapter(other, tmp_path)
     assert torch.equal(logits(other), logits(model))
+
+
+def test_an_adapter_that_was_never_trained_says_so(tmp_path: Path) -> None:
+    model = backbone()
+    deltamem.attach(model)
+    deltamem.save_adapter(model, tmp_path / "fresh")
+    with pytest.warns(UserWarning, match=r"never trained.*babble.*deltamem train.*init='zero'"):
+        deltamem.load_adapter(backbone(), tmp_path / "fresh")
+    for name, harmless in {"zero": DeltaMemConfig(init="zero"), "fixed": DeltaMemConfig(gates="fixed")}.items():
+        other = backbone()
+        deltamem.attach(other, harmless)
+        deltamem.save_adapter(other, tmp_path / name)
+        deltamem.load_adapter(backbone(), tmp_path / name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_backbone_with_other_weights_is_noticed(dtype: torch.dtype, tmp_path: Path) -> None:
+    deltamem.save_adapter(adapted(), tmp_path)
+    same = backbone().to(dtype)
+    deltamem.load_adapter(same, tmp_path)
+    other = backbone()
+    with torch.no_grad():
+        other.model.layers[-1].self_attn.o_proj.weight.mul_(1.02)
+    with pytest.warns(UserWarning, match="made for a backbone with other weights than this Qwen3ForCausalLM has"):
+        deltamem.load_adapter(other.to(dtype), tmp_path)
+
+
+def test_weights_that_cannot_be_read_exactly_are_not_compared(tmp_path: Path) -> None:
+    deltamem.save_adapter(adapted(), tmp_path)
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(backbone().config)
+    assert deltamem.attach(empty, DeltaMemConfig(init="zero"), name="first").sample is None
+    deltamem.load_adapter(empty, tmp_path)

@@ -342,3 +342,46 @@ def test_a_bare_state_is_no_step() -> None:
     model = adapted()
     with pytest.raises(TypeError, match=r"takes a deltamem\.Step, not a MemoryState.*Step\(state\)"):
         model(tokens(1, 4), memory=live_state(model))
+
+
+@pytest.mark.parametrize("act", [deltamem.attach, deltamem.attached, deltamem.new_state, deltamem.adapter_fingerprint])
+def test_the_name_of_a_model_is_no_model(act: Any) -> None:
+    with pytest.raises(TypeError, match=r"Wanted a loaded model, not str 'Qwen/Qwen3-0\.6B'.*from_pretrained\('Qwen/"):
+        act("Qwen/Qwen3-0.6B")
+
+
+@pytest.mark.parametrize("positions", [[[0, 1, 2, 3, 0, 1, 2]], [[5, 6, 0, 1, 2, 3, 4]]])
+def test_several_texts_in_one_row_are_refused(positions: list[list[int]]) -> None:
+    model = adapted()
+    ids = tokens(1, 7)
+    with pytest.raises(ValueError, match=r"position_ids start again at token [24].*Give each text a row of its own"):
+        model(ids, position_ids=torch.tensor(positions))
+    with pytest.raises(ValueError, match="cu_seq_lens_q says that a row holds several texts"):
+        model(ids, cu_seq_lens_q=torch.tensor([0, 4, 7]))
+    with deltamem.disabled(model):
+        model(ids, position_ids=torch.tensor(positions))
+
+
+def test_positions_of_padding_do_not_matter() -> None:
+    model = adapted()
+    ids, mask = tokens(1, 6), torch.tensor([[0, 0, 1, 1, 1, 1]])
+    padded = model(ids, attention_mask=mask, position_ids=torch.tensor([[1, 1, 0, 1, 2, 3]])).logits[:, 2:]
+    torch.testing.assert_close(padded, model(ids[:, 2:]).logits, rtol=1e-4, atol=1e-4)
+    model(ids, position_ids=torch.arange(4, 10)[None])
+
+
+def test_layers_on_disk_run_where_they_are_brought(tmp_path: Path) -> None:
+    whole = adapted("llama")
+    deltamem.save_adapter(whole, tmp_path / "adapter")
+    backbone("llama").save_pretrained(tmp_path / "model")
+    places = dict.fromkeys(("model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head"), "cpu")
+    places |= {"model.layers.0": "cpu", "model.layers.1": "disk", "model.layers.2": "disk"}
+    part = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", device_map=places, offload_folder=tmp_path / "offload", dtype=torch.float32
+    )
+    deltamem.load_adapter(part, tmp_path / "adapter")
+    ids = tokens(2, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(part(ids).logits, whole(ids).logits, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"layers\.1\.self_attn\.q_proj is offloaded.*init='zero'"):
+        deltamem.attach(part, DeltaMemConfig(), name="fresh")

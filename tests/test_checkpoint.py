@@ -29,7 +29,7 @@ def folder(adapter: AdapterFile, tmp_path: Path) -> Path:
 
 def edit(folder: Path, *path: str, value: Any = None, drop: bool = False) -> None:
     """Changes or drops one field of the folder's configuration file."""
-    file = folder / "adapter_config.json"
+    file = folder / "deltamem_adapter.json"
     whole = place = json.loads(file.read_text())
     for name in path[:-1]:
         place = place[name]
@@ -52,7 +52,7 @@ def test_what_is_written_is_read(adapter: AdapterFile, folder: Path) -> None:
         assert getattr(found, field) == getattr(adapter, field)
     assert list(found.tensors) == list(adapter.tensors)
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in adapter.tensors.items())
-    assert sorted(path.name for path in folder.iterdir()) == ["adapter.safetensors", "adapter_config.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter.safetensors", "deltamem_adapter.json"]
 
 
 def test_names_know_no_model(adapter: AdapterFile) -> None:
@@ -80,8 +80,8 @@ def test_names_know_no_model(adapter: AdapterFile) -> None:
         (("backbone", "layers"), 10**9, "layers must be an integer from 1 to 10000"),
         (("backbone", "outputs"), {"x": 3}, "unknown head 'x'"),
         (("base_model",), 3, "base_model and base_revision must be text"),
-        (("format",), "peft", "is no deltamem adapter"),
-        (("format_version",), 2, "reads version 1"),
+        (("format",), "peft", "is no deltamem-adapter"),
+        (("format_version",), 3, "reads versions up to 2"),
     ],
 )
 def test_a_wrong_field_is_named(folder: Path, path: tuple[str, ...], value: Any, message: str) -> None:
@@ -113,7 +113,7 @@ def test_a_wrong_tensor_is_named(folder: Path, change: Any, message: str) -> Non
         read_adapter(folder)
 
 
-@pytest.mark.parametrize("name", ["adapter.safetensors", "adapter_config.json"])
+@pytest.mark.parametrize("name", ["adapter.safetensors", "deltamem_adapter.json"])
 def test_a_truncated_or_missing_file_is_named(folder: Path, name: str) -> None:
     whole = (folder / name).read_bytes()
     for length in (0, 9, len(whole) // 2, len(whole) - 3):
@@ -126,7 +126,7 @@ def test_a_truncated_or_missing_file_is_named(folder: Path, name: str) -> None:
 
 
 def test_a_configuration_that_is_no_object_is_refused(folder: Path) -> None:
-    (folder / "adapter_config.json").write_text("[1]")
+    (folder / "deltamem_adapter.json").write_text("[1]")
     with pytest.raises(AdapterFileError, match="JSON object"):
         read_adapter(folder)
 

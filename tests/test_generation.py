@@ -558,3 +558,35 @@ def test_two_threads_with_two_sessions_do_not_mix() -> None:
         for drawn, memory in found[i]:
             assert torch.equal(drawn, alone[i][0])
             assert_same_state(memory, alone[i][1])
+
+
+@pytest.mark.parametrize("where", ["the model's options", "a configuration passed along"])
+def test_a_cache_is_switched_on_where_only_options_are_against_it(where: str) -> None:
+    model = adapted()
+    ids = tokens(1, 6)
+    start = live_state(model)
+    options: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
+    expected = deltamem.memory_cache(model, start)
+    wanted = model.generate(ids, past_key_values=expected, **options)
+    cache = deltamem.memory_cache(model, start)
+    if where == "the model's options":
+        model.generation_config.use_cache = False
+        found = model.generate(ids, past_key_values=cache, **options)
+    else:
+        config = GenerationConfig(use_cache=False, eos_token_id=EOS, pad_token_id=PAD, **options)
+        found = model.generate(ids, generation_config=config, past_key_values=cache)
+    assert found.tolist() == wanted.tolist()
+    assert cache.memory.tokens.tolist() == expected.memory.tokens.tolist() == [6 + 5]
+    assert_same_state(cache.memory, expected.memory)
+
+
+def test_a_cache_and_the_wish_for_none_are_refused() -> None:
+    model = adapted()
+    with pytest.raises(ValueError, match="use_cache=False contradicts past_key_values"):
+        model.generate(tokens(1, 3), past_key_values=deltamem.memory_cache(model), use_cache=False, max_new_tokens=2)
+
+
+def test_generate_with_a_step_names_the_way() -> None:
+    model = adapted()
+    with pytest.raises(TypeError, match=r"deltamem\.memory_cache\(model, state\).*past_key_values=cache"):
+        model.generate(tokens(1, 3), memory=Step(deltamem.new_state(model)), max_new_tokens=2)

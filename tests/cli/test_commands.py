@@ -60,11 +60,22 @@ def test_convert_there_and_back(run: Any, tmp_path: Path) -> None:
     code, out, _ = run("convert", case, tmp_path / "ours", "--base-model", "owner/name")
     assert code == 0
     assert "parameters on 4 layers, in the deltamem format" in out
-    assert json.loads((tmp_path / "ours/adapter_config.json").read_text())["base_model"] == "owner/name"
+    assert json.loads((tmp_path / "ours/deltamem_adapter.json").read_text())["base_model"] == "owner/name"
     assert run("convert", tmp_path / "ours", tmp_path / "theirs", "--to", "release")[0] == 0
     theirs = (tmp_path / "theirs/delta_mem_config.json").read_text()
     assert json.loads(theirs) == json.loads((case / "delta_mem_config.json").read_text())
     assert run("convert", case, tmp_path / "x", "--to", "gguf")[0] == 2
+
+
+def test_convert_says_what_the_releases_format_does_not_keep(run: Any, tmp_path: Path) -> None:
+    deltamem.save_adapter(adapted(), tmp_path / "ours")
+    code, out, _ = run("convert", tmp_path / "ours", tmp_path / "theirs", "--to", "release")
+    assert code == 0
+    assert "Not kept: segment_reads is 'closed' here and comes back from the release's format as 'call'." in out
+    assert "memories of this adapter are refused" in out
+    assert run("convert", tmp_path / "theirs", tmp_path / "back")[0] == 0
+    code, out, _ = run("convert", tmp_path / "back", tmp_path / "again", "--to", "release")
+    assert "Not kept" not in out
 
 
 def test_inspect_an_adapter(run: Any, files: Path) -> None:

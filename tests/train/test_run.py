@@ -291,6 +291,6 @@ def test_a_recipe_trains_its_architecture_made_small(tmp_path: Path, name: str) 
     )
     outcome = run(found)
     assert outcome.steps == 3
-    saved = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
+    saved = json.loads((tmp_path / "run" / "deltamem_adapter.json").read_text())
     assert saved["config"]["states"] == found.adapter.states
     assert all(torch.isfinite(torch.tensor(loss)) for loss in losses(tmp_path / "run"))

@@ -8,7 +8,15 @@ from torch import Tensor, nn
 
 from deltamem.attach.cache import MemoryCache
 from deltamem.attach.calls import ActiveAdapter, MemoryCalls
-from deltamem.attach.families import base_model, find_attention, find_origin, fresh_memory, put_module
+from deltamem.attach.families import (
+    base_model,
+    check_model,
+    find_attention,
+    find_origin,
+    fresh_memory,
+    put_module,
+    sample_weights,
+)
 from deltamem.attach.steering import SteeredAttention
 from deltamem.config import DeltaMemConfig
 from deltamem.memory import DeltaMemory
@@ -47,6 +55,7 @@ class Attachment:
         base: its innermost model, which holds all attention layers.
         sites: those layers.
         origin: the Hub id and commit of the backbone, where known.
+        sample: some of its weights, where they can be read; see :func:`deltamem.attach.families.sample_weights`.
         configs: the adapters' configurations by name.
     """
 
@@ -60,6 +69,7 @@ class Attachment:
         self.base = base_model(model, self.sites)
         self._calls = MemoryCalls(model, self.base, self.sites)
         self.origin = find_origin(model)
+        self.sample = sample_weights(self.sites)
         self.configs: dict[str, DeltaMemConfig] = {}
         self._steered: dict[int, SteeredAttention] = {}
         self._frozen = [p for p in model.parameters() if p.requires_grad]
@@ -207,8 +217,10 @@ def attach(model: nn.Module, config: DeltaMemConfig | None = None, *, name: str 
         name: the adapter's name.
 
     Raises:
+        TypeError: this is no model.
         ValueError: the attention class is unknown, the name is taken, or the configuration does not fit.
     """
+    check_model(model)
     attachment = getattr(model, _KEY, None)
     if attachment is None:
         attachment = Attachment(model)
@@ -226,8 +238,10 @@ def attached(model: nn.Module) -> Attachment:
     """The memories on ``model``.
 
     Raises:
+        TypeError: this is no model.
         ValueError: there are none.
     """
+    check_model(model)
     attachment = getattr(model, _KEY, None)
     if attachment is None:
         raise ValueError("This model carries no memory: call deltamem.attach() or deltamem.load_adapter() first.")

@@ -166,8 +166,14 @@ class MemoryCalls:
         1,024 tokens are taken in by chunks unless ``prefill_chunk_size`` says otherwise.
 
         Raises:
+            TypeError: a memory is passed as ``memory``.
             ValueError: the cache asked for cannot carry a memory, or its memory has not one row a prompt.
         """
+        if "memory" in kwargs:
+            raise TypeError(
+                "generate() takes a memory in its cache: cache = deltamem.memory_cache(model, state), then "
+                "model.generate(..., past_key_values=cache), and cache.memory afterwards."
+            )
         options = GenerateOptions(kwargs, generation_config, getattr(self._model, "generation_config", None))
         cache = self._generation_cache(options)
         if cache is None:
@@ -188,8 +194,14 @@ class MemoryCalls:
 
     def _generation_cache(self, options: GenerateOptions) -> MemoryCache | None:
         """The call's cache, put into its options; ``None`` if the memory is disabled or no cache is wanted."""
-        if self.adapter is None or options["use_cache"] is False:
+        if self.adapter is None:
             return None
+        if options["use_cache"] is False:
+            if options.keywords.get("past_key_values") is None:
+                return None
+            if options.keywords.get("use_cache") is False:
+                raise ValueError("use_cache=False contradicts past_key_values; leave one of them out.")
+            options["use_cache"] = True  # or every step would feed, and write, the whole text again
         kind = options["cache_implementation"]
         if kind not in (None, "dynamic", "hybrid"):
             raise ValueError(
@@ -221,6 +233,7 @@ class MemoryCalls:
         batch, length = inputs.shape[:2]
         cache = self._cache_of(kwargs, carried=step is not None)
         mask = _padding(kwargs.get("attention_mask"), length, step)
+        _refuse_packed(kwargs, length, mask if step is None or step.mask is None else step.mask)
         if step is None:
             state = None
             if cache is not None:
@@ -293,6 +306,27 @@ def _padding(attention_mask: Any, length: int, step: Step | None) -> Tensor | No
             "memory=deltamem.Step(state, mask=...) beside it."
         )
     return attention_mask[:, -length:].bool()
+
+
+def _refuse_packed(kwargs: dict[str, Any], length: int, mask: Tensor | None) -> None:
+    """Refuses a row that holds several texts: one memory would run through all of them."""
+    if kwargs.get("cu_seq_lens_q") is not None:
+        raise ValueError(f"cu_seq_lens_q says that {_PACKED}")
+    positions = kwargs.get("position_ids")
+    if length < 2 or not isinstance(positions, Tensor) or positions.dim() != 2 or torch.compiler.is_compiling():
+        return
+    again = positions.diff() <= 0
+    if mask is not None and mask.shape[1] == length:
+        real = mask.to(again.device).bool()
+        again = again & real[:, 1:] & real[:, :-1]
+    if bool(again.any()):
+        raise ValueError(f"position_ids start again at token {int(again.any(0).nonzero()[0]) + 1}, so {_PACKED}")
+
+
+_PACKED = (
+    "a row holds several texts, and one memory would run through all of them. Give each text a row of its own, with "
+    "padding and an attention_mask."
+)
 
 
 def _admit_prompt(inputs: Tensor | None, cache: MemoryCache, options: GenerateOptions) -> int:

@@ -18,6 +18,8 @@ from deltamem.config import DeltaMemConfig, Head
 from deltamem.extensions import Table
 from deltamem.memory import DeltaMemory
 
+_SAMPLED = 8
+_ROUNDING = 2**-7  # what two roundings to bfloat16 may differ by
 Layout = Literal["separate", "stacked", "interleaved"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -114,6 +116,17 @@ def find_attention(model: nn.Module) -> list[AttentionSite]:
     return sites
 
 
+def check_model(model: object) -> None:
+    """Refuses what is no model, such as the name of one.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(model, nn.Module):
+        advice = f": AutoModelForCausalLM.from_pretrained({model!r})" if isinstance(model, str | Path) else ""
+        raise TypeError(f"Wanted a loaded model, not {type(model).__name__} {model!r:.80}. Load it first{advice}.")
+
+
 def base_model(model: nn.Module, sites: list[AttentionSite]) -> PreTrainedModel:
     """The innermost transformers model that holds all attention layers.
 
@@ -141,6 +154,31 @@ def find_origin(model: nn.Module) -> tuple[str | None, str | None]:
     if not HUB_ID.fullmatch(origin) or Path(origin).exists():
         return None, None
     return origin, getattr(config, "_commit_hash", None)
+
+
+def sample_weights(sites: list[AttentionSite]) -> tuple[float, ...] | None:
+    """A few of the backbone's weights, by which it is known again: 8 of the output projection of three layers.
+
+    ``None`` where they cannot be read exactly: on the meta device, sharded or quantised.
+    """
+    values: list[float] = []
+    for site in (sites[0], sites[len(sites) // 2], sites[-1]):
+        weight = getattr(_unwrapped(_module(site.module, site.family.output)), "weight", None)
+        if type(weight) is not nn.Parameter or type(weight.data) is not Tensor or weight.is_meta:
+            return None
+        if weight.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+            return None
+        flat = weight.detach().flatten()
+        values += flat[:: max(1, len(flat) // _SAMPLED)][:_SAMPLED].tolist()
+    return tuple(float(f"{value:.4g}") for value in values)
+
+
+def same_weights(one: tuple[float, ...] | None, other: tuple[float, ...] | None) -> bool:
+    """Whether two samples of :func:`sample_weights` agree but for rounding; true if one is unknown."""
+    if one is None or other is None:
+        return True
+    close = (abs(a - b) <= _ROUNDING * max(abs(a), abs(b)) + 1e-6 for a, b in zip(one, other, strict=False))
+    return len(one) == len(other) and all(close)
 
 
 def put_module(model: nn.Module, path: str, module: nn.Module) -> None:
@@ -188,17 +226,27 @@ def fresh_memory(config: DeltaMemConfig, site: AttentionSite) -> DeltaMemory:
     Raises:
         ValueError: the initialisation needs a weight that the layer does not give.
     """
-    hidden_size = projection_sizes(site)["o"]
-    anchor = next(itertools.chain(site.module.parameters(), site.module.buffers()))
-    with torch.device(anchor.device):
+    hidden_size, device = projection_sizes(site)["o"], _execution_device(site.module)
+    with torch.device(device):
         memory = DeltaMemory(config, hidden_size, projection_sizes(site))
-    if anchor.is_meta or config.init == "zero":
+    if device.type == "meta" or config.init == "zero":
         return memory
     with torch.no_grad():
         for part, weight in memory.named_parts().items():
             if part.startswith("delta_"):
                 _init_head(weight, config, site, part.removeprefix("delta_"))  # type: ignore[arg-type]
     return memory
+
+
+def _execution_device(attention: nn.Module) -> torch.device:
+    """Where the attention runs: where accelerate's hook brings what is offloaded, else where its weights are."""
+    for module in attention.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for one in getattr(hook, "hooks", (hook,)):  # several hooks are one of their kind
+            device = getattr(one, "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+    return next(itertools.chain(attention.parameters(), attention.buffers())).device
 
 
 def _init_head(weight: Tensor, config: DeltaMemConfig, site: AttentionSite, head: Head) -> None:
@@ -244,6 +292,11 @@ def _weight(site: AttentionSite, name: str) -> Tensor:
         if type(weight).dequantize is not Tensor.dequantize:  # torch's own is for quantised dtypes
             weight = weight.dequantize()
         weight = weight.t() if _is_transposed(module) else weight
+    if isinstance(weight, Tensor) and weight.is_meta:
+        raise ValueError(
+            f"{site.path}.{name} is offloaded, so init='base_slice' cannot read its weight; use init='random' or "
+            "init='zero'."
+        )
     wanted = (_width(site.module, name), getattr(module, "nx" if _is_transposed(module) else "in_features", None))
     if not isinstance(weight, Tensor) or weight.shape != wanted or not weight.is_floating_point():
         raise ValueError(

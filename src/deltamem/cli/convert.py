@@ -25,7 +25,7 @@ def convert(
     """Convert an adapter between this package's format and the published release's.
 
     The release keeps its tensors in a pickle; they are read without running any code from it, and
-    written as safetensors. Nothing is lost either way.
+    written as safetensors. What the release's format cannot keep is said.
 
     Example: deltamem convert declare-lab/delta-mem_qwen3_4b-instruct my-adapter
     --base-model Qwen/Qwen3-4B-Instruct-2507
@@ -34,7 +34,7 @@ def convert(
 
     from deltamem.formats.adapter import model_card, write_adapter, write_card
     from deltamem.formats.hub import read_adapter_from
-    from deltamem.formats.release import write_release
+    from deltamem.formats.release import lost_in_release, write_release
 
     adapter = read_adapter_from(source)
     if base_model is not None:
@@ -44,5 +44,12 @@ def convert(
     else:
         write_adapter(adapter, target)
         write_card(model_card(adapter), target)
+    lost = lost_in_release(adapter) if to is Format.release else {}
+    for name, (ours, theirs) in lost.items():
+        print(f"Not kept: {name} is {ours!r} here and comes back from the release's format as {theirs!r}.")
+    if lost:
+        print(
+            "So the fingerprint changes, and memories of this adapter are refused by what is converted back. Keep it."
+        )
     layers = len(adapter.layer_numbers)
     print(f"Wrote {target}: {adapter.parameters:,} parameters on {layers} layers, in the {to} format.")

@@ -1,4 +1,4 @@
-"""An adapter as files: ``adapter_config.json``, ``adapter.safetensors`` and a model card.
+"""An adapter as files: ``deltamem_adapter.json``, ``adapter.safetensors`` and a model card.
 
 Files are mapped to tensors and back; no model is seen here.
 """
@@ -17,14 +17,15 @@ from torch import Tensor
 
 from deltamem.config import HEADS, DeltaMemConfig, Head
 from deltamem.files import write_atomically
+from deltamem.formats.versions import Format
 from deltamem.memory import DeltaMemory
 from deltamem.version import __version__
 
-CONFIG_FILE = "adapter_config.json"
+CONFIG_FILE = "deltamem_adapter.json"
 TENSOR_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"
-FORMAT = "deltamem-adapter"
-FORMAT_VERSION = 1
+OLD_CONFIG_FILE = "adapter_config.json"
+"""Of version 1, and of PEFT: transformers takes a folder with it for one of PEFT's adapters."""
 
 _MARKER = "<!-- Written by deltamem. Remove this line and it will leave your edits alone. -->"
 
@@ -35,6 +36,13 @@ _CITATION = """@misc{lei2026deltamem,
   eprint        = {2605.12357},
   archivePrefix = {arXiv}
 }"""
+
+
+def _without_sample(description: dict[str, Any], _: dict[str, Tensor]) -> None:
+    description["backbone_sample"] = None
+
+
+FORMAT = Format("deltamem-adapter", (_without_sample,))
 
 
 class AdapterFileError(ValueError):
@@ -88,6 +96,7 @@ class AdapterFile:
         backbone: the shape it was made for.
         base_model: Hub id of the backbone, if known.
         base_revision: the commit of it, if known.
+        backbone_sample: some of the backbone's weights, if known; see :func:`deltamem.attach.families.sample_weights`.
 
     Raises:
         AdapterFileError: tensors are missing, left over, of the wrong shape or not of floating point.
@@ -98,6 +107,7 @@ class AdapterFile:
     backbone: BackboneShape
     base_model: str | None = None
     base_revision: str | None = None
+    backbone_sample: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         wanted = self.wanted_shapes()
@@ -116,6 +126,13 @@ class AdapterFile:
             return self.config.select_layers(self.backbone.layers)
         except ValueError as error:
             raise AdapterFileError(str(error)) from None
+
+    @property
+    def untrained(self) -> bool:
+        """Whether it has corrections but was never trained: the gates' weights, which start at zero, still are."""
+        gates = [tensor for name, tensor in self.tensors.items() if name.endswith(("beta_proj", "lambda_proj"))]
+        heads = [tensor for name, tensor in self.tensors.items() if ".delta_" in name]
+        return bool(gates) and not any(bool(t.any()) for t in gates) and any(bool(t.any()) for t in heads)
 
     @property
     def parameters(self) -> int:
@@ -148,20 +165,40 @@ def write_adapter(adapter: AdapterFile, folder: Path) -> None:
     """Writes both files of an adapter, replacing those of another.
 
     Raises:
+        AdapterFileError: the folder is a model's.
         OSError: the folder cannot be written.
     """
+    if (folder / "config.json").exists():
+        raise AdapterFileError(f"{folder} is the folder of a model (it has a config.json); give the adapter its own.")
     description = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        **FORMAT.label,
         "deltamem_version": __version__,
         "base_model": adapter.base_model,
         "base_revision": adapter.base_revision,
         "backbone": dataclasses.asdict(adapter.backbone),
+        "backbone_sample": adapter.backbone_sample,
         "config": dataclasses.asdict(adapter.config),
         "fingerprint": adapter.fingerprint,
     }
     write_atomically(folder / TENSOR_FILE, save(adapter.tensors))
     write_atomically(folder / CONFIG_FILE, (json.dumps(description, indent=2) + "\n").encode())
+    if _is_ours(folder / OLD_CONFIG_FILE):
+        (folder / OLD_CONFIG_FILE).unlink()
+
+
+def config_file(folder: Path) -> Path | None:
+    """The file that describes the adapter of a folder, of this version or an older one, if there is one."""
+    if (folder / CONFIG_FILE).exists():
+        return folder / CONFIG_FILE
+    return folder / OLD_CONFIG_FILE if _is_ours(folder / OLD_CONFIG_FILE) else None
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether an ``adapter_config.json`` is not PEFT's."""
+    try:
+        return path.exists() and "peft_type" not in read_json(path)
+    except AdapterFileError:
+        return True  # what is wrong with it is said when it is read
 
 
 def read_adapter(folder: Path) -> AdapterFile:
@@ -170,28 +207,28 @@ def read_adapter(folder: Path) -> AdapterFile:
     Raises:
         AdapterFileError: a file is missing, damaged, of a newer format, or the two do not belong together.
     """
-    path = folder / CONFIG_FILE
+    path = config_file(folder) or folder / CONFIG_FILE
     found = read_json(path)
-    if found.get("format") != FORMAT:
-        raise AdapterFileError(f"{path} is no deltamem adapter: its format is {found.get('format')!r}.")
-    if found.get("format_version") != FORMAT_VERSION:
-        raise AdapterFileError(
-            f"{path} has format version {found.get('format_version')!r}; this deltamem reads version "
-            f"{FORMAT_VERSION}. Update deltamem, or save the adapter again."
-        )
     try:
+        FORMAT.check(found)
+    except ValueError as error:
+        raise AdapterFileError(f"{path} {error}") from None
+    tensors = read_tensors(folder / TENSOR_FILE)
+    try:
+        FORMAT.upgrade(found, tensors)
         config = DeltaMemConfig.from_dict(found["config"])
         backbone = _parse_backbone(found["backbone"])
         base = _text_or_none(found["base_model"]), _text_or_none(found["base_revision"])
+        sample = _parse_sample(found["backbone_sample"])
         recorded = found["fingerprint"]
     except KeyError as missing:
         raise AdapterFileError(f"{path} lacks the field {missing}.") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise AdapterFileError(f"{path}: {error}") from None
-    adapter = build_adapter(folder, config, read_tensors(folder / TENSOR_FILE), backbone, *base)
+    adapter = build_adapter(folder, config, tensors, backbone, *base, sample)
     if recorded != adapter.fingerprint:
         raise AdapterFileError(
-            f"{folder}: {TENSOR_FILE} is not the one that {CONFIG_FILE} was written with, or one of them was "
+            f"{folder}: {TENSOR_FILE} is not the one that {path.name} was written with, or one of them was "
             "changed since; save the adapter again."
         )
     return adapter
@@ -253,6 +290,12 @@ def _parse_backbone(found: dict[str, Any]) -> BackboneShape:
         else:
             outputs[head] = _positive(f"outputs.{head}", widths)
     return BackboneShape(_positive("hidden_size", found["hidden_size"]), layers, outputs)
+
+
+def _parse_sample(found: Any) -> tuple[float, ...] | None:
+    if found is not None and not (isinstance(found, list) and all(type(value) is float for value in found)):
+        raise ValueError("backbone_sample must be a list of numbers or null.")
+    return None if found is None else tuple(found)
 
 
 def _positive(name: str, value: Any, most: int = 2**31) -> int:

@@ -9,14 +9,16 @@ import torch
 from torch import nn
 
 from deltamem.attach import Attachment, attach, attached
-from deltamem.attach.families import HUB_ID, find_attention, find_origin, projection_sizes
+from deltamem.attach.families import HUB_ID, find_attention, find_origin, projection_sizes, same_weights
 from deltamem.formats.adapter import (
     CARD_FILE,
     CONFIG_FILE,
+    OLD_CONFIG_FILE,
     TENSOR_FILE,
     AdapterFile,
     AdapterFileError,
     BackboneShape,
+    config_file,
     model_card,
     read_adapter,
     write_adapter,
@@ -24,7 +26,7 @@ from deltamem.formats.adapter import (
 )
 from deltamem.formats.release import RELEASE_CONFIG_FILE, RELEASE_TENSOR_FILE, read_release
 
-_FILES = [CONFIG_FILE, TENSOR_FILE, RELEASE_CONFIG_FILE, RELEASE_TENSOR_FILE]
+_FILES = [CONFIG_FILE, OLD_CONFIG_FILE, TENSOR_FILE, RELEASE_CONFIG_FILE, RELEASE_TENSOR_FILE]
 
 
 def save_adapter(
@@ -35,7 +37,7 @@ def save_adapter(
     base_model: str | None = None,
     base_revision: str | None = None,
 ) -> Path:
-    """Saves an adapter as ``adapter_config.json``, ``adapter.safetensors`` and a model card.
+    """Saves an adapter as ``deltamem_adapter.json``, ``adapter.safetensors`` and a model card.
 
     Args:
         model: an attached model.
@@ -48,6 +50,7 @@ def save_adapter(
         the folder.
 
     Raises:
+        AdapterFileError: the folder is a model's.
         ValueError: the model carries no such adapter.
         OSError: the folder cannot be written.
     """
@@ -150,6 +153,7 @@ def adapter_file(
         backbone=backbone_shape(model),
         base_model=base_model or found_model,
         base_revision=base_revision or (found_revision if base_model in (None, found_model) else None),
+        backbone_sample=attachment.sample,
     )
 
 
@@ -182,8 +186,20 @@ def add_adapter(model: nn.Module, adapter: AdapterFile, name: str = "default") -
             f"This adapter was trained on {adapter.base_model} and is put on {base_model}; expect less of it.",
             stacklevel=3,
         )
+    if adapter.untrained:
+        warnings.warn(
+            "This adapter was never trained: its corrections are noise, and the model will babble. Train it first "
+            "(deltamem train), or leave the backbone as it is with DeltaMemConfig(init='zero').",
+            stacklevel=3,
+        )
     # A loaded adapter needs no initial values, and a quantised backbone could not give them.
     attachment = attach(model, replace(adapter.config, init="zero"), name=name)
+    if not same_weights(adapter.backbone_sample, attachment.sample):
+        warnings.warn(
+            f"This adapter was made for a backbone with other weights than this {type(model).__name__} has, though of "
+            "the same shape; expect less of it, or nothing.",
+            stacklevel=3,
+        )
     attachment.configs[name] = adapter.config
     with torch.no_grad():
         for layer, memory in zip(attachment.layer_numbers(name), attachment.memories(name), strict=True):
@@ -228,10 +244,12 @@ def read_adapter_from(source: str | Path, *, revision: str | None = None) -> Ada
         folder = _download(str(source), revision)
     if not folder.is_dir():
         raise AdapterFileError(f"There is no adapter folder {source}, and it is no Hub id (owner/name) either.")
-    if (folder / CONFIG_FILE).exists():
+    if config_file(folder) is not None:
         return read_adapter(folder)
     if (folder / RELEASE_CONFIG_FILE).exists():
         return read_release(folder)
+    if (folder / OLD_CONFIG_FILE).exists():
+        raise AdapterFileError(f"{source} holds a LoRA of PEFT, and no adapter of deltamem; load it with peft.")
     raise AdapterFileError(f"{source} holds no adapter: neither {CONFIG_FILE} nor {RELEASE_CONFIG_FILE} is there.")
 
 

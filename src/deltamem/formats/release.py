@@ -3,6 +3,7 @@
 MECHANISM.md section 7 has the table. The tensors are read without unpickling code.
 """
 
+import dataclasses
 import io
 import json
 import pickle
@@ -162,6 +163,22 @@ def config_to_release(config: DeltaMemConfig, layers: tuple[int, ...]) -> dict[s
         "delta_scale_granularity": "layer" if config.scale == "none" else config.scale,
     }
     return fields | _FIXED
+
+
+def lost_in_release(adapter: AdapterFile) -> dict[str, tuple[Any, Any]]:
+    """The fields that the release's format does not keep: what an adapter has, and what it comes back with.
+
+    An adapter that comes back otherwise has another fingerprint, so memories of the one are refused by the other.
+
+    Raises:
+        AdapterFileError: the release cannot express it.
+    """
+    back = config_from_release(config_to_release(adapter.config, adapter.layer_numbers))
+    pairs = {
+        field.name: (getattr(adapter.config, field.name), getattr(back, field.name))
+        for field in dataclasses.fields(back)
+    }
+    return {name: (ours, theirs) for name, (ours, theirs) in pairs.items() if ours != theirs}
 
 
 def read_release(folder: Path) -> AdapterFile:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from deltamem.attach import attached
 from deltamem.files import write_atomically
 from deltamem.formats.hub import adapter_fingerprint, hub_origin
+from deltamem.formats.versions import Format
 from deltamem.state import MemoryState, OpenSegment
 
-FORMAT = "deltamem-state"
-FORMAT_VERSION = 1
+FORMAT = Format("deltamem-state")
 _KEY = "deltamem"
 
 
@@ -171,8 +171,7 @@ def pack_state(state: MemoryState, info: StateInfo) -> bytes:
     """A memory and its description as the bytes of a safetensors file."""
     tensors = _to_tensors(state)
     description: dict[str, Any] = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        **FORMAT.label,
         "fingerprint": info.fingerprint,
         "backbone": info.backbone,
         "tokens": list(info.tokens),
@@ -197,17 +196,17 @@ def unpack_state(data: bytes) -> tuple[MemoryState, StateInfo]:
         raise StateFileError(f"This memory is truncated or damaged ({error}).") from None
     except (KeyError, ValueError):
         raise StateFileError("This is no saved memory of deltamem: its description is missing.") from None
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
+    if not isinstance(description, dict):
         raise StateFileError("This is no saved memory of deltamem.")
-    if description.get("format_version") != FORMAT_VERSION:
-        raise StateFileError(
-            f"This memory has format version {description.get('format_version')!r}; this deltamem reads version "
-            f"{FORMAT_VERSION}. Update deltamem."
-        )
+    try:
+        FORMAT.check(description)
+    except ValueError as error:
+        raise StateFileError(f"This memory {error}") from None
     recorded = description.pop("sha256", None)
     if recorded != _checksum(description, tensors):
         raise StateFileError("This memory was changed or damaged after it was saved: its checksum is wrong.")
     try:
+        FORMAT.upgrade(description, tensors)
         return _from_tensors(tensors), _info(description)
     except KeyError as missing:
         raise StateFileError(f"This memory is malformed: it lacks {missing}.") from None

@@ -77,8 +77,8 @@ def gather_adapter(model: PreTrainedModel) -> AdapterFile:
             pieces: Any = parameter
             whole.get_parameter(name).copy_(pieces.full_tensor() if _is_sharded(parameter) else parameter)
         tensors |= {f"layers.{layer}.{part}": tensor for part, tensor in whole.named_parts().items()}
-    base_model, base_revision = hub_origin(model)
-    return AdapterFile(attachment.config, tensors, backbone_shape(model), base_model, base_revision)
+    origin = hub_origin(model)
+    return AdapterFile(attachment.config, tensors, backbone_shape(model), *origin, attachment.sample)
 
 
 @torch.no_grad()

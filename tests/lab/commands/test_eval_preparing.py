@@ -133,7 +133,7 @@ def test_a_stopped_control_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     train(find(tmp_path, "static"), run=in_process)
     (checkpoint,) = folder.glob("checkpoint-*")
     before = checkpoint.stat().st_mtime_ns
-    for name in ("metrics.json", "adapter.safetensors", "adapter_config.json"):
+    for name in ("metrics.json", "adapter.safetensors", "deltamem_adapter.json"):
         (folder / name).unlink()
     left = find(tmp_path, "static")
     assert [one.name for one in left.left] == ["static"]
