@@ -34,6 +34,10 @@ class DataKind(StrEnum):
     locomo = "locomo"
     squad = "squad"
     documents = "documents"
+    fairytaleqa = "fairytaleqa"
+    mts_dialog = "mts-dialog"
+    star = "star"
+    synthetic_persona_chat = "synthetic-persona-chat"
 
 
 class Target(StrEnum):
@@ -68,7 +72,9 @@ _Tokenizer = typer.Option(
 @data.command("convert")
 def convert_data(
     kind: Annotated[DataKind, typer.Argument(help="The layout of INPUT.")],
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A .json, .jsonl or .txt file, or a folder of them.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="A .json, .jsonl, .csv or .txt file, or a folder of them.")
+    ],
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The .jsonl or .jsonl.gz file to write.")],
     shortest: Annotated[int | None, typer.Option(min=1, help="Keep only the so many shortest lines.")] = None,
     tokenizer: Annotated[str | None, _Tokenizer] = None,
@@ -77,6 +83,10 @@ def convert_data(
         bool, typer.Option(help="A turn for each section, passage, session or paragraph instead of one for all.")
     ] = False,
     paragraphs: Annotated[int, typer.Option(min=2, help="For documents: paragraphs a line, the target included.")] = 8,
+    explicit: Annotated[
+        bool, typer.Option(help="For fairytaleqa: only questions whose answer stands in the text.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="For star: another seed, other values in place of its few.")] = 0,
 ) -> None:
     """Convert a published data set to training lines.
 
@@ -98,7 +108,7 @@ def convert_data(
         source,
         target,
         ask=ask,
-        style=Style(parts=parts, paragraphs=paragraphs),
+        style=Style(parts=parts, paragraphs=paragraphs, explicit=explicit, seed=seed),
         shortest=shortest,
         progress=lambda rows: track(rows, "Converting", transient=True),
         **counted,

@@ -1,5 +1,6 @@
 """Converters: hand-written rows in each data set's own layout become the expected lines."""
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -80,6 +81,49 @@ ARTICLE = {
 }
 
 
+STAR = {
+    "DialogueID": 7,
+    "Events": [
+        {"Agent": "UserGuide", "Action": "instruct", "Text": "You are Ben."},
+        {"Agent": "User", "Action": "utter", "Text": "Hi, I am ben Wood. Dr. Morgan on Friday, please."},
+        {"Agent": "Wizard", "Action": "request_suggestions", "Text": "ok ben"},
+        {
+            "Agent": "Wizard",
+            "Action": "query",
+            "Constraints": [
+                {"Name": '"Dr. Morgan"'},
+                {"PatientName": '"Ben Wood"'},
+                {"Day": '"Friday"'},
+                {"Time": "api.is_equal_to(3)"},
+                {"City": '"Boston"'},
+            ],
+        },
+        {"Agent": "Wizard", "Action": "pick_suggestion", "Text": "Ben, DR. MORGAN is free. Benefits apply."},
+        {"Agent": "User", "Action": "complete"},
+    ],
+}
+PERSONA = {
+    "user 1 personas": "My favorite food is sushi.\nI live in Ohio.\nI like to paint.\nPurple is nice.",
+    "user 2 personas": "I drive a truck for my uncle.\nI am a nurse.",
+    "Best Generated Conversation": "User 1: Hi! I am from Ohio, I live there.\n\nUser 2: Cool, I drive my uncle's "
+    "truck.\n* User 1: Nice!\nI could eat sushi all day, my favorite food.\nUser 2: Ha.",
+}
+TALK = {
+    "ID": "3",
+    "section_header": "allergy",
+    "section_text": "Penicillin.\n",
+    "dialogue": "Doctor: Any allergies? \r\nPatient: Yes.\nPenicillin.\n Guest_family: True.",
+}
+STORY = {
+    "story": "snow-man",
+    "sections": [{"section": "1", "text": "It was cold."}, {"section": "2", "text": "The sun set."}],
+    "questions": [
+        {"question": "How was it?", "answers": ["cold", "icy"], "explicit": True},
+        {"question": "Why?", "answers": ["winter"], "explicit": False},
+    ],
+}
+
+
 def lines(kind: str, row: dict[str, Any], **style: Any) -> list[Example | Skipped]:
     return list(KINDS[kind].examples(row, Style(**style)))
 
@@ -147,6 +191,155 @@ def test_squad_has_a_line_a_question_as_an_article_or_flat() -> None:
     assert hidden == Skipped("no answer")
     flat = {"id": "a", "title": "New_York", "context": "It is a city.", "question": "What is it?"}
     assert lines("squad", {**flat, "answers": {"text": ["a city"], "answer_start": [6]}}) == [answered]
+
+
+def test_a_paragraph_with_its_questions_is_squad_too() -> None:
+    row = {"title": "New_York", "context": "It is a city.", "questions": [{"question": "What?", "answers": ["a city"]}]}
+    (item,) = lines("squad", {"id": "4", **row})
+    assert contents(item) == ["New York\n\nIt is a city.", "What?", "a city"]
+    assert isinstance(item, Example)
+    assert item.name == "4/1"
+
+
+def chat(item: Example | Skipped) -> list[tuple[str, str]]:
+    assert isinstance(item, Example)
+    return [(message["role"], message["content"]) for message in item.messages]
+
+
+def test_star_asks_for_what_was_said_with_values_drawn_anew() -> None:
+    pytest.importorskip("faker")
+    found = lines("star", STAR)
+    asked = {chat(item)[-2][1]: chat(item)[-1][1] for item in found}
+    assert list(asked) == ["What is my name?", "Which doctor did I name?", "Which day did I ask for?"]
+    name = asked["What is my name?"].removeprefix("Your name is ").rstrip(".")
+    doctor = asked["Which doctor did I name?"].removeprefix("You named ").rstrip(".")
+    day = asked["Which day did I ask for?"].removeprefix("You asked for ").rstrip(".")
+    assert doctor.startswith("Dr. ")
+    assert {"Ben", "Wood", "Morgan", "Friday"}.isdisjoint([*name.split(), *doctor.split(), day])
+    assert chat(found[0])[:-2] == [
+        ("user", f"Hi, I am {name}. {doctor} on {day}, please."),
+        ("assistant", f"{name.split()[0]}, {doctor} is free. Benefits apply."),
+    ]
+    assert lines("star", STAR) == found
+    assert lines("star", STAR, seed=1) != found
+    row = {"id": 7, "slots": {"PatientName": "Ben Wood"}, "turns": [["user", "Ben Wood"], ["wizard", "Hi, Ben."]]}
+    (short,) = lines("star", row)
+    renewed = chat(short)[0][1]
+    assert chat(short)[1:] == [
+        ("assistant", f"Hi, {renewed.split()[0]}."),
+        ("user", "What is my name?"),
+        ("assistant", f"Your name is {renewed}."),
+    ]
+    hotel = {
+        "slots": {"Name": "Hyatt Hotel"},
+        "turns": [["user", "The Hyatt Hotel."], ["wizard", "A hotel, the Hyatt."]],
+    }
+    (item,) = lines("star", hotel)
+    place = chat(item)[-1][1].removeprefix("You named the ").rstrip(".")
+    assert place.endswith(" Hotel")
+    assert [text for _, text in chat(item)[:2]] == [f"The {place}.", f"A hotel, the {place.split()[0]}."]
+    corner = {"slots": {"ArrivalLocation": "5th and Main"}, "turns": [["user", "To 5th and Main on May 5th and 6th."]]}
+    (item,) = lines("star", corner)
+    assert chat(item)[0][1].endswith(" on May 5th and 6th.")
+    nothing = {**row, "slots": {"PatientName": "Ann"}}
+    assert lines("star", nothing) == [Skipped("no value that the customer said and that can be drawn anew")]
+
+
+def test_star_takes_no_value_that_is_held_out() -> None:
+    pytest.importorskip("faker")
+    from deltamem.train.data.told.values import held_out
+
+    row = {"slots": {"UserName": "Ben"}, "turns": [["user", "I am Ben."]]}
+    names = {chat(lines("star", {**row, "id": n})[0])[0][1][5:-1] for n in range(100)}
+    assert len(names) > 90
+    assert not [name for name in names if held_out(name)]
+
+
+def test_persona_chats_ask_each_for_what_they_said() -> None:
+    found = lines("synthetic-persona-chat", {"id": "1", **PERSONA})
+    asked = [item for item in found if isinstance(item, Example)]
+    assert [(item.name, chat(item)[-2:]) for item in asked] == [
+        ("1/1/1", [("user", "What is my favorite food?"), ("assistant", "Your favorite food is sushi.")]),
+        ("1/1/2", [("user", "Where do I live?"), ("assistant", "You live in Ohio.")]),
+        ("1/2/1", [("user", "What do I drive?"), ("assistant", "You drive a truck for your uncle.")]),
+    ]
+    assert chat(asked[0])[:-2] == [
+        ("user", "Hi! I am from Ohio, I live there."),
+        ("assistant", "Cool, I drive my uncle's truck."),
+        ("user", "Nice!\nI could eat sushi all day, my favorite food."),
+        ("assistant", "Ha."),
+    ]
+    assert {role for role, _ in chat(asked[2])[:1]} == {"assistant"}
+    assert [item.reason for item in found if isinstance(item, Skipped)] == [
+        "a sentence that was not said in the chat",
+        "a sentence that no question asks for",
+        "a sentence that was not said in the chat",
+    ]
+    turns = [["User 1", "I live in Ohio."], ["User 2", "Ah."]]
+    (item,) = lines("synthetic-persona-chat", {"personas": [["I live in Ohio."], []], "turns": turns})
+    assert chat(item)[-1] == ("assistant", "You live in Ohio.")
+
+
+def test_mts_dialog_asks_for_the_section_of_the_note() -> None:
+    (item,) = lines("mts-dialog", TALK)
+    talk = "Doctor: Any allergies?\nPatient: Yes.\nPenicillin.\nGuest_family: True."
+    assert contents(item) == [talk, "Which allergies does the patient have?", "Penicillin."]
+    (in_parts,) = lines("mts-dialog", {"section": "CC", "note": "Pain.", "dialogue": TALK["dialogue"]}, parts=True)
+    assert contents(in_parts) == [
+        "Doctor: Any allergies?",
+        "Patient: Yes.\nPenicillin.",
+        "Guest_family: True.",
+        "What is the patient's chief complaint?",
+        "Pain.",
+    ]
+
+
+def test_fairytales_have_a_line_a_question() -> None:
+    first, second = lines("fairytaleqa", STORY)
+    assert contents(first) == ["It was cold.\n\nThe sun set.", "How was it?", "cold"]
+    assert contents(second)[-1] == "winter"
+    assert lines("fairytaleqa", STORY, explicit=True) == [
+        first,
+        Skipped("an answer that does not stand in the text"),
+    ]
+
+
+def write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "w", newline="", encoding="utf-8") as target:
+        writer = csv.DictWriter(target, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_fairytales_are_read_from_the_authors_folders(tmp_path: Path) -> None:
+    questions = tmp_path / "questions" / "train"
+    stories = tmp_path / "section-stories" / "train"
+    columns = {f"answer{number}": "" for number in range(1, 7)}
+    write_csv(stories / "snow-man-story.csv", STORY["sections"])
+    write_csv(
+        questions / "snow-man-questions.csv",
+        [
+            {"question": "How was it?", "ex-or-im1": "explicit", **columns, "answer1": "cold", "answer4": "icy"},
+            {"question": "Why?", "ex-or-im1": "implicit", **columns, "answer1": "winter"},
+        ],
+    )
+    assert convert("fairytaleqa", questions, tmp_path / "out.jsonl").lines == 2
+    (tmp_path / "rows.json").write_text(json.dumps(STORY), encoding="utf-8")
+    convert("fairytaleqa", tmp_path / "rows.json", tmp_path / "same.jsonl")
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "same.jsonl").read_bytes()
+    (stories / "snow-man-story.csv").unlink()
+    with pytest.raises(BadDataError, match=r"its story .*section-stories/train/snow-man-story.csv is not there"):
+        convert("fairytaleqa", questions, tmp_path / "out.jsonl")
+
+
+@pytest.mark.parametrize(("kind", "row", "count"), [("mts-dialog", TALK, 1), ("synthetic-persona-chat", PERSONA, 3)])
+def test_tables_are_read_row_by_row(kind: str, row: dict[str, Any], count: int, tmp_path: Path) -> None:
+    write_csv(tmp_path / "rows.csv", [row, row])
+    done = convert(kind, tmp_path / "rows.csv", tmp_path / "out.jsonl")
+    assert (done.rows, done.lines) == (2, 2 * count)
+    ids = [json.loads(line)["id"] for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+    assert len(set(ids)) == (1 if "ID" in row else 2 * count)
 
 
 def test_documents_remember_paragraphs_and_predict_the_next() -> None:
@@ -224,8 +417,17 @@ def test_text_files_of_a_folder_are_documents(tmp_path: Path) -> None:
         ("squad", "a.json", b'{"data": [{}]}', "'context' is missing or not a str"),
         ("squad", "a.json", b'{\n"data": }', r"a.json:2: not JSON: Expecting value at column 9"),
         ("documents", "a.txt", b"a\n\xff", "a.txt:2: not UTF-8: byte 0xff"),
+        ("mts-dialog", "a.csv", b"section_header,section_text,dialogue\nX,y,z\n", "there is no section 'X'"),
+        ("mts-dialog", "a.csv", b"section\nX,y\n", "a.csv, row 1: it has more fields than the header"),
+        ("synthetic-persona-chat", "a.csv", b'turns\n"a', "a.csv:1: not CSV: unexpected end of data"),
+        (
+            "star",
+            "a.json",
+            b'{"turns": [["robot", "Hi"]], "slots": {}}',
+            "a turn is of robot, not of user or wizard",
+        ),
         ("documents", "a.txt", b"short", "gives no training line"),
-        ("documents", "a.pdf", b"", "not a .jsonl, .json, .txt or .md file"),
+        ("documents", "a.pdf", b"", "not a .jsonl, .json, .csv, .txt or .md file"),
         ("documents", "a.json.gz", b"x", "cannot be read"),
     ],
 )

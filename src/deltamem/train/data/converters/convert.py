@@ -10,10 +10,14 @@ from typing import Any
 from deltamem.train.data.converters.dialogues import dialogues
 from deltamem.train.data.converters.documents import documents
 from deltamem.train.data.converters.example import Example, Row, Skipped, Style
+from deltamem.train.data.converters.fairytaleqa import fairytaleqa, read_stories
 from deltamem.train.data.converters.hotpotqa import hotpotqa
+from deltamem.train.data.converters.mts_dialog import mts_dialog
+from deltamem.train.data.converters.persona import persona
 from deltamem.train.data.converters.qasper import qasper
 from deltamem.train.data.converters.rows import read_rows
 from deltamem.train.data.converters.squad import squad
+from deltamem.train.data.converters.star import star
 from deltamem.train.data.lines import BadDataError, check_target, write_lines
 
 
@@ -24,10 +28,12 @@ class Kind:
     Attributes:
         examples: the training lines of one row.
         ask: the visible turn, unless another is asked for.
+        read: the rows of a file or folder, with where they are.
     """
 
     examples: Callable[[Row, Style], Iterator[Example | Skipped]]
     ask: str = "{question}"
+    read: Callable[[Path], Iterator[tuple[str, Any]]] = read_rows
 
 
 KINDS: dict[str, Kind] = {
@@ -36,6 +42,10 @@ KINDS: dict[str, Kind] = {
     "locomo": Kind(dialogues, "{question}\nWrite a short answer in a few words."),
     "squad": Kind(squad),
     "documents": Kind(documents, "Continue with the next paragraph."),
+    "fairytaleqa": Kind(fairytaleqa, read=read_stories),
+    "mts-dialog": Kind(mts_dialog),
+    "star": Kind(star),
+    "synthetic-persona-chat": Kind(persona),
 }
 
 
@@ -90,10 +100,10 @@ def convert(
     chosen = replace(style or Style(), ask=ask if ask is not None else layout.ask)
     examples: list[Example] = []
     skipped: Counter[str] = Counter()
-    for place, row in progress(read_rows(source)):
+    for place, row in progress(layout.read(source)):
         rows += 1
         try:
-            for item in layout.examples(row, chosen):
+            for item in layout.examples(_named(row, rows), chosen):
                 if isinstance(item, Example):
                     examples.append(item)
                 else:
@@ -105,6 +115,11 @@ def convert(
     kept = examples if shortest is None else _shortest(examples, shortest, measure)
     write_lines(target, map(_as_line, kept))
     return Conversion(rows, len(kept), dict(skipped), len(examples) - len(kept))
+
+
+def _named(row: Any, number: int) -> Any:
+    """The row with an id: its own, or else its number."""
+    return {"id": str(number), **row} if isinstance(row, dict) else row
 
 
 def _shortest(examples: list[Example], count: int, measure: Callable[[Example], int]) -> list[Example]:

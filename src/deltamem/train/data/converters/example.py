@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deltamem.train.data.lines import Message
+
 Row = dict[str, Any]
 
 
@@ -15,11 +17,15 @@ class Style:
         ask: the visible turn, with ``{question}`` in it where there is a question.
         parts: one turn for each section, passage, session or paragraph instead of one for all.
         paragraphs: for plain documents, the paragraphs of a line, the one to predict included.
+        explicit: for stories, only questions whose answer stands in the text.
+        seed: for dialogues whose values are drawn anew, another seed, other values.
     """
 
     ask: str = "{question}"
     parts: bool = False
     paragraphs: int = 8
+    explicit: bool = False
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.paragraphs < 2:
@@ -38,7 +44,7 @@ class Example:
     """
 
     name: str
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[Message, ...]
 
     @property
     def characters(self) -> int:
@@ -57,14 +63,19 @@ class Skipped:
     reason: str
 
 
-def example(name: str, parts: Sequence[str], question: str, answer: str, style: Style) -> Example:
-    """The line that writes ``parts``, then asks, then answers."""
+def example(
+    name: str, parts: Sequence[str], question: str, answer: str, style: Style, *, between: str = "\n\n"
+) -> Example:
+    """The line that writes ``parts``, with ``between`` them or a turn each, then asks, then answers."""
     told = [part.strip() for part in parts if part.strip()]
-    turns = told if style.parts else ["\n\n".join(told)]
-    messages = [{"role": "user", "content": turn} for turn in turns]
-    messages.append({"role": "user", "content": style.ask.replace("{question}", question.strip())})
-    messages.append({"role": "assistant", "content": answer.strip()})
-    return Example(name, tuple(messages))
+    turns = told if style.parts else [between.join(told)]
+    return chat_example(name, [{"role": "user", "content": turn} for turn in turns], question, answer, style)
+
+
+def chat_example(name: str, history: Sequence[Message], question: str, answer: str, style: Style) -> Example:
+    """The line that writes a chat as it went, then asks, then answers."""
+    asked: Message = {"role": "user", "content": style.ask.replace("{question}", question.strip())}
+    return Example(name, (*history, asked, {"role": "assistant", "content": answer.strip()}))
 
 
 def need(row: Any, name: str, kind: type) -> Any:

@@ -1,6 +1,8 @@
 """Rows of published data sets, from the files they come as."""
 
+import csv
 import gzip
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,15 +11,15 @@ from typing import Any
 from deltamem.train.data.lines import BadDataError, file_lines, parse_json
 
 _TEXT = (".txt", ".md")
-_KINDS = (".jsonl", ".json", *_TEXT)
+_KINDS = (".jsonl", ".json", ".csv", *_TEXT)
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Every row of a file, or of the files of a folder, with where it is.
 
     JSON lines have a row a line. A JSON file is a list of rows, an object with the list under ``data`` (SQuAD), an
-    object of rows by id (QASPER), or one row. A text file is one row with ``id`` and ``text``. Files
-    of JSON may be compressed with gzip. In a folder other files are left alone.
+    object of rows by id (QASPER), or one row. A CSV file has a header, and a row each. A text file is one row with
+    ``id`` and ``text``. Files of JSON may be compressed with gzip. In a folder other files are left alone.
 
     Raises:
         BadDataError: a file does not exist or cannot be read; the message names the place.
@@ -38,6 +40,8 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
         yield from _lines(path)
     elif kind == ".json":
         yield from _whole(path)
+    elif kind == ".csv" and not path.name.endswith(".gz"):
+        yield from _table(path)
     else:
         raise BadDataError(f"{path}: not a {_or(_KINDS)} file.")
 
@@ -75,6 +79,17 @@ def _whole(path: Path) -> Iterator[tuple[str, Any]]:
         value = [{"id": key, **row} for key, row in value.items()] if by_id else [value]
     for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
         yield f"{path}, row {number}", row
+
+
+def _table(path: Path) -> Iterator[tuple[str, Any]]:
+    rows = csv.DictReader(io.StringIO(_decoded(path, path.read_bytes()), newline=""), strict=True)
+    try:
+        for number, row in enumerate(rows, start=1):
+            if None in row:
+                raise BadDataError(f"{path}, row {number}: it has more fields than the header.")
+            yield f"{path}, row {number}", row
+    except csv.Error as error:
+        raise BadDataError(f"{path}:{rows.line_num}: not CSV: {error}.") from None
 
 
 def _decoded(path: Path, data: bytes) -> str:

@@ -12,8 +12,13 @@ def squad(row: Row, style: Style) -> Iterator[Example | Skipped]:
     """One line for each question: the paragraph it is about, then the question, then its first answer.
 
     Raises:
-        ValueError: the row is neither an article nor a question in SQuAD's layout.
+        ValueError: the row is no article, paragraph or question in SQuAD's layout.
     """
+    if "questions" in row:
+        for number, asked in enumerate(need(row, "questions", list), start=1):
+            named = {"id": f"{row.get('id', '')}/{number}", **asked}
+            yield _line(row, need(row, "context", str), named, style)
+        return
     if "paragraphs" not in row:
         yield _line(row, need(row, "context", str), row, style)
         return
@@ -27,7 +32,7 @@ def _line(document: Row, context: str, asked: Row, style: Style) -> Example | Sk
     if isinstance(answers, dict):
         texts = need(answers, "text", list)
     elif isinstance(answers, list):
-        texts = [need(answer, "text", str) for answer in answers]
+        texts = [answer if isinstance(answer, str) else need(answer, "text", str) for answer in answers]
     else:
         return Skipped("no answer")
     title = str(document.get("title") or "").replace("_", " ")
