@@ -31,9 +31,8 @@ from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.demo.lexicon import lexicon
 from deltamem.demo.world import chat
-from deltamem.serve.capacity import EngineLimits
 from deltamem.serve.server import Server
-from deltamem.serve.settings import Settings
+from deltamem.serve.settings import EngineLimits, Settings
 from deltamem.store import ApiKeys, SessionStore
 from serve import Serving
 

@@ -31,11 +31,10 @@ from deltamem.chat import encode_chat
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.serve.app import create_app
-from deltamem.serve.capacity import EngineLimits
-from deltamem.serve.jobs import Piece, Written, results
-from deltamem.serve.sampling import Sampling
+from deltamem.serve.engine.jobs import Piece, Written, results
+from deltamem.serve.engine.sampling import Sampling
 from deltamem.serve.server import Server
-from deltamem.serve.settings import Settings
+from deltamem.serve.settings import EngineLimits, Settings
 from deltamem.state import MemoryState
 from deltamem.store import SessionStore
 

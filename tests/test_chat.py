@@ -54,9 +54,13 @@ def test_sentences_are_segments_without_the_template_around_them(tokenizer):
 
 def test_a_message_that_the_template_changes_is_one_segment_among_sentences(tokenizer):
     other = copy.deepcopy(tokenizer)
-    other.chat_template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | lower }}\n{% endfor %}"
-    chat = encode_chat(other, [{"role": "user", "content": "teal. blue."}, *MESSAGES[1:]], segments="sentence")
+    other.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{{ m.content | reverse if m.role == 'assistant' else m.content | lower }}\n{% endfor %}"
+    )
+    chat = encode_chat(other, [{"role": "user", "content": "Teal. Blue."}, *MESSAGES[2:]], segments="sentence")
     assert chat.segment[chat.of([0])].unique().tolist() == [-1, 0, 1]
+    assert text_of(tokenizer, chat, chat.segment == 1) == "blue."
     assert chat.segment[chat.of([1])].unique().tolist() == [2]
 
 
@@ -83,7 +87,7 @@ def test_messages_are_found_though_the_template_shows_the_last_one_otherwise(tok
 
 
 def test_a_template_that_does_not_show_the_text_is_refused(tokenizer):
-    counting = "{{ messages | length }}{% for m in messages %}{{ m['content'] | upper }}{% endfor %}"
+    counting = "{{ messages | length }}{% for m in messages %}{{ m['content'] * 2 }}{% endfor %}"
     rewriting = tokenizer.__class__(tokenizer_object=tokenizer.backend_tokenizer, chat_template=counting)
     with pytest.raises(ValueError, match="does not show the text of message 1"):
         encode_chat(rewriting, MESSAGES)

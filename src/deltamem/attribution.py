@@ -122,7 +122,7 @@ def write_shares(
         ValueError: the shapes do not fit, or segment ids are missing.
     """
     attachment = attached(model)
-    size, length = chunk_length(attachment.base.config, chunk_size), input_ids.shape[1]
+    size, length = chunk_length(attachment.base, chunk_size), input_ids.shape[1]
     counts = torch.ones(1, length, device=attachment.base.device, requires_grad=True)
     begun = tuple(matrices.detach().clone().requires_grad_() for matrices in state.states)
     # The memory twice: as the backbone sees it, and as a function of what is there before and what each token writes.

@@ -1,6 +1,7 @@
 """Reading tokens into a memory, in chunks and without computing a single logit."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ def observe(
         ValueError: the shapes do not fit, or segment ids are missing.
     """
     attachment = attached(model)
-    size = chunk_length(attachment.base.config, chunk_size)
+    size = chunk_length(attachment.base, chunk_size)
     state = state if state is not None else attachment.new_state(input_ids.shape[0])
     length = input_ids.shape[1]
     for start in range(0, length, size):
@@ -67,7 +68,7 @@ def observe(
 
 def observe_stream(
     model: nn.Module,
-    parts: Iterable[tuple[Tensor, Tensor]],
+    parts: Iterable[tuple[Tensor, ...]],
     state: MemoryState | None = None,
     *,
     chunk_size: int = CHUNK,
@@ -79,38 +80,48 @@ def observe_stream(
 
     Args:
         model: an attached model.
-        parts: token ids and segment ids ``[B, T]`` of each part, any length; the segment ids matter to
-            adapters that write segments.
+        parts: token ids, segment ids and write flags ``[B, T]`` of each part, any length; the segment ids matter
+            to adapters that write segments.
         state: the memory to start from; empty by default.
         chunk_size: tokens a forward pass; at most what the backbone has positions for.
 
     Raises:
         ValueError: there are no tokens.
     """
-    size = chunk_length(attached(model).base.config, chunk_size)
+    size = chunk_length(attached(model).base, chunk_size)
     chunks = _rechunk(parts, size)
     ahead = next(chunks, None)
     if ahead is None:
         raise ValueError("There is no text to observe.")
     while ahead is not None:
-        (ids, segments), ahead = ahead, next(chunks, None)
-        state = observe(model, ids, state, segment_ids=segments, close=ahead is None, chunk_size=size)
+        (ids, segments, write), ahead = ahead, next(chunks, None)
+        state = observe(model, ids, state, segment_ids=segments, write=write, close=ahead is None, chunk_size=size)
     return state  # type: ignore[return-value]
 
 
-def chunk_length(config: object, wanted: int) -> int:
+def positions(model: nn.Module) -> int | None:
+    """How many tokens a backbone has positions for, prompt and answer together; ``None`` if it does not say.
+
+    Args:
+        model: a causal language model, or its base, attached or bare.
+    """
+    config: Any = model.config
+    found: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return found
+
+
+def chunk_length(model: nn.Module, wanted: int) -> int:
     """How many tokens a forward pass takes: those wanted, at most what the backbone has positions for."""
-    positions = getattr(config, "max_position_embeddings", None) or wanted
-    return max(1, min(wanted, positions))
+    return max(1, min(wanted, positions(model) or wanted))
 
 
-def _rechunk(parts: Iterable[tuple[Tensor, Tensor]], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _rechunk(parts: Iterable[tuple[Tensor, ...]], size: int) -> Iterator[tuple[Tensor, ...]]:
     """The same tokens in chunks of ``size``; the last is shorter."""
     held: tuple[Tensor, ...] | None = None
     for part in parts:
         held = part if held is None else tuple(torch.cat(pair, 1) for pair in zip(held, part, strict=True))
         while held[0].shape[1] >= size:
-            yield held[0][:, :size], held[1][:, :size]
-            held = tuple(tensor[:, size:] for tensor in held)
+            yield tuple(row[:, :size] for row in held)
+            held = tuple(row[:, size:] for row in held)
     if held is not None and held[0].shape[1]:
-        yield held[0], held[1]
+        yield held

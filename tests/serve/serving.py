@@ -19,9 +19,8 @@ import uvicorn
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.serve.app import create_app
-from deltamem.serve.capacity import EngineLimits
 from deltamem.serve.server import Server
-from deltamem.serve.settings import Settings
+from deltamem.serve.settings import EngineLimits, Settings
 from deltamem.store import SessionStore
 
 SECRET = b"a secret that only the tests have"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from deltamem.serve.committing import Committer
+from deltamem.serve.committer import Committer
 from deltamem.store import Commit, ConflictError, SessionStore, Version
 
 

@@ -13,9 +13,8 @@ import tiny
 from deltamem.chat import encode_chat
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
-from deltamem.serve.capacity import EngineLimits
-from deltamem.serve.engine import Engine
-from deltamem.serve.jobs import (
+from deltamem.serve.engine.engine import Engine
+from deltamem.serve.engine.jobs import (
     CancelledJobError,
     ClosedError,
     DeadlineError,
@@ -28,7 +27,8 @@ from deltamem.serve.jobs import (
     Written,
     results,
 )
-from deltamem.serve.sampling import Sampling
+from deltamem.serve.engine.sampling import Sampling
+from deltamem.serve.settings import EngineLimits
 from deltamem.state import MemoryState
 
 GREEDY = Sampling(max_tokens=24, temperature=0)

@@ -14,8 +14,8 @@ import pytest
 import torch
 from serving import make_server, running
 
-from deltamem.serve.capacity import EngineLimits
 from deltamem.serve.server import Server
+from deltamem.serve.settings import EngineLimits
 from deltamem.store import Commit
 
 TOLD = [{"role": "user", "content": "I live in Lisbon."}]

@@ -7,10 +7,10 @@ from serving import make_server, running
 from deltamem.attach import attached
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
-from deltamem.serve.jobs import Row, Ticket
-from deltamem.serve.rows import RowBatch
-from deltamem.serve.sampling import Sampling
-from deltamem.serve.text import TextStream
+from deltamem.serve.engine.batch import RowBatch
+from deltamem.serve.engine.jobs import Row, Ticket
+from deltamem.serve.engine.sampling import Sampling
+from deltamem.serve.engine.text import TextStream
 from deltamem.store import ApiKeys
 
 

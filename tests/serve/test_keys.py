@@ -148,7 +148,7 @@ def test_the_keys_command(tmp_path: Any) -> None:
 
 
 def test_keys_are_made_and_revoked_under_a_running_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deltamem.serve.auth.LOOK_EVERY", 0.05)
+    monkeypatch.setattr("deltamem.serve.access.LOOK_EVERY", 0.05)
     store = f"sqlite:///{tmp_path / 'sessions.db'}"
 
     def keys(command: str, *arguments: str) -> str:

@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from deltamem.serve.engine.jobs import DeadlineError
 from deltamem.serve.errors import ApiError
-from deltamem.serve.jobs import DeadlineError
 from deltamem.serve.locks import Locks
 
 

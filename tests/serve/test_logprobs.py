@@ -9,7 +9,7 @@ from serving import make_server, running
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from deltamem.serve.prompts import Prompts
+from deltamem.serve.engine.text import piece
 from deltamem.serve.server import Server
 
 # Drawn at this temperature the embedded backbone chooses words, parts of words, end tokens and single bytes.
@@ -99,7 +99,7 @@ def test_the_log_of_messages_shows_prompts_of_token_ids_as_text(client: openai.O
 
 def test_a_part_of_a_character_is_shown_by_its_bytes(server: Server) -> None:
     ids = server.prompts.text("so 😀 it")
-    shown = [server.prompts.piece(token, ids[:place]) for place, token in enumerate(ids)]
+    shown = [piece(server.engine.tokenizer, token, ids[:place]) for place, token in enumerate(ids)]
     assert b"".join(data for _, data in shown) == "so 😀 it".encode()
     assert [text for text, _ in shown if text.startswith("bytes:")] == [
         f"bytes:\\x{byte:02x}" for byte in "😀".encode()
@@ -108,13 +108,13 @@ def test_a_part_of_a_character_is_shown_by_its_bytes(server: Server) -> None:
 
 def test_vocabularies_that_name_their_bytes() -> None:
     """As those of Llama 2 and Mistral do. Their ``é`` is a character, not the byte that it would be in GPT-2's."""
-    pieces = ["▁so", "▁", "é", *(f"<0x{byte:02X}>" for byte in "😀".encode())]
-    tokenizer = Tokenizer(models.BPE({piece: n for n, piece in enumerate(pieces)}, [], byte_fallback=True))
+    vocabulary = ["▁so", "▁", "é", *(f"<0x{byte:02X}>" for byte in "😀".encode())]
+    tokenizer = Tokenizer(models.BPE({part: n for n, part in enumerate(vocabulary)}, [], byte_fallback=True))
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    prompts = Prompts(PreTrainedTokenizerFast(tokenizer_object=tokenizer), sentences=False, context=8)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     ids = [0, 0, 2, 1, *range(3, 7)]
-    shown = [prompts.piece(token, ids[:place]) for place, token in enumerate(ids)]
+    shown = [piece(fast, token, ids[:place]) for place, token in enumerate(ids)]
     assert [text for text, _ in shown[:4]] == ["so", " so", "é", " "]
     assert b"".join(data for _, data in shown) == "so soé 😀".encode()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from deltamem.serve.sampling import Sampling, choose
+from deltamem.serve.engine.sampling import Sampling, choose
 
 LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
 

@@ -11,13 +11,13 @@ from serving import make_server, running
 from deltamem.attach import attached
 from deltamem.attribution import write_shares
 from deltamem.chat import encode_chat
+from deltamem.chat.input import TextInput
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.demo.world import Fact, sample_dialogue
 from deltamem.observe import observe
+from deltamem.serve.lookback import answer_probe, read_strengths
 from deltamem.serve.prompts import Prompts
-from deltamem.serve.sources import answer_probe
-from deltamem.serve.strengths import read_strengths
 
 LISBON = "I settled in Lisbon some years ago."
 CELLO = "My friend Ravi practises the cello daily."
@@ -80,7 +80,7 @@ def test_what_was_read_is_what_the_strengths_say(http: httpx.Client, told: list[
     model, tokenizer = load_backbone()
     load_demo_adapter(model, "multi")
     state = attached(model).new_state()
-    prompts = Prompts(tokenizer, sentences=False, context=512)
+    prompts = Prompts(TextInput(model, tokenizer), 512)
     for _, messages in told[:2]:
         ids, segments, write = prompts.written(messages, ["user", "assistant"])
         state = observe(model, ids, state, segment_ids=segments, write=write)
@@ -168,7 +168,7 @@ def traced(which: Any, facts: int, dialogues: int) -> Iterator[tuple[Fact, list[
     """Of held-out dialogues a fact that was asked for, and of each token its share, text, message and turn."""
     model, tokenizer = load_backbone()
     load_demo_adapter(model, which)
-    prompts, rng = Prompts(tokenizer, sentences=False, context=512), random.Random(7)
+    prompts, rng = Prompts(TextInput(model, tokenizer), 512), random.Random(7)
     for _ in range(dialogues):
         dialogue = sample_dialogue(rng, facts=facts, small_talk=1, split="test")
         messages = [message.to_dict() for message in dialogue.messages]

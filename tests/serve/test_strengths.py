@@ -11,11 +11,12 @@ from serving import make_server, running
 
 from deltamem.attach import attached
 from deltamem.chat import encode_chat
+from deltamem.chat.input import TextInput
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.observe import observe
+from deltamem.serve.lookback import read_strengths, write_strengths
 from deltamem.serve.prompts import Prompts
-from deltamem.serve.strengths import content_tokens, read_strengths, write_strengths
 from deltamem.step import Step
 
 TOLD = [{"role": "user", "content": "I settled in Lisbon some years ago."}, {"role": "assistant", "content": "Noted."}]
@@ -25,8 +26,7 @@ TOLD = [{"role": "user", "content": "I settled in Lisbon some years ago."}, {"ro
 def model(request: pytest.FixtureRequest) -> Any:
     model, tokenizer = load_backbone()
     load_demo_adapter(model, request.param)
-    sentences = attached(model).config.write == "sentence"
-    return model, tokenizer, Prompts(tokenizer, sentences=sentences, context=512)
+    return model, tokenizer, Prompts(TextInput(model, tokenizer), 512)
 
 
 def test_a_tokens_write_is_the_step_between_the_memories_before_and_after_it(model: Any) -> None:
@@ -94,10 +94,10 @@ def test_content_is_told_apart_from_what_the_template_adds() -> None:
     _, tokenizer = load_backbone()
     for content in (" I live in Lisbon. ", "user", "Ωmega — 日本, 🎻!", "<|im_end|>"):
         message = {"role": "user", "content": content}
-        ids = encode_chat(tokenizer, [message]).input_ids[0].tolist()
-        shown = content_tokens(tokenizer, message, ids)
-        assert "".join(text for _, text in shown) == content.strip() or content == "<|im_end|>"
-        assert len(shown) < len(ids)
+        chat = encode_chat(tokenizer, [message])
+        shown = chat.content(0)
+        assert "".join(text for _, text in shown) == content.strip()
+        assert len(shown) < chat.input_ids.shape[1]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltamem.serve.text import TextStream
+from deltamem.serve.engine.text import TextStream
 
 
 class Bytes:

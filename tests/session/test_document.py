@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from talkers import SHORT, chat_tokenizer, talker
 
 import deltamem
+from deltamem.chat.document import BLOCK, encode_document
 from deltamem.demo.tokenizer import build_tokenizer
 from deltamem.observe import observe_stream
-from deltamem.session.document import BLOCK, encode_document
 from tiny import assert_same_state, enliven
 
 WORDS = st.sampled_from(
@@ -137,7 +137,8 @@ def test_a_template_that_hides_the_text_is_refused():
 def test_parts_are_joined_to_the_chunks_of_the_whole():
     model = talker()
     ids = torch.randint(3, 200, (2, 100))
-    parts = [(part, torch.zeros_like(part)) for part in ids.split([1, 0, 30, 50, 19], 1)]
+    pieces = ids.split([1, 0, 30, 50, 19], 1)
+    parts = [(part, torch.zeros_like(part), torch.ones_like(part, dtype=torch.bool)) for part in pieces]
     whole = deltamem.observe(model, ids, chunk_size=16)
     assert_same_state(observe_stream(model, parts, chunk_size=16), whole, tolerance=0)
     with pytest.raises(ValueError, match="no text"):

@@ -47,10 +47,9 @@ def serve(
 
     configure_logging()
     try:
-        from deltamem.serve.capacity import EngineLimits
         from deltamem.serve.run import run
         from deltamem.serve.server import Server
-        from deltamem.serve.settings import Settings
+        from deltamem.serve.settings import EngineLimits, Settings
     except ModuleNotFoundError as missing:
         raise ImportError(f"The server needs {missing.name}: pip install 'deltamem[serve]'") from None
     from deltamem.cli.models import open_model

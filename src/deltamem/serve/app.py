@@ -10,17 +10,15 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
 from deltamem.serve.errors import ErrorBody, install_error_handlers
-from deltamem.serve.gate import Gate
-from deltamem.serve.page import add_page
+from deltamem.serve.middleware import Gate
 from deltamem.serve.routes.chat import router as chat
 from deltamem.serve.routes.completions import router as completions
+from deltamem.serve.routes.lookback import router as lookback
+from deltamem.serve.routes.page import add_page
 from deltamem.serve.routes.sessions import router as sessions
-from deltamem.serve.routes.sources import router as sources
-from deltamem.serve.routes.strengths import router as strengths
 from deltamem.serve.routes.system import models
 from deltamem.serve.routes.system import router as system
-from deltamem.serve.server import Server
-from deltamem.serve.upkeep import look_after
+from deltamem.serve.server import Server, look_after
 from deltamem.version import __version__
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -57,7 +55,7 @@ def create_app(server: Server) -> FastAPI:
         openapi_url="/openapi.json",
     )
     app.state.server = server
-    for part in (chat, completions, sessions, strengths, sources, models):
+    for part in (chat, completions, sessions, lookback, models):
         app.include_router(part, responses=_ERRORS)
     app.include_router(system)
     add_page(app)

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import anyio
 from starlette.requests import Request
 
+from deltamem.serve.engine.jobs import Deliver, Done, Event, Failed, Ticket, Written
 from deltamem.serve.errors import ApiError
-from deltamem.serve.jobs import Deliver, Done, Event, Failed, Ticket, Written
 
 # Encoding so many characters takes less than handing it to a thread and back.
 _SHORT = 2000

@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from deltamem.serve.engine.jobs import CancelledJobError, ClosedError, DeadlineError, EngineError, QueueFullError
 from deltamem.formats.state import StateFileError
-from deltamem.serve.jobs import CancelledJobError, ClosedError, DeadlineError, EngineError, QueueFullError
 from deltamem.store import (
     ConflictError,
     EncryptionError,

@@ -5,8 +5,8 @@ import time
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 
+from deltamem.serve.engine.jobs import DeadlineError
 from deltamem.serve.errors import too_many
-from deltamem.serve.jobs import DeadlineError
 
 
 class Locks:

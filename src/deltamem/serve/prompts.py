@@ -2,40 +2,37 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from deltamem.chat import Message, encode_chat
+from deltamem.chat import ChatTokens, Message, TemplateRefusedError
+from deltamem.chat.input import TextInput, WriteInput
+from deltamem.chat.template import render_text
 from deltamem.serve.errors import ApiError
-from deltamem.serve.text import CONTEXT, INCOMPLETE
-from deltamem.serve.vocabulary import bytes_of
-
-Written = tuple[Tensor, Tensor, Tensor]
 
 
 class Prompts:
     """Encodes for one model.
 
     Args:
-        tokenizer: its tokenizer; chat needs a template.
-        sentences: whether its adapter writes once a sentence.
+        text: the model and its tokenizer; chat needs a template.
         context: positions for prompt and answer.
     """
 
-    def __init__(self, tokenizer: Any, *, sentences: bool, context: int) -> None:
-        self._tokenizer = tokenizer
-        self._sentences = sentences
+    def __init__(self, text: TextInput, context: int) -> None:
+        self._text = text
+        self._tokenizer = text.tokenizer
         self._context = context
-        self.vocabulary = len(tokenizer)
+        self.vocabulary = len(text.tokenizer)
 
     def chat(self, messages: Sequence[Message], *, shorten: bool) -> tuple[list[int], int]:
         """The prompt's tokens, and how many messages were left out of it.
 
         Args:
             messages: all of them.
-            shorten: leave out the oldest messages, but no system message nor the last, until there is room.
+            shorten: leave out the oldest messages, but no system message nor the last, until there is room. What
+                stays begins with a user's message: an answer without its question misleads the model, and many
+                templates refuse it.
 
         Raises:
             ApiError: the messages cannot be rendered, or do not fit.
@@ -43,16 +40,19 @@ class Prompts:
         ids = self._render(messages)
         if len(ids) < self._context:
             return ids, 0
-        droppable = [i for i, m in enumerate(messages[:-1]) if m["role"] != "system"] if shorten else []
+        cuts = _cuts(messages) if shorten else []
 
-        def without(count: int) -> list[int]:
-            gone = set(droppable[:count])
-            return self._render([m for i, m in enumerate(messages) if i not in gone])
+        def fits(count: int) -> bool:
+            nonlocal ids
+            try:
+                ids = self._render(without_oldest(messages, count))
+            except ApiError:  # a template that begins with a user's message refuses a last one of another's
+                return False
+            return len(ids) < self._context
 
-        fewest = bisect_left(range(len(droppable)), True, key=lambda count: len(without(count)) < self._context)
-        ids = without(fewest)
-        if len(ids) < self._context:
-            return ids, fewest
+        place = bisect_left(cuts, True, key=fits)
+        if place < len(cuts) and fits(cuts[place]):
+            return ids, cuts[place]
         raise ApiError(
             400,
             f"The messages have {len(ids)} tokens, and the model has {self._context} positions for prompt and "
@@ -65,50 +65,38 @@ class Prompts:
         """A bare text's tokens."""
         return list(self._tokenizer(text)["input_ids"])
 
-    def written(self, messages: Sequence[Message], roles: Sequence[str]) -> Written:
-        """Tokens, segment ids and write flags, each ``[1, T]``, of messages that become memory.
+    def to_write(self, messages: Sequence[Message]) -> ChatTokens:
+        """Messages as they become memory.
 
         Raises:
             ApiError: the messages cannot be rendered.
         """
         try:
-            chat = encode_chat(self._tokenizer, messages, segments="sentence" if self._sentences else "message")
-        except Exception as error:
+            return self._text.encode_to_write(messages)
+        except ValueError as error:
             raise _unrenderable(error) from None
-        numbers = [i for i, message in enumerate(messages) if message["role"] in roles]
-        return chat.input_ids, chat.segment, chat.of(numbers)
 
-    def written_text(self, ids: Sequence[int]) -> Written:
+    def written(self, messages: Sequence[Message], roles: Sequence[str]) -> WriteInput:
+        """The same, and which of the tokens write: those of the given roles.
+
+        Raises:
+            ApiError: the messages cannot be rendered.
+        """
+        return WriteInput.of(self.to_write(messages), messages, roles)
+
+    def written_text(self, ids: Sequence[int]) -> WriteInput:
         """The same for bare tokens, which are one segment."""
         row = torch.tensor([list(ids)], dtype=torch.int64)
-        return row, torch.zeros_like(row), torch.ones_like(row, dtype=torch.bool)
+        return WriteInput(row, torch.zeros_like(row), torch.ones_like(row, dtype=torch.bool))
 
     def plain(self, ids: Sequence[int]) -> str:
         """A bare text from its tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def piece(self, token: int, after: Sequence[int]) -> tuple[str, bytes]:
-        r"""What a token adds to the text of the tokens before it, as text and as bytes.
-
-        A token that is a part of a character has no text of its own; it is shown by its bytes, as in ``bytes:\xf0``.
-        """
-        if INCOMPLETE in self._tokenizer.decode([token]):
-            part = bytes_of(self._tokenizer, token)
-            try:
-                return part.decode(), part
-            except UnicodeDecodeError:
-                return "bytes:" + "".join(f"\\x{byte:02x}" for byte in part), part
-        before = list(after[-CONTEXT:])
-        known = len(self._tokenizer.decode(before)) if before else 0
-        text = str(self._tokenizer.decode([*before, token]))[known:]
-        return text, text.encode()
-
     def _render(self, messages: Sequence[Message]) -> list[int]:
         try:
-            text = self._tokenizer.apply_chat_template(
-                [dict(m) for m in messages], tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:
+            text = render_text(self._tokenizer, messages, add_generation_prompt=True)
+        except TemplateRefusedError as error:
             raise _unrenderable(error) from None
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -119,7 +107,22 @@ def new_messages(messages: Sequence[Message]) -> list[Message]:
     return [m for m in messages[last + 1 :] if m["role"] != "system"]
 
 
-def _unrenderable(error: Exception) -> ApiError:
-    # Templates are programs and raise what they like; the message is what they want to say to the caller.
-    said = " ".join(str(error).split())[:300]
-    return ApiError(400, f"The model's chat template refuses these messages: {said}", "invalid_value", "messages")
+def answer_message(text: str) -> Message:
+    """An answer as it is written and kept: without white space at its ends, which chat templates drop too."""
+    return {"role": "assistant", "content": text.strip()}
+
+
+def without_oldest(messages: Sequence[Message], count: int) -> list[Message]:
+    """The messages without the oldest ``count`` that are not a system's."""
+    gone = set([i for i, message in enumerate(messages) if message["role"] != "system"][:count])
+    return [message for i, message in enumerate(messages) if i not in gone]
+
+
+def _cuts(messages: Sequence[Message]) -> list[int]:
+    """How many of the oldest messages may be left out, so that a user's or the last one is the first that stays."""
+    spoken = [message["role"] for message in messages if message["role"] != "system"]
+    return [place for place, role in enumerate(spoken) if place and (role == "user" or place == len(spoken) - 1)]
+
+
+def _unrenderable(error: ValueError) -> ApiError:
+    return ApiError(400, str(error), "invalid_value", "messages")

@@ -1,5 +1,7 @@
-"""What all routes share."""
+"""What all routes share, and what a running server does for its store."""
 
+import asyncio
+import logging
 import re
 import time
 from contextlib import AbstractAsyncContextManager
@@ -8,22 +10,21 @@ from typing import Any
 from starlette.requests import Request
 from transformers import PreTrainedModel
 
-from deltamem.attach import attached
+from deltamem.chat.input import TextInput
 from deltamem.formats.state import StateCodec
-from deltamem.serve.auth import Access, Caller
+from deltamem.serve.access import Access, Caller, RateLimits
 from deltamem.serve.bridge import Inbox
-from deltamem.serve.capacity import EngineLimits
-from deltamem.serve.committing import Committer
-from deltamem.serve.engine import Engine
+from deltamem.serve.committer import Committer
+from deltamem.serve.engine.engine import Engine
 from deltamem.serve.errors import ApiError
-from deltamem.serve.limits import RateLimits
 from deltamem.serve.locks import Locks
 from deltamem.serve.metrics import Metrics
 from deltamem.serve.prompts import Prompts
-from deltamem.serve.settings import Settings
-from deltamem.serve.signing import StateSigner
+from deltamem.serve.settings import EngineLimits, Settings
+from deltamem.serve.states import StateSigner
 from deltamem.store import ApiKeys, SessionStore
 
+_log = logging.getLogger(__name__)
 _SECONDS = re.compile(r"[0-9]{1,8}(\.[0-9]{1,6})?")
 
 
@@ -53,8 +54,7 @@ class Server:
         self.inbox = Inbox()
         self.engine = Engine(model, tokenizer, limits, watch=self.metrics.engine_turn, delivered=self.inbox.hand_over)
         self.commits = Committer(store)
-        sentences = attached(model).config.write == "sentence"
-        self.prompts = Prompts(tokenizer, sentences=sentences, context=self.engine.context)
+        self.prompts = Prompts(TextInput(model, tokenizer), self.engine.context)
         self.signer = StateSigner(settings.secret, self.states.fingerprint)
         self.access = Access(ApiKeys(store), required=settings.require_keys)
         self.rates = RateLimits()
@@ -104,3 +104,22 @@ class Server:
         """Finishes what runs and closes the store."""
         self.engine.close(timeout)
         self.store.close()
+
+
+async def look_after(server: Server) -> None:
+    """Purges and counts, again and again, until it is cancelled.
+
+    A store that is out of reach is tried again the next time; meanwhile nobody knows how many sessions there are.
+    """
+    while True:
+        held = float("nan")
+        try:
+            purged = await asyncio.to_thread(server.store.purge_expired)
+            held = await asyncio.to_thread(server.store.count)
+        except Exception as error:
+            _log.warning("the store was not looked after", exc_info=error)
+        else:
+            if purged:
+                _log.info("deleted %d expired sessions", purged)
+        server.metrics.sessions.set(held)
+        await asyncio.sleep(server.settings.upkeep_every)

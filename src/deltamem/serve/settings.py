@@ -47,6 +47,30 @@ class Settings:
             )
 
 
+@dataclass(frozen=True)
+class EngineLimits:
+    """How much the engine takes on.
+
+    Attributes:
+        max_batch: rows that generate together.
+        queue: jobs that may wait beyond those.
+        prefill_tokens: prompt tokens fed between two decoded tokens.
+        context: positions of a row, prompt and answer; the backbone's own by default.
+    """
+
+    max_batch: int = 16
+    queue: int = 64
+    prefill_tokens: int = 512
+    context: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "prefill_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.queue < 0:
+            raise ValueError(f"queue must not be negative: {self.queue}.")
+
+
 def is_loopback(host: str) -> bool:
     """Whether an address can be reached from this machine alone."""
     if host == "localhost":

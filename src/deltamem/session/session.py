@@ -3,22 +3,34 @@
 import asyncio
 import copy
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from deltamem.attach import attached
-from deltamem.formats.state import load_state, save_state, state_from_bytes, state_to_bytes
-from deltamem.session.answering import Stop, from_loop, generate, in_thread
-from deltamem.session.conversation import Conversation, Text, one_row
-from deltamem.session.turns import Finished, SessionBusyError, Snapshot, TurnReport
+from deltamem.chat import Message
+from deltamem.chat.input import TextInput
+from deltamem.observe import positions
+from deltamem.session.answering import Stop, from_loop, generate, in_thread, stream
+from deltamem.session.retrieval import Exchange, Retriever, exchanges
+from deltamem.session.reuse import ReadText
+from deltamem.session.turns import Draft, Finished, SessionBusyError, Snapshot, TurnReport
+from deltamem.session.window import first_visible, fit_prompt, message_lengths
 from deltamem.state import MemoryState
+from deltamem.formats.state import load_state, save_state, state_from_bytes, state_to_bytes
+
+MessageInput = str | Message | Sequence[Message]
+ROLES = ("user", "assistant", "tool", "document")
+_NEW_TOKENS = 256
 
 
-class Session(Conversation):
+class Session:
     """One conversation: a frozen model, a memory state, and the few messages still visible.
 
     A reply is read from the memory as the turn began; once it is complete the turn is written, so a
@@ -51,6 +63,43 @@ class Session(Conversation):
         ValueError: an argument is out of range, or ``state`` has several rows.
     """
 
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        state: MemoryState | None = None,
+        *,
+        window: int | None = 8,
+        window_tokens: int | None = None,
+        roles: Sequence[str] = ROLES,
+        system: str = "",
+        retriever: Retriever | Literal["prompt", "memory"] | None = None,
+        reuse: bool = True,
+        undo: int = 16,
+    ) -> None:
+        for name, number in (("window", window), ("window_tokens", window_tokens), ("undo", undo)):
+            if number is not None and number < 0:
+                raise ValueError(f"{name} must not be negative: {number}.")
+        if isinstance(roles, str) or not set(roles) <= set(ROLES):
+            raise ValueError(f"roles must be some of {', '.join(ROLES)}, in a sequence; not {roles!r}.")
+        self.model = model
+        self.tokenizer = tokenizer
+        self._text = TextInput(model, tokenizer)
+        self.state = one_row(state if state is not None else attached(model).new_state(1))
+        self.window = window
+        self.window_tokens = window_tokens
+        self.roles = tuple(roles)
+        self.system = system
+        self.retriever = Retriever(retriever) if isinstance(retriever, str) else retriever
+        self.reuse = reuse
+        self.frozen = False
+        self.visible: list[Message] = []
+        self.log: list[Exchange] = []
+        self.last_turn: TurnReport | None = None
+        self._read: ReadText | None = None
+        self._undo: deque[Snapshot] = deque(maxlen=undo)
+        self._lock = threading.Lock()
+
     @classmethod
     def load(cls, path: str | Path, model: PreTrainedModel, tokenizer: Any, **options: Any) -> Self:
         """A session that goes on from a saved memory, with nothing visible.
@@ -81,7 +130,7 @@ class Session(Conversation):
         """The same as :meth:`restore`, from the bytes of :meth:`export_bytes`."""
         self._replace(state_from_bytes(data, self.model))
 
-    def observe(self, source: Text | Iterable[str], *, role: str | None = None) -> TurnReport:
+    def observe(self, source: MessageInput | Iterable[str], *, role: str | None = None) -> TurnReport:
         """Writes something to memory. It does not become visible.
 
         Args:
@@ -99,7 +148,7 @@ class Session(Conversation):
         return done.report
 
     async def aobserve(
-        self, source: Text | Iterable[str] | AsyncIterable[str], *, role: str | None = None
+        self, source: MessageInput | Iterable[str] | AsyncIterable[str], *, role: str | None = None
     ) -> TurnReport:
         """:meth:`observe` in a thread; a document may also be an asynchronous iterator. Cancelled, it writes nothing.
 
@@ -112,7 +161,7 @@ class Session(Conversation):
             self._commit(done)
         return done.report
 
-    def reply(self, message: Text, **options: Any) -> str:
+    def reply(self, message: MessageInput, **options: Any) -> str:
         """Answers a message and writes the turn to memory.
 
         Args:
@@ -127,7 +176,7 @@ class Session(Conversation):
             self._commit(done)
         return done.report.answer
 
-    async def areply(self, message: Text, **options: Any) -> str:
+    async def areply(self, message: MessageInput, **options: Any) -> str:
         """:meth:`reply` in a thread. Cancelled, it stops generating and writes nothing."""
         stop = Stop()
         with self._alone():
@@ -135,7 +184,7 @@ class Session(Conversation):
             self._commit(done)
         return done.report.answer
 
-    def stream(self, message: Text, **options: Any) -> Generator[str, None, None]:
+    def stream(self, message: MessageInput, **options: Any) -> Generator[str, None, None]:
         """:meth:`reply`, piece by piece. Leaving early stops generating and writes nothing."""
         with self._alone(), closing(self._stream(message, options, Stop())) as items:
             for item in items:
@@ -144,7 +193,7 @@ class Session(Conversation):
                 else:
                     yield item
 
-    async def astream(self, message: Text, **options: Any) -> AsyncGenerator[str, None]:
+    async def astream(self, message: MessageInput, **options: Any) -> AsyncGenerator[str, None]:
         """:meth:`stream` in a thread. Cancelled or left early, it stops generating and writes nothing."""
         stop = Stop()
         with self._alone():
@@ -159,7 +208,7 @@ class Session(Conversation):
                 stop.requested = True
                 await in_thread(stop, items.close)
 
-    def ask(self, message: Text, *, memory: bool = True, **options: Any) -> str:
+    def ask(self, message: MessageInput, *, memory: bool = True, **options: Any) -> str:
         """Answers as :meth:`reply` would, and leaves no trace in the session.
 
         Args:
@@ -254,3 +303,155 @@ class Session(Conversation):
         self.last_turn = done.report
         if self.retriever is not None:
             self.log += done.log
+
+    def _observe(self, source: MessageInput | Iterable[str], role: str | None, stop: Stop) -> Finished:
+        """The turn that writes ``source``."""
+        start = time.monotonic()
+        self._refuse_frozen()
+        log: list[Exchange] = []
+        if isinstance(source, str):
+            role = role or "user"
+            log = [({"role": role, "content": source},)]
+            state = self._written_document([source], role, stop)
+        elif messages := _messages(source):
+            log = exchanges(messages)
+            state = self._written(messages, self.state)
+        else:
+            state = self._written_document(source, role or "document", stop)  # type: ignore[arg-type]
+        return Finished(state, self.visible, self._read, log, self._report(start, state))
+
+    def _draft(self, message: MessageInput, options: dict[str, Any], *, memory: bool = True) -> Draft:
+        """A turn before it is answered. Without ``memory`` an empty one answers: what it reads is zero."""
+        start = time.monotonic()
+        attachment = attached(self.model)
+        new: list[Message] = [{"role": "user", "content": message}] if isinstance(message, str) else _messages(message)
+        state = self.state if memory else attachment.new_state(1)
+        retrieved = self._retrieve(new) if memory else []
+        shown: list[Exchange] = []
+        if self.retriever is not None and self.retriever.into == "prompt":
+            retrieved, shown = [], retrieved
+        if retrieved:
+            state = self._written([part for exchange in retrieved for part in exchange], state)
+        answer = _answer_length(options)
+        most = positions(self.model)
+        visible = self.visible[self._first_visible(self.visible) :]
+        chat, shown, past = fit_prompt(
+            lambda messages: self._text.encode(messages, prompt=True),
+            [{"role": "system", "content": self.system}] if self.system else [],
+            shown,
+            visible,
+            new,
+            positions=most,
+            answer=answer,
+        )
+        prompt = chat.input_ids.to(attachment.base.device)
+        cache = attachment.new_cache(state, write=False)
+        keep, reused = self.reuse and state is self.state, 0
+        if keep and self._read is not None and len(past) == len(self.visible):
+            reused = self._read.resume(prompt, cache, attachment)
+        # Beyond its last position a backbone says nothing sensible, or fails.
+        room = answer if most is None else min(answer, most - prompt.shape[1])
+        return Draft(
+            new, past, retrieved or shown, prompt, cache, reused, keep, options | {"max_new_tokens": room}, start
+        )
+
+    def _reply(self, message: MessageInput, options: dict[str, Any], stop: Stop) -> Finished:
+        """The turn that answers a message."""
+        draft = self._draft(message, options)
+        return self._finish(draft, generate(self.model, draft, stop))
+
+    def _stream(
+        self, message: MessageInput, options: dict[str, Any], stop: Stop
+    ) -> Generator[str | Finished, None, None]:
+        """The pieces of an answer, then its turn."""
+        draft = self._draft(message, options)
+        with closing(stream(self.model, self.tokenizer, draft, stop)) as items:
+            for item in items:
+                yield item if isinstance(item, str) else self._finish(draft, item)
+
+    def _finish(self, draft: Draft, sequence: Tensor) -> Finished:
+        """The turn of a draft that was answered with ``sequence`` ``[1, T]``."""
+        answer = self._decode(draft, sequence)
+        turn = [*draft.new, {"role": "assistant", "content": answer}]
+        state = self.state if self.frozen else self._written(turn, self.state)
+        before = [*draft.past, *turn]
+        visible = before[self._first_visible(before) :]
+        gone = [*self.visible, *turn]
+        left = tuple(gone[: len(gone) - len(visible)])
+        # Once the window has slid, what stays stands elsewhere and after other text: it is read again.
+        read = ReadText.of(sequence, draft.cache, attached(self.model)) if draft.keep and not left else None
+        return Finished(state, visible, read, [tuple(turn)], self._report(draft.start, state, draft, answer, left))
+
+    def _report(
+        self,
+        start: float,
+        state: MemoryState,
+        draft: Draft | None = None,
+        answer: str = "",
+        left: tuple[Message, ...] = (),
+    ) -> TurnReport:
+        return TurnReport(
+            answer=answer,
+            prompt_tokens=0 if draft is None else draft.prompt.shape[1],
+            reused_tokens=0 if draft is None else draft.reused,
+            written_tokens=int(state.tokens[0] - self.state.tokens[0]),
+            left=left,
+            retrieved=() if draft is None else tuple(draft.retrieved),
+            change=state.diff(self.state)[:, 0],
+            seconds=time.monotonic() - start,
+        )
+
+    def _decode(self, draft: Draft, sequence: Tensor) -> str:
+        answer = sequence[0, draft.prompt.shape[1] :]
+        return str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip()
+
+    def _written(self, messages: Sequence[Message], state: MemoryState) -> MemoryState:
+        """``state`` with what the messages of the written roles add to it."""
+        return self._text.write(messages, state, roles=self.roles)
+
+    def _written_document(self, pieces: Iterable[str], role: str, stop: Stop) -> MemoryState:
+        if role not in self.roles:
+            raise ValueError(f"This session writes {', '.join(self.roles) or 'no role'}, so a {role}'s text is not.")
+        return self._text.write_document(pieces, self.state, check=stop.check)
+
+    def _first_visible(self, messages: Sequence[Message]) -> int:
+        lengths: list[int] = []
+        if self.window_tokens is not None and messages:
+            lengths = message_lengths(self._text.encode(messages), len(messages))
+        return first_visible(messages, lengths, most_messages=self.window, most_tokens=self.window_tokens)
+
+    def _retrieve(self, new: Sequence[Message]) -> list[Exchange]:
+        """The past turns that belong to new messages, without those that are visible anyway."""
+        if self.retriever is None:
+            return []
+        seen = {id(message) for message in self.visible}
+        hidden = [turn for turn in self.log if not any(id(message) in seen for message in turn)]
+        return self.retriever.relevant(hidden, " ".join(message["content"] for message in new))
+
+    def _refuse_frozen(self) -> None:
+        if self.frozen:
+            raise ValueError("This session is frozen, so its memory cannot change; call unfreeze() first.")
+
+
+def one_row(state: MemoryState) -> MemoryState:
+    """The state itself.
+
+    Raises:
+        ValueError: it has several rows.
+    """
+    if state.batch != 1:
+        raise ValueError(f"A session is one row; this state has {state.batch}. Use state.row(i).")
+    return state
+
+
+def _answer_length(options: dict[str, Any]) -> int:
+    """How many tokens the options for ``generate`` allow an answer."""
+    config = options.get("generation_config")
+    return int(options.get("max_new_tokens") or getattr(config, "max_new_tokens", None) or _NEW_TOKENS)
+
+
+def _messages(source: Iterable[Any]) -> list[Message]:
+    """The message or messages of ``source``, or none if it is an iterator of text."""
+    if isinstance(source, Mapping):
+        return [source]
+    return list(source) if isinstance(source, Sequence) and source and isinstance(source[0], Mapping) else []

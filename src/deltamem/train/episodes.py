@@ -8,6 +8,9 @@ from torch import Tensor
 
 from deltamem.state import NO_SEGMENT
 
+# In the place of a segment: the token is read along and never written.
+UNWRITTEN = -2
+
 
 @dataclass(frozen=True)
 class Text:
@@ -16,7 +19,8 @@ class Text:
     Attributes:
         ids: token ids.
         weights: the loss weight of each token as a prediction; 0 for what is only read.
-        segments: the segment of each token, -1 for none (see :class:`deltamem.Step`).
+        segments: the segment of each token, -1 for none (see :class:`deltamem.Step`); :data:`UNWRITTEN` for what no
+            adapter writes, such as what the chat template puts before the first message.
     """
 
     ids: tuple[int, ...]
@@ -84,6 +88,16 @@ class TextBatch:
             segments=filled([text.segments for text in texts], NO_SEGMENT, torch.int64),
         )
 
+    @property
+    def writes(self) -> Tensor:
+        """``[B, T]`` bool, the tokens that may write."""
+        return self.segments != UNWRITTEN
+
+    @property
+    def segment_ids(self) -> Tensor:
+        """``[B, T]``, the segments as :class:`deltamem.Step` takes them: -1 for none."""
+        return self.segments.clamp(min=NO_SEGMENT)
+
     def columns(self, start: int, stop: int) -> "TextBatch":
         """The tokens from ``start`` up to ``stop`` of every text."""
         part = slice(start, stop)
@@ -139,7 +153,7 @@ def joined(history: Sequence[Text], query: Text) -> Text:
     for part in (*history, query):
         first = max(segments, default=NO_SEGMENT) + 1
         ids += part.ids
-        segments += [NO_SEGMENT if segment == NO_SEGMENT else first + segment for segment in part.segments]
+        segments += [segment if segment < 0 else first + segment for segment in part.segments]
     # Nothing predicts the first token of a query read alone, so it does not train here either.
     before = len(ids) - len(query.ids)
     weights = (*[0.0] * (before + 1), *query.weights[1:])[: len(ids)]

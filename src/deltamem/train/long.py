@@ -99,7 +99,7 @@ def write_history(
 def _write_chunk(
     model: PreTrainedModel, state: MemoryState, chunk: TextBatch, close: bool
 ) -> tuple[MemoryState, Tensor]:
-    step = Step(state, mask=chunk.mask, segment_ids=chunk.segments, close=close)
+    step = Step(state, write=chunk.writes, mask=chunk.mask, segment_ids=chunk.segment_ids, close=close)
     hidden = forward(model, chunk, step)
     return step.new_state, hidden
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from deltamem.attach import attached
+from deltamem.observe import positions
 from deltamem.train.episodes import EpisodeBatch
 from deltamem.train.long import Writing, write_history
-from deltamem.train.passes import Answers, answers, forward, positions, read_bare, reading_step
+from deltamem.train.passes import Answers, answers, forward, read_bare, reading_step
 from deltamem.train.views import full_texts
 
 # Below this gap between no text and text, in nats a token, a share of it says nothing.

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from deltamem.attach import attached
+from deltamem.observe import positions
 from deltamem.state import MemoryState
 from deltamem.train.episodes import EpisodeBatch, TextBatch
 from deltamem.train.long import Writing, write_history
-from deltamem.train.passes import Answers, answers, forward, positions, reading_step
+from deltamem.train.passes import Answers, answers, forward, reading_step
 from deltamem.train.terms import Contrast, Distillation, Reading, Term, WriteSparsity, cross_entropy, preservation
 from deltamem.train.views import View, full_texts, mixed_texts, sample_views
 

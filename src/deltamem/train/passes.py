@@ -47,7 +47,7 @@ def write(model: PreTrainedModel, state: MemoryState, text: TextBatch) -> tuple[
 
     The last segment of the passage is closed, so a segment adapter writes all of it.
     """
-    step = Step(state, mask=text.mask, segment_ids=text.segments, close=True)
+    step = Step(state, write=text.writes, mask=text.mask, segment_ids=text.segment_ids, close=True)
     hidden = forward(model, text, step)
     return step.new_state, hidden
 
@@ -68,8 +68,10 @@ def reading_step(
     state: MemoryState, text: TextBatch, writing: bool | Tensor = False, gates: dict[int, Tensor] | None = None
 ) -> Step:
     """The step of :func:`read`, which fills ``gates`` if given."""
-    mask = None if writing is False else text.mask
-    return Step(state, write=writing, mask=mask, segment_ids=text.segments, gates=gates)
+    if writing is False:
+        return Step(state, write=False, gates=gates)
+    writes = text.writes if writing is True else text.writes & writing
+    return Step(state, write=writes, mask=text.mask, segment_ids=text.segment_ids, gates=gates)
 
 
 @torch.no_grad()
@@ -87,12 +89,6 @@ def forward(model: PreTrainedModel, text: TextBatch, step: Step | None = None) -
     with in_blocks(base):
         hidden: Tensor = base(text.ids, use_cache=False, **memory).last_hidden_state
     return hidden
-
-
-def positions(model: PreTrainedModel) -> int | None:
-    """The most tokens that the backbone has positions for, where it says so."""
-    found: int | None = getattr(attached(model).base.config, "max_position_embeddings", None)
-    return found
 
 
 def answers(model: PreTrainedModel, hidden: Tensor, text: TextBatch) -> Answers:

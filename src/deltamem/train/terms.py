@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from deltamem.attach import attached
+from deltamem.observe import positions
 from deltamem.state import MemoryState
 from deltamem.train.episodes import EpisodeBatch, TextBatch
-from deltamem.train.passes import Answers, answers, positions, read, read_bare
+from deltamem.train.passes import Answers, answers, read, read_bare
 from deltamem.train.views import View, full_texts
 
 

@@ -11,8 +11,8 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from deltamem.serve.bridge import unless_disconnected
-from deltamem.serve.generating import Choice, Generations, Token
-from deltamem.serve.prompts import Prompts
+from deltamem.serve.engine.text import piece
+from deltamem.serve.generations import Choice, Generations, Token
 from deltamem.serve.routes.common import EventStream
 from deltamem.serve.schema import Generation
 
@@ -28,7 +28,7 @@ class Shape(ABC):
         prefix: what an answer's id begins with.
         whole: what a whole answer is called in ``object``, as ``chunk`` is what a part of a stream is.
         opening: the fields of a choice in a stream's first chunk, if it has one of its own.
-        prompts: shows tokens as text.
+        tokenizer: shows tokens as text.
         logprobs: whether log-probabilities are shown.
     """
 
@@ -37,7 +37,7 @@ class Shape(ABC):
     chunk: ClassVar[str]
     opening: ClassVar[dict[str, Any] | None] = None
 
-    prompts: Prompts
+    tokenizer: Any
     logprobs: bool
 
     @abstractmethod
@@ -49,10 +49,10 @@ class Shape(ABC):
         """The fields of a choice in a chunk, which is the last one if it brings nothing."""
 
 
-def probed(prompts: Prompts, token: Token) -> Iterator[Probed]:
+def probed(tokenizer: Any, token: Token) -> Iterator[Probed]:
     """A token, and then its alternatives, as they stand in the text."""
     for one, logprob in ((token.chosen.token, token.chosen.logprob), *token.chosen.alternatives):
-        yield *prompts.piece(one, token.after), logprob
+        yield *piece(tokenizer, one, token.after), logprob
 
 
 async def respond(

@@ -8,8 +8,8 @@ from fastapi.responses import Response
 
 from deltamem.chat import Message
 from deltamem.serve.bridge import encoded
-from deltamem.serve.generating import Choice, Generations, Token
-from deltamem.serve.prompts import new_messages
+from deltamem.serve.generations import Choice, Generations, Token
+from deltamem.serve.prompts import answer_message, new_messages
 from deltamem.serve.routes.answering import Shape, probed, respond
 from deltamem.serve.routes.common import CallerOf, ServerOf, SessionHeader, memory_options
 from deltamem.serve.schema import ChatRequest
@@ -38,12 +38,11 @@ async def chat_completions(
 
     async def finish() -> dict[str, Any]:
         turn = generations.turn
-        answer: Message = {"role": "assistant", "content": generations.choices[0].text.strip()}
-        added = [*new_messages(messages), answer]
+        added = [*new_messages(messages), answer_message(generations.choices[0].text)]
         written = await encoded(lambda: server.prompts.written(added, turn.options.roles), _texts(added))
         return {**await turn.write(written, "turn", added), "dropped_messages": dropped}
 
-    return await respond(request, body, generations, _Chat(server.prompts, bool(body.logprobs)), finish)
+    return await respond(request, body, generations, _Chat(server.engine.tokenizer, bool(body.logprobs)), finish)
 
 
 def _texts(messages: Sequence[Message]) -> Iterator[str]:
@@ -68,6 +67,6 @@ class _Chat(Shape):
 
         content = []
         for token in tokens:
-            own, *others = (item(*one) for one in probed(self.prompts, token))
+            own, *others = (item(*one) for one in probed(self.tokenizer, token))
             content.append({**own, "top_logprobs": others})
         return {"content": content}

@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPBearer
 from starlette.types import Receive, Scope, Send
 
-from deltamem.serve.auth import Caller
+from deltamem.serve.access import Caller
 from deltamem.serve.errors import ApiError, as_api_error, log_failure
 from deltamem.serve.schema import Generation, MemoryOptions
 from deltamem.serve.server import Server

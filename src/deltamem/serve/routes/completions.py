@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from deltamem.serve.errors import ApiError
-from deltamem.serve.generating import Choice, Generations, Token
+from deltamem.serve.generations import Choice, Generations, Token
 from deltamem.serve.prompts import Prompts
 from deltamem.serve.routes.answering import Shape, probed, respond
 from deltamem.serve.routes.common import CallerOf, ServerOf, SessionHeader, memory_options
@@ -44,7 +44,7 @@ async def completions(
         said = [{"role": "user", "content": asked}, {"role": "assistant", "content": choice.text}]
         return await generations.turn.write(written, "turn", said)
 
-    return await respond(request, body, generations, _Text(server.prompts, body.logprobs is not None), finish)
+    return await respond(request, body, generations, _Text(server.engine.tokenizer, body.logprobs is not None), finish)
 
 
 def _prompts(given: str | list[Any], prompts: Prompts) -> list[list[int]]:
@@ -67,7 +67,7 @@ class _Text(Shape):
         return {"text": text, "logprobs": self._logprobs(tokens) if self.logprobs and tokens else None}
 
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
-        shown = [list(probed(self.prompts, token)) for token in tokens]
+        shown = [list(probed(self.tokenizer, token)) for token in tokens]
         return {
             "tokens": [own[0] for own, *_ in shown],
             "token_logprobs": [own[2] for own, *_ in shown],

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from deltamem.serve.bridge import unless_disconnected
-from deltamem.serve.memories import open_turn, received_state
 from deltamem.serve.routes.common import CallerOf, ServerOf
 from deltamem.serve.routes.views import (
     Deleted,
@@ -21,7 +20,7 @@ from deltamem.serve.routes.views import (
     Timeline,
     detail_of,
     info_of,
-    matrices_of,
+    memory_of,
     message_of,
     version_of,
 )
@@ -35,6 +34,7 @@ from deltamem.serve.schema import (
     Observe,
     Rollback,
 )
+from deltamem.serve.turns import open_turn, received_state
 from deltamem.store import NAME_PATTERN, Changes
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
@@ -188,7 +188,7 @@ async def memory(
         found = server.store.load(caller.tenant, session, version, expect=fingerprint)
         earlier = None if since is None else server.store.load(caller.tenant, session, since, expect=fingerprint)
         before = None if earlier is None else server.states.unpack(earlier.state)
-        return matrices_of(found, server.states.unpack(found.state), since, before)
+        return memory_of(found, server.states.unpack(found.state), since, before)
 
     return await asyncio.to_thread(read)
 

@@ -3,12 +3,11 @@
 from datetime import datetime
 from typing import Literal
 
-import torch
 from pydantic import BaseModel
-from torch import Tensor
 
-from deltamem.formats.state import unpack_state
+from deltamem.serve.states import change_of, matrices_of, norms_of
 from deltamem.state import MemoryState
+from deltamem.formats.state import unpack_state
 from deltamem.store import SessionRecord, StoredMessage, Version, VersionInfo
 
 
@@ -127,7 +126,7 @@ def detail_of(record: SessionRecord, head: Version, versions: int) -> SessionDet
     """A session with the norms of its memory, whichever adapter wrote it."""
     state, _ = unpack_state(head.state)
     return SessionDetail(
-        **info_of(record).model_dump(), versions=versions, bytes=len(head.state), norms=_one_row(state.norms())
+        **info_of(record).model_dump(), versions=versions, bytes=len(head.state), norms=norms_of(state)
     )
 
 
@@ -154,22 +153,16 @@ def message_of(stored: StoredMessage) -> MessageItem:
     )
 
 
-def matrices_of(version: Version, state: MemoryState, since: int | None, before: MemoryState | None) -> MemoryMatrices:
+def memory_of(version: Version, state: MemoryState, since: int | None, before: MemoryState | None) -> MemoryMatrices:
     """A memory's numbers, and its distance from an earlier one."""
     return MemoryMatrices(
         version=version.number,
         since=since,
         tokens_written=version.tokens,
-        states=torch.stack([matrices[0] for matrices in state.states]).cpu().tolist(),
-        norms=_one_row(state.norms()),
-        change=None if before is None else _one_row(state.diff(before)),
+        states=matrices_of(state),
+        norms=norms_of(state),
+        change=None if before is None else change_of(state, before),
     )
-
-
-def _one_row(values: Tensor) -> list[list[float]]:
-    """``[L, B, N]`` of one row as lists ``[L][N]``."""
-    rows: list[list[float]] = values[:, 0].tolist()
-    return rows
 
 
 def _seconds(moment: datetime) -> int:

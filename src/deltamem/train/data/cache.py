@@ -14,7 +14,7 @@ from torch import Tensor
 from deltamem.files import write_atomically
 from deltamem.train.data.table import EpisodeTable
 
-_FORMAT = 2
+_FORMAT = 3
 _TENSORS = ("ids", "segments", "places", "texts")
 _log = logging.getLogger(__name__)
 

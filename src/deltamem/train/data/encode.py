@@ -1,22 +1,19 @@
 """Conversations as tokens: the history that is written, what stays visible, and the target, by the chat template."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deltamem.chat import ChatTokens, encode_chat
+from deltamem.chat import ChatTokens, TemplateRefusedError, encode_chat, encode_to_write
+from deltamem.chat.segments import segments_of
 from deltamem.config import DeltaMemConfig
 from deltamem.state import NO_SEGMENT
 from deltamem.train.data.lines import Message
 from deltamem.train.data.options import DataOptions
-
-# Follows a history that ends with an answer, which some templates render differently while it is the last turn.
-_NEXT_TURN: Message = {"role": "user", "content": "?"}
-_REPLY: Message = {"role": "assistant", "content": "."}
+from deltamem.train.episodes import UNWRITTEN
 
 Numbers = NDArray[np.int32]
 
@@ -27,8 +24,8 @@ class Tokens:
 
     Attributes:
         ids: token ids.
-        message: the number of the message a token belongs to, ascending.
-        segments: segment ids, -1 for none.
+        message: the number of the message a token belongs to; -1 for what the template puts before the first.
+        segments: segment ids, -1 for none and -2 for what is not written.
     """
 
     ids: Numbers
@@ -37,11 +34,15 @@ class Tokens:
 
     def before(self, message: int) -> int:
         """How many tokens the messages before ``message`` have."""
-        return int(np.searchsorted(self.message, message))
+        later = np.flatnonzero(self.message >= message)
+        return int(later[0]) if len(later) else len(self.message)
 
     def part(self, start: int, end: int | None = None) -> "Tokens":
         """The tokens from ``start`` up to ``end``."""
         return Tokens(self.ids[start:end], self.message[start:end], self.segments[start:end])
+
+
+_NOTHING = Tokens(*(np.empty(0, np.int32) for _ in range(3)))
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,11 @@ class EpisodeEncoder:
             )
         self.tokenizer = tokenizer
         self.options = options
-        self.segments = "sentence" if config.write == "sentence" else "message"
+        self.segments = segments_of(config)
         self.plain = plain
         self.rewritten = 0
         self.by_message = 0
-        self._last: tuple[list[Message], Tokens] = ([], _join([]))
+        self._last: tuple[list[Message], Tokens] = ([], _NOTHING)
 
     def encode(self, messages: Sequence[Message]) -> EncodedLine:
         """The episodes of one conversation.
@@ -195,66 +196,38 @@ class EpisodeEncoder:
 
     def _joined(self, told: Tokens, episode: EncodedEpisode) -> FullText:
         """The history and the visible part one after the other, for a template that refuses the whole conversation."""
-        after = self._following(episode.read)
+        # As it follows another text: without what the template puts before the first message.
+        after = episode.read.part(episode.read.before(0))
         if not len(told.ids) or len(episode.read.ids) - len(after.ids) > episode.target:
             after = episode.read
         skipped = len(episode.read.ids) - len(after.ids)
         count = int(told.segments.max(initial=-1)) + 1
-        segments = np.where(after.segments == NO_SEGMENT, NO_SEGMENT, after.segments + count)
+        segments = np.where(after.segments < 0, after.segments, after.segments + count)
         return FullText(told.part(0, 0), len(told.ids), replace(after, segments=segments), episode.target - skipped)
 
     def _history(self, messages: list[Message]) -> Tokens:
         """The tokens of a history; those of the last one again if it is the same, as for questions on one text."""
         if not messages:
-            return _join([])
+            return _NOTHING
         if self._last[0] != messages:
             self._last = (messages, self._render_history(messages))
         return self._last[1]
 
     def _render_history(self, messages: list[Message]) -> Tokens:
-        following = [_NEXT_TURN] if messages[-1]["role"] == "assistant" else []
-        try:
-            chat = self._encode([*messages, *following])
-        except ValueError:
-            # A template that rewrites earlier turns renders a message alone as it does in the middle of a chat.
-            self.by_message += 1
-            first, *others = (self._render([message]) for message in messages)
-            return _join([first, *map(self._following, others)])
+        chat = self._told(encode_to_write, messages)
+        self.by_message += chat.apart
         self.rewritten += chat.rewritten
-        whole = _numbers(chat)
-        return whole.part(0, whole.before(len(messages)))
-
-    @cached_property
-    def _opening(self) -> Numbers:
-        """What the template puts before the first turn of a conversation: BOS, or a system message of its own."""
-        try:
-            alone, three = self._render([_NEXT_TURN]), self._render([_NEXT_TURN, _REPLY, _NEXT_TURN])
-        except ValueError:
-            return np.empty(0, np.int32)
-        turn = three.ids[three.before(2) :]
-        opening = max(0, len(alone.ids) - len(turn))
-        return alone.ids[: opening * np.array_equal(alone.ids[opening:], turn)]
-
-    def _following(self, tokens: Tokens) -> Tokens:
-        """A conversation rendered by itself, as it follows another: without the template's opening."""
-        size = len(self._opening)
-        return tokens.part(size) if np.array_equal(tokens.ids[:size], self._opening) else tokens
+        return _numbers(chat, messages)
 
     def _render(self, messages: list[Message]) -> Tokens:
-        return _numbers(self._encode(messages))
+        return _numbers(self._told(encode_chat, messages), messages)
 
-    def _encode(self, messages: list[Message]) -> ChatTokens:
-        from jinja2 import TemplateError
-
+    def _told(self, encode: Callable[..., ChatTokens], messages: list[Message]) -> ChatTokens:
         try:
-            return encode_chat(
-                self.tokenizer,
-                messages,
-                segments=self.segments,  # type: ignore[arg-type]
-                **self.options.template,
-            )
-        except TemplateError as error:
-            raise ValueError(f"the chat template of {self.name} refuses this conversation: {error}") from error
+            return encode(self.tokenizer, messages, segments=self.segments, **self.options.template)
+        except TemplateRefusedError as error:
+            reason = error.__cause__
+            raise ValueError(f"the chat template of {self.name} refuses this conversation: {reason}") from error
 
 
 def _visible_from(messages: Sequence[Message], lead: int, target: int) -> int:
@@ -262,8 +235,11 @@ def _visible_from(messages: Sequence[Message], lead: int, target: int) -> int:
     return next((i for i in range(target - 1, lead - 1, -1) if messages[i]["role"] == "user"), target)
 
 
-def _numbers(chat: ChatTokens) -> Tokens:
-    return Tokens(*(row[0].numpy().astype(np.int32) for row in (chat.input_ids, chat.message, chat.segment)))
+def _numbers(chat: ChatTokens, messages: Sequence[Message]) -> Tokens:
+    tokens = Tokens(*(row[0].numpy().astype(np.int32) for row in (chat.input_ids, chat.message, chat.segment)))
+    spoken = [number for number, message in enumerate(messages) if message["role"] != "system"]
+    tokens.segments[~np.isin(tokens.message, spoken)] = UNWRITTEN
+    return tokens
 
 
 def _common(one: Numbers, other: Numbers) -> int:
@@ -277,15 +253,3 @@ def _concatenated(*parts: Tokens) -> Tokens:
     """Parts of one text, or of two that number their messages and segments alike."""
     rows = ([getattr(part, name) for part in parts] for name in ("ids", "message", "segments"))
     return Tokens(*map(np.concatenate, rows))
-
-
-def _join(parts: list[Tokens]) -> Tokens:
-    """Messages rendered one by one, as one text: segments go on counting."""
-    ids, message, segments, count = [], [], [], 0
-    for number, part in enumerate(parts):
-        ids.append(part.ids)
-        message.append(np.full_like(part.message, number))
-        segments.append(np.where(part.segments == NO_SEGMENT, NO_SEGMENT, part.segments + count))
-        count += int(part.segments.max(initial=-1)) + 1
-    empty = np.empty(0, np.int32)
-    return Tokens(*(np.concatenate([empty, *rows]).astype(np.int32) for rows in (ids, message, segments)))

@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from deltamem.serve.capacity import EngineLimits, Load
-from deltamem.serve.jobs import (
+from deltamem.observe import positions
+from deltamem.serve.engine.batch import RowBatch, WriteBatch, check_model
+from deltamem.serve.engine.jobs import (
     ClosedError,
     Deliver,
     Done,
     EngineError,
     Event,
     Failed,
+    Load,
     Piece,
     QueueFullError,
     Row,
@@ -32,10 +34,9 @@ from deltamem.serve.jobs import (
     Written,
     results,
 )
-from deltamem.serve.rows import RowBatch, check_model
-from deltamem.serve.sampling import Sampling, choose
-from deltamem.serve.text import TextStream
-from deltamem.serve.writes import WriteBatch
+from deltamem.serve.engine.sampling import Sampling, choose
+from deltamem.serve.engine.text import TextStream
+from deltamem.serve.settings import EngineLimits
 from deltamem.state import MemoryState
 
 _log = logging.getLogger(__name__)
@@ -71,8 +72,8 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
         self.limits = limits or EngineLimits()
-        positions = getattr(self._attachment.base.config, "max_position_embeddings", None) or 2**31
-        self.context = min(self.limits.context or positions, positions)
+        most = positions(model) or 2**31
+        self.context = min(self.limits.context or most, most)
         self._ends = _end_tokens(model, tokenizer)
         self._watch = watch
         self._delivered = delivered or (lambda: None)

@@ -9,15 +9,15 @@ from typing import Any
 
 from starlette.requests import Request
 
-from deltamem.serve.auth import Caller
+from deltamem.serve.access import Caller
 from deltamem.serve.bridge import Jobs, Start
+from deltamem.serve.engine.jobs import Deliver, Done, Piece, Ticket
+from deltamem.serve.engine.sampling import Chosen, Sampling
+from deltamem.serve.engine.text import CONTEXT
 from deltamem.serve.errors import ApiError
-from deltamem.serve.jobs import Deliver, Done, Piece, Ticket
-from deltamem.serve.memories import Turn, open_turn
-from deltamem.serve.sampling import Chosen, Sampling
 from deltamem.serve.schema import MemoryOptions
 from deltamem.serve.server import Server
-from deltamem.serve.text import CONTEXT
+from deltamem.serve.turns import Turn, open_turn
 
 
 @dataclass(frozen=True)

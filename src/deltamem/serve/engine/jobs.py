@@ -9,8 +9,8 @@ from queue import SimpleQueue
 
 from torch import Tensor
 
-from deltamem.serve.sampling import Chosen, Sampling
-from deltamem.serve.text import TextStream
+from deltamem.serve.engine.sampling import Chosen, Sampling
+from deltamem.serve.engine.text import TextStream
 from deltamem.state import MemoryState
 
 
@@ -163,6 +163,23 @@ class Writing:
     segments: Tensor = field(repr=False)
     write: Tensor = field(repr=False)
     done: int = 0
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the engine is doing right now.
+
+    Attributes:
+        waiting: jobs that have not begun.
+        prefilling: rows whose prompt is being read.
+        decoding: rows that generate.
+        writing: jobs that write to memory.
+    """
+
+    waiting: int
+    prefilling: int
+    decoding: int
+    writing: int
 
 
 def results(start: Callable[[Deliver], Ticket]) -> Iterator[Event]:

@@ -3,14 +3,15 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
-from deltamem.chat import ChatTokens, encode_chat
+from deltamem.chat.segments import Segments
+from deltamem.chat.template import Rendered, render_chat
+from deltamem.chat.tokens import ChatTokens, check_text, check_tokenizer, encode_rendered
 from deltamem.state import NO_SEGMENT
 
 BLOCK = 1024
-_PLACE = "\u2060document\u2060"
-_FRAMED = "{{ before }}{{ messages[0]['content'] }}{{ after }}"
+_EXAMPLE = "A document."
 # Where to cut, best first, and whether a sentence ends there. Most tokenizers begin a token at a single space.
 _CUTS = (
     (re.compile(r"(?<=[.!?…]) (?=\S)|(?<=[。！？])(?=[^\s.!?…。！？])"), True),
@@ -20,9 +21,7 @@ _CUTS = (
 )
 
 
-def encode_document(
-    tokenizer: Any, pieces: Iterable[str], *, segments: Literal["message", "sentence"] = "message"
-) -> Iterator[ChatTokens]:
+def encode_document(tokenizer: Any, pieces: Iterable[str], *, segments: Segments = "message") -> Iterator[ChatTokens]:
     """The tokens of one user's message that arrives in pieces.
 
     The text is cut into blocks of about a thousand characters where a sentence ends, else at a space, and each block
@@ -37,17 +36,16 @@ def encode_document(
     Raises:
         ValueError: there is no text, or the chat template does not show it as it is.
     """
-    before, after = _frame(tokenizer)
+    opening, before, after = _frame(tokenizer)
     sentences, open_sentence = 0, False
     for block, ends_sentence, first, last in _ends(_blocks(pieces)):
-        chat = encode_chat(
-            tokenizer,
-            [{"role": "user", "content": block}],
-            segments=segments,
-            chat_template=_FRAMED,
-            before=before if first else "",
-            after=after if last else "",
-        )
+        skipped, head = (opening, before) if first else ("", "")
+        text = f"{skipped}{head}{block}{after if last else ''}"
+        inner = block.strip()
+        place = len(skipped + head) + block.find(inner)
+        content = (place, place + len(inner))
+        rendered = Rendered(text, ((len(skipped), len(text)),), (content,), rewritten=False)
+        chat = encode_rendered(tokenizer, rendered, ["user"], segments)
         if segments == "sentence":
             start = sentences - open_sentence
             found = chat.segment != NO_SEGMENT
@@ -57,19 +55,21 @@ def encode_document(
         yield chat
 
 
-def _frame(tokenizer: Any) -> tuple[str, str]:
-    """What the chat template puts before and after a user's message."""
-    message = [{"role": "user", "content": _PLACE}]
-    parts = str(tokenizer.apply_chat_template(message, tokenize=False)).split(_PLACE)
-    if len(parts) != 2:
+def _frame(tokenizer: Any) -> tuple[str, str, str]:
+    """What the chat template puts before a conversation, and before and after a user's message."""
+    check_tokenizer(tokenizer)
+    rendered = render_chat(tokenizer, [{"role": "user", "content": _EXAMPLE}])
+    (begin, end), content = rendered.messages[0], rendered.contents[0]
+    if content is None or rendered.text[slice(*content)] != _EXAMPLE:
         raise ValueError("The chat template does not show a message's text once as it is; observe messages instead.")
-    return parts[0], parts[1]
+    return rendered.text[:begin], rendered.text[begin : content[0]], rendered.text[content[1] : end]
 
 
 def _blocks(pieces: Iterable[str]) -> Iterator[tuple[str, bool]]:
     """The text in blocks, and whether each ends a sentence."""
     held, blank = "", True
     for piece in pieces:
+        check_text(piece, "the document")
         # By parts, so that one huge piece is not copied once a block.
         for start in range(0, len(piece), BLOCK):
             held += piece[start : start + BLOCK]

@@ -11,7 +11,7 @@ from starlette.types import Scope
 from deltamem.attach import attached
 from deltamem.serve.routes.common import ServerOf
 
-_FOLDER = Path(__file__).parent / "web"
+_FOLDER = Path(__file__).parents[1] / "web"
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "

@@ -1,4 +1,4 @@
-"""The memory of a request: where it comes from, and where the turn is written."""
+"""The memory of a request: where it comes from, and how its turn is written and committed."""
 
 import asyncio
 import math
@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from deltamem.serve.auth import Caller
+from deltamem.chat.input import WriteInput
+from deltamem.serve.access import Caller
 from deltamem.serve.bridge import Jobs
+from deltamem.serve.engine.jobs import Written
 from deltamem.serve.errors import ApiError
-from deltamem.serve.jobs import Written as WrittenEvent
-from deltamem.serve.prompts import Written
 from deltamem.serve.schema import MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.state import MemoryState
@@ -40,7 +40,7 @@ class Turn:
     version: int
     fresh: bool = False
 
-    async def write(self, written: Written, kind: str, messages: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+    async def write(self, written: WriteInput, kind: str, messages: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
         """Writes tokens to the memory and commits it; gives what the answer says of the memory.
 
         Raises:
@@ -58,7 +58,7 @@ class Turn:
             [lambda d: server.engine.write(*written, d, state=self.state, deadline=self.deadline, admitted=turn)],
         )
         try:
-            (after,) = [e.state async for _, e in jobs.events() if isinstance(e, WrittenEvent)]
+            (after,) = [e.state async for _, e in jobs.events() if isinstance(e, Written)]
         finally:
             jobs.cancel()
         before = self.state if self.state is not None else server.engine.new_state()

@@ -1,11 +1,15 @@
-"""Memories that clients carry: signed, so that a server takes back only what it gave, from whom it gave it to."""
+"""Memories as clients get them: as signed text that they may bring back, and as plain numbers."""
 
 import base64
 import binascii
 import hashlib
 import hmac
 
+import torch
+from torch import Tensor
+
 from deltamem.serve.errors import ApiError
+from deltamem.state import MemoryState
 
 _PREFIX = "dms1"
 
@@ -62,3 +66,25 @@ def _decode(text: str) -> bytes:
         return base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
     except (binascii.Error, UnicodeEncodeError):
         raise ValueError("not base64") from None
+
+
+def norms_of(state: MemoryState) -> list[list[float]]:
+    """``[layers][states]``, the Frobenius norms of a memory of one row."""
+    return _one_row(state.norms())
+
+
+def matrices_of(state: MemoryState) -> list[list[list[list[float]]]]:
+    """``[layers][states][R][R]``, a memory of one row as plain numbers."""
+    found: list[list[list[list[float]]]] = torch.stack([matrices[0] for matrices in state.states]).cpu().tolist()
+    return found
+
+
+def change_of(state: MemoryState, before: MemoryState) -> list[list[float]]:
+    """``[layers][states]``, the Frobenius norms of the change since an earlier memory."""
+    return _one_row(state.diff(before))
+
+
+def _one_row(values: Tensor) -> list[list[float]]:
+    """``[L, B, N]`` of one row as lists ``[L][N]``."""
+    rows: list[list[float]] = values[:, 0].tolist()
+    return rows

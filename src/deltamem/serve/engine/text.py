@@ -1,11 +1,13 @@
-"""Token ids as text that arrives: whole characters only, and nothing of a stop string."""
+"""Tokens as text: as it arrives, whole characters only and nothing of a stop string; and token by token."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 INCOMPLETE = "�"
 # So many tokens before a token are enough to decode it as it stands in the text: a character has up to four.
 CONTEXT = 4
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class TextStream:
@@ -71,3 +73,45 @@ class TextStream:
 def _overlap(text: str, stop: str) -> int:
     """The length of the longest end of ``text`` that ``stop`` begins with, short of all of it."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+def piece(tokenizer: Any, token: int, after: Sequence[int]) -> tuple[str, bytes]:
+    r"""What a token adds to the text of the tokens before it, as text and as bytes.
+
+    A token that is a part of a character has no text of its own; it is shown by its bytes, as in ``bytes:\xf0``.
+    """
+    if INCOMPLETE in tokenizer.decode([token]):
+        part = _bytes_of(tokenizer, token)
+        try:
+            return part.decode(), part
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in part), part
+    before = list(after[-CONTEXT:])
+    known = len(tokenizer.decode(before)) if before else 0
+    text = str(tokenizer.decode([*before, token]))[known:]
+    return text, text.encode()
+
+
+def _bytes_of(tokenizer: Any, token: int) -> bytes:
+    """The bytes of a token that is perhaps no whole character.
+
+    Byte-level vocabularies write each byte as a character (GPT-2, Llama 3, Qwen), others have a token ``<0xF0>`` for
+    each byte (Llama 2, Mistral).
+    """
+    piece = str(tokenizer.convert_ids_to_tokens(token))
+    single = _BYTE.fullmatch(piece)
+    if single:
+        return bytes([int(single[1], 16)])
+    if all(character in _BYTES for character in piece):
+        return bytes(_BYTES[character] for character in piece)
+    return piece.encode()
+
+
+def _byte_level() -> dict[str, int]:
+    """The byte of each character of a byte-level vocabulary: printable ones stand for themselves."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTES = _byte_level()

@@ -1,0 +1,420 @@
+"""Looking again at what was said: how strongly a turn's tokens were written and read, and where an answer came from.
+
+A turn is gone through again on the memory that it began with, beside the engine and changing nothing.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import torch
+from starlette.requests import Request
+from torch import Tensor, nn
+
+from deltamem.attach import attached
+from deltamem.attribution import ReadProbe, read_probe, read_vectors, write_shares
+from deltamem.chat import ChatTokens, Message, encode_chat
+from deltamem.chat.input import WriteInput
+from deltamem.observe import CHUNK, chunk_length, observe
+from deltamem.serve.access import Caller
+from deltamem.serve.bridge import settled, unless_disconnected
+from deltamem.serve.engine.jobs import Ticket
+from deltamem.serve.errors import ApiError
+from deltamem.serve.prompts import Prompts, answer_message, new_messages, without_oldest
+from deltamem.serve.schema import ChatMessage, Role
+from deltamem.serve.server import Server
+from deltamem.state import MemoryState
+from deltamem.step import Step
+
+T = TypeVar("T")
+Check = Callable[[], None]
+# The most tokens of a turn that is weighed token by token, and of all turns that an answer is traced through.
+MOST_WEIGHED, MOST_TRACED = 1024, 4096
+# Batches round differently, so a turn done again does not lead to quite the same numbers. Another text leads far away.
+_DRIFT = 0.05
+
+
+@dataclass(frozen=True)
+class SeenToken:
+    """A token of a message's content.
+
+    Attributes:
+        text: what it adds to the content.
+        write: the norm of its change to the memory, or its share of what an answer read.
+        read: the norm of all that it read; ``None`` where that is not known.
+    """
+
+    text: str
+    write: float
+    read: float | None = None
+
+
+@dataclass(frozen=True)
+class SeenMessage:
+    """A message of a past turn.
+
+    Attributes:
+        role: whose.
+        share: the sum of ``write`` of all its tokens, those too that the chat template puts around its content.
+        tokens: those of its content.
+    """
+
+    role: str
+    share: float
+    tokens: list[SeenToken]
+
+
+@dataclass(frozen=True)
+class AnswerTrace:
+    """Where what an answer read came from.
+
+    Attributes:
+        read: the sum, over the answer's tokens, of the norm of all that was read where the token was chosen.
+        before: the share of the memory that the first of the turns began with.
+        turns: for each turn its messages; ``write`` of their tokens is the share of what was read.
+    """
+
+    read: float
+    before: float
+    turns: list[list[SeenMessage]]
+
+
+def go_on() -> None:
+    """The check of work that nothing interrupts."""
+
+
+async def beside_engine(server: Server, caller: Caller, request: Request, work: Callable[[Check], T]) -> T:
+    """What ``work`` gives, done in a thread while no other such work runs.
+
+    Args:
+        server: whose model it is.
+        caller: who asked. A tenant has one request at a time in line for the model, however many it sends.
+        request: what was asked; its deadline counts, and a client that leaves ends the work.
+        work: gets a function that it calls between its steps, and that raises when the work is to end.
+
+    Raises:
+        ApiError: 429, the tenant has enough such requests; 499, the client left.
+        EngineError: the deadline passed.
+    """
+    deadline = server.deadline(request)
+    ticket = Ticket(lambda event: None, deadline)
+
+    def check() -> None:
+        problem = ticket.problem()
+        if problem is not None:
+            raise problem
+
+    async def alone() -> T:
+        async with server.looking_back.hold(caller.tenant, deadline), server.model_again.hold("model", deadline):
+            return await settled(asyncio.to_thread(work, check), stop=ticket.cancel)
+
+    return await unless_disconnected(request, alone())
+
+
+@dataclass(frozen=True)
+class PastTurn:
+    """A turn, or a text that was observed.
+
+    Attributes:
+        session: whose.
+        version: the one that it made.
+        answered: whether its last message is an answer.
+        sent: what it was sent, and the answer.
+        added: what became memory of that.
+        tokens: the same as tokens.
+        written: the same as what was written.
+        before: the memory that it began with.
+        after: the memory that it left.
+    """
+
+    session: str
+    version: int
+    answered: bool
+    sent: Sequence[Message]
+    added: Sequence[Message]
+    tokens: ChatTokens
+    written: WriteInput
+    before: MemoryState
+    after: MemoryState
+
+    @property
+    def length(self) -> int:
+        """T, how many tokens are to be gone through."""
+        return self.written[0].shape[1]
+
+    def check(self, reached: MemoryState) -> None:
+        """Compares the memory with the one that its text leads to now.
+
+        Raises:
+            ApiError: they differ, so this is not the text.
+        """
+        if float(reached.diff(self.after).norm()) > _DRIFT * float(self.after.diff(self.before).norm()) + 1e-6:
+            raise _not_the_turn(self.version, "they lead to another memory")
+
+
+def past_turn(
+    server: Server,
+    caller: Caller,
+    session: str,
+    number: int,
+    messages: Sequence[ChatMessage] | None,
+    roles: Sequence[Role],
+) -> PastTurn:
+    """The turn that made a version, from its messages or from those that the server kept of it.
+
+    Raises:
+        ApiError: no text was written in the version, none was kept, or the messages do not end with an answer.
+        StoreError: a version cannot be had.
+    """
+    fingerprint = server.states.fingerprint
+    after = server.store.load(caller.tenant, session, number, expect=fingerprint)
+    if after.kind not in ("turn", "observe") or after.parent is None:
+        raise ApiError(
+            400, f"Version {number} is a {after.kind}: no text was written in it.", "invalid_value", "version"
+        )
+    before = server.store.load(caller.tenant, session, after.parent, expect=fingerprint)
+    sent: list[Message] = [*map(ChatMessage.plain, messages)] if messages else _kept(server, caller, session, number)
+    answered = after.kind == "turn"
+    if answered and sent[-1]["role"] != "assistant":
+        raise _not_the_turn(number, "its last message is no answer")
+    if answered:
+        sent = [*sent[:-1], answer_message(sent[-1]["content"])]
+    added = [*new_messages(sent[:-1]), sent[-1]] if answered else list(sent)
+    tokens = server.prompts.to_write(added)
+    return PastTurn(
+        session,
+        number,
+        answered,
+        sent,
+        added,
+        tokens,
+        WriteInput.of(tokens, added, roles),
+        server.states.unpack(before.state),
+        server.states.unpack(after.state),
+    )
+
+
+def visible_messages(prompts: Prompts, sent: Sequence[Message]) -> list[Message]:
+    """What a turn's model saw of the messages that it was sent, and its answer."""
+    asked = list(sent[:-1])
+    _, dropped = prompts.chat(asked, shorten=True)
+    return without_oldest(sent, dropped)
+
+
+def _kept(server: Server, caller: Caller, session: str, number: int) -> list[Message]:
+    log = server.store.messages(caller.tenant, session, version=number, limit=1000)
+    mine = [stored.message for stored in log if stored.version == number]
+    kept: list[Message] = [{"role": message["role"], "content": message["content"]} for message in mine]
+    if not kept:
+        raise ApiError(
+            400, f"The text of version {number} was not kept: send its messages along.", "invalid_value", "messages"
+        )
+    return kept
+
+
+def _not_the_turn(version: int, why: str) -> ApiError:
+    return ApiError(
+        400, f"These are not the messages that version {version} was made of: {why}.", "invalid_value", "messages"
+    )
+
+
+def weigh(server: Server, turn: PastTurn, check: Check) -> list[SeenMessage]:
+    """How strongly the tokens of a turn were written, and read; message by message.
+
+    Raises:
+        ApiError: the messages are not those of the turn, or too long.
+        EngineError: nobody waits for them any more.
+    """
+    if turn.length > MOST_WEIGHED:
+        raise ApiError(
+            400, f"The turn has {turn.length} tokens; up to {MOST_WEIGHED} can be weighed.", "invalid_value", "version"
+        )
+    write, reached = write_strengths(server.engine.model, turn.written, turn.before, check)
+    turn.check(reached)
+    reads = _reads(server, turn, check) if turn.answered else {}
+    seen = []
+    for number, message in enumerate(turn.added):
+        places = turn.tokens.of([number])[0].nonzero()[:, 0].tolist()
+        read_ids, read = reads.get(number, ([], None))
+        # A template may show a message otherwise where it is written.
+        known = read if read_ids == turn.tokens.input_ids[0, places].tolist() else None
+        items = [
+            SeenToken(text, float(write[place]), None if known is None else float(known[places.index(place)]))
+            for place, text in turn.tokens.content(number)
+        ]
+        seen.append(SeenMessage(message["role"], float(write[places].sum()), items))
+    return seen
+
+
+def _reads(server: Server, turn: PastTurn, check: Check) -> dict[int, tuple[list[int], Tensor]]:
+    """For each message that the turn added, by its number, its tokens as they were read and what each read."""
+    visible = visible_messages(server.prompts, turn.sent)
+    earlier = max((i for i, m in enumerate(visible[:-1]) if m["role"] == "assistant"), default=-1)
+    numbers = [i for i in range(earlier + 1, len(visible)) if visible[i]["role"] != "system"]
+    try:
+        tokens = encode_chat(server.engine.tokenizer, visible)
+    except ValueError:  # a template that shows these messages so that their tokens cannot be told apart
+        return {}
+    ids = tokens.input_ids[0]
+    read = read_strengths(server.engine.model, ids.tolist(), turn.before, check)
+    mine = [tokens.of([i])[0] for i in numbers]
+    return {number: (ids[at].tolist(), read[at]) for number, at in enumerate(mine)}
+
+
+def trace(server: Server, answer: PastTurn, past: Sequence[PastTurn], check: Check) -> AnswerTrace:
+    """What an answer read, by its sources in the turns before it.
+
+    Raises:
+        ApiError: the turns did not follow one another, or are not made of their messages.
+        EngineError: nobody waits for it any more.
+    """
+    model, tokenizer = server.engine.model, server.engine.tokenizer
+    for turn, following in pairwise((*past, answer)):
+        if turn.after.diff(following.before).any():
+            raise ApiError(
+                400,
+                f"Version {following.version} did not begin with the memory that version {turn.version} left.",
+                "invalid_value",
+                "past",
+            )
+    ids, segments, write = answer.written
+    answer.check(observe(model, ids, answer.before, segment_ids=segments, write=write))
+    try:
+        probe = answer_probe(model, tokenizer, visible_messages(server.prompts, answer.sent), answer.before)
+    except ValueError as error:
+        raise ApiError(400, f"The answer's tokens cannot be found: {error}", "invalid_value", "messages") from None
+    read = probe.of(answer.before)
+    turns: list[list[SeenMessage]] = []
+    for turn in reversed(past):
+        check()
+        ids, segments, write = turn.written
+        shares = write_shares(model, ids, turn.before, probe, segment_ids=segments, write=write)
+        turn.check(shares.state)
+        turns.insert(0, _shares(turn, shares.tokens))
+        probe = shares.probe
+    begun = past[0].before if past else answer.before
+    return AnswerTrace(read, probe.of(begun), turns)
+
+
+def _shares(turn: PastTurn, shares: Tensor) -> list[SeenMessage]:
+    """The messages of a turn with their tokens' ``shares`` ``[T]``."""
+    messages = []
+    for number, message in enumerate(turn.added):
+        tokens = [SeenToken(text, float(shares[place])) for place, text in turn.tokens.content(number)]
+        messages.append(SeenMessage(message["role"], float(shares[turn.tokens.of([number])[0]].sum()), tokens))
+    return messages
+
+
+def write_strengths(
+    model: nn.Module, written: WriteInput, state: MemoryState, check: Check = go_on
+) -> tuple[Tensor, MemoryState]:
+    """The norm of each token's change to the memory, and the memory after the last.
+
+    The text goes through the backbone in the chunks in which it was written. Then the memories take what they saw
+    token by token, so that every state between two tokens is there to be compared. A segment's change is that of the
+    token at which it closes.
+
+    Args:
+        model: an attached model.
+        written: ``[1, T]`` tokens, segment ids and write flags.
+        state: the memory before, one row.
+        check: called at every chunk and token; raises if nobody waits for the result any more.
+
+    Returns:
+        ``[T]`` float32 on the CPU, and the memory.
+    """
+    attachment = attached(model)
+    chunk = chunk_length(attachment.base, CHUNK)
+    device = attachment.base.device
+    ids, segments, write = (tensor.to(device) for tensor in written)
+    segmented = attachment.config.writes_segments
+    sizes: list[Tensor] = []
+    for start in range(0, ids.shape[1], chunk):
+        check()
+        part = slice(start, start + chunk)
+        inputs: dict[int, Tensor] = {}
+        step = Step(
+            state,
+            write=write[:, part],
+            segment_ids=segments[:, part] if segmented else None,
+            close=start + chunk >= ids.shape[1],
+            inputs=inputs,
+        )
+        with torch.no_grad():
+            attachment.base(input_ids=ids[:, part], memory=step, use_cache=False)
+            sizes += _token_by_token(model, step, write[:, part], segments[:, part], inputs, check)
+        state = step.new_state
+    return torch.stack(sizes).cpu() if sizes else torch.zeros(0), state
+
+
+def _token_by_token(
+    model: nn.Module,
+    whole: Step,
+    write: Tensor,
+    segments: Tensor,
+    inputs: dict[int, Tensor],
+    check: Check,
+) -> list[Tensor]:
+    """The norms of the changes of a pass's tokens, from the inputs that its layers got."""
+    attachment, state, last = attached(model), whole.state, whole.length - 1
+    config = attachment.config
+    closes = whole.close or config.segment_reads == "call"
+    config = replace(config, segment_reads="closed")  # when a segment is read does not matter to what it writes
+    sizes = []
+    for token in range(whole.length):
+        check()
+        at = slice(token, token + 1)
+        ids = segments[:, at] if config.writes_segments else None
+        step = Step(state, write=write[:, at], segment_ids=ids, close=closes and token == last)
+        step.begin(config, 1, 1, whole.device)
+        for layer, memory in enumerate(attachment.memories()):
+            seen = inputs[layer][:, at]
+            _, after, pending = memory(seen, *step.take(layer, seen.device))
+            step.put(layer, after, pending)
+        sizes.append(step.new_state.diff(state).norm())
+        state = step.new_state
+    return sizes
+
+
+def read_strengths(model: nn.Module, ids: Sequence[int], state: MemoryState, check: Check = go_on) -> Tensor:
+    """The norm of what each token of a prompt and its answer reads from an unchanging memory.
+
+    Args:
+        model: an attached model.
+        ids: the tokens of both.
+        state: the memory, one row.
+        check: called at every chunk; raises if nobody waits for the result any more.
+
+    Returns:
+        ``[T]`` float32 on the CPU.
+    """
+    row = torch.tensor([list(ids)], dtype=torch.int64)
+    norms: list[Tensor] = []
+    with torch.no_grad():
+        for reads in read_vectors(model, row, state):
+            check()
+            norms.append(reads.norm(dim=1).cpu())
+    return torch.cat(norms)
+
+
+def answer_probe(model: nn.Module, tokenizer: Any, messages: Sequence[Message], state: MemoryState) -> ReadProbe:
+    """How much was read of each entry of a memory where the tokens of an answer were chosen.
+
+    A token is chosen at the token before it, so the reads that count are of what ends the prompt and of the answer but
+    its last token.
+
+    Args:
+        model: an attached model.
+        tokenizer: its tokenizer.
+        messages: what the model saw, and its answer.
+        state: the memory that it read, one row.
+
+    Raises:
+        ValueError: the tokens of the messages cannot be told apart.
+    """
+    encoded = encode_chat(tokenizer, messages)
+    chosen_at = torch.zeros_like(encoded.input_ids, dtype=torch.bool)
+    chosen_at[0, [place - 1 for place, _ in encoded.content(len(messages) - 1)]] = True
+    return read_probe(model, encoded.input_ids, state, chosen_at)
