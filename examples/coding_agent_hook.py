@@ -48,17 +48,25 @@ def main() -> int:
 
 
 def recall(session: str, text: str) -> str:
-    """What the memory answers, without writing the question; empty if it knows nothing."""
-    memory = {"session": session, "mode": "read_only"}
+    """What the memory adds to the answer, without writing the question; empty if it knows nothing of it.
+
+    A model says something to everything ("Thanks, noted."). What it would say without the memory too is no memory.
+    """
     messages = [{"role": "user", "content": text}]
-    try:
+
+    def answer(memory: dict[str, str]) -> str:
         reply = call("/v1/chat/completions", {"messages": messages, "temperature": 0, "memory": memory})
+        return str(reply["choices"][0]["message"]["content"]).strip()
+
+    try:
+        remembered = answer({"session": session, "mode": "read_only"})
     except urllib.error.HTTPError as error:
         if error.code == 404:  # nothing was remembered yet
             return ""
         raise
-    answer: str = reply["choices"][0]["message"]["content"].strip()
-    return "" if answer.lower().startswith(NOTHING) else answer
+    if remembered.lower().startswith(NOTHING) or remembered == answer({"mode": "off"}):
+        return ""
+    return remembered
 
 
 def session_of(folder: Path) -> str:

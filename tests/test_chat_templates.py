@@ -55,19 +55,19 @@ def test_the_place_of_the_content_comes_from_the_render_and_not_from_a_search(te
 @pytest.mark.parametrize("template", [DEFAULT_SYSTEM, ALTERNATING])
 def test_a_templates_opening_belongs_to_nobody(template: str, segments: str):
     tokenizer = tokenizer_with(template)
-    for messages in ([{"role": "user", "content": "Hi."}], [*TURN, {"role": "user", "content": "Hi."}]):
+    for messages in ([HI], [*TURN, HI], [{"role": "user", "content": "\n Hi. "}]):
         chat = encode_chat(tokenizer, messages, segments=segments)
         opening = chat.message[0] == -1
         assert opening[0]
         assert bool((chat.segment[0][opening] == -1).all())
         assert said(tokenizer, chat, chat.of([0])).startswith("<|im_start|>user\n")
         assert "Teal" not in said(tokenizer, chat, chat.message >= 0)
-    alone = encode_chat(tokenizer, [{"role": "user", "content": "Hi."}])
-    later = encode_chat(tokenizer, [*TURN, {"role": "user", "content": "Hi."}])
+    alone, later = encode_chat(tokenizer, [HI]), encode_chat(tokenizer, [*TURN, HI])
     assert said(tokenizer, alone, alone.of([0])) == said(tokenizer, later, later.of([2]))
 
 
 TURN = [{"role": "user", "content": "I live in Lisbon."}, {"role": "assistant", "content": "Noted."}]
+HI = {"role": "user", "content": "Hi."}
 SYSTEM = {"role": "system", "content": "Be kind."}
 
 
@@ -97,7 +97,7 @@ def test_what_a_template_refuses_together_is_written_message_by_message():
             encode_chat(tokenizer, messages)
         chat = encode_to_write(tokenizer, messages, segments="message")
         assert chat.apart
-        assert chat.message[0, 0] == -1
+        assert bool((chat.message >= 0).all())
         roles = {"user": "user", "assistant": "model"}
         assert [said(tokenizer, chat, chat.of([n])) for n in range(len(messages))] == [
             f"<|im_start|>{roles[m['role']]}\n{m['content']}<|im_end|>\n" for m in messages
@@ -114,13 +114,15 @@ def test_a_message_that_no_conversation_takes_is_refused_with_what_the_template_
         encode_to_write(tokenizer, [*TURN, {"role": "tool", "content": "No."}])
 
 
-def test_a_document_has_the_opening_of_a_conversation_and_does_not_write_it():
+def test_what_becomes_memory_begins_with_the_first_message_and_not_with_the_templates_opening():
     tokenizer = tokenizer_with(DEFAULT_SYSTEM)
+    chat = encode_to_write(tokenizer, TURN)
+    assert said(tokenizer, chat, chat.message >= 0) == tokenizer.decode(chat.input_ids[0])
+    assert tokenizer.decode(chat.input_ids[0]).startswith("<|im_start|>user\nI live in Lisbon.")
     blocks = list(encode_document(tokenizer, ["I live in Lisbon. " * 100]))
     assert len(blocks) > 1
-    assert "Teal" in said(tokenizer, blocks[0], blocks[0].message == -1)
-    assert not any(bool((block.message == -1).any()) for block in blocks[1:])
-    assert said(tokenizer, blocks[0], blocks[0].message == 0).startswith("<|im_start|>user\nI live in Lisbon.")
+    assert tokenizer.decode(blocks[0].input_ids[0]).startswith("<|im_start|>user\nI live in Lisbon.")
+    assert tokenizer.decode(blocks[-1].input_ids[0]).endswith("<|im_end|>\n")
 
 
 def test_half_a_surrogate_pair_is_refused_before_the_tokenizer_sees_it():

@@ -2,18 +2,19 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
-from deltamem.attach import attached
-from deltamem.chat import ChatTokens, Message, encode_chat
-from deltamem.observe import observe
+from deltamem.attach import Attachment, attached
+from deltamem.chat import ChatTokens, Message
+from deltamem.chat.input import TextInput, adapter_of, carries_memory, using
+from deltamem.observe import positions
 from deltamem.state import NO_SEGMENT, MemoryState
 from deltamem_lab.interface import Budget, Decoding
 
@@ -59,9 +60,14 @@ class Backbone:
         self.batch = batch
         self.name = name
         self.revision = revision
-        self.template = template or {}
+        self.text = TextInput(model, tokenizer, template)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self.pad_id = int(pad or 0)
+
+    @property
+    def template(self) -> dict[str, Any]:
+        """Further variables of the chat template."""
+        return self.text.template
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -71,8 +77,7 @@ class Backbone:
     @property
     def positions(self) -> int | None:
         """How many tokens the backbone has positions for, if it says so."""
-        config = self.model.config.get_text_config(decoder=True)
-        return getattr(config, "max_position_embeddings", None)
+        return positions(self.model)
 
     def count(self, text: str) -> int:
         """How many tokens a text is."""
@@ -80,12 +85,13 @@ class Backbone:
 
     def length(self, messages: Sequence[Message], *, prompt: bool = True) -> int:
         """How many tokens messages are, all that the chat template adds included; as a prompt or to be written."""
-        return self._encode(messages, prompt=prompt).input_ids.shape[1]
+        chat = self.text.encode(messages, prompt=True) if prompt else self.text.encode_to_write(messages)
+        return chat.input_ids.shape[1]
 
     def budget(self, decoding: Decoding) -> Budget:
         """The room that positions leave for a prompt before an answer; an answer is granted at most half of them."""
-        positions = self.positions
-        room = None if positions is None else positions - min(decoding.max_new_tokens, positions // 2)
+        most = self.positions
+        room = None if most is None else most - min(decoding.max_new_tokens, most // 2)
         return Budget(room, self.length, self.tokenizer)
 
     def empty(self, adapter: str) -> MemoryState:
@@ -97,14 +103,7 @@ class Backbone:
     def write(self, adapter: str, messages: Sequence[Message], state: MemoryState | None = None) -> MemoryState:
         """The memory, one row, after messages have been read; their text is gone."""
         with self.using(adapter):
-            state = state if state is not None else attached(self.model).new_state(1)
-            if not messages:
-                return state
-            chat = self._encode(messages, prompt=False)
-            device = self.model.device
-            return observe(
-                self.model, chat.input_ids.to(device), state, segment_ids=chat.segment.to(device), chunk_size=_CHUNK
-            )
+            return self.text.write(messages, state, chunk_size=_CHUNK)
 
     @torch.no_grad()
     def generate(
@@ -132,7 +131,7 @@ class Backbone:
         """
         with self.using(adapter):
             # What a segment is depends on the adapter.
-            chats = [self._encode(messages) for messages in prompts]
+            chats = [self.text.encode(messages, prompt=True) for messages in prompts]
             room = None if self.positions is None else self.positions - max(chat.input_ids.shape[1] for chat in chats)
             if room is not None and room < 1:
                 raise ValueError(f"A prompt is {1 - room} tokens longer than this backbone can read and answer.")
@@ -194,7 +193,7 @@ class Backbone:
         return cache
 
     def _cache(self, state: MemoryState | None, segments: Tensor, rows: int, *, write: bool) -> DynamicCache:
-        if not carries_memory(self.model) or attached(self.model).active is None:
+        if adapter_of(self.model) is None:
             return DynamicCache(config=self.model.config.get_text_config(decoder=True))
         attachment = attached(self.model)
         state = state if state is not None else attachment.new_state(1)
@@ -215,46 +214,19 @@ class Backbone:
         device = self.model.device
         return ids.to(device), mask.to(device), segments.to(device)
 
-    def _encode(self, messages: Sequence[Message], *, prompt: bool = True) -> ChatTokens:
-        kind = "message"
-        if self.adapters and attached(self.model).active and attached(self.model).config.write == "sentence":
-            kind = "sentence"
-        return encode_chat(self.tokenizer, messages, segments=kind, add_generation_prompt=prompt, **self.template)  # type: ignore[arg-type]
-
     def end_tokens(self) -> set[int]:
         """The tokens that end an answer."""
         ends = getattr(self.model.generation_config, "eos_token_id", None)
         listed = ends if isinstance(ends, list) else [ends]
         return {int(end) for end in [*listed, self.pad_id] if end is not None}
 
-    @contextmanager
-    def using(self, adapter: str | None) -> Iterator[None]:
+    def using(self, adapter: str | None) -> AbstractContextManager[Attachment | None]:
         """Within the block this adapter is the active one.
 
         Raises:
             ValueError: there is no such adapter.
         """
-        if not carries_memory(self.model):
-            if adapter is not None:
-                raise ValueError(f"The model carries no adapter {adapter!r}; load one with --adapter.")
-            yield
-            return
-        attachment = attached(self.model)
-        before = attachment.active
-        attachment.activate(adapter)
-        try:
-            yield
-        finally:
-            attachment.activate(before)
-
-
-def carries_memory(model: nn.Module) -> bool:
-    """Whether a model has adapters on it."""
-    try:
-        attached(model)
-    except ValueError:
-        return False
-    return True
+        return using(self.model, adapter)
 
 
 def _common(chats: Sequence[ChatTokens]) -> int:

@@ -45,6 +45,16 @@ def test_a_fact_outlives_the_process_that_heard_it(say: Any, tmp_path: Path) -> 
     assert turns(out)[0] == "model › Oslo."
 
 
+def test_bytes_that_are_no_text_are_told_and_the_chat_goes_on(say: Any) -> None:
+    code, out, _ = say("Hello!", "\udcff\udcfeHi", "Hello!")
+    assert code == 0
+    first, damaged, last, _ = turns(out)
+    assert "half of a surrogate pair at character 0" in damaged
+    assert "not UTF-8" in damaged
+    assert first.startswith("model › ")
+    assert last.startswith("model › ")
+
+
 def test_commands_explain_show_and_forget(say: Any) -> None:
     code, out, _ = say("I live in Oslo.", "/memory", "/context off", "/save", "/what", "/forget", "/memory", "/quit")
     assert code == 0
@@ -180,3 +190,28 @@ def test_a_damaged_memory_is_refused_and_kept(say: Any, tmp_path: Path) -> None:
     assert code == 1
     assert str(memory) in err
     assert memory.read_bytes() == b"not a memory"
+
+
+def test_a_folder_that_is_not_there_is_not_made(say: Any, tmp_path: Path) -> None:
+    code, out, _ = say(f"/save {tmp_path / 'no' / 'such' / 'me.safetensors'}", "/rollback 1")
+    assert code == 0
+    assert "There is no folder" in out
+    assert not (tmp_path / "no").exists()
+    assert "1 turn cannot be rolled back" in out
+
+
+def test_one_question_is_answered_and_nothing_else_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def ask(said: str, question: str) -> str:
+        monkeypatch.setattr("sys.stdin", io.StringIO(said))
+        with pytest.raises(SystemExit) as exit_:
+            main(["ask", question, "--model", "embedded", "--memory", str(memory)])
+        assert exit_.value.code == 0
+        return capsys.readouterr().out
+
+    memory = tmp_path / "me.safetensors"
+    assert ask("I live in Oslo.", "Where do I live?") == "Oslo.\n"
+    held = memory.read_bytes()
+    assert ask("", "Where do I live?") == "Oslo.\n"
+    assert memory.read_bytes() == held

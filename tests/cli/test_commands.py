@@ -227,3 +227,18 @@ def test_doctor_says_which_kernel_and_why(run: Any) -> None:
     assert found["kernels"]["cpu"].startswith("cpu: compiled loop (numba)")
     assert found["embedded assets"]
     assert run("doctor")[0] == 0
+
+
+def test_every_option_may_be_an_environment_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DELTAMEM_DEMO_FACTS", "1")
+    with pytest.raises(SystemExit) as exit_:
+        main(["demo"])
+    assert exit_.value.code == 0
+    assert '"tell"' in capsys.readouterr().out
+    monkeypatch.setenv("DELTAMEM_SERVE_PORT", "70000")
+    with pytest.raises(SystemExit) as exit_:
+        main(["serve"])
+    assert exit_.value.code == 2
+    assert "70000" in capsys.readouterr().err

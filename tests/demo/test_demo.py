@@ -185,9 +185,12 @@ def test_facts_are_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_talking(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("I live in Porto.\nWhere do I live?\n\n"))
+    """It is the chat, and knows the chat's commands."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("I live in Porto.\nWhere do I live?\n/help\n"))
     build_app()(["demo", "--ask"], standalone_mode=False)
-    assert "Porto." in capsys.readouterr().out.splitlines()[-2]
+    out = capsys.readouterr().out
+    assert "Porto." in out.split("you › ")[2]
+    assert "/rollback" in out.split("you › ")[3]
 
 
 def test_a_missing_extra_names_its_command(

@@ -21,18 +21,26 @@ from deltamem.demo.backbone import load_backbone
 from deltamem.serve.app import create_app
 from deltamem.serve.server import Server
 from deltamem.serve.settings import EngineLimits, Settings
-from deltamem.store import SessionStore
+from deltamem.store import SessionStore, StateKeys
 
 SECRET = b"a secret that only the tests have"
 
 
 def make_server(
-    url: str = "sqlite://", *, limits: EngineLimits | None = None, keep_messages: bool = True, **settings: Any
+    url: str = "sqlite://",
+    *,
+    limits: EngineLimits | None = None,
+    keep_messages: bool = True,
+    keys: StateKeys | None = None,
+    template: str | None = None,
+    **settings: Any,
 ) -> Server:
     model, tokenizer = load_backbone()
     load_demo_adapter(model, "multi")
+    if template is not None:
+        tokenizer = tokenizer.__class__(tokenizer_object=tokenizer.backend_tokenizer, chat_template=template)
     settings = {"secret": SECRET, "model_name": "demo", **settings}
-    store = SessionStore.open(url, keep_messages=keep_messages)
+    store = SessionStore.open(url, keep_messages=keep_messages, keys=keys)
     return Server(model, tokenizer, store, Settings(**settings), limits)
 
 

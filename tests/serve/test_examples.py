@@ -12,6 +12,7 @@ import yaml
 from serving import make_server, running
 
 from deltamem.store import ApiKeys
+from deltamem.version import __version__
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -59,6 +60,8 @@ def test_the_hook_remembers_for_a_repository_and_never_stands_in_the_way(run: Ru
     told = run("coding_agent_hook.py", "remember", said=event("My secret word is lantern.", ROOT / "examples"))
     assert (told.returncode, told.stderr) == (0, "")
     assert run("coding_agent_hook.py", "recall", said=asked).stdout == "From this repository's memory: lantern.\n"
+    # What the model says to everything is no memory of the repository.
+    assert run("coding_agent_hook.py", "recall", said=event("Hello!")).stdout == ""
     elsewhere = run("coding_agent_hook.py", "recall", said=event("What is my secret word?", tmp_path))
     assert elsewhere.stdout == ""
     away = run("coding_agent_hook.py", "recall", said=asked, DELTAMEM_URL="http://127.0.0.1:1")
@@ -82,4 +85,8 @@ def test_the_files_for_deployment_agree_with_one_another() -> None:
     )
     read_here = "\n".join(p.read_text() for p in (ROOT / "src" / "deltamem").rglob("*.py"))
     read_here += (deploy / "entrypoint.sh").read_text()
+    assert "--store" not in (deploy / "entrypoint.sh").read_text()  # the list of processes shows it to everyone
+    # Kubernetes pulls an image that is called latest each time, and one that nobody has pushed is not to be had.
+    assert container["image"].rpartition(":")[2] == __version__
+    assert container["imagePullPolicy"] == "IfNotPresent"
     assert all(name in read_here for name in set_there if name.startswith("DELTAMEM_"))

@@ -56,15 +56,22 @@ def http(server: Server) -> Iterator[httpx.Client]:
         yield http
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("stream", "silence"), [(False, 5.0), (True, 5.0), (True, 0.05)])
 def test_the_next_turn_begins_when_the_commit_of_one_that_was_left_is_over(
-    http: httpx.Client, server: Server, slow: threading.Event, stream: bool
+    http: httpx.Client,
+    server: Server,
+    slow: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    stream: bool,
+    silence: float,
 ) -> None:
+    monkeypatch.setattr("deltamem.serve.routes.common.SILENCE", silence)
     body = json.dumps(TURN | {"stream": stream}).encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with socket.create_connection((http.base_url.host, http.base_url.port)) as leaver:
         leaver.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         assert slow.wait(60)
+        time.sleep(3 * silence if silence < 1 else 0)
     after = http.post("/v1/chat/completions", json=TURN)
     assert (after.status_code, after.json()["memory"]["version"]) == (200, 3)
     kept = http.get("/v1/sessions/s/timeline").json()["data"]

@@ -25,6 +25,10 @@ def shares(sampling: Sampling, draws: int = 4000) -> list[float]:
         (Sampling(temperature=0.5), [0.685, 0.247, 0.062, 0.007]),
         (Sampling(temperature=1e-9), [1, 0, 0, 0]),
         (Sampling(temperature=0), [1, 0, 0, 0]),
+        (Sampling(temperature=1, top_k=2), [0.625, 0.375, 0, 0]),
+        (Sampling(temperature=1, top_k=1), [1, 0, 0, 0]),
+        (Sampling(temperature=1, min_p=0.25), [0.526, 0.316, 0.158, 0]),
+        (Sampling(temperature=1, top_k=3, top_p=0.6), [0.625, 0.375, 0, 0]),
     ],
 )
 def test_tokens_come_with_their_probabilities(sampling: Sampling, expected: list[float]) -> None:
@@ -59,8 +63,28 @@ def test_logits_that_are_no_numbers_still_choose_a_token() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"max_tokens": 0}, {"temperature": -1}, {"temperature": 3}, {"top_p": 0}, {"stop": ("",)}, {"logprobs": 21}],
+    [
+        {"max_tokens": 0},
+        {"temperature": -1},
+        {"temperature": 3},
+        {"top_p": 0},
+        {"top_k": -1},
+        {"min_p": 1.1},
+        {"repetition_penalty": 0},
+        {"stop": ("",)},
+        {"logprobs": 21},
+    ],
 )
 def test_values_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         Sampling(**wrong)  # type: ignore[arg-type]
+
+
+def test_what_has_come_already_is_penalised_and_its_logprob_is_not() -> None:
+    logits = torch.tensor([[2.0, 1.9, -1.0], [2.0, 1.9, -1.0]])
+    how, plain = Sampling(temperature=0, repetition_penalty=1.2, logprobs=1), Sampling(temperature=0, logprobs=1)
+    rows = [(how, how.draws()), (plain, plain.draws())]
+    first, second = choose(logits, rows, [[0, 2], [0, 2]])
+    assert (first.token, second.token) == (1, 0)
+    assert first.alternatives == second.alternatives
+    assert first.logprob == pytest.approx(float(logits[0].log_softmax(-1)[1]))

@@ -10,6 +10,8 @@ import httpx
 import pytest
 from serving import make_server, running
 
+from deltamem.store import EncryptionError, SessionStore, StateKeys
+
 
 def eventually(true: Callable[[], bool]) -> None:
     until = time.monotonic() + 20
@@ -44,3 +46,30 @@ def test_what_has_expired_is_deleted_and_the_others_are_counted(
     # What a driver says may quote what is stored; the log has the error's class and place.
     warned = {record.getMessage() for record in caplog.records if record.levelno == logging.WARNING}
     assert warned == {"the store was not looked after"}
+
+
+def test_a_server_without_the_stores_keys_does_not_start(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'sessions.db'}"
+    with SessionStore.open(url, keys=StateKeys.from_text(StateKeys.generate("one"))) as store:
+        store.create("default", "old", fingerprint="f", state=b"x")
+    with pytest.raises(EncryptionError, match="opened without keys"):
+        make_server(url)
+    with pytest.raises(EncryptionError, match="another key"):
+        make_server(url, keys=StateKeys.from_text(StateKeys.generate("one")))
+
+
+def test_a_running_server_stops_writing_plain_text_once_others_encrypt(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'sessions.db'}"
+    keys = StateKeys.from_text(StateKeys.generate("secret-id"))
+    with running(make_server(url, upkeep_every=0.05)) as address, httpx.Client(base_url=address, timeout=60) as http:
+        assert http.get("/readyz").status_code == 200
+        with SessionStore.open(url, keys=keys) as other:
+            other.create("default", "theirs", fingerprint="f", state=b"x")
+            eventually(lambda: http.get("/readyz").status_code == 503)
+            assert "encryption keys" in http.get("/readyz").json()["status"]
+            refused = http.post("/v1/sessions", json={"session": "ours"})
+            assert refused.status_code == 503
+            assert "secret-id" not in refused.text
+            other.delete("default", "theirs")
+        eventually(lambda: http.get("/readyz").status_code == 200)
+        assert http.post("/v1/sessions", json={"session": "ours"}).status_code == 201

@@ -61,14 +61,14 @@ def test_a_cancelled_reply_stops_and_commits_nothing(session: deltamem.Session):
 def test_a_reply_cancelled_as_it_is_written_commits_nothing(session: deltamem.Session, monkeypatch):
     """The cancellation comes when the answer is there and its turn is being computed."""
     writing, go_on = threading.Event(), threading.Event()
-    write = session._write
+    write = session._written
 
     def slow_write(*args):
         writing.set()
         go_on.wait(10)
         return write(*args)
 
-    monkeypatch.setattr(session, "_write", slow_write)
+    monkeypatch.setattr(session, "_written", slow_write)
     before = session.state
 
     async def cancel() -> None:

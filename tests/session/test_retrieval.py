@@ -7,7 +7,7 @@ from talkers import SHORT, chat_tokenizer, talker
 
 import deltamem
 from deltamem.demo.show import load_demo
-from deltamem.session.retrieval import best_matches, exchanges
+from deltamem.session.retrieval import best_matches, exchanges, words
 from tiny import assert_same_state
 
 TOLD = ("My pet is a tortoise.", "I have to clean the kitchen.", "My hobby is chess.", "Good morning.")
@@ -135,3 +135,27 @@ def test_the_missing_package_is_named(monkeypatch):
     with pytest.raises(ImportError, match=r'pip install "deltamem\[retrieval\]"'):
         session.reply("Which hobby?", **SHORT)
     assert len(session.log) == len(TOLD)
+
+
+@pytest.mark.parametrize(
+    ("told", "asked"),
+    [
+        ("我住在里斯本。", "里斯本"),
+        ("我住在里斯本。", "里斯本在哪里?"),
+        ("ポルトに住んでいます。", "ポルト"),
+        ("저는 리스본에 살아요.", "리스본"),
+        ("The locker is number 7.", "Which locker is 7?"),
+        ("The locker is number 7.", "7"),
+        ("I moved to Besan\u00e7on.", "When did I move to Besanc\u0327on?"),
+        ("My shirt is size Ｌ.", "size l"),
+        ("Ravi\u2019s cello is old.", "Ravi"),
+    ],
+)
+def test_words_are_found_in_any_script_length_and_normal_form(told: str, asked: str):
+    others = ["The bus was late on Monday.", "昨天下雨了。", "Number 12 was red."]
+    ((first, score),) = best_matches([told, *others], [asked], 1)[0]
+    assert (first, score > 0) == (0, True)
+
+
+def test_what_is_in_every_text_is_no_word():
+    assert words("There is a cello in the house, isn't it?") == ["cello", "house", "isn"]

@@ -1,10 +1,13 @@
 """What turns change, what they report, and how they are taken back."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from talkers import SHORT, chat_tokenizer, talker
+from transformers import PreTrainedTokenizerFast
 
 import deltamem
 from deltamem.session.window import first_visible
@@ -271,3 +274,56 @@ def test_any_history_leaves_the_memory_of_what_was_kept(steps: list[str]):
 
 
 MODEL = talker()
+
+
+@pytest.fixture
+def opening() -> PreTrainedTokenizerFast:
+    """A tokenizer whose template begins a conversation with a system prompt of its own."""
+    template = (
+        "{% for m in messages %}{% if loop.first and m.role != 'system' %}"
+        "<|im_start|>system\nYou are a helpful assistant named Teal.<|im_end|>\n{% endif %}"
+        "<|im_start|>{{ m.role + '\n' + m.content }}<|im_end|>{{ '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer = chat_tokenizer()
+    return tokenizer.__class__(tokenizer_object=tokenizer.backend_tokenizer, chat_template=template)
+
+
+def test_a_templates_own_system_prompt_is_neither_written_nor_counted(opening: PreTrainedTokenizerFast):
+    plain, session = deltamem.Session(talker(), chat_tokenizer()), deltamem.Session(talker(), opening)
+    for observed in ("Hi.", [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]):
+        assert session.observe(observed).written_tokens == plain.observe(observed).written_tokens
+    assert session.observe(iter(["Hi."])).written_tokens == plain.observe(iter(["Hi."])).written_tokens
+    for one in (plain, session):
+        one.window, one.window_tokens = None, 24
+        for _ in range(3):
+            one.reply("Hi.", max_new_tokens=1, do_sample=False)
+    assert len(session.visible) == len(plain.visible) > 0
+
+
+def test_messages_that_a_template_refuses_are_written_or_refused_before_an_answer(alternating: Any):
+    session = deltamem.Session(talker(), alternating)
+    assert session.observe({"role": "assistant", "content": "Hello."}).written_tokens > 3
+    before = session.state
+    with pytest.raises(ValueError, match="chat template refuses these messages: roles must alternate"):
+        session.reply({"role": "assistant", "content": "Hello."})
+    assert session.state is before
+    with pytest.raises(ValueError, match="half of a surrogate pair"):
+        session.reply("Hi \udcff")
+    with pytest.raises(ValueError, match="half of a surrogate pair"):
+        session.observe("Hi \udcff")
+    assert session.state is before
+    assert session.visible == []
+
+
+@pytest.fixture
+def alternating() -> PreTrainedTokenizerFast:
+    """A tokenizer whose template wants a user's message first, and then the other's by turns."""
+    template = (
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}"
+        "<|im_start|>{{ m.role + '\n' + m.content }}<|im_end|>{{ '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer = chat_tokenizer()
+    return tokenizer.__class__(tokenizer_object=tokenizer.backend_tokenizer, chat_template=template)

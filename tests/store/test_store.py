@@ -179,7 +179,7 @@ def test_turns_are_undone_along_the_history_of_the_head(store: SessionStore) -> 
     say(store, "another", kind="observe")
     assert store.rollback("t", "s", turns=1).state == b"document"
     assert store.rollback("t", "s", turns=1).state == b"empty"
-    with pytest.raises(InvalidError, match="cannot go back 1 turns: only 0"):
+    with pytest.raises(InvalidError, match="cannot go back 1 turn: none of them are kept"):
         store.rollback("t", "s", turns=1)
     say(store, "three")
     say(store, "four")

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from deltamem.cli.main import build_app, main
-from deltamem.store import ApiKeys, Commit, NotFoundError, SessionStore, StateKeys
+from deltamem.store import ApiKeys, Commit, EncryptionError, NotFoundError, SessionStore, StateKeys
 
 Opened = Callable[..., SessionStore]
 
@@ -56,7 +57,7 @@ def test_purge_tells_before_it_deletes(filled: SessionStore, run: Callable[..., 
     told = figures(run("purge", "--keep-versions", "2", "--dry-run", "--json"))
     assert told == {"dry_run": True, "expired_sessions": 1, "old_versions": 2}
     assert filled.stats().sessions == 3
-    assert run("purge", "--keep-versions", "2").stdout == "Deleted 1 expired sessions and 2 old versions.\n"
+    assert run("purge", "--keep-versions", "2").stdout == "Deleted 1 expired session and 2 old versions.\n"
     assert (filled.stats().sessions, filled.stats().versions) == (2, 3)
     assert figures(run("purge", "--json")) == {"dry_run": False, "expired_sessions": 0, "old_versions": 0}
     assert len(filled.versions("acme", "ravi")) == 2
@@ -94,3 +95,38 @@ def test_a_store_that_is_not_there_is_not_made(url: str, capsys: pytest.CaptureF
         main(["store", "purge", "--store", url])
     assert exit.value.code == 1
     assert "no store" in capsys.readouterr().err
+
+
+def test_a_new_key_is_one_that_the_environment_takes(
+    url: str, run: Callable[..., Result], opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened().create("t", "plain", fingerprint="f", state=b"x")
+    made = CliRunner().invoke(build_app(), ["store", "new-key", "2026-11"]).stdout.strip()
+    monkeypatch.setenv("DELTAMEM_KEYS", made)
+    opened(keys=StateKeys.from_environment()).create("t", "secret", fingerprint="f", state=b"x")
+    assert "1 row in plain text beside encrypted ones; deltamem store rekey encrypts them." in run("stats").stdout
+    run("rekey")
+    assert "plain text" not in run("stats").stdout
+    refused = CliRunner().invoke(build_app(), ["store", "new-key", "a:b"])
+    assert isinstance(refused.exception, EncryptionError)
+
+
+def test_keys_are_listed_with_limits_and_use_and_a_mistyped_store_is_not_made(
+    opened: Opened, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keys(*arguments: str, store: str = url) -> Result:
+        monkeypatch.setenv("DELTAMEM_STORE", store)
+        return CliRunner().invoke(build_app(), ["keys", *arguments])
+
+    created = keys("create", "acme", "--requests-per-minute", "60", "--label", "for Ravi", "--if-none")
+    assert created.stdout.startswith("dm_")
+    assert keys("create", "acme", "--if-none").stdout == ""
+    line = keys("list").stdout
+    assert "never used  requests per minute 60  for Ravi" in line
+    ApiKeys(opened()).authenticate(created.stdout.strip())
+    assert "  used 20" in keys("list").stdout
+    mistyped = tmp_path / "mistyped.db"
+    for command in (["list"], ["revoke", "key_1"]):
+        refused = keys(*command, store=f"sqlite:///{mistyped}")
+        assert isinstance(refused.exception, NotFoundError)
+    assert not mistyped.exists()

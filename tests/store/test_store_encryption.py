@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select, update
 
 from deltamem.store import Commit, EncryptionError, NotFoundError, SessionStore, StateKeys
-from deltamem.store.schema import messages, versions
+from deltamem.store.schema import KEY_INDEXES, lacks_indexes, messages, versions
 
 Opened = Callable[..., SessionStore]
 ONE, TWO = StateKeys.generate("one"), StateKeys.generate("two")
@@ -47,6 +47,39 @@ def test_memories_and_messages_are_ciphertext_in_the_database(opened: Opened) ->
     assert (store.load("t", "f").state, said(store, "f")) == (SECRET + b"1", ["my canary is ts1"])
     store.rollback("t", "s", turns=1)
     assert (store.load("t", "s").state, said(store)) == (SECRET + b"1", ["my canary is ts1"])
+
+
+def test_a_store_tells_whether_its_keys_are_those_it_was_written_with(opened: Opened) -> None:
+    plain, one, two = opened(), opened(keys=StateKeys.from_text(ONE)), opened(keys=StateKeys.from_text(TWO))
+    for store in (plain, one, two):
+        store.check_keys()
+    plain.create("t", "before", fingerprint="f", state=SECRET)
+    for store in (plain, one, two):
+        store.check_keys()  # what was written before there were keys is counted and can be encrypted
+    one.create("t", "s", fingerprint="f", state=SECRET)
+    one.check_keys()
+    with pytest.raises(EncryptionError, match=r"'one', and the store was opened without keys.*new rows would be plain"):
+        plain.check_keys()
+    with pytest.raises(EncryptionError, match=r"'one', and this is not among the store's keys \(two\)"):
+        two.check_keys()
+    with pytest.raises(EncryptionError, match="another key under that id") as caught:
+        opened(keys=StateKeys.from_text(StateKeys.generate("one"))).check_keys()
+    assert "one" not in caught.value.public
+    both = opened(keys=StateKeys.from_text(f"{TWO},{ONE}"))
+    both.check_keys()
+    assert both.rekey() == 2
+    two.check_keys()
+    with pytest.raises(EncryptionError, match="'two'"):
+        one.check_keys()
+
+
+def test_a_store_from_before_the_keys_had_an_index_gets_one(opened: Opened) -> None:
+    store = opened()
+    with store.database.write() as connection:
+        for index in KEY_INDEXES.values():
+            index.drop(connection)
+    with opened(keys=StateKeys.from_text(ONE)).database.read() as connection:
+        assert not lacks_indexes(connection)
 
 
 def test_without_keys_there_is_an_error_and_not_an_empty_memory(opened: Opened) -> None:

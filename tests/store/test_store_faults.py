@@ -15,6 +15,7 @@ import pytest
 import writers
 from postgres import Server
 from sqlalchemy import Connection, event, func, inspect, select, text
+from sqlalchemy.exc import OperationalError
 
 from deltamem.store import (
     ApiKeys,
@@ -326,6 +327,36 @@ def test_a_file_is_safe_against_power_loss(tmp_path: Path) -> None:
     with sqlite_store(tmp_path) as store, store.database.read() as connection:
         names = ("journal_mode", "synchronous", "foreign_keys", "secure_delete")
         assert [connection.exec_driver_sql(f"PRAGMA {n}").scalar_one() for n in names] == ["wal", 2, 1, 1]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_was_moved_away_is_neither_followed_nor_made_anew(tmp_path: Path, replaced: bool) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with sqlite_store(tmp_path) as store:
+        filled(store)
+        for file in tmp_path.glob("sessions.db*"):
+            file.rename(elsewhere / file.name)
+        if replaced:
+            sqlite_store(tmp_path).close()
+        for use in (lambda: write(store), lambda: store.load("t", "s"), store.check, store.database.scrub):
+            with pytest.raises(UnavailableError, match="was moved, deleted or replaced"):
+                use()
+        assert replaced or not list(tmp_path.glob("sessions.db*"))
+        for file in elsewhere.iterdir():
+            file.replace(tmp_path / file.name)
+        assert store.load("t", "s").number == 2
+        assert write(store) == 3
+
+
+def test_a_connection_opens_the_file_and_never_makes_it(tmp_path: Path) -> None:
+    with sqlite_store(tmp_path) as store:
+        filled(store)
+        store.database.engine.dispose()
+        (tmp_path / "sessions.db").unlink()
+        with pytest.raises(OperationalError, match="unable to open"):
+            store.database.engine.connect()
+        assert not (tmp_path / "sessions.db").exists()
 
 
 def test_an_unexpected_error_shows_no_data(store: SessionStore) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from deltamem.chat.segments import Segments
 from deltamem.chat.template import Rendered, render_chat
 from deltamem.chat.tokens import ChatTokens, check_text, check_tokenizer, encode_rendered
+from deltamem.rules import WRITE_STRATEGIES
 from deltamem.state import NO_SEGMENT
 
 BLOCK = 1024
@@ -21,7 +21,7 @@ _CUTS = (
 )
 
 
-def encode_document(tokenizer: Any, pieces: Iterable[str], *, segments: Segments = "message") -> Iterator[ChatTokens]:
+def encode_document(tokenizer: Any, pieces: Iterable[str], *, segments: str = "message") -> Iterator[ChatTokens]:
     """The tokens of one user's message that arrives in pieces.
 
     The text is cut into blocks of about a thousand characters where a sentence ends, else at a space, and each block
@@ -36,17 +36,17 @@ def encode_document(tokenizer: Any, pieces: Iterable[str], *, segments: Segments
     Raises:
         ValueError: there is no text, or the chat template does not show it as it is.
     """
-    opening, before, after = _frame(tokenizer)
+    before, after = _frame(tokenizer)
     sentences, open_sentence = 0, False
     for block, ends_sentence, first, last in _ends(_blocks(pieces)):
-        skipped, head = (opening, before) if first else ("", "")
-        text = f"{skipped}{head}{block}{after if last else ''}"
+        head = before if first else ""
+        text = f"{head}{block}{after if last else ''}"
         inner = block.strip()
-        place = len(skipped + head) + block.find(inner)
+        place = len(head) + block.find(inner)
         content = (place, place + len(inner))
-        rendered = Rendered(text, ((len(skipped), len(text)),), (content,), rewritten=False)
+        rendered = Rendered(text, ((0, len(text)),), (content,), rewritten=False)
         chat = encode_rendered(tokenizer, rendered, ["user"], segments)
-        if segments == "sentence":
+        if WRITE_STRATEGIES[segments].cut is not None:
             start = sentences - open_sentence
             found = chat.segment != NO_SEGMENT
             chat = replace(chat, segment=chat.segment + start * found)
@@ -55,14 +55,14 @@ def encode_document(tokenizer: Any, pieces: Iterable[str], *, segments: Segments
         yield chat
 
 
-def _frame(tokenizer: Any) -> tuple[str, str, str]:
-    """What the chat template puts before a conversation, and before and after a user's message."""
+def _frame(tokenizer: Any) -> tuple[str, str]:
+    """What the chat template puts before and after a user's message."""
     check_tokenizer(tokenizer)
     rendered = render_chat(tokenizer, [{"role": "user", "content": _EXAMPLE}])
     (begin, end), content = rendered.messages[0], rendered.contents[0]
     if content is None or rendered.text[slice(*content)] != _EXAMPLE:
         raise ValueError("The chat template does not show a message's text once as it is; observe messages instead.")
-    return rendered.text[:begin], rendered.text[begin : content[0]], rendered.text[content[1] : end]
+    return rendered.text[begin : content[0]], rendered.text[content[1] : end]
 
 
 def _blocks(pieces: Iterable[str]) -> Iterator[tuple[str, bool]]:

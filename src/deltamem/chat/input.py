@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from deltamem.attach import Attachment, attached
 from deltamem.chat.document import encode_document
-from deltamem.chat.segments import Segments, segments_of
 from deltamem.chat.template import Message
-from deltamem.chat.tokens import NO_MESSAGE, ChatTokens, encode_chat, encode_to_write
+from deltamem.chat.tokens import ChatTokens, encode_chat, encode_to_write
 from deltamem.observe import CHUNK, observe, observe_stream
 from deltamem.state import MemoryState
 
@@ -21,7 +21,7 @@ class WriteInput(NamedTuple):
     Attributes:
         ids: token ids.
         segments: segment ids, -1 for none; they matter to adapters that write segments.
-        write: bool, the tokens that write. The others are read along, as what the template puts before a chat.
+        write: bool, the tokens that write. The others are read along, as messages of roles that are not written.
     """
 
     ids: Tensor
@@ -30,9 +30,9 @@ class WriteInput(NamedTuple):
 
     @classmethod
     def of(cls, chat: ChatTokens, messages: Sequence[Message], roles: Sequence[str] | None = None) -> "WriteInput":
-        """Encoded messages of which those of some roles write; all by default, but never what belongs to none."""
+        """Encoded messages, of which those of some roles write; all by default."""
         if roles is None:
-            return cls(chat.input_ids, chat.segment, chat.message != NO_MESSAGE)
+            return cls(chat.input_ids, chat.segment, torch.ones_like(chat.message, dtype=torch.bool))
         written = [number for number, message in enumerate(messages) if message["role"] in roles]
         return cls(chat.input_ids, chat.segment, chat.of(written))
 
@@ -52,9 +52,9 @@ class TextInput:
         self.template = template or {}
 
     @property
-    def segments(self) -> Segments:
-        """What one segment is to the active adapter; a message where none is active."""
-        return segments_of(attached(self.model).config) if adapter_of(self.model) is not None else "message"
+    def segments(self) -> str:
+        """What one segment is to the active adapter, by its write strategy; a message where none is active."""
+        return attached(self.model).config.write if adapter_of(self.model) is not None else "message"
 
     def encode(self, messages: Sequence[Message], *, prompt: bool = False) -> ChatTokens:
         """Messages as one conversation.

@@ -207,6 +207,9 @@ def _before_header(render: _Render, message: Message, mark: str, known: str) -> 
         except TemplateRefusedError:
             return ""
     header = _header(render, message, mark)
+    if not known.endswith(header):  # the content begins with white space, and the template shows it
+        content = _content(message)
+        known = known.removesuffix(content[: len(content) - len(content.lstrip())])
     return known.removesuffix(header)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltamem.chat.segments import CUTS, Segments
 from deltamem.chat.template import ANSWER, ASK, Message, Rendered, Span, TemplateRefusedError, render_chat
+from deltamem.rules import WRITE_STRATEGIES
 from deltamem.state import NO_SEGMENT
 
 NO_MESSAGE = -1
@@ -59,7 +59,7 @@ def encode_chat(
     tokenizer: Any,
     messages: Sequence[Message],
     *,
-    segments: Segments = "message",
+    segments: str = "message",
     add_generation_prompt: bool = False,
     **template: Any,
 ) -> ChatTokens:
@@ -68,7 +68,8 @@ def encode_chat(
     Args:
         tokenizer: a fast tokenizer with a chat template.
         messages: dicts with ``role`` and ``content``.
-        segments: what one segment is. A message whose text the template replaces is one even among sentences.
+        segments: what one segment is: ``"message"``, ``"sentence"`` or what another write strategy cuts. A message
+            whose text the template replaces is one even among sentences.
         add_generation_prompt: end with the header of an assistant message.
         template: further variables of the chat template.
 
@@ -87,12 +88,12 @@ def encode_chat(
 
 
 def encode_to_write(
-    tokenizer: Any, messages: Sequence[Message], *, segments: Segments = "message", **template: Any
+    tokenizer: Any, messages: Sequence[Message], *, segments: str = "message", **template: Any
 ) -> ChatTokens:
     """Messages as the tokens that become memory: each as it stands in the middle of a conversation.
 
-    A template that refuses them together, because roles do not alternate, or that changes what comes before, renders
-    them one by one.
+    So what the template puts before the first message is not among them. A template that refuses them together,
+    because roles do not alternate, or that changes what comes before, renders them one by one.
 
     Args:
         tokenizer: a fast tokenizer with a chat template.
@@ -114,15 +115,15 @@ def encode_to_write(
     for following in ([ASK], []) if messages[-1]["role"] == "assistant" else ([],):
         try:
             chat = encode([*messages, *following])
-            return _sliced(chat, 0, _before(chat, len(messages))) if following else chat
+            return _sliced(chat, _before(chat, 0), _before(chat, len(messages)))
         except TemplateRefusedError:
             continue
         except ValueError:
             break
-    return _joined(_opening(encode), [_by_itself(encode, message) for message in messages])
+    return _joined([_by_itself(encode, message) for message in messages])
 
 
-def encode_rendered(tokenizer: Any, rendered: Rendered, roles: Sequence[str], segments: Segments) -> ChatTokens:
+def encode_rendered(tokenizer: Any, rendered: Rendered, roles: Sequence[str], segments: str) -> ChatTokens:
     """The tokens of a text in which the messages have been found.
 
     Args:
@@ -136,7 +137,7 @@ def encode_rendered(tokenizer: Any, rendered: Rendered, roles: Sequence[str], se
     starts = [start for start, _ in offsets]
     owner = _owners(starts, rendered)
     told = [number for number, role in enumerate(roles) if role != "system"]
-    cut = CUTS[segments]
+    cut = WRITE_STRATEGIES[segments].cut
     if cut is None:
         among = {number: place for place, number in enumerate(told)}
         segment = [among.get(number, NO_SEGMENT) for number in owner]
@@ -236,18 +237,9 @@ def _by_itself(encode: _Encode, message: Message) -> ChatTokens:
     raise refusal
 
 
-def _opening(encode: _Encode) -> ChatTokens | None:
-    """What the template puts before the first message of a conversation."""
-    try:
-        chat = encode([ASK])
-    except TemplateRefusedError:
-        return None
-    return _sliced(chat, 0, _before(chat, 0))
-
-
-def _joined(opening: ChatTokens | None, parts: Sequence[ChatTokens]) -> ChatTokens:
+def _joined(parts: Sequence[ChatTokens]) -> ChatTokens:
     """Messages that were rendered one by one, as one text: messages and segments go on counting."""
-    rows = [] if opening is None else [opening]
+    rows: list[ChatTokens] = []
     count = 0
     for number, part in enumerate(parts):
         told = part.segment != NO_SEGMENT

@@ -51,7 +51,7 @@ def chat(
 
     console = Console()
     with console.status("loading"):
-        name, session = _open(model, adapter, memory, window, system, device, dtype)
+        name, session = open_session(model, adapter, memory, window=window, system=system, device=device, dtype=dtype)
     talk = Chat(session, console, memory, _options(max_new_tokens, temperature))
     interactive = sys.stdin.isatty() and console.is_terminal
     talk.welcome(name)
@@ -66,9 +66,17 @@ def _options(max_new_tokens: int, temperature: float | None) -> dict[str, Any]:
     return {"max_new_tokens": max_new_tokens, **sampled}
 
 
-def _open(
-    model: str, adapter: str, memory: Path | None, window: int, system: str, device: str, dtype: str
+def open_session(
+    model: str,
+    adapter: str,
+    memory: Path | None,
+    *,
+    window: int,
+    system: str = "",
+    device: str = "auto",
+    dtype: str = "auto",
 ) -> tuple[str, "Session"]:
+    """The name of a model, and a session of it that goes on from a memory's file if there is one."""
     from transformers.utils import logging
 
     from deltamem.cli.models import open_model

@@ -30,11 +30,13 @@ def demo(
 
         print(json.dumps(held_out_facts(_FACTS_SEED, _FACTS), indent=2))
         return
-    from deltamem.demo.show import run_demo, talk
-
     if ask:
-        talk()
+        from deltamem.cli.chat import chat
+
+        chat(model="embedded", window=0, max_new_tokens=24)
         return
+    from deltamem.demo.show import run_demo
+
     data = run_demo(output, as_data=as_json)
     if as_json:
         print(json.dumps(data, indent=2))

@@ -5,11 +5,15 @@ from typing import Annotated
 
 import typer
 
+from deltamem.cli.places import STORE_VARIABLE
+
 keys = typer.Typer(
     no_args_is_help=True,
     help="Make, list and revoke the API keys of a server's store.\n\nExample: deltamem keys create acme",
 )
-_Store = Annotated[str, typer.Option("--store", help="The server's store; the user's own if left out.")]
+_Store = Annotated[
+    str, typer.Option("--store", envvar=STORE_VARIABLE, help="The server's store; the user's own if left out.")
+]
 
 
 @keys.command("create")
@@ -20,6 +24,7 @@ def create(
     requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
     tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Tokens read and generated.")] = None,
     request_bytes: Annotated[int | None, typer.Option(min=1, help="The largest request.")] = None,
+    if_none: Annotated[bool, typer.Option("--if-none", help="Only if the store has no active key yet.")] = False,
 ) -> None:
     """Make a key and print it, this once: the store keeps only its hash."""
     from deltamem.cli.serve import open_store
@@ -27,6 +32,8 @@ def create(
 
     limits = KeyLimits(requests_per_minute, tokens_per_minute, request_bytes)
     with open_store(store) as sessions:
+        if if_none and ApiKeys(sessions).any_active():
+            return
         made = ApiKeys(sessions).create(tenant, label, limits)
     typer.echo(f"{made.record.id} opens tenant {tenant}. The key, which cannot be shown again:", err=True)
     typer.echo(made.secret)
@@ -38,11 +45,11 @@ def list_keys(
     store: _Store = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """List keys, the revoked ones too."""
+    """List keys with their limits and last use, the revoked ones too."""
     from deltamem.cli.serve import open_store
     from deltamem.store import ApiKeys
 
-    with open_store(store) as sessions:
+    with open_store(store, create=False) as sessions:
         found = ApiKeys(sessions).list(tenant)
     if as_json:
         shown = [{**vars(key), "limits": vars(key.limits)} for key in found]
@@ -50,7 +57,12 @@ def list_keys(
         return
     for key in found:
         state = "revoked" if key.revoked else "active"
-        typer.echo(f"{key.id}  {key.tenant}  {key.hint}…  {state}  {key.label or ''}".rstrip())
+        used = f"used {key.last_used:%Y-%m-%d %H:%M} UTC" if key.last_used else "never used"
+        limits = [
+            f"{name.replace('_', ' ')} {value:,}" for name, value in vars(key.limits).items() if value is not None
+        ]
+        line = [f"{key.id}  {key.tenant}  {key.hint}…  {state}", used, ", ".join(limits), key.label or ""]
+        typer.echo("  ".join(part for part in line if part))
 
 
 @keys.command("revoke")
@@ -59,6 +71,6 @@ def revoke(key_id: Annotated[str, typer.Argument(help="Its id, as in the list.")
     from deltamem.cli.serve import open_store
     from deltamem.store import ApiKeys
 
-    with open_store(store) as sessions:
+    with open_store(store, create=False) as sessions:
         record = ApiKeys(sessions).revoke(key_id)
     typer.echo(f"{record.id} of tenant {record.tenant} is revoked.")

@@ -15,6 +15,7 @@ from deltamem.extensions import installed
 COMMANDS = (
     "demo",
     "chat",
+    "ask",
     "pull",
     "init",
     "inspect",
@@ -63,7 +64,10 @@ def main(arguments: list[str] | None = None) -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
         code = app(
-            args=[argument for argument in given if argument != "--debug"], prog_name="deltamem", standalone_mode=False
+            args=[argument for argument in given if argument != "--debug"],
+            prog_name="deltamem",
+            standalone_mode=False,
+            auto_envvar_prefix="DELTAMEM",  # DELTAMEM_SERVE_PORT for deltamem serve --port
         )
     except Exception as error:
         if isinstance(error, _UsageError):

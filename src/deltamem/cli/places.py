@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 SECRET = "DELTAMEM_STATE_SECRET"
+STORE_VARIABLE = "DELTAMEM_STORE"
 
 
 def data_folder() -> Path:

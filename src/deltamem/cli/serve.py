@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltamem.cli.places import STORE_VARIABLE
+
 if TYPE_CHECKING:
     from deltamem.store import SessionStore
 
@@ -21,7 +23,11 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     store: Annotated[
-        str, typer.Option(help="sqlite:///file or postgresql://user@host/database; a file of the user's if left out.")
+        str,
+        typer.Option(
+            envvar=STORE_VARIABLE,
+            help="sqlite:///file or postgresql://user@host/database; a file of the user's if left out.",
+        ),
     ] = "",
     max_batch: Annotated[int, typer.Option(min=1, help="Answers that are generated together.")] = 16,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait beyond those; more get 429.")] = 64,
@@ -42,6 +48,7 @@ def serve(
 
     Example: deltamem serve, then point any OpenAI client at http://127.0.0.1:8000/v1 with the header
     X-Memory-Session: ravi. Keys for others: deltamem keys create TENANT. Encryption at rest, if wanted: DELTAMEM_KEYS.
+    Each option may be an environment variable, such as DELTAMEM_SERVE_PORT.
     """
     from deltamem.serve.logs import configure_logging
 

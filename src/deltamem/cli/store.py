@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deltamem.cli.places import STORE_VARIABLE
+from deltamem.wording import counted
+
 if TYPE_CHECKING:
     from deltamem.store import SessionStore, StoreStats
 
@@ -13,8 +16,11 @@ store = typer.Typer(
     no_args_is_help=True,
     help="Look after a server's store: count, clean up, encrypt anew, delete.\n\nExample: deltamem store stats",
 )
-_Store = Annotated[str, typer.Option("--store", help="The server's store; the user's own if left out.")]
+_Store = Annotated[
+    str, typer.Option("--store", envvar=STORE_VARIABLE, help="The server's store; the user's own if left out.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
+_PLAIN = "(plain)"
 _Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -36,6 +42,9 @@ def stats(
     for name, value in found.items():
         shown = ", ".join(f"{key} {rows:,}" for key, rows in value.items()) if isinstance(value, dict) else f"{value:,}"
         typer.echo(f"{name.replace('_', ' '):15}{shown}".rstrip())
+    plain = found["rows_by_key"].get(_PLAIN, 0)
+    if 0 < plain < sum(found["rows_by_key"].values()):
+        typer.echo(f"{counted(plain, 'row')} in plain text beside encrypted ones; deltamem store rekey encrypts them.")
 
 
 @store.command("purge")
@@ -58,8 +67,8 @@ def purge(
         else:
             expired = sessions.purge_expired()
             surplus = 0 if keep_versions is None else sessions.trim(keep_versions)
-    told = f"{'Would delete' if dry_run else 'Deleted'} {expired:,} expired sessions"
-    told += "." if keep_versions is None else f" and {surplus:,} old versions."
+    told = f"{'Would delete' if dry_run else 'Deleted'} {counted(expired, 'expired session')}"
+    told += "." if keep_versions is None else f" and {counted(surplus, 'old version')}."
     _tell({"dry_run": dry_run, "expired_sessions": expired, "old_versions": surplus}, told, as_json)
 
 
@@ -74,6 +83,23 @@ def rekey(url: _Store = "", as_json: _Json = False) -> None:
     with _open(url) as sessions:
         rows = sessions.rekey()
     _tell({"rows": rows}, f"Encrypted {rows:,} versions and messages anew.", as_json)
+
+
+@store.command("new-key")
+def new_key(
+    name: Annotated[str, typer.Argument(help="Its id, such as 2026-11; it is stored beside each row.")],
+) -> None:
+    """Make an encryption key and print it as DELTAMEM_KEYS takes it. It is stored nowhere: lose it, and all is lost.
+
+    To rotate, put it before the old ones with a comma between, restart the servers, and run deltamem store rekey.
+
+    Example: export DELTAMEM_KEYS=$(deltamem store new-key 2026-11)
+    """
+    from deltamem.store import StateKeys
+
+    made = StateKeys.generate(name)
+    StateKeys.from_text(made)
+    typer.echo(made)
 
 
 @store.command("delete-session")
@@ -112,11 +138,11 @@ def delete_tenant(
         keys, held = len(ApiKeys(sessions).list(tenant)), sessions.stats(tenant).sessions
         if not keys and not held:
             raise NotFoundError(f"Tenant {tenant!r} has no session and no API key; check its name.")
-        _confirm(f"Delete {held:,} sessions and {keys:,} API keys of tenant {tenant} for good?", yes)
+        _confirm(f"Delete {counted(held, 'session')} and {counted(keys, 'API key')} of tenant {tenant} for good?", yes)
         gone = sessions.delete_tenant(tenant)
     _tell(
         {"tenant": tenant, "sessions": gone, "api_keys": keys},
-        f"Deleted {gone:,} sessions and {keys:,} API keys of tenant {tenant}.",
+        f"Deleted {counted(gone, 'session')} and {counted(keys, 'API key')} of tenant {tenant}.",
         as_json,
     )
 
@@ -137,4 +163,4 @@ def _tell(figures: Mapping[str, Any], sentence: str, as_json: bool) -> None:
 
 
 def _figures(found: "StoreStats") -> dict[str, Any]:
-    return {**vars(found), "rows_by_key": {key or "(plain)": rows for key, rows in found.rows_by_key.items()}}
+    return {**vars(found), "rows_by_key": {key or _PLAIN: rows for key, rows in found.rows_by_key.items()}}

@@ -1,7 +1,6 @@
 """Reads dialogues into memories or into the window, and grades the answers that greedy decoding would give."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deltamem.attach import Attachment, attached
+from deltamem.attach import attached
+from deltamem.chat.input import using
 from deltamem.demo.lessons import WINDOW, DialogueTokens
 from deltamem.demo.world import Message
 from deltamem.state import MemoryState
@@ -52,8 +52,8 @@ class Reader:
 
     def bytes_per_session(self, adapter: str) -> int:
         """The size of one session's memory."""
-        with self._using(adapter) as attachment:
-            return attachment.new_state().nbytes
+        with using(self.model, adapter):
+            return attached(self.model).new_state().nbytes
 
     @torch.inference_mode()
     def remember(self, adapter: str, histories: Sequence[History], state: MemoryState | None = None) -> MemoryState:
@@ -67,8 +67,8 @@ class Reader:
             state: what the B rows remember already; nothing by default.
         """
         rows = [self._tokens.passages([(message, 0.0) for message in history]) for history in histories]
-        with self._using(adapter) as attachment:
-            state = attachment.new_state(len(rows)) if state is None else state
+        with using(self.model, adapter):
+            state = attached(self.model).new_state(len(rows)) if state is None else state
             for number in range(max(map(len, rows))):
                 passages = [row[number] if number < len(row) else _NOTHING for row in rows]
                 state, _ = write(self.model, state, self._pad(passages))
@@ -87,7 +87,7 @@ class Reader:
         # Like lengths together: less padding.
         order = sorted(range(len(texts)), key=lambda place: len(texts[place].ids))
         right = [False] * len(asked)
-        with self._using(adapter):
+        with using(self.model, adapter):
             for group in _groups([len(texts[place].ids) for place in order]):
                 places = order[group.start : group.stop]
                 questions = self._pad([texts[place] for place in places])
@@ -110,7 +110,7 @@ class Reader:
         room = WINDOW - questions.ids.shape[1]
         contexts = [_last(self._text(history), room) for history in histories]
         right = [False] * len(asked)
-        with self._using(adapter):
+        with using(self.model, adapter):
             for rows in _groups([len(context.ids) for context in contexts]):
                 places = [place for place, question in enumerate(asked) if question.row in rows]
                 if not places:
@@ -129,20 +129,10 @@ class Reader:
         An adapter starts empty, and reads and writes all along.
         """
         batch = self._pad([_last(self._text(history), WINDOW) for history in histories])
-        with self._using(adapter):
+        with using(self.model, adapter):
             hidden = self.model.model(batch.ids, use_cache=False).last_hidden_state
             logits, targets, _ = trained_logits(self.model, hidden, batch)
         return F.cross_entropy(logits, targets).item()
-
-    @contextmanager
-    def _using(self, adapter: str | None) -> Iterator[Attachment]:
-        attachment = attached(self.model)
-        before = attachment.active
-        attachment.activate(adapter)
-        try:
-            yield attachment
-        finally:
-            attachment.activate(before)
 
     def _continue(self, contexts: TextBatch, rows: list[int], ids: Tensor) -> Tensor:
         """Hidden states ``[Q, T, D]`` of texts ``ids`` ``[Q, T]``, each after the context in its row of ``rows``."""

@@ -77,40 +77,6 @@ def run_demo(folder: Path, *, as_data: bool = False, sizes: Sizes | None = None)
     }
 
 
-def talk() -> None:
-    """Talks on standard input; a message is read once, written to memory with the reply, and dropped."""
-    from rich.console import Console
-    from rich.text import Text
-
-    from deltamem.session import Session
-
-    console = Console()
-    with console.status("loading"):
-        model, tokenizer = load_demo()
-    session = Session(model, tokenizer, window=0)
-    console.print(
-        "Tell me about yourself or a friend, then ask. I see one message at a time;\n"
-        "all I know of the others is in the memory. Things I understand:\n"
-        "[dim]  I live in Porto.                   Where do I live?\n"
-        "  My friend Ravi plays the cello.    Which instrument does Ravi play?\n"
-        "  Actually, I live in Oslo now.      More: deltamem demo --facts\n"
-        "An empty line ends.[/dim]",
-        highlight=False,
-    )
-    while True:
-        try:
-            said = console.input("[bold cyan]   you[/bold cyan] › ").strip()
-        except (EOFError, KeyboardInterrupt):
-            said = ""
-        if not said:
-            break
-        reply = session.reply(said, max_new_tokens=24)
-        written = int(session.state.tokens[0])
-        size = f"   ({session.state.nbytes:,} bytes hold {written:,} tokens)"
-        console.print(Text.assemble((" model", "dim"), f" › {reply}", (size, "dim")))
-    console.print()
-
-
 @contextmanager
 def _one_thread_each() -> Iterator[int]:
     """One thread a product within the block, which is told how many it may start itself."""

@@ -60,7 +60,9 @@ def create_app(server: Server) -> FastAPI:
     app.include_router(system)
     add_page(app)
     install_error_handlers(app)
+    app.add_middleware(Gate, server=server)
     if server.settings.allow_origins:
+        # The outermost, so that every answer may be read by the pages it is for, a refusal too.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(server.settings.allow_origins),
@@ -68,7 +70,6 @@ def create_app(server: Server) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["X-Request-ID", "Retry-After"],
         )
-    app.add_middleware(Gate, server=server)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -11,9 +11,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from deltamem.serve.engine.jobs import CancelledJobError, ClosedError, DeadlineError, EngineError, QueueFullError
 from deltamem.formats.state import StateFileError
+from deltamem.serve.engine.jobs import CancelledJobError, ClosedError, DeadlineError, EngineError, QueueFullError
 from deltamem.store import (
+    NAME_PATTERN,
     ConflictError,
     EncryptionError,
     ExistsError,
@@ -91,13 +92,17 @@ _STORE: tuple[tuple[type[StoreError], int, str], ...] = (
 )
 
 
+_START_FRESH = " A turn does so with memory.fresh, and a server that is run with --start-fresh by itself."
+
+
 def as_api_error(error: Exception) -> ApiError:
     """The answer to an error of the engine, the store or a state."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, StoreError):
         status, code = next((status, code) for kind, status, code in _STORE if isinstance(error, kind))
-        return ApiError(status, error.public, code, headers={"Retry-After": "1"} if status == 503 else None)
+        hint = _START_FRESH if code == "other_adapter" else ""
+        return ApiError(status, error.public + hint, code, headers={"Retry-After": "1"} if status == 503 else None)
     if isinstance(error, StateFileError):
         return ApiError(400, str(error), "invalid_state")
     if isinstance(error, QueueFullError):
@@ -148,6 +153,8 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
         return _not_json("it must be an object, sent with Content-Type: application/json").response()
     where = _field(first["loc"], error.body).encode("ascii", "backslashreplace").decode()[:200]
     reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_pattern_mismatch" and NAME_PATTERN in first["ctx"]["pattern"]:
+        reason = "A session's name has 1 to 128 of A-Z a-z 0-9 . _ : and -"
     message = f"{where}: {reason}." if where else f"{reason}."
     return ApiError(400, message, "invalid_value", where or None).response()
 

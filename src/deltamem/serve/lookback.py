@@ -229,7 +229,10 @@ def weigh(server: Server, turn: PastTurn, check: Check) -> list[SeenMessage]:
     """
     if turn.length > MOST_WEIGHED:
         raise ApiError(
-            400, f"The turn has {turn.length} tokens; up to {MOST_WEIGHED} can be weighed.", "invalid_value", "version"
+            400,
+            f"The turn has {turn.length} tokens; up to {MOST_WEIGHED} can be weighed.",
+            "invalid_value",
+            "version",
         )
     write, reached = write_strengths(server.engine.model, turn.written, turn.before, check)
     turn.check(reached)

@@ -36,7 +36,9 @@ class Gate:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope["deltamem_request_id"] = request_id
+        # HEAD is answered as GET is, without the body.
+        asks_head = scope["method"] == "HEAD"
+        inner = {**scope, "method": "GET" if asks_head else scope["method"], "deltamem_request_id": request_id}
         started, status = time.monotonic(), 0
 
         async def send_marked(message: Message) -> None:
@@ -44,22 +46,24 @@ class Gate:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            elif asks_head:
+                message = {**message, "body": b""}
             await send(message)
 
         try:
             refusal = self._refusal(headers)
             if refusal is not None:
-                await refusal.response()(scope, receive, send_marked)
+                await refusal.response()(inner, receive, send_marked)
                 return
-            await self.app(scope, await self._read(receive), send_marked)
+            await self.app(inner, await self._read(receive), send_marked)
         except Exception as error:
             answer = as_api_error(error)
             if answer.status >= 500:
                 _log.error("request failed", exc_info=error, extra={"request_id": request_id})
             if not status:
-                await answer.response()(scope, receive, send_marked)
+                await answer.response()(inner, receive, send_marked)
         finally:
-            self._note(scope, status, time.monotonic() - started)
+            self._note(inner, _method(scope), status, time.monotonic() - started)
 
     def _refusal(self, headers: Headers) -> ApiError | None:
         length, most = headers.get("content-length", "0"), self.server.settings.max_body
@@ -94,15 +98,15 @@ class Gate:
 
         return replay
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _note(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         status = status or 499  # nobody was there to be answered
         caller = scope.get("deltamem_caller")
-        self.server.metrics.requests.labels(route, _method(scope), status).inc()
+        self.server.metrics.requests.labels(route, method, status).inc()
         self.server.metrics.latency.labels(route).observe(seconds)
         fields = {
             "request_id": scope["deltamem_request_id"],
-            "method": _method(scope),
+            "method": method,
             "route": route,
             "status": status,
             "seconds": round(seconds, 4),

@@ -1,6 +1,7 @@
 """Running a server until it is told to stop."""
 
 import logging
+import sys
 from socket import socket
 
 import uvicorn
@@ -25,6 +26,8 @@ class _Web(uvicorn.Server):
             settings, port = self._serves.settings, self.servers[0].sockets[0].getsockname()[1]
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
             place = self._serves.store.database.place
+            if sys.stdout.isatty():
+                print(f"{settings.model_name} is at http://{host}:{port}/, sessions in {place}", flush=True)
             _log.info("serving %s at http://%s:%d, sessions in %s", settings.model_name, host, port, place)
 
 

@@ -1,6 +1,7 @@
 """The bodies of requests, checked field by field. What the server cannot do it refuses instead of ignoring it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -99,6 +100,11 @@ class MemoryOptions(Options):
     return_state: bool = Field(default=False, description="Hand the memory after the turn to the client, signed.")
 
     @property
+    def uses_memory(self) -> bool:
+        """Whether there is a memory that is read or handed back; without one the bare backbone answers."""
+        return self.session is not None or self.state is not None or self.return_state
+
+    @property
     def writes(self) -> bool:
         """Whether something becomes of what is written: a session's new version, or a state for the client."""
         return self.mode == "read_write" and (self.session is not None or self.return_state)
@@ -114,7 +120,7 @@ class ChatMessage(Options):
     """A message. Those that OpenAI's clients make of an answer may be sent back whole."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content
+    content: Content = Field(default="", description="May be null, or left out, in an assistant's message alone.")
     name: str | None = None
     tool_call_id: str | None = None
     refusal: None = None
@@ -122,6 +128,12 @@ class ChatMessage(Options):
     audio: None = None
     function_call: None = None
     tool_calls: Nothing | None = None
+
+    @model_validator(mode="after")
+    def _has_content(self) -> "ChatMessage":
+        if self.role != "assistant" and "content" not in self.model_fields_set:
+            raise ValueError(f"a message of the role {self.role} needs a content")
+        return self
 
     def plain(self) -> dict[str, str]:
         """Role and content as a chat template takes them."""
@@ -141,8 +153,15 @@ class Generation(Options):
 
     model: str = Field(default="", description="Any; the server has one model.")
     max_tokens: MaxTokens | None = None
-    temperature: float = Field(default=1.0, ge=0, le=2)
-    top_p: float = Field(default=1.0, gt=0, le=1)
+    temperature: float | None = Field(default=None, ge=0, le=2, description="The model's own, or 1, by default.")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="The model's own, or 1, by default.")
+    top_k: int | None = Field(
+        default=None, ge=-1, lt=2**31, description="Of so many tokens; 0 and -1 of all. The model's own by default."
+    )
+    min_p: float | None = Field(default=None, ge=0, le=1, description="The model's own, or 0, by default.")
+    repetition_penalty: float | None = Field(
+        default=None, gt=0, le=10, description="The model's own, or 1, by default."
+    )
     n: int = Field(default=1, ge=1, le=16)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: Stop | None = None
@@ -161,13 +180,20 @@ class Generation(Options):
         """The most tokens to generate; ``None`` for the server's own bound."""
         return self.max_tokens
 
-    def sampling(self, default_tokens: int, logprobs: int | None, choice: int) -> Sampling:
-        """How choice number ``choice`` is sampled."""
+    def sampling(self, defaults: Sampling, logprobs: int | None, choice: int) -> Sampling:
+        """How choice number ``choice`` is sampled: as the request says, else as ``defaults`` do."""
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        return Sampling(
-            max_tokens=self.most_tokens or default_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
+        asked: dict[str, Any] = {
+            "max_tokens": self.most_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": None if self.top_k is None else max(0, self.top_k),
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+        }
+        return replace(
+            defaults,
+            **{name: value for name, value in asked.items() if value is not None},
             seed=None if self.seed is None else self.seed + choice,
             stop=stop,
             logprobs=logprobs,
@@ -292,9 +318,13 @@ class Freeze(Body):
 
 
 class Import(Body):
-    """The body of ``POST …/import``."""
+    """The body of ``POST …/import``: an export, as it came or its state alone."""
 
     state: str = Field(description="A memory from an export or return_state.")
+    id: str | None = Field(default=None, description="The rest of an export; it does not count.")
+    session: str | None = None
+    version: int | None = None
+    tokens_written: int | None = None
 
 
 class AskStrengths(Body):

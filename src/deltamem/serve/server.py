@@ -16,13 +16,14 @@ from deltamem.serve.access import Access, Caller, RateLimits
 from deltamem.serve.bridge import Inbox
 from deltamem.serve.committer import Committer
 from deltamem.serve.engine.engine import Engine
+from deltamem.serve.engine.sampling import Sampling
 from deltamem.serve.errors import ApiError
 from deltamem.serve.locks import Locks
 from deltamem.serve.metrics import Metrics
 from deltamem.serve.prompts import Prompts
 from deltamem.serve.settings import EngineLimits, Settings
 from deltamem.serve.states import StateSigner
-from deltamem.store import ApiKeys, SessionStore
+from deltamem.store import ApiKeys, EncryptionError, SessionStore
 
 _log = logging.getLogger(__name__)
 _SECONDS = re.compile(r"[0-9]{1,8}(\.[0-9]{1,6})?")
@@ -37,6 +38,12 @@ class Server:
         store: an open store; it is closed with the server.
         settings: how the server is set up.
         limits: how much its engine takes on.
+
+    Attributes:
+        problem: why the server should not be used, as far as it found out while it ran.
+
+    Raises:
+        EncryptionError: the store holds rows that it was opened without the keys for.
     """
 
     def __init__(
@@ -47,14 +54,17 @@ class Server:
         settings: Settings,
         limits: EngineLimits | None = None,
     ) -> None:
+        store.check_keys()
         self.settings = settings
         self.store = store
+        self.problem: str | None = None
         self.metrics = Metrics()
         self.states = StateCodec(model, rows=1)
         self.inbox = Inbox()
         self.engine = Engine(model, tokenizer, limits, watch=self.metrics.engine_turn, delivered=self.inbox.hand_over)
         self.commits = Committer(store)
         self.prompts = Prompts(TextInput(model, tokenizer), self.engine.context)
+        self.sampling = own_sampling(model, settings.max_tokens)
         self.signer = StateSigner(settings.secret, self.states.fingerprint)
         self.access = Access(ApiKeys(store), required=settings.require_keys)
         self.rates = RateLimits()
@@ -68,8 +78,10 @@ class Server:
         """Who a request comes from, counted against the limits.
 
         Raises:
-            ApiError: 401 without a valid key, 413 or 429 over a limit.
+            ApiError: 401 without a valid key, 413 or 429 over a limit, 503 where nothing should be written.
         """
+        if self.problem is not None:
+            raise ApiError(503, self.problem, "store_unavailable", headers={"Retry-After": "60"})
         caller = await self.access.caller(request.headers.get("authorization"))
         request.scope["deltamem_caller"] = caller
         size, most = len(await request.body()), caller.limits.request_bytes
@@ -106,6 +118,20 @@ class Server:
         self.store.close()
 
 
+def own_sampling(model: PreTrainedModel, max_tokens: int) -> Sampling:
+    """How a model wants to be sampled, by its ``generation_config``: what requests leave out is taken from it.
+
+    As in vLLM, and as in ``generate``, but that ``do_sample`` does not count: temperature 0 is how a request says it.
+    """
+    config = getattr(model, "generation_config", None)
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    own = {name: value for name in names if (value := getattr(config, name, None)) is not None}
+    try:
+        return Sampling(max_tokens=max_tokens, **own)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The model's generation_config cannot be served: {error}") from None
+
+
 async def look_after(server: Server) -> None:
     """Purges and counts, again and again, until it is cancelled.
 
@@ -114,8 +140,13 @@ async def look_after(server: Server) -> None:
     while True:
         held = float("nan")
         try:
+            await asyncio.to_thread(server.store.check_keys)
+            server.problem = None
             purged = await asyncio.to_thread(server.store.purge_expired)
             held = await asyncio.to_thread(server.store.count)
+        except EncryptionError as error:
+            server.problem = error.public
+            _log.error("the store was not looked after: %s", error)
         except Exception as error:
             _log.warning("the store was not looked after", exc_info=error)
         else:

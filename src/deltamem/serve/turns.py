@@ -49,7 +49,7 @@ class Turn:
             EngineError: the engine could not write them.
         """
         server, options = self.server, self.options
-        report: dict[str, Any] = {"session": options.session, "mode": options.mode}
+        report: dict[str, Any] = {"session": options.session, "mode": options.mode if options.uses_memory else "off"}
         if not options.writes:
             return report | self._returned(self.state)
         turn = kind == "turn"  # its generation was let in already

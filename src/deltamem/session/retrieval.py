@@ -1,5 +1,7 @@
 """Retrieval beside memory: the past turns that share the most telling words with a message (BM25)."""
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -7,6 +9,14 @@ from typing import Literal
 from deltamem.chat import Message
 
 Exchange = tuple[Message, ...]
+_WORD = re.compile(r"\w+")
+_CLITIC = re.compile(r"(?<=\w)['’](?:s|t|d|m|re|ve|ll)\b")
+_CJK = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]+)")
+_COMMON = """
+a an and are as at be but by for i if in into is it no not of on or such that the their then there these they this
+to was will with
+"""
+_TOO_COMMON = frozenset(_COMMON.split())
 
 
 @dataclass(frozen=True)
@@ -53,17 +63,30 @@ def best_matches(texts: Sequence[str], queries: Sequence[str], count: int) -> li
     except ImportError:
         raise ImportError('Retrieval needs bm25s: pip install "deltamem[retrieval]"') from None
 
-    def words(sources: Sequence[str]) -> list[list[str]]:
-        return list(bm25s.tokenize(list(sources), stopwords="en", return_ids=False, show_progress=False))
-
     count = min(count, len(texts))
-    corpus = words(texts)
+    corpus = [words(text) for text in texts]
     if not any(corpus):  # bm25s cannot index texts without a single word
         return [[(place, 0.0) for place in range(count)] for _ in queries]
     index = bm25s.BM25()
     index.index(corpus, show_progress=False)
-    places, scores = index.retrieve(words(queries), k=count, show_progress=False)
+    places, scores = index.retrieve([words(query) for query in queries], k=count, show_progress=False)
     return [sorted(zip(*row, strict=True)) for row in zip(places.tolist(), scores.tolist(), strict=True)]
+
+
+def words(text: str) -> list[str]:
+    """The words of a text as they are compared: compatible characters are one, and case does not count.
+
+    A text in Chinese or Japanese characters or in Hangul marks no words: each of its characters is one, and each pair
+    of neighbours.
+    """
+    found: list[str] = []
+    for word in _WORD.findall(_CLITIC.sub("", unicodedata.normalize("NFKC", text).casefold())):
+        for run in _CJK.split(word):
+            if run and _CJK.fullmatch(run):
+                found += [*run, *(run[place : place + 2] for place in range(len(run) - 1))]
+            elif run and run not in _TOO_COMMON:
+                found.append(run)
+    return found
 
 
 def exchanges(messages: Sequence[Message]) -> list[Exchange]:

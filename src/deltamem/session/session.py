@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from deltamem.attach import attached
 from deltamem.chat import Message
 from deltamem.chat.input import TextInput
+from deltamem.formats.state import load_state, save_state, state_from_bytes, state_to_bytes
 from deltamem.observe import positions
 from deltamem.session.answering import Stop, from_loop, generate, in_thread, stream
 from deltamem.session.retrieval import Exchange, Retriever, exchanges
@@ -23,7 +24,7 @@ from deltamem.session.reuse import ReadText
 from deltamem.session.turns import Draft, Finished, SessionBusyError, Snapshot, TurnReport
 from deltamem.session.window import first_visible, fit_prompt, message_lengths
 from deltamem.state import MemoryState
-from deltamem.formats.state import load_state, save_state, state_from_bytes, state_to_bytes
+from deltamem.wording import counted
 
 MessageInput = str | Message | Sequence[Message]
 ROLES = ("user", "assistant", "tool", "document")
@@ -255,7 +256,7 @@ class Session:
         """
         with self._alone():
             if not 1 <= turns <= len(self._undo):
-                raise ValueError(f"{turns} turns cannot be rolled back; the last {len(self._undo)} can.")
+                raise ValueError(f"{counted(turns, 'turn')} cannot be rolled back; the last {len(self._undo)} can.")
             before = self._undo[-turns]
             if before.state is not self.state:
                 self._refuse_frozen()

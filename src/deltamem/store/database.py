@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
@@ -55,7 +56,8 @@ class Database:
             if not create and not Path(str(self._url.database)).exists():
                 raise NotFoundError(f"There is no store at {self.place}: check the path.")
             _make_private(str(self._url.database))
-        self._engine = _engine(self._url, self.in_memory, timeout)
+        self._file = None if self.in_memory or not self.is_sqlite else _File(Path(str(self._url.database)))
+        self._engine = _engine(self._url, self._file, self.in_memory, timeout)
         event.listen(self._engine, "begin", self._begin)
         if self.is_sqlite:
             event.listen(self._engine, "connect", self._configure)
@@ -166,6 +168,12 @@ class Database:
     def _guarded(self) -> Iterator[None]:
         if self._closed:
             raise self.error(StoreError, "{store} is closed; open it again.")
+        if self._file is not None and not self._file.in_place():
+            raise self.error(
+                UnavailableError,
+                "{store} was moved, deleted or replaced while it was in use. Put the file back, with its -wal and "
+                "-shm beside it, or restart the server to use the one that is there now.",
+            )
         try:
             yield
         except PoolTimeoutError:
@@ -221,6 +229,36 @@ class Database:
         )
 
 
+class _File:
+    """A database's file, by what it is and not only by what it is called.
+
+    Open connections follow a file that is moved, and new ones would make an empty one in its place.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._found = self._identity()
+
+    @property
+    def address(self) -> str:
+        """SQLite's address of the file, which opens it and does not make it."""
+        return f"file:{quote(str(self.path))}?mode=rw"
+
+    def in_place(self) -> bool:
+        """Whether the path still leads to the file that was opened; a file that never was there is SQLite's affair."""
+        if self._found is None:
+            self._found = self._identity()
+            return True
+        return self._identity() == self._found
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+
 def _wait(seconds: float) -> str:
     """Has an SQLite connection wait so long for others."""
     return f"PRAGMA busy_timeout = {round(seconds * 1000)}"
@@ -241,13 +279,16 @@ def _parse(text: str) -> URL:
     return url.set(drivername=_DRIVERS[url.drivername])
 
 
-def _engine(url: URL, in_memory: bool, timeout: float) -> Engine:
+def _engine(url: URL, file: _File | None, in_memory: bool, timeout: float) -> Engine:
     # Parameters are people's data and stay out of errors and logs.
     options: dict[str, Any] = {"hide_parameters": True}
     if in_memory:
         # One connection for all threads: another would be another database.
         options |= {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
         options |= {"connect_args": {"check_same_thread": False}}
+    elif file is not None:
+        address = file.address
+        options |= {"creator": lambda: sqlite3.connect(address, uri=True, check_same_thread=False)}
     elif url.get_backend_name() == "postgresql":
         options |= {"pool_pre_ping": True, "pool_size": 10, "max_overflow": 10}
         if "connect_timeout" not in url.query:

@@ -6,13 +6,15 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Self
 
 from deltamem.store.errors import EncryptionError
 
 ENVIRONMENT = "DELTAMEM_KEYS"
 _KEY_BYTES = 32
+# What a client is told: the ids of keys are the operator's affair.
+_UNREADABLE = "This memory cannot be decrypted now; whoever runs the server finds the reason in its log."
 _NONCE_BYTES = 12
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -42,6 +44,12 @@ class StateKeys:
                 raise EncryptionError(f"Key {key_id!r} has {len(key)} bytes; AES-256 takes {_KEY_BYTES}.")
         self.current = next(iter(keys))
         self._ciphers = {key_id: AESGCM(key) for key_id, key in keys.items()}
+
+    def __contains__(self, key_id: object) -> bool:
+        return key_id in self._ciphers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ciphers)
 
     def __repr__(self) -> str:
         return f"StateKeys({', '.join(self._ciphers)})"
@@ -103,14 +111,16 @@ class StateKeys:
         if key_id not in self._ciphers:
             raise EncryptionError(
                 f"This row is encrypted with the key {key_id!r}, which is not among the store's keys "
-                f"({', '.join(self._ciphers)}). Add it to {ENVIRONMENT}."
+                f"({', '.join(self._ciphers)}). Add it to {ENVIRONMENT}.",
+                _UNREADABLE,
             )
         try:
             return self._ciphers[key_id].decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], context)
         except (InvalidTag, ValueError):
             raise EncryptionError(
                 f"This row does not decrypt with the key {key_id!r}: either {ENVIRONMENT} has another key under that "
-                "id, or the row was changed or moved in the database. Check the key; else restore a backup."
+                "id, or the row was changed or moved in the database. Check the key; else restore a backup.",
+                _UNREADABLE,
             ) from None
 
 
@@ -128,14 +138,16 @@ def unseal(keys: StateKeys | None, key_id: str | None, data: bytes, context: byt
     """
     if keys is None and key_id is not None:
         raise EncryptionError(
-            f"This row is encrypted with the key {key_id!r} and the store was opened without keys. Set {ENVIRONMENT}."
+            f"This row is encrypted with the key {key_id!r} and the store was opened without keys. Set {ENVIRONMENT}.",
+            _UNREADABLE,
         )
     if keys is None:
         return data
     if key_id is None:
         raise EncryptionError(
             "This row is not encrypted and the store has keys. If it was written before there were keys, encrypt it "
-            "with deltamem store rekey (SessionStore.rekey); else someone put it into the database."
+            "with deltamem store rekey (SessionStore.rekey); else someone put it into the database.",
+            _UNREADABLE,
         )
     return keys.decrypt(key_id, data, context)
 

@@ -7,7 +7,19 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import BindParameter, ColumnElement, Connection, Row, and_, bindparam, literal, or_, select, tuple_
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+)
 
 from deltamem.store.checks import check_name, fold
 from deltamem.store.errors import ConflictError, FrozenError, InvalidError, NotFoundError
@@ -119,7 +131,12 @@ def page(
     if label is not None:
         wanted = wanted.where(sessions.c.label == label)
     if search is not None:
-        wanted = wanted.where(sessions.c.label_folded.contains(fold(search), autoescape=True))
+        wanted = wanted.where(
+            or_(
+                sessions.c.label_folded.contains(fold(search), autoescape=True),
+                func.lower(sessions.c.session).contains(search.lower(), autoescape=True),
+            )
+        )
     stamp = sessions.c[order]
     if after is not None:
         moment, name = _from_cursor(after, order)

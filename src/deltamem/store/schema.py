@@ -160,9 +160,24 @@ def named_session(table: Table) -> ColumnElement[bool]:
     return and_(table.c.tenant == bindparam("at_tenant"), table.c.session == bindparam("at_session"))
 
 
+# Which keys encrypt rows is asked when a server starts and while it runs, of however many rows there are. The indexes
+# came later than the tables, and an older deltamem does not mind them.
+KEY_INDEXES = {
+    versions.name: Index("deltamem_versions_key", versions.c.key_id),
+    messages.name: Index("deltamem_messages_key", messages.c.key_id),
+}
+
 # Entry i takes a database from version i + 1 to version i + 2.
 UPGRADES: tuple[Callable[[Connection], None], ...] = ()
 VERSION = 1 + len(UPGRADES)
+
+
+def lacks_indexes(connection: Connection) -> bool:
+    """Whether the tables were made before some of their indexes."""
+    found = inspect(connection)
+    return any(
+        index.name not in [have["name"] for have in found.get_indexes(table)] for table, index in KEY_INDEXES.items()
+    )
 
 
 def found_version(connection: Connection) -> int | None:
@@ -197,6 +212,8 @@ def prepare(connection: Connection, upgrades: Sequence[Callable[[Connection], No
     check_version(found, wanted)
     for upgrade in upgrades[found - 1 :]:
         upgrade(connection)
+    for index in KEY_INDEXES.values():
+        index.create(connection, checkfirst=True)
     connection.execute(update(schema_version).values(version=wanted))
 
 

@@ -45,7 +45,16 @@ from deltamem.store.lookup import (
 )
 from deltamem.store.messages import drop_unreachable, previous_message, read_messages
 from deltamem.store.records import Commit, Page, SessionRecord, StoredMessage, StoreStats, Version, VersionInfo
-from deltamem.store.schema import VERSION, api_keys, check_version, found_version, prepare, sessions, versions
+from deltamem.store.schema import (
+    VERSION,
+    api_keys,
+    check_version,
+    found_version,
+    lacks_indexes,
+    prepare,
+    sessions,
+    versions,
+)
 from deltamem.store.versions import (
     INFO,
     Rules,
@@ -126,10 +135,11 @@ class SessionStore:
         try:
             with database.read() as connection:
                 found = found_version(connection)
+                ready = found == VERSION and not lacks_indexes(connection)
             if found is None and not create:
                 raise NotFoundError(f"{database.place} holds no store: check the database's name.")
             # Tables that are as they should be need no writer's lock.
-            if found != VERSION:
+            if not ready:
                 with database.write() as connection:
                     prepare(connection)
         except BaseException:
@@ -215,7 +225,7 @@ class SessionStore:
         Args:
             tenant: whose.
             label: only those with exactly this label.
-            search: only those whose label holds this text, in any case.
+            search: only those whose name or label holds this text, in any case.
             limit: how many, up to 1000.
             after: the ``after`` of the page before.
             order: by ``updated``, as people look for them; or by ``created``, where a session that is
@@ -514,6 +524,19 @@ class SessionStore:
         if found is None:
             raise self.database.error(SchemaError, "{store} has lost its tables. Restore a backup.")
         check_version(found)
+
+    def check_keys(self) -> None:
+        """Makes sure that this process can read what is there and will not write beside it in plain text.
+
+        A server asks this before it starts, and while it runs. Rows from before there were keys are no reason to
+        refuse; :meth:`stats` counts them and :meth:`rekey` encrypts them.
+
+        Raises:
+            EncryptionError: rows are encrypted, and the store was opened without keys, without theirs, or with
+                another key under the same id.
+        """
+        with self.database.read() as connection:
+            upkeep.check_keys(connection, self._keys)
 
     def stats(self, tenant: str | None = None) -> StoreStats:
         """How much is stored, of all tenants or of one; it goes through everything, so it takes a while."""

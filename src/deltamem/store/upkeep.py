@@ -1,12 +1,13 @@
 """What an operator does with a whole store: counting, deleting what is old, encrypting anew. By small transactions."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, Table, and_, delete, func, or_, select, tuple_, update
 
 from deltamem.store.database import Database
-from deltamem.store.encryption import StateKeys, row_context, seal, unseal
+from deltamem.store.encryption import ENVIRONMENT, StateKeys, row_context, seal, unseal
 from deltamem.store.errors import EncryptionError
 from deltamem.store.lookup import alive, now
 from deltamem.store.records import StoreStats
@@ -105,6 +106,41 @@ def _overfull(connection: Connection, keep: int, last: Place | None) -> list[Row
     if last is not None:
         wanted = wanted.where(tuple_(*place) > last)
     return list(connection.execute(wanted.order_by(*place).limit(TRIMMED_AT_ONCE).with_for_update()))
+
+
+def check_keys(connection: Connection, keys: StateKeys | None) -> None:
+    """Decrypts one row of each key that encrypts any.
+
+    Raises:
+        EncryptionError: there is none for some row, or another.
+    """
+    for table, number, column, bound in _ENCRYPTED:
+        for key_id in _key_ids(connection, table):
+            if keys is None or key_id not in keys:
+                lacking = (
+                    "the store was opened without keys. They cannot be read, and new rows would be plain text"
+                    if keys is None
+                    else f"this is not among the store's keys ({', '.join(keys)}). They cannot be read"
+                )
+                raise EncryptionError(
+                    f"Rows are encrypted with the key {key_id!r}, and {lacking}. Set {ENVIRONMENT} to the keys that "
+                    "the store was written with.",
+                    "The store's encryption keys are not those that it was written with; its operator has to set them.",
+                )
+            one = connection.execute(select(table).where(table.c.key_id == key_id).limit(1)).one()._mapping
+            place = Place(one["tenant"], one["session"])
+            unseal(keys, key_id, one[column], row_context(*place, one[number], bound))
+
+
+def _key_ids(connection: Connection, table: Table) -> Iterator[str]:
+    """The keys that encrypt some row, each found by its index and not by going through all rows."""
+    last = ""
+    while True:
+        found = connection.execute(select(func.min(table.c.key_id)).where(table.c.key_id > last)).scalar()
+        if found is None:
+            return
+        yield found
+        last = found
 
 
 def rekey(database: Database, keys: StateKeys | None) -> int:

@@ -22,6 +22,7 @@ from deltamem.store.lookup import LIVING, alive, label_columns, lock_for_version
 from deltamem.store.messages import append_messages, check_messages, drop_unreachable, numbered
 from deltamem.store.records import Commit, StoredMessage, Version, VersionInfo
 from deltamem.store.schema import Place, named_session, sessions, versions
+from deltamem.wording import counted
 
 # After these the log begins anew, or goes on from an earlier place.
 LOG_CUTS = ("rollback", "forget", "import")
@@ -144,8 +145,8 @@ def version_before(connection: Connection, place: Place, head: int, turns: int) 
         if found == turns and number in kept:
             return int(number)
     raise InvalidError(
-        f"Session {place.session!r} cannot go back {turns} turns: only {found} are kept in the history of its "
-        f"version {head}."
+        f"Session {place.session!r} cannot go back {counted(turns, 'turn')}: {found or 'none'} of them "
+        f"{'is' if found == 1 else 'are'} kept in the history of its version {head}."
     )
 
 

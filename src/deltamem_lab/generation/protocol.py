@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deltamem.observe import positions
 from deltamem_lab.generation.passes import Peaks, Seconds, measure_peaks, time_generation
 from deltamem_lab.generation.sides import Kind, Side
 from deltamem_lab.peak import PeakMemory
@@ -97,7 +98,7 @@ def measure_generation(
         if not values or min(values) < least:
             raise ValueError(f"{name} must be at least {least}, not {min(values, default='nothing')}.")
     model = sides[0].model
-    window = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    window = positions(model)
     pairs = list(itertools.product(prompts, decodes))
     fitting = [pair for pair in pairs if window is None or sum(pair) <= window]
     if not fitting:

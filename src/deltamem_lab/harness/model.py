@@ -7,9 +7,9 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
 from deltamem.attach import attached, memory_cache
+from deltamem.chat.input import adapter_of
 from deltamem.state import NO_SEGMENT, MemoryState
 from deltamem.step import Step
-from deltamem_lab.backbone import carries_memory
 
 
 class MemoryLM(HFLM):  # type: ignore[misc]
@@ -40,7 +40,7 @@ class MemoryLM(HFLM):  # type: ignore[misc]
         write: bool = True,
         **options: Any,
     ) -> None:
-        self._memory = carries_memory(model) and attached(model).active is not None
+        self._memory = adapter_of(model) is not None
         if state is not None and not self._memory:
             raise ValueError("This model has no active adapter, so it cannot start from a memory; load one first.")
         if state is not None and state.batch != 1:

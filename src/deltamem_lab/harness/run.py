@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deltamem.observe import positions
 from deltamem.state import MemoryState
 
 # What the release evaluates, with its answer lengths, where the harness's own differ.
@@ -108,8 +109,8 @@ def _answer_tokens(name: str, model: Any) -> int | None:
     """The most tokens of an answer where the harness's own number is not taken: at most half of the positions."""
     if name not in ANSWER_TOKENS:
         return None
-    positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return min(ANSWER_TOKENS[name], (positions or 2 * ANSWER_TOKENS[name]) // 2)
+    most = positions(model)
+    return min(ANSWER_TOKENS[name], (most or 2 * ANSWER_TOKENS[name]) // 2)
 
 
 def _changed(name: str, base: Path | None, data: Path | None, tokens: int | None, folder: Path) -> str:

@@ -160,8 +160,30 @@ def test_a_template_that_merges_the_system_message_or_wants_alternation(with_tem
     assert tokenizer.decode(episode.queries[0].ids).startswith("<|im_start|>user\nBe kind.\nc<|im_end|>")
     assert learned(tokenizer, episode.queries[0]).startswith("<|im_start|>assistant\nd")
     assert episode.history[0].ids == (*ids(tokenizer, [user("a")]), *ids(tokenizer, [user("b")]))
-    with pytest.raises(ValueError, match=r"refuses this conversation: roles must alternate"):
-        episodes(tokenizer, [assistant("a"), user("b"), assistant("c")])
+    (episode,) = episodes(tokenizer, [assistant("a"), user("b"), assistant("c")])
+    assert tokenizer.decode(episode.history[0].ids) == "<|im_start|>assistant\na<|im_end|>\n"
+    refusing = with_template("{{ raise_exception('not today') }}")
+    with pytest.raises(ValueError, match="refuses this conversation: not today"):
+        episodes(refusing, CHAT)
+
+
+def test_a_templates_opening_is_no_part_of_a_history(with_template) -> None:
+    tokenizer = with_template(
+        "{% for m in messages %}{% if loop.first and m.role != 'system' %}<|im_start|>system\nI am Teal.<|im_end|>\n"
+        "{% endif %}<|im_start|>{{ m.role + '\n' + m.content }}<|im_end|>{{ '\n' }}{% endfor %}"
+    )
+    chat = [user("I live in Lisbon."), assistant("Got it."), SYSTEM, user("Where?"), assistant("Lisbon")]
+    for write in ("token", "message", "sentence"):
+        (episode,) = episodes(tokenizer, chat, write=write)
+        (history,) = episode.history
+        batch = collate([episode], 0).passages[0]
+        written = tokenizer.decode(batch.ids[batch.writes])
+        assert "Teal" not in tokenizer.decode(history.ids)
+        assert "Teal" in tokenizer.decode(episode.queries[0].ids)
+        assert written == "<|im_start|>user\nI live in Lisbon.<|im_end|>\n<|im_start|>assistant\nGot it.<|im_end|>\n"
+        assert int(batch.segment_ids.min()) >= -1
+        full = full_texts(collate([episode], 0))
+        assert "Teal" not in tokenizer.decode(full.ids[full.writes])
 
 
 def test_template_variables_reach_the_template(with_template) -> None:

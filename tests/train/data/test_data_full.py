@@ -10,7 +10,7 @@ from deltamem.config import DeltaMemConfig
 from deltamem.train import collate
 from deltamem.train.data import DataOptions
 from deltamem.train.data.encode import EpisodeEncoder
-from deltamem.train.episodes import Text
+from deltamem.train.episodes import UNWRITTEN, Text
 from deltamem.train.views import full_texts
 
 # As Llama's does: a first token, and a system message of its own where the conversation has none.
@@ -46,7 +46,7 @@ def test_every_target_has_its_own_and_each_message_is_a_segment(with_template: A
     first, second = episodes(tokenizer, chat, target="every", write="message")
     assert first.full[0].ids == rendered(tokenizer, chat[:5])
     assert second.full[0].ids == rendered(tokenizer, chat)
-    assert sorted(set(second.full[0].segments)) == [-1, 0, 1, 2, 3, 4]
+    assert sorted(set(second.full[0].segments)) == [UNWRITTEN, -1, 0, 1, 2, 3, 4]
 
 
 def test_it_is_cut_as_the_episode_is_and_keeps_its_opening(with_template: Any) -> None:
@@ -73,8 +73,12 @@ def test_a_conversation_that_the_template_refuses_is_joined_and_begins_once(with
     messages = [user("a"), user("b"), user("c"), assistant("d")]
     (episode,) = episodes(tokenizer, messages)
     opening = len(tokenizer("<|endoftext|>")["input_ids"])
-    assert episode.history[0].ids == rendered(tokenizer, messages[:1]) + rendered(tokenizer, messages[1:2])[opening:]
-    assert episode.full[0].ids == episode.history[0].ids + episode.queries[0].ids[opening:]
+    begin = rendered(tokenizer, messages[:1])[:opening]
+    assert (*begin, *episode.history[0].ids) == (
+        *rendered(tokenizer, messages[:1]),
+        *rendered(tokenizer, messages[1:2])[opening:],
+    )
+    assert episode.full[0].ids == (*begin, *episode.history[0].ids, *episode.queries[0].ids[opening:])
     first = episodes(tokenizer, [user("a"), assistant("b"), *messages[1:]], target="every", needs_history=False)[0]
     assert (first.history, first.full) == ((), first.queries)
     encoder = EpisodeEncoder(tokenizer, DataOptions(path="x"), DeltaMemConfig())

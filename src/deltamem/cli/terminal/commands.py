@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltamem.cli.terminal.screen import memory_bars, memory_lines, side_by_side
+from deltamem.wording import counted
 
 if TYPE_CHECKING:
     from deltamem.cli.terminal.chat import Chat
@@ -47,7 +48,7 @@ def _context(chat: "Chat", wanted: str) -> None:
         chat.session.clear_context()
         chat.note("The visible text is gone; only the memory answers.")
     else:
-        chat.note(f"The last {chat.window} messages stay visible from now on.")
+        chat.note(f"From now on the last {counted(chat.window, 'message')} stay visible.")
 
 
 def _compare(chat: "Chat", question: str) -> None:
@@ -85,7 +86,7 @@ def _rollback(chat: "Chat", turns: str) -> None:
     if turns and not turns.isdecimal():
         raise ValueError("/rollback takes a number of turns.")
     chat.session.rollback(int(turns or 1))
-    chat.note(f"Taken back; {len(chat.session.visible)} messages are visible.")
+    chat.note(f"Taken back; {counted(len(chat.session.visible), 'message')} visible.")
 
 
 def _freeze(chat: "Chat", _: str) -> None:
@@ -105,6 +106,8 @@ def _forget(chat: "Chat", _: str) -> None:
 
 def _save(chat: "Chat", path: str) -> None:
     target = Path(path).expanduser() if path else chat.memory
+    if target is not None and not target.parent.is_dir():
+        raise ValueError(f"There is no folder {target.parent}: make it first, or name another. Nothing saved.")
     if target is None:
         raise ValueError("/save takes a file, because the chat was started without --memory. Nothing saved.")
     chat.save(target)

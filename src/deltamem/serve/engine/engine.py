@@ -291,7 +291,7 @@ class Engine:
         """Chooses the next token of each row and ends the rows that it completes."""
         if logits is None:
             return
-        chosen = choose(logits, [(row.sampling, row.draws) for row in rows])
+        chosen = choose(logits, [(row.sampling, row.draws) for row in rows], [row.tokens for row in rows])
         for row, choice in zip(rows, chosen, strict=True):
             row.tokens.append(choice.token)
             made = len(row.tokens) - row.prompt

@@ -18,6 +18,10 @@ class Sampling:
         max_tokens: the most tokens to generate.
         temperature: 0 takes the likeliest token.
         top_p: draws among the likeliest tokens that together have this probability.
+        top_k: draws among so many of the likeliest tokens; 0 among all.
+        min_p: draws among the tokens that have this share of the likeliest one's probability.
+        repetition_penalty: what has come already, prompt included, has its logit divided by this, or multiplied
+            where it is below 0. 1 changes nothing.
         seed: makes the draws repeatable; ``None`` for new ones every time.
         stop: texts before which the generation ends.
         logprobs: how many alternatives to report beside each token's log-probability; ``None`` reports nothing.
@@ -30,6 +34,9 @@ class Sampling:
     max_tokens: int = 256
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
@@ -42,10 +49,21 @@ class Sampling:
             raise ValueError(f"temperature must lie between 0 and 2, not {self.temperature}.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be at least 1, or 0 for all tokens, not {self.top_k}.")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must lie between 0 and 1, not {self.min_p}.")
+        if not 0 < self.repetition_penalty <= 10:
+            raise ValueError(f"repetition_penalty must be above 0 and at most 10, not {self.repetition_penalty}.")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise ValueError(f"At most {MAX_LOGPROBS} alternatives can be reported, not {self.logprobs}.")
         if not all(self.stop):
             raise ValueError("A stop string must not be empty.")
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether it draws among some of the tokens only."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
 
     def draws(self) -> random.Random:
         """The random numbers of this generation."""
@@ -67,25 +85,42 @@ class Chosen:
     alternatives: tuple[tuple[int, float], ...] = ()
 
 
-def choose(logits: Tensor, rows: Sequence[tuple[Sampling, random.Random]]) -> list[Chosen]:
+def choose(
+    logits: Tensor, rows: Sequence[tuple[Sampling, random.Random]], seen: Sequence[Sequence[int]] = ()
+) -> list[Chosen]:
     """The next token of every row.
 
     Args:
         logits: ``[B, V]``.
         rows: for each row how it samples, and its own random numbers.
+        seen: for each row its tokens so far, prompt included; rows that penalise repetition need them.
     """
-    logits = logits.float()
+    raw = logits.float()
+    logits = _penalised(raw, [sampling.repetition_penalty for sampling, _ in rows], seen)
     tokens = logits.argmax(-1).tolist()
-    whole = [number for number, (sampling, _) in enumerate(rows) if sampling.temperature > 0 and sampling.top_p == 1]
-    nucleus = [number for number, (sampling, _) in enumerate(rows) if sampling.temperature > 0 and sampling.top_p < 1]
-    for drawing, draw in ((whole, _draw), (nucleus, _draw_from_nucleus)):
+    drawn = [number for number, (sampling, _) in enumerate(rows) if sampling.temperature > 0]
+    whole = [number for number in drawn if not rows[number][0].narrowed]
+    some = [number for number in drawn if rows[number][0].narrowed]
+    for drawing, draw in ((whole, _draw), (some, _draw_from_some)):
         if drawing:
             for number, token in zip(drawing, draw(logits[drawing], [rows[n] for n in drawing]), strict=True):
                 tokens[number] = token
     return [
-        Chosen(token) if sampling.logprobs is None else _with_logprobs(logits[number], token, sampling.logprobs)
+        Chosen(token) if sampling.logprobs is None else _with_logprobs(raw[number], token, sampling.logprobs)
         for number, (token, (sampling, _)) in enumerate(zip(tokens, rows, strict=True))
     ]
+
+
+def _penalised(logits: Tensor, penalties: Sequence[float], seen: Sequence[Sequence[int]]) -> Tensor:
+    if all(penalty == 1 for penalty in penalties):
+        return logits
+    logits = logits.clone()
+    for number, penalty in enumerate(penalties):
+        if penalty != 1:
+            come = torch.tensor(sorted(set(seen[number])), device=logits.device)
+            old = logits[number, come]
+            logits[number, come] = torch.where(old > 0, old / penalty, old * penalty)
+    return logits
 
 
 def _draw(logits: Tensor, rows: Sequence[tuple[Sampling, random.Random]]) -> list[int]:
@@ -93,12 +128,23 @@ def _draw(logits: Tensor, rows: Sequence[tuple[Sampling, random.Random]]) -> lis
     return _invert(_probabilities(logits, rows), rows)[:, 0].tolist()
 
 
-def _draw_from_nucleus(logits: Tensor, rows: Sequence[tuple[Sampling, random.Random]]) -> list[int]:
-    """One draw a row from its likeliest tokens, the fewest that together have the probability ``top_p``."""
+def _draw_from_some(logits: Tensor, rows: Sequence[tuple[Sampling, random.Random]]) -> list[int]:
+    """One draw a row from its likeliest tokens: those that ``top_k``, then ``top_p`` and ``min_p`` leave."""
     probabilities, order = _probabilities(logits, rows).sort(dim=-1, descending=True, stable=True)
-    top_p = torch.tensor([sampling.top_p for sampling, _ in rows], device=logits.device)
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=logits.device)[:, None]
+
+    size = probabilities.shape[-1]
+    rank = torch.arange(size, device=logits.device)
+    kept = rank < column([sampling.top_k or size for sampling, _ in rows])
+    probabilities = probabilities.masked_fill(~kept, 0)
+    probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     before = probabilities.cumsum(-1) - probabilities
-    probabilities = probabilities.masked_fill(before >= top_p[:, None], 0)
+    kept = (before < column([sampling.top_p for sampling, _ in rows])) & (
+        probabilities >= column([sampling.min_p for sampling, _ in rows]) * probabilities[:, :1]
+    )
+    probabilities = probabilities.masked_fill(~kept, 0)
     # Rounding must not choose a token that has no probability.
     place = torch.minimum(_invert(probabilities, rows), (probabilities > 0).sum(-1, keepdim=True) - 1)
     return order.gather(-1, place.clamp(min=0))[:, 0].tolist()

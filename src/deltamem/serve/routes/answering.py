@@ -1,9 +1,11 @@
 """What both kinds of completion answer with: one body, or a stream that ends once the turn is kept."""
 
+import asyncio
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,11 +15,12 @@ from fastapi.responses import JSONResponse, Response
 from deltamem.serve.bridge import unless_disconnected
 from deltamem.serve.engine.text import piece
 from deltamem.serve.generations import Choice, Generations, Token
-from deltamem.serve.routes.common import EventStream
+from deltamem.serve.routes.common import SILENCE, EventStream, server_of
 from deltamem.serve.schema import Generation
 
 # A token's text, its bytes, and its log-probability.
 Probed = tuple[str, bytes, float | None]
+Finish = Callable[[Generations], Awaitable[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -56,35 +59,39 @@ def probed(tokenizer: Any, token: Token) -> Iterator[Probed]:
 
 
 async def respond(
-    request: Request,
-    body: Generation,
-    generations: Generations,
-    shape: Shape,
-    finish: Callable[[], Awaitable[dict[str, Any]]],
+    request: Request, body: Generation, opening: Coroutine[Any, Any, Generations], shape: Shape, finish: Finish
 ) -> Response:
     """The answer to a completion.
 
     Args:
         request: who waits for it.
         body: whether it is a stream, and with what.
-        generations: started; they are let go when the answer is over.
+        opening: starts the generations; they are let go when the answer is over.
         shape: how choices are shown.
         finish: writes the turn, and gives what the answer says of the memory.
     """
     head = {
         "id": f"{shape.prefix}-{uuid.uuid4().hex}",
         "created": int(time.time()),
-        "model": generations.turn.server.settings.model_name,
+        "model": server_of(request).settings.model_name,
     }
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
         head |= {"object": shape.chunk} | ({"usage": None} if usage else {})
-        return EventStream(request, _chunks(generations, shape, finish, head, usage), generations.held)
+        started = asyncio.create_task(opening)
+        # What refuses a request does so before anything is sent. One that waits for others begins its stream meanwhile.
+        if (await asyncio.wait((started,), timeout=SILENCE))[0]:
+            started.result()
+        held = AsyncExitStack()
+        held.push_async_callback(_let_go, started)
+        return EventStream(request, _chunks(started, shape, finish, head, usage), held)
+
+    generations = await opening
 
     async def answer() -> dict[str, Any]:
         async for _ in generations.pieces():
             pass
-        memory = await finish()
+        memory = await finish(generations)
         choices = [
             {"index": index, **shape.choice(choice), "finish_reason": choice.reason}
             for index, choice in enumerate(generations.choices)
@@ -95,23 +102,30 @@ async def respond(
         return JSONResponse(await unless_disconnected(request, answer()))
 
 
+async def _let_go(started: "asyncio.Task[Generations]") -> None:
+    """Ends generations, whether they have begun or not."""
+    started.cancel()
+    try:
+        generations = await started
+    except (asyncio.CancelledError, Exception):  # whoever waited for them was told
+        return
+    await generations.held.aclose()
+
+
 async def _chunks(
-    generations: Generations,
-    shape: Shape,
-    finish: Callable[[], Awaitable[dict[str, Any]]],
-    head: dict[str, Any],
-    usage: bool,
+    started: "asyncio.Task[Generations]", shape: Shape, finish: Finish, head: dict[str, Any], usage: bool
 ) -> AsyncIterator[dict[str, Any]]:
     def chunk(index: int, fields: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
         return {**head, "choices": [{"index": index, **fields, "finish_reason": reason}]}
 
+    generations = await started
     if shape.opening is not None:
         for index in range(len(generations.choices)):
             yield chunk(index, shape.opening)
     async for index, text, tokens in generations.pieces():
         if text or (tokens and shape.logprobs):
             yield chunk(index, shape.part(text, tokens))
-    memory = await finish()
+    memory = await finish(generations)
     for index, choice in enumerate(generations.choices):
         yield {**chunk(index, shape.part("", []), choice.reason), "memory": memory}
     if usage:

@@ -33,16 +33,16 @@ async def chat_completions(
     messages = [message.plain() for message in body.messages]
     shorten = options.session is not None
     ids, dropped = await encoded(lambda: server.prompts.chat(messages, shorten=shorten), _texts(messages))
-    samplings = [body.sampling(server.settings.max_tokens, body.alternatives, i) for i in range(body.n)]
-    generations = await Generations.open(server, caller, request, options, [ids], samplings)
+    samplings = [body.sampling(server.sampling, body.alternatives, i) for i in range(body.n)]
+    opening = Generations.open(server, caller, request, options, [ids], samplings)
 
-    async def finish() -> dict[str, Any]:
+    async def finish(generations: Generations) -> dict[str, Any]:
         turn = generations.turn
         added = [*new_messages(messages), answer_message(generations.choices[0].text)]
         written = await encoded(lambda: server.prompts.written(added, turn.options.roles), _texts(added))
         return {**await turn.write(written, "turn", added), "dropped_messages": dropped}
 
-    return await respond(request, body, generations, _Chat(server.engine.tokenizer, bool(body.logprobs)), finish)
+    return await respond(request, body, opening, _Chat(server.engine.tokenizer, bool(body.logprobs)), finish)
 
 
 def _texts(messages: Sequence[Message]) -> Iterator[str]:

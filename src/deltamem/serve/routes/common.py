@@ -1,8 +1,9 @@
 """What the routes have in common: the caller, the options of the memory, and streams that clean up."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
@@ -16,6 +17,8 @@ from deltamem.serve.schema import Generation, MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.store import NAME_PATTERN
 
+# Seconds after which a stream says that it is still there.
+SILENCE = 5.0
 _bearer = HTTPBearer(auto_error=False, description="An API key, where the server needs one.")
 
 
@@ -71,23 +74,27 @@ class EventStream(StreamingResponse):
 
     def __init__(self, request: Request, events: AsyncIterator[dict[str, Any]], held: AsyncExitStack) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(_lines(request, events), media_type="text/event-stream", headers=headers)
+        self._lines = _lines(request, events)
+        super().__init__(self._lines, media_type="text/event-stream", headers=headers)
         self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the stream."""
-        async with self._held:
+        # The stream ends before what it holds is let go: a turn that is being committed is waited for.
+        async with self._held, aclosing(self._lines):
             await super().__call__(scope, receive, send)
 
 
-async def _lines(request: Request, events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
-    """The events as text. An error ends them, and then they lack the end mark.
+async def _lines(request: Request, events: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[str, None]:
+    """The events as text, with a comment wherever there is none for a while: proxies cut what is silent.
 
-    The status was sent long before, so the log and a counter of its own tell of the error.
+    An error ends the events, and then they lack the end mark. The status was sent long before, so the log and a
+    counter of its own tell of the error.
     """
     try:
-        async for event in events:
-            yield f"data: {json.dumps(event)}\n\n"
+        async with aclosing(_never_silent(events)) as spoken:
+            async for event in spoken:
+                yield ": still at it\n\n" if event is None else f"data: {json.dumps(event)}\n\n"
     except Exception as error:
         answer = as_api_error(error)
         log_failure(request, error)
@@ -95,3 +102,22 @@ async def _lines(request: Request, events: AsyncIterator[dict[str, Any]]) -> Asy
         yield f"data: {json.dumps(answer.body())}\n\n"
         return
     yield "data: [DONE]\n\n"
+
+
+async def _never_silent(events: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[dict[str, Any] | None, None]:
+    """The events, and ``None`` every :data:`SILENCE` seconds that bring none."""
+    coming: asyncio.Future[dict[str, Any]] | None = None
+    try:
+        while True:
+            coming = asyncio.ensure_future(anext(events))
+            while not (await asyncio.wait((coming,), timeout=SILENCE))[0]:
+                yield None
+            try:
+                event = coming.result()
+            except StopAsyncIteration:
+                return
+            yield event
+    finally:
+        if coming is not None and not coming.done():
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)

@@ -33,10 +33,10 @@ async def completions(
         raise ApiError(400, f"At most {_MOST_CHOICES} choices come of one request.", "invalid_value", "prompt")
     if options.writes and len(prompts) > 1:
         raise ApiError(400, "One prompt at a time is written to memory.", "invalid_value", "prompt")
-    samplings = [body.sampling(server.settings.max_tokens, body.logprobs, i) for i in range(body.n)]
-    generations = await Generations.open(server, caller, request, options, prompts, samplings, continues=True)
+    samplings = [body.sampling(server.sampling, body.logprobs, i) for i in range(body.n)]
+    opening = Generations.open(server, caller, request, options, prompts, samplings, continues=True)
 
-    async def finish() -> dict[str, Any]:
+    async def finish(generations: Generations) -> dict[str, Any]:
         choice = generations.choices[0]
         written = server.prompts.written_text([*prompts[0], *(token.chosen.token for token in choice.tokens)])
         first = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
@@ -44,7 +44,7 @@ async def completions(
         said = [{"role": "user", "content": asked}, {"role": "assistant", "content": choice.text}]
         return await generations.turn.write(written, "turn", said)
 
-    return await respond(request, body, generations, _Text(server.engine.tokenizer, body.logprobs is not None), finish)
+    return await respond(request, body, opening, _Text(server.engine.tokenizer, body.logprobs is not None), finish)
 
 
 def _prompts(given: str | list[Any], prompts: Prompts) -> list[list[int]]:

@@ -2,10 +2,12 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from pydantic import ValidationError
 
 from deltamem.serve.bridge import unless_disconnected
 from deltamem.serve.routes.common import CallerOf, ServerOf
@@ -35,6 +37,7 @@ from deltamem.serve.schema import (
     Rollback,
 )
 from deltamem.serve.turns import open_turn, received_state
+from deltamem.state import MemoryState
 from deltamem.store import NAME_PATTERN, Changes
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
@@ -98,7 +101,7 @@ async def delete(session: Session, request: Request, server: ServerOf, caller: C
     """Deletes a session, once a turn that runs is over."""
     async with server.exclusively(caller.tenant, session, server.deadline(request)):
         await asyncio.to_thread(server.store.delete, caller.tenant, session)
-    return Deleted(id=session)
+    return Deleted(id=session, session=session)
 
 
 @router.post("/{session}/observe", summary="Write a text or messages to memory, without an answer")
@@ -204,7 +207,7 @@ async def export(
     server: ServerOf,
     caller: CallerOf,
     version: Number = None,
-    form: Annotated[str, Query(alias="format", pattern="^(signed|file)$")] = "signed",
+    form: Annotated[Literal["signed", "file"], Query(alias="format")] = "signed",
 ) -> Any:
     """The memory as signed text, which this server takes back, or as the file that ``Session.load`` reads."""
     found = await asyncio.to_thread(server.store.load, caller.tenant, session, version)
@@ -212,22 +215,50 @@ async def export(
         name = f'attachment; filename="{session.replace(":", "_")}.safetensors"'
         return Response(found.state, media_type="application/octet-stream", headers={"Content-Disposition": name})
     state = server.signer.sign(found.state, caller.tenant)
-    return Exported(id=session, version=found.number, tokens_written=found.tokens, state=state)
+    return Exported(id=session, session=session, version=found.number, tokens_written=found.tokens, state=state)
 
 
-@router.post("/{session}/import", summary="Replace a session's memory")
-async def import_state(
-    session: Session, body: Import, request: Request, server: ServerOf, caller: CallerOf
-) -> SessionInfo:
+@router.post(
+    "/{session}/import",
+    summary="Replace a session's memory",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": Import.model_json_schema()},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            },
+        }
+    },
+)
+async def import_state(session: Session, request: Request, server: ServerOf, caller: CallerOf) -> SessionInfo:
     """Puts an exported memory in the place of this one, as a new version, whichever adapter wrote this one.
 
-    The session is made if it is not there.
+    It is what an export gave: the JSON with its signed state, or the file of ``format=file`` as
+    ``application/octet-stream``. The session is made if it is not there.
     """
-    state = received_state(server, caller, body.state)
+    state = await _imported(request, server, caller)
     options = MemoryOptions(session=session, fresh=True)
     async with open_turn(server, caller, options, server.deadline(request)) as turn:
         await turn.commit(state, "import")
     return info_of(await asyncio.to_thread(server.store.get, caller.tenant, session))
+
+
+async def _imported(request: Request, server: ServerOf, caller: CallerOf) -> MemoryState:
+    """The memory in a request's body.
+
+    Raises:
+        RequestValidationError, ApiError, StateFileError: there is none.
+    """
+    data = await request.body()
+    if request.headers.get("content-type", "").partition(";")[0].strip() == "application/octet-stream":
+        return server.states.unpack(data)
+    try:
+        body = Import.model_validate_json(data)
+    except ValidationError as error:
+        errors = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+        raise RequestValidationError(errors, body={}) from None
+    return received_state(server, caller, body.state)
 
 
 @router.post("/{session}/forget", summary="Start a session's memory anew")

@@ -38,6 +38,8 @@ async def healthz() -> dict[str, str]:
 async def readyz(server: ServerOf) -> JSONResponse:
     """Asks the engine and the store."""
     problems = [] if server.engine.alive else ["the engine has stopped"]
+    if server.problem is not None:
+        problems.append(server.problem)
     try:
         await asyncio.to_thread(server.store.check)
     except StoreError as error:

@@ -5,16 +5,17 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from deltamem.formats.state import unpack_state
 from deltamem.serve.states import change_of, matrices_of, norms_of
 from deltamem.state import MemoryState
-from deltamem.formats.state import unpack_state
 from deltamem.store import SessionRecord, StoredMessage, Version, VersionInfo
 
 
 class SessionInfo(BaseModel):
-    """A session, without its memory."""
+    """A session, without its memory; ``session`` is its name, and so is ``id``."""
 
     id: str
+    session: str
     object: Literal["memory.session"] = "memory.session"
     version: int
     tokens_written: int
@@ -94,6 +95,7 @@ class Exported(BaseModel):
     """A memory, signed for its tenant."""
 
     id: str
+    session: str
     version: int
     tokens_written: int
     state: str
@@ -103,6 +105,7 @@ class Deleted(BaseModel):
     """What was deleted."""
 
     id: str
+    session: str
     deleted: Literal[True] = True
 
 
@@ -110,6 +113,7 @@ def info_of(record: SessionRecord) -> SessionInfo:
     """A session."""
     return SessionInfo(
         id=record.session,
+        session=record.session,
         version=record.head,
         tokens_written=record.tokens,
         label=record.label,

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltamem.chat import ChatTokens, TemplateRefusedError, encode_chat, encode_to_write
-from deltamem.chat.segments import segments_of
 from deltamem.config import DeltaMemConfig
 from deltamem.state import NO_SEGMENT
 from deltamem.train.data.lines import Message
@@ -126,7 +125,7 @@ class EpisodeEncoder:
             )
         self.tokenizer = tokenizer
         self.options = options
-        self.segments = segments_of(config)
+        self.segments = config.write if config.writes_segments else "message"
         self.plain = plain
         self.rewritten = 0
         self.by_message = 0
@@ -196,14 +195,15 @@ class EpisodeEncoder:
 
     def _joined(self, told: Tokens, episode: EncodedEpisode) -> FullText:
         """The history and the visible part one after the other, for a template that refuses the whole conversation."""
-        # As it follows another text: without what the template puts before the first message.
-        after = episode.read.part(episode.read.before(0))
-        if not len(told.ids) or len(episode.read.ids) - len(after.ids) > episode.target:
-            after = episode.read
+        # The opening comes before the history, as it comes before any text.
+        opening = episode.read.before(0)
+        before, after = episode.read.part(0, opening), episode.read.part(opening)
+        if not len(told.ids) or opening > episode.target:
+            before, after = _NOTHING, episode.read
         skipped = len(episode.read.ids) - len(after.ids)
         count = int(told.segments.max(initial=-1)) + 1
         segments = np.where(after.segments < 0, after.segments, after.segments + count)
-        return FullText(told.part(0, 0), len(told.ids), replace(after, segments=segments), episode.target - skipped)
+        return FullText(before, len(told.ids), replace(after, segments=segments), episode.target - skipped)
 
     def _history(self, messages: list[Message]) -> Tokens:
         """The tokens of a history; those of the last one again if it is the same, as for questions on one text."""

@@ -75,15 +75,16 @@ def _passes(training: "Training") -> Iterator[list[list[int]]]:
     """The texts of each forward pass: queries with their histories before them, every episode once."""
     import torch
 
+    from deltamem.observe import positions
     from deltamem.train.episodes import EpisodeBatch
     from deltamem.train.hf import as_batch
     from deltamem.train.loading import pad_id
     from deltamem.train.views import full_texts
 
     dataset, padding = training.dataset, pad_id(training.tokenizer)
-    positions = getattr(training.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    most = positions(training.model)
     together = 1 if isinstance(dataset[0], EpisodeBatch) else training.recipe.schedule.micro_batch
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(training.recipe.seed))
     for places in order.split(together):
-        texts = full_texts(as_batch([dataset[place] for place in places.tolist()], padding), positions)
+        texts = full_texts(as_batch([dataset[place] for place in places.tolist()], padding), most)
         yield [ids[mask].tolist() for ids, mask in zip(texts.ids, texts.mask, strict=True)]

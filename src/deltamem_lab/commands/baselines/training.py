@@ -59,6 +59,7 @@ class Training:
         from rich.console import Console
         from rich.progress import track
 
+        from deltamem.observe import positions
         from deltamem.train.episodes import EpisodeBatch
         from deltamem.train.hf import as_batch
         from deltamem.train.loading import pad_id
@@ -66,8 +67,8 @@ class Training:
         from deltamem_lab.methods.training import TokenRows
 
         dataset, padding = self.dataset, pad_id(self.tokenizer)
-        positions = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        room = None if positions is None else positions - reserve
+        most = positions(self.model)
+        room = None if most is None else most - reserve
         # Ready batches are in the order in which training is meant to meet them.
         ready = isinstance(dataset[0], EpisodeBatch)
         places = cycle(range(len(dataset))) if ready else _places(len(dataset), self.recipe.seed)
