@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import deltamem
 from deltamem.cli.main import COMMANDS, main
+from deltamem.formats.adapter import read_adapter
 from tiny import adapted, live_state
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -65,6 +67,22 @@ def test_convert_there_and_back(run: Any, tmp_path: Path) -> None:
     theirs = (tmp_path / "theirs/delta_mem_config.json").read_text()
     assert json.loads(theirs) == json.loads((case / "delta_mem_config.json").read_text())
     assert run("convert", case, tmp_path / "x", "--to", "gguf")[0] == 2
+
+
+def test_an_adapter_can_be_stored_in_half_the_bytes(run: Any, tmp_path: Path) -> None:
+    deltamem.save_adapter(adapted(), tmp_path / "whole")
+    code, _, error = run("convert", tmp_path / "whole", tmp_path / "half", "--dtype", "bfloat16")
+    assert (code, error) == (0, "")
+    whole, half = read_adapter(tmp_path / "whole"), read_adapter(tmp_path / "half")
+    for name, tensor in whole.tensors.items():
+        assert torch.equal(half.tensors[name], tensor.bfloat16().float())
+    assert half.fingerprint != whole.fingerprint
+    assert half.fingerprint in (tmp_path / "half" / "README.md").read_text()
+    sizes = [(tmp_path / name / "adapter.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    code, _, error = run("convert", tmp_path / "whole", tmp_path / "x", "--to", "release", "--dtype", "bfloat16")
+    assert code == 1
+    assert "leave --dtype out" in error
 
 
 def test_convert_says_what_the_releases_format_does_not_keep(run: Any, tmp_path: Path) -> None:

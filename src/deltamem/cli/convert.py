@@ -7,6 +7,13 @@ from typing import Annotated
 import typer
 
 
+class Numbers(StrEnum):
+    """How the numbers of a file are stored."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 class Format(StrEnum):
     """The formats that an adapter can be written in."""
 
@@ -21,6 +28,10 @@ def convert(
     base_model: Annotated[
         str | None, typer.Option(help="Hub id of the backbone to record; the release's files do not name one.")
     ] = None,
+    dtype: Annotated[
+        Numbers,
+        typer.Option(help="How to store numbers in this package's format; bfloat16 rounds, and halves the file."),
+    ] = Numbers.float32,
 ) -> None:
     """Convert an adapter between this package's format and the published release's.
 
@@ -32,18 +43,22 @@ def convert(
     """
     from dataclasses import replace
 
-    from deltamem.formats.adapter import model_card, write_adapter, write_card
+    import torch
+
+    from deltamem.formats.adapter import model_card, read_adapter, write_adapter, write_card
     from deltamem.formats.hub import read_adapter_from
     from deltamem.formats.release import lost_in_release, write_release
 
     adapter = read_adapter_from(source)
     if base_model is not None:
         adapter = replace(adapter, base_model=base_model, base_revision=None)
+    if to is Format.release and dtype is not Numbers.float32:
+        raise ValueError("The release's format keeps float32; leave --dtype out, or convert --to deltamem.")
     if to is Format.release:
         write_release(adapter, target)
     else:
-        write_adapter(adapter, target)
-        write_card(model_card(adapter), target)
+        write_adapter(adapter, target, getattr(torch, dtype))
+        write_card(model_card(read_adapter(target)), target)
     lost = lost_in_release(adapter) if to is Format.release else {}
     for name, (ours, theirs) in lost.items():
         print(f"Not kept: {name} is {ours!r} here and comes back from the release's format as {theirs!r}.")

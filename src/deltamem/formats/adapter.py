@@ -161,8 +161,14 @@ class AdapterFile:
         return digest.hexdigest()
 
 
-def write_adapter(adapter: AdapterFile, folder: Path) -> None:
+def write_adapter(adapter: AdapterFile, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Writes both files of an adapter, replacing those of another.
+
+    Args:
+        adapter: the adapter.
+        folder: where to; made if need be.
+        dtype: of the numbers in the file, to which they are rounded: ``torch.bfloat16`` halves it. They are read back
+            as float32. What is rounded is another adapter, with a fingerprint of its own.
 
     Raises:
         AdapterFileError: the folder is a model's.
@@ -170,6 +176,8 @@ def write_adapter(adapter: AdapterFile, folder: Path) -> None:
     """
     if (folder / "config.json").exists():
         raise AdapterFileError(f"{folder} is the folder of a model (it has a config.json); give the adapter its own.")
+    stored = {name: tensor.to(dtype) for name, tensor in adapter.tensors.items()}
+    adapter = dataclasses.replace(adapter, tensors={name: tensor.float() for name, tensor in stored.items()})
     description = {
         **FORMAT.label,
         "deltamem_version": __version__,
@@ -180,7 +188,7 @@ def write_adapter(adapter: AdapterFile, folder: Path) -> None:
         "config": dataclasses.asdict(adapter.config),
         "fingerprint": adapter.fingerprint,
     }
-    write_atomically(folder / TENSOR_FILE, save(adapter.tensors))
+    write_atomically(folder / TENSOR_FILE, save(stored))
     write_atomically(folder / CONFIG_FILE, (json.dumps(description, indent=2) + "\n").encode())
     if _is_ours(folder / OLD_CONFIG_FILE):
         (folder / OLD_CONFIG_FILE).unlink()
