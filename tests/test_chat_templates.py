@@ -126,7 +126,10 @@ def test_what_becomes_memory_begins_with_the_first_message_and_not_with_the_temp
 
 
 def test_half_a_surrogate_pair_is_refused_before_the_tokenizer_sees_it():
+    damaged = [TURN[0], {"role": "assistant", "content": "Hi \udcff"}]
     with pytest.raises(ValueError, match=r"message 2 .*half of a surrogate pair at character 3"):
-        deltamem.encode_chat(_trained(), [TURN[0], {"role": "assistant", "content": "Hi \udcff"}])
+        deltamem.encode_chat(_trained(), damaged)
+    with pytest.raises(ValueError, match=r"message 2 .*half of a surrogate pair at character 3"):
+        encode_to_write(_trained(), damaged)
     with pytest.raises(ValueError, match="half of a surrogate pair"):
         list(encode_document(_trained(), ["Hello ", "\ud83d there."]))

@@ -124,3 +124,9 @@ def test_states_of_different_adapters_share_no_batch(other: MemoryState) -> None
 def test_nothing_cannot_be_stacked() -> None:
     with pytest.raises(ValueError, match="Nothing"):
         MemoryState.stack([])
+
+
+def test_a_state_is_shown_in_a_line():
+    shown = repr(MemoryState.zeros(30, 20, 3, 8))
+    assert len(shown) < 200
+    assert "layers=30, batch=20, states=3, rank=8, tokens=[0, 0, 0, 0, 0, 0, 0, 0, …]" in shown

@@ -10,6 +10,10 @@ from torch import Tensor
 NO_SEGMENT = -1
 
 
+# How many rows a printed state tells of.
+_SHOWN = 8
+
+
 @dataclass(frozen=True)
 class OpenSegment:
     """The segment that each row is in the middle of (segment writes only).
@@ -25,7 +29,7 @@ class OpenSegment:
     segment: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MemoryState:
     """The state of every adapted layer, for a batch of rows that may be different sessions.
 
@@ -64,6 +68,15 @@ class MemoryState:
                 raise ValueError(
                     f"open.sum.{layer} is {total.dtype} {tuple(total.shape)}; wanted float32 [{shape[0]}, {width}]."
                 )
+
+    def __repr__(self) -> str:
+        """What it is, without its numbers: they fill pages."""
+        batch, states, rank = self.states[0].shape[:3]
+        written = ", ".join(map(str, self.tokens[:_SHOWN].tolist())) + (", …" if batch > _SHOWN else "")
+        return (
+            f"MemoryState(layers={len(self.states)}, batch={batch}, states={states}, rank={rank}, tokens=[{written}], "
+            f"bytes={self.nbytes}, device={self.tokens.device})"
+        )
 
     @classmethod
     def zeros(

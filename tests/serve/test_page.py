@@ -423,7 +423,7 @@ def test_sessions_can_be_told_apart_and_found(visit: Callable[..., Page], url: s
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.get_by_role("searchbox").press_sequentially("nothing")
-    expect(page.locator("#sessions")).to_have_text("No label holds this.")
+    expect(page.locator("#sessions")).to_have_text("No name or label holds this.")
     assert len([address for address in asked if "search=" in address]) == 1
 
     late: list[Route] = []

@@ -78,11 +78,7 @@ def encode_chat(
         ValueError: there is no message, no chat template or no fast tokenizer, or the template does not show
             every message's text once, so that no token can be told apart.
     """
-    if not messages:
-        raise ValueError("There is no message to encode.")
-    check_tokenizer(tokenizer)
-    for number, message in enumerate(messages, 1):
-        check_text(message["content"], f"message {number}")
+    _check(tokenizer, messages)
     rendered = render_chat(tokenizer, messages, add_generation_prompt=add_generation_prompt, **template)
     return encode_rendered(tokenizer, rendered, [message["role"] for message in messages], segments)
 
@@ -105,8 +101,7 @@ def encode_to_write(
         TemplateRefusedError: the template refuses a message even by itself. It is a ValueError.
         ValueError: as :func:`encode_chat`.
     """
-    if not messages:
-        raise ValueError("There is no message to encode.")
+    _check(tokenizer, messages)
 
     def encode(part: Sequence[Message]) -> ChatTokens:
         return encode_chat(tokenizer, part, segments=segments, **template)
@@ -153,6 +148,14 @@ def encode_rendered(tokenizer: Any, rendered: Rendered, roles: Sequence[str], se
         segment = _span_of(starts, sorted(spans))
     ids, message, pieces = (torch.tensor([row], dtype=torch.int64) for row in (encoded["input_ids"], owner, segment))
     return ChatTokens(ids, message, pieces, rendered.rewritten, shown=_shown(offsets, owner, rendered))
+
+
+def _check(tokenizer: Any, messages: Sequence[Message]) -> None:
+    if not messages:
+        raise ValueError("There is no message to encode.")
+    check_tokenizer(tokenizer)
+    for number, message in enumerate(messages, 1):
+        check_text(message["content"], f"message {number}")
 
 
 def check_text(text: str, what: str) -> None:

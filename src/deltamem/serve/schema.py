@@ -46,7 +46,7 @@ def _judged_by(choose: Callable[[Any], str], otherwise: str) -> Discriminator:
 
 Role = Literal["user", "assistant", "tool"]
 Roles = Annotated[list[Role], Field(min_length=1)]
-Text = Annotated[str, AfterValidator(_whole)]
+WholeText = Annotated[str, AfterValidator(_whole)]
 SessionName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$", max_length=128, examples=["ravi"])]
 Label = Annotated[str, Field(min_length=1, max_length=200)]
 Seconds = Annotated[float, Field(gt=0, le=10 * 366 * 86400)]
@@ -65,23 +65,23 @@ class TextPart(Body):
     """A part of a message's content."""
 
     type: Literal["text"]
-    text: Text
+    text: WholeText
 
 
 Content = Annotated[
-    Annotated[Text, Tag("str")] | Annotated[list[TextPart], Tag("list")],
+    Annotated[WholeText, Tag("str")] | Annotated[list[TextPart], Tag("list")],
     _judged_by(_type, "Input should be a text or a list of text parts"),
 ]
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 PromptList = Annotated[
-    Annotated[list[Text], Field(min_length=1, max_length=64), Tag("str")]
+    Annotated[list[WholeText], Field(min_length=1, max_length=64), Tag("str")]
     | Annotated[TokenIds, Tag("int")]
     | Annotated[list[TokenIds], Field(min_length=1, max_length=64), Tag("list")],
     _judged_by(_type_of_first, "Input should be a list of texts, of token ids, or of lists of token ids"),
 ]
 Prompt = Annotated[
-    Annotated[Text, Tag("str")] | Annotated[PromptList, Tag("list")],
+    Annotated[WholeText, Tag("str")] | Annotated[PromptList, Tag("list")],
     _judged_by(_type, "Input should be a text or a list"),
 ]
 
@@ -270,7 +270,7 @@ class ChangeSession(Body):
 class Observe(Body):
     """The body of ``POST …/observe``: a text, or messages."""
 
-    text: Text | None = None
+    text: WholeText | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)] | None = None
     roles: Roles = Field(default=["user", "assistant", "tool"], description="Whose messages are written.")
 
