@@ -12,7 +12,8 @@ from deltamem_lab.methods import describe_method, is_control
 from deltamem_lab.notes import Notes
 from deltamem_lab.records import Record
 
-_FORMAT = "deltamem-leaderboard/1"
+_FORMAT = "deltamem-leaderboard/2"
+_LISTS = ("commands", "items", "seeds", "questions", "sources")
 COSTS = ("write_tokens", "prompt_tokens", "stored_bytes")
 
 
@@ -26,6 +27,7 @@ class MethodResults:
         control: whether it shows what is not memory.
         scores: the sum of the main metric over the questions of each item; ``None`` where it did not run.
         cost: the means over questions of :data:`COSTS`.
+        adapter: the fingerprint of what was trained for it, by which its own controls are known.
     """
 
     method: str
@@ -33,6 +35,7 @@ class MethodResults:
     control: bool
     scores: tuple[float | None, ...]
     cost: Mapping[str, float]
+    adapter: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Results:
         items: the histories.
         seeds: of each item, that of the run it belongs to.
         questions: of each item, how many.
+        sources: of each item, the part of the benchmark it comes from.
         entries: the methods.
     """
 
@@ -63,6 +67,7 @@ class Results:
     items: tuple[str, ...]
     seeds: tuple[int, ...]
     questions: tuple[int, ...]
+    sources: tuple[str, ...]
     entries: tuple[MethodResults, ...]
 
 
@@ -102,11 +107,12 @@ def load_results(path: Path) -> Results:
         if data.pop("format") != _FORMAT:
             raise ValueError("another format")
         entries = tuple(MethodResults(**{**entry, "scores": tuple(entry["scores"])}) for entry in data.pop("entries"))
-        lists: dict[str, Any] = {name: tuple(data.pop(name)) for name in ("commands", "items", "seeds", "questions")}
+        lists: dict[str, Any] = {name: tuple(data.pop(name)) for name in _LISTS}
         found = Results(**data, **lists, entries=entries)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} has no results of deltamem leaderboard; make it anew from its run.") from None
-    lengths = {len(found.items), len(found.seeds), len(found.questions), *(len(entry.scores) for entry in entries)}
+    lists_of_items = (found.items, found.seeds, found.questions, found.sources)
+    lengths = {*map(len, lists_of_items), *(len(entry.scores) for entry in entries)}
     if len(lengths) != 1:
         raise ValueError(f"{path} is damaged: its lists have different lengths; make it anew from its run.")
     return found
@@ -116,6 +122,7 @@ def _results(records: Sequence[Record], notes: Notes) -> Results:
     first = records[0]
     methods: dict[str, list[Record]] = defaultdict(list)
     asked: dict[tuple[str, int], set[str]] = defaultdict(set)
+    sources = {(record.item, record.seed): record.source for record in records}
     for record in records:
         methods[record.method].append(record)
         asked[record.item, record.seed].add(record.question)
@@ -131,6 +138,7 @@ def _results(records: Sequence[Record], notes: Notes) -> Results:
         items=tuple(item for item, _ in items),
         seeds=tuple(seed for _, seed in items),
         questions=tuple(len(asked[item]) for item in items),
+        sources=tuple(sources[item] for item in items),
         entries=tuple(_entry(name, own, items, asked) for name, own in methods.items()),
     )
 
@@ -156,6 +164,7 @@ def _entry(
         control=is_control(method),
         scores=tuple(round(sum(scores[item]), 6) if item in scores else None for item in items),
         cost={name: round(sum(getattr(r.cost, name) for r in records) / len(records), 1) for name in COSTS},
+        adapter=records[0].adapter,
     )
 
 

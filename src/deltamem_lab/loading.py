@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,11 +14,43 @@ from deltamem.models.catalog import MODELS
 from deltamem.models.loading import load_config, load_tokenizer, load_weights
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.methods.base import Weights
-from deltamem_lab.methods.registry import STATIC, known_weights
+from deltamem_lab.methods.registry import STATIC, known_weights, static_of
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def embedded_backbone(static: str | Path | None = None, *, batch: int = 32, adapters: Sequence[str] = ()) -> Backbone:
-    """The package's own backbone with its adapters, a static control if there is one, and further adapters.
+@dataclass(frozen=True)
+class Placing:
+    """How a model is loaded; what is empty is chosen by what there is.
+
+    Attributes:
+        dtype: one of :data:`DTYPES`; by default bfloat16 on a GPU and float32 elsewhere.
+        attention: the implementation, as transformers names it.
+        device_map: where its parts go, as transformers has it; by default all to one GPU if there is one.
+    """
+
+    dtype: str = ""
+    attention: str = ""
+    device_map: str = ""
+
+    def arguments(self) -> dict[str, Any]:
+        """Those of :func:`~deltamem.models.loading.load_weights`."""
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
+        return {
+            "dtype": self.dtype or ("bfloat16" if torch.cuda.is_available() else "float32"),
+            "device": device,
+            "attention": self.attention or None,
+            "device_map": self.device_map or None,
+        }
+
+
+def embedded_backbone(statics: Sequence[str] = (), *, batch: int = 32, adapters: Sequence[str] = ()) -> Backbone:
+    """The package's own backbone with its adapters, their static controls if there are any, and further adapters.
+
+    Args:
+        statics: see :func:`load_backbone`; one without a name is the control of ``multi``.
+        batch: the most prompts answered at once.
+        adapters: see :func:`load_backbone`.
 
     Raises:
         AdapterFileError: an adapter belongs to another backbone.
@@ -27,24 +59,23 @@ def embedded_backbone(static: str | Path | None = None, *, batch: int = 32, adap
     from deltamem.demo.show import load_demo
 
     model, tokenizer = load_demo()
-    for name, place in _named(adapters, None):
+    for name, place in (*_named(adapters), *map(static_name, statics)):
         _load(model, place, name)
-    if static is not None:
-        load_adapter(model, static, STATIC)
     return Backbone(model, tokenizer, batch=batch, name="embedded")
 
 
 def load_backbone(
     model: str,
     adapters: Sequence[str] = (),
-    static: str | Path | None = None,
+    statics: Sequence[str] = (),
     *,
     revision: str | None = None,
     batch: int = 16,
     weights: bool = True,
     template: dict[str, Any] | None = None,
+    placing: Placing | None = None,
 ) -> Backbone:
-    """A model with its adapters; in bfloat16 on a GPU if there is one.
+    """A model with its adapters.
 
     Args:
         model: Hub id, folder, GGUF file, or a name of ours such as ``smollm2``.
@@ -52,11 +83,13 @@ def load_backbone(
             A model with a name of ours has those that come with the package, by their names, and all by default.
             Folders with a LoRA that PEFT has saved are for Context2LoRA, those with an MLP for MLP Memory, those with a
             weaver for MemGen.
-        static: the adapter that was trained on strangers' memories.
+        statics: adapters that were trained on strangers' memories, as ``ADAPTER=PLACE`` where they are the control of
+            that adapter, or as ``PLACE``: that of the last one.
         revision: of the model.
         batch: the most prompts answered at once.
         weights: without, the model has shapes and no weights, which is enough to plan a run.
         template: further variables of the chat template.
+        placing: type of numbers, attention and devices.
 
     Raises:
         OSError: the model is not there.
@@ -69,13 +102,12 @@ def load_backbone(
     config = load_config(model, revision=revision)
     loaded: Any
     if weights:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
-        dtype = "bfloat16" if torch.cuda.is_available() else "float32"
-        loaded = load_weights(model, revision=revision, dtype=dtype, device=device)
+        loaded = load_weights(model, revision=revision, **(placing or Placing()).arguments())
     else:
         with torch.device("meta"):
             loaded = AutoModelForCausalLM.from_config(config)
-    for name, place in _named(_shipped(model, adapters), static):
+    # Static controls come first, so that none is the main adapter.
+    for name, place in (*map(static_name, statics), *_named(_shipped(model, adapters))):
         if weights or _weights_of(place) is not None:
             _load(loaded, place, name)
         else:
@@ -128,9 +160,15 @@ def is_memory(place: str) -> bool:
     return _weights_of(place) is None
 
 
-def _named(adapters: Sequence[str], static: str | Path | None) -> list[tuple[str, str]]:
-    """Each adapter's name and place; the static control comes first, so that it is not the main one."""
-    named: list[tuple[str, str]] = [] if static is None else [(STATIC, str(static))]
+def static_name(given: str) -> tuple[str, str]:
+    """The name of a static control that is given as ``ADAPTER=PLACE`` or ``PLACE``, and its place."""
+    adapter, found, place = given.partition("=")
+    return (static_of(adapter), place) if found else (STATIC, given)
+
+
+def _named(adapters: Sequence[str]) -> list[tuple[str, str]]:
+    """Each adapter's name and place."""
+    named: list[tuple[str, str]] = []
     for given in adapters:
         name, found, place = given.partition("=")
         named.append((name, place) if found else (adapter_kind(given), given))

@@ -13,7 +13,7 @@ from deltamem_lab.interface import Answer, Ask, Item, Method, PublishedSize, Que
 from deltamem_lab.methods import MethodOptions, build_method
 from deltamem_lab.methods.bare import backbone_fingerprint
 from deltamem_lab.methods.base import Size
-from deltamem_lab.methods.fitting import fit
+from deltamem_lab.methods.fitting import NoRoomError, fit
 from deltamem_lab.records import (
     Record,
     Writer,
@@ -35,12 +35,21 @@ class Job:
         protocol: one of its protocols.
         seed: of the run; added to the seeds of sampling.
         limit: the most items.
+        questions: the most questions about each item.
     """
 
     task: Task
     protocol: str
     seed: int = 0
     limit: int | None = None
+    questions: int | None = None
+
+    def items(self) -> list[Item]:
+        """The items to take, with the questions to ask."""
+        return [
+            replace(item, questions=item.questions[: self.questions])
+            for item in self.task.items(self.protocol, self.limit)
+        ]
 
 
 @dataclass(frozen=True)
@@ -156,9 +165,20 @@ def run_jobs(
 
 
 def estimate(
-    jobs: Sequence[Job], methods: Sequence[str], backbone: Backbone, options: MethodOptions | None = None
+    jobs: Sequence[Job],
+    methods: Sequence[str],
+    backbone: Backbone,
+    options: MethodOptions | None = None,
+    too_long: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Estimate]:
     """What each method would do on each task. Renders prompts and counts tokens; the model reads nothing.
+
+    Args:
+        jobs: the tasks.
+        methods: their names.
+        backbone: whose tokens count.
+        options: of the methods.
+        too_long: is told of each question that has no room even alone, and would end a run; it is left out here.
 
     Raises:
         ValueError: a method is not known, or prompts cannot be rendered.
@@ -167,7 +187,7 @@ def estimate(
     backbone.length([{"role": "user", "content": "Is there a chat template?"}])
     built = [build_method(name, backbone, options) for name in methods]
     for job in jobs:
-        items = list(job.task.items(job.protocol, job.limit))
+        items = [_with_room(job, item, backbone, too_long) for item in job.items()]
         sizes = {item.id: _size(job, item, backbone) for item in items if item.questions}
         for method in built:
             fitting = [item for item in items if item.id in sizes and _fits(method, item)]
@@ -198,10 +218,12 @@ def estimate_published(
     methods: Sequence[str],
     backbone: Backbone,
     options: MethodOptions | None = None,
+    most: int | None = None,
 ) -> Iterator[Estimate]:
     """What each method would do on a task whose data is not here, by its published size: about as much."""
     items = min(size.items, limit or size.items)
-    questions = round(size.questions * items / size.items)
+    about_each = size.questions / size.items
+    questions = round(items * min(about_each, most or about_each))
     full = size.bare if protocol == "no_context" else size.full
     one = Size(size.history, size.bare, min(full, backbone.positions or full))
     for method in (build_method(name, backbone, options) for name in methods):
@@ -246,7 +268,13 @@ class _About:
             "revision": self.backbone.revision,
             "weights": backbone_fingerprint(self.backbone.model),
             "template": f"{digest(str(self.backbone.tokenizer.chat_template))} with {template}",
-            "options": {"window": options.window, "turns": options.turns},
+            "options": {
+                "window": options.window,
+                "turns": options.turns,
+                "unit": options.unit,
+                "dtype": str(self.backbone.model.dtype).removeprefix("torch."),
+                "attention": str(getattr(self.backbone.model.config, "_attn_implementation", None)),
+            },
             "methods": self.fingerprints,
             "data": {
                 f"{job.task.name}, {job.protocol}, seed {job.seed}": {
@@ -262,9 +290,12 @@ def _work(jobs: Sequence[Job]) -> Iterator[_Work]:
     for job in jobs:
         # Strangers come from all items, so that a limit that is raised later changes nobody's.
         items = list(job.task.items(job.protocol))
-        for place, item in enumerate(items[: job.limit]):
-            others = (items[(place + step) % len(items)] for step in range(1, len(items)))
-            yield _Work(job, item, next((other for other in others if other.history != item.history), item))
+        for place, item in enumerate(job.items()):
+            others = [items[(place + step) % len(items)] for step in range(1, len(items))]
+            strangers = [other for other in others if other.history != item.history]
+            # One of the same kind, so that it has as much to keep: another number of facts would be another control.
+            alike = (other for other in strangers if other.source == item.source)
+            yield _Work(job, item, next(alike, strangers[0] if strangers else item))
 
 
 def _answer(work: _Work, questions: Sequence[Question], method: Method, about: _About) -> list[Record]:
@@ -276,7 +307,10 @@ def _answer(work: _Work, questions: Sequence[Question], method: Method, about: _
         )
     method.reset(_seed(job.seed, item.id))
     method.observe(work.stranger.history if method.stranger else item.history)
-    answers = method.answer([_ask(job, item, question) for question in questions])
+    try:
+        answers = method.answer([_ask(job, item, question) for question in questions])
+    except NoRoomError as error:
+        raise ValueError(f"{job.task.name}, item {item.id}, by {method.name}: {error}") from None
     return [
         _record(job, item, question, method.name, answer, about)
         for question, answer in zip(questions, answers, strict=True)
@@ -329,6 +363,19 @@ def _key(work: _Work, question: Question, method: str) -> tuple[str, str, str, s
 def _seed(seed: int, item: str) -> int:
     """A seed for what is random about an item, the same in every shard."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{item}".encode()).digest()[:6], "big")
+
+
+def _with_room(job: Job, item: Item, backbone: Backbone, too_long: Callable[[str], None]) -> Item:
+    """An item without the questions that no prompt has room for, each of which is told."""
+    fitting = []
+    for question in item.questions:
+        ask = _ask(job, item, question)
+        try:
+            fit(ask.render, (), backbone.budget(ask.decoding))
+            fitting.append(question)
+        except NoRoomError as error:
+            too_long(f"{job.task.name}, item {item.id}, question {question.id}: {error}")
+    return replace(item, questions=tuple(fitting))
 
 
 def _size(job: Job, item: Item, backbone: Backbone) -> Size:

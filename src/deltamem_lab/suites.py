@@ -1,8 +1,9 @@
 """The suites: tasks and methods that are run together, and what the embedded one trains before it runs.
 
-That is the static control, and the published baselines that are trained. Each is trained by its own command on the data
-of the adapter ``multi``, by fewer updates than the adapter: as many as take a few minutes on an idle core or, for the
-MLP and the classifier, as their commands do. Another package adds a suite by the entry-point group ``deltamem.suites``,
+That is the static control of each adapter, trained as the adapter was: the same shape, stages, updates and seeds. And
+the published baselines that are trained, each by its own command on the data of the adapter ``multi``, by fewer updates
+than the adapter: as many as take a few minutes on an idle core or, for the MLP and the classifier, as their commands
+do. Another package adds a suite by the entry-point group ``deltamem.suites``,
 or the command line names it as ``module:SUITE``.
 """
 
@@ -11,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deltamem.demo.adapters import COURSES, recipe_of
+from deltamem.demo.adapters import COURSES, TRAINING_FILE, Which, recipe_of
 from deltamem.extensions import installed, load_object
+from deltamem_lab.methods.registry import STATIC, static_of
 
 GROUP = "deltamem.suites"
 
@@ -32,16 +34,17 @@ class SuiteTask:
 
 @dataclass(frozen=True)
 class SuiteTraining:
-    """What a suite trains before it runs, by a command of ``deltamem``, into a folder of its own.
+    """What a suite trains before it runs, by a command of its own, into a folder of its own.
 
     Attributes:
         name: of the folder, and of what is trained among the adapters.
         method: the method that needs it.
         about: what is trained, in words.
-        command: the arguments; ``{recipe}`` and ``{folder}`` stand for the recipe's file and the folder.
-        recipe: the recipe's text for a folder.
+        command: a module that Python runs, such as ``deltamem``, and its arguments; ``{recipe}`` and ``{folder}`` stand
+            for the recipe's file and the folder.
         done: the file that the command writes last.
         seconds: about how long it takes on an idle core.
+        recipe: the recipe's text for a folder, if the command reads one.
         needs: the packages that it and its method import, each with the extra that has it.
     """
 
@@ -49,9 +52,9 @@ class SuiteTraining:
     method: str
     about: str
     command: tuple[str, ...]
-    recipe: Callable[[Path], str]
     done: str
     seconds: int
+    recipe: Callable[[Path], str] | None = None
     needs: tuple[tuple[str, str], ...] = ()
 
 
@@ -82,31 +85,38 @@ _TRAINER = ("accelerate", "train"), ("pydantic", "train"), ("yaml", "train"), ("
 _PEFT = ("peft", "lora")
 
 
-def _recipe(folder: Path, steps: int, *, control: bool = False) -> str:
-    """The recipe of the adapter ``multi`` with so many updates, as YAML; that of a baseline is in float32."""
+def _recipe(folder: Path, steps: int) -> str:
+    """The recipe of the adapter ``multi`` with so many updates and in float32, as YAML."""
     from deltamem.train.recipefile import recipe_yaml
 
     course = COURSES["multi"]
     stage = dataclasses.replace(course.stages[0], steps=steps)
-    return recipe_yaml(recipe_of(course.config, stage, folder, control=control, precision="bf16" if control else "no"))
+    return recipe_yaml(recipe_of(course.config, stage, folder, precision="no"))
+
+
+def _static(which: Which, name: str, seconds: int) -> SuiteTraining:
+    """The static control of one of the package's adapters, by the adapter's own stages."""
+    updates = sum(stage.steps for stage in COURSES[which].stages)
+    return SuiteTraining(
+        name=name,
+        method=name,
+        about=f"the static control of {which}: trained on strangers' memories, {updates:,} updates as {which} was",
+        command=("deltamem.demo.adapters", which, "--control", "--run", "{folder}/stages", "--output", "{folder}"),
+        done=TRAINING_FILE,
+        seconds=seconds,
+        needs=(*_TRAINER, ("matplotlib", "train")),
+    )
 
 
 TRAININGS: tuple[SuiteTraining, ...] = (
-    SuiteTraining(
-        name="static",
-        method="static",
-        about="the static control: multi trained on strangers' memories, 400 updates",
-        command=("train", "{recipe}", "output.folder={folder}", "--resume"),
-        recipe=lambda folder: _recipe(folder, 400, control=True),
-        done="metrics.json",
-        seconds=180,
-        needs=(*_TRAINER, ("matplotlib", "train")),
-    ),
+    _static("multi", STATIC, 6200),
+    _static("token", static_of("token"), 3100),
+    _static("segment", static_of("segment"), 2900),
     SuiteTraining(
         name="lora",
         method="context2lora",
         about="the LoRA of context2lora, 250 updates",
-        command=("baseline", "lora", "{recipe}", "--output", "{folder}"),
+        command=("deltamem", "baseline", "lora", "{recipe}", "--output", "{folder}"),
         recipe=lambda folder: _recipe(folder, 250),
         done="training.json",
         seconds=300,
@@ -116,7 +126,7 @@ TRAININGS: tuple[SuiteTraining, ...] = (
         name="memgen",
         method="memgen",
         about="the weaver of memgen, 800 updates",
-        command=("baseline", "memgen", "{recipe}", "--output", "{folder}"),
+        command=("deltamem", "baseline", "memgen", "{recipe}", "--output", "{folder}"),
         recipe=lambda folder: _recipe(folder, 800),
         done="training.json",
         seconds=180,
@@ -126,17 +136,17 @@ TRAININGS: tuple[SuiteTraining, ...] = (
         name="mlp",
         method="mlp_memory",
         about="the MLP of mlp_memory, 600 updates on 30,000 tokens",
-        command=("baseline", "mlp-memory", "{recipe}", "--output", "{folder}"),
+        command=("deltamem", "baseline", "mlp-memory", "{recipe}", "--output", "{folder}"),
         recipe=lambda folder: _recipe(folder, 400),
         done="training.json",
         seconds=60,
         needs=_TRAINER,
     ),
     SuiteTraining(
-        name="llmlingua2",
-        method="llmlingua2",
-        about="the classifier of llmlingua2, 300 updates on 3,200 histories",
-        command=("baseline", "llmlingua2", "{recipe}", "--output", "{folder}"),
+        name="compression",
+        method="compression",
+        about="the classifier of compression, 300 updates on 3,200 histories",
+        command=("deltamem", "baseline", "compression", "{recipe}", "--output", "{folder}"),
         recipe=lambda folder: _recipe(folder, 200),
         done="training.json",
         seconds=60,
@@ -146,18 +156,26 @@ TRAININGS: tuple[SuiteTraining, ...] = (
 
 
 # What a published table has beside the memory and the plain texts, and the control that it lacks.
-_BASELINES = ("dense", "memorybank", "llmlingua2", "context2lora", "memgen", "mlp_memory", "static")
+_BASELINES = ("dense", "memorybank", "compression", "llmlingua2", "context2lora", "memgen", "mlp_memory", STATIC)
 
 SUITES: dict[str, Suite] = {
     "embedded": Suite(
         (SuiteTask("world"),),
-        more=(*_BASELINES, "memorybank_keep", "context2lora_fitted"),
+        more=(
+            *_BASELINES,
+            static_of("token"),
+            static_of("segment"),
+            "memorybank_keep",
+            "context2lora_fitted",
+            "regex",
+            "delta_table",
+        ),
         trainings=TRAININGS,
         seconds=480,
         embedded=True,
     ),
     "smoke": Suite(
-        (SuiteTask("world"),), methods=("none", "full", "bm25", "multi", "shuffled"), limit=6, embedded=True
+        (SuiteTask("world"),), methods=("none", "full", "bm25", "multi", "shuffled"), limit=12, embedded=True
     ),
     "paper": Suite(
         tuple(SuiteTask(name, "release") for name in ("ifeval", "hotpotqa", "gpqa", "memoryagentbench", "locomo")),

@@ -1,17 +1,22 @@
 """From records to tables: means with intervals, differences with verdicts, and what is answerable without memory."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from deltamem_lab.interface import Cost
+from deltamem_lab.methods.registry import STATIC, adapter_of, is_static, static_of
 from deltamem_lab.published import WITHOUT_HISTORY
 from deltamem_lab.records import HARNESS, Record
-from deltamem_lab.statistics import Difference, Interval, paired_difference, rate_interval
+from deltamem_lab.statistics import Difference, Interval, corrected, paired_difference, rate_interval
 
 NONE = "none"
-_STATIC, _STRANGER, _RETRIEVAL = "static", "shuffled", "bm25"
+STRANGER = "shuffled"
+_EMPTY, _RETRIEVAL, _FULL = "empty", "bm25", "full"
+# What every method is compared with, in this order: nothing, the three controls of its own adapter, text.
+_REFERENCES = (NONE, _EMPTY, STRANGER, STATIC, _RETRIEVAL, _FULL)
+_CONTROLS = frozenset({_EMPTY, STRANGER, STATIC})
 # From this score on an answer counts as right where only right and wrong matter.
 RIGHT = 0.5
 
@@ -29,7 +34,8 @@ class MethodSummary:
         categories: by category, in the task's order.
         subsets: by named subset.
         metrics: the means of all metrics, each question with its weight.
-        differences: against each reference that ran, on the questions both answered.
+        differences: against each reference that ran, on the questions both answered; of a control of adapters, that
+            of its own adapter. Their verdicts hold among all of the table.
         known: the mean on the questions that the run without context answers right; ``None`` if there are none.
         unknown: the mean on the others: what has to come from what was read.
         cost: the mean of every cost.
@@ -62,7 +68,7 @@ class TaskSummary:
         items: histories.
         questions: questions, of all seeds.
         known: how many of them the run without context answers right; ``None`` without such a run or histories.
-        references: the methods that all others are compared with.
+        references: what all methods are compared with.
         methods: in the order of the records.
     """
 
@@ -95,10 +101,45 @@ def reads_nothing(task: str, protocol: str) -> bool:
 
 
 def references(methods: Iterable[str]) -> tuple[str, ...]:
-    """What methods are compared with: no context, the static control (a stranger's memory without one), BM25."""
-    there = set(methods)
-    control = _STATIC if _STATIC in there else _STRANGER
-    return tuple(name for name in (NONE, control, _RETRIEVAL) if name in there)
+    """What methods are compared with, of what ran: no context, the controls, BM25, the full context."""
+    there = {STATIC if is_static(name) else name.partition(":")[0] for name in methods}
+    return tuple(name for name in _REFERENCES if name in there)
+
+
+def reference_of(method: str, reference: str, methods: Mapping[str, str]) -> str | None:
+    """What a method is compared with: of the controls, the one that has its own adapter.
+
+    Args:
+        method: the method.
+        reference: one of :func:`references`.
+        methods: those that ran, each with the fingerprint of its adapter.
+
+    Returns:
+        the name of what ran, or ``None``: nothing like it ran, or only for other adapters.
+    """
+    if reference not in _CONTROLS:
+        return reference if reference in methods and reference != method else None
+    adapter = adapter_of(method)
+    own = static_of(adapter or "") if reference == STATIC else f"{reference}:{adapter}"
+    if adapter and own in methods:
+        return own if own != method else None
+    # A control that names no adapter has the main one's.
+    if reference in methods and reference != method and (not adapter or adapter == _main(methods)):
+        return reference
+    return None
+
+
+def _main(methods: Mapping[str, str]) -> str | None:
+    """The adapter that controls without a name are about: they have its weights, or it is the only one."""
+    named = {
+        adapter: prints
+        for name, prints in methods.items()
+        if (adapter := adapter_of(name)) and adapter == name and not is_static(name)
+    }
+    bare = {methods[name] for name in (_EMPTY, STRANGER, "noise") if name in methods}
+    alike = [name for name, prints in named.items() if prints in bare]
+    others = alike or [name for name in named if not bare]
+    return others[0] if len(others) == 1 else None
 
 
 def _task(task: str, protocol: str, methods: dict[str, Answers]) -> TaskSummary:
@@ -107,6 +148,14 @@ def _task(task: str, protocol: str, methods: dict[str, Answers]) -> TaskSummary:
     bare = {} if reads_nothing(task, protocol) else methods.get(NONE, {})
     known = {key for key, record in bare.items() if record.score >= RIGHT}
     compared = references(methods)
+    prints = {name: next(iter(answers.values())).adapter for name, answers in methods.items()}
+    found = {
+        (name, reference): difference
+        for name, answers in methods.items()
+        for reference in compared
+        if (other := reference_of(name, reference, prints)) and (difference := _compare(answers, methods[other]))
+    }
+    held = corrected(found)
     return TaskSummary(
         task=task,
         protocol=protocol,
@@ -118,7 +167,7 @@ def _task(task: str, protocol: str, methods: dict[str, Answers]) -> TaskSummary:
         known=len(known) if bare else None,
         references=compared,
         methods=tuple(
-            _method(name, answers, {other: methods[other] for other in compared if other != name}, known, bool(bare))
+            _method(name, answers, {other: one for (own, other), one in held.items() if own == name}, known, bool(bare))
             for name, answers in methods.items()
         ),
     )
@@ -127,14 +176,13 @@ def _task(task: str, protocol: str, methods: dict[str, Answers]) -> TaskSummary:
 def _method(
     name: str,
     answers: Answers,
-    compared: dict[str, Answers],
+    differences: dict[str, Difference],
     known: set[tuple[str, str, int]],
     has_bare: bool,
 ) -> MethodSummary:
     records = list(answers.values())
     categories = _distinct(record.category for record in records if record.category)
     subsets = _distinct(subset for record in records for subset in record.subsets)
-    differences = {other: _compare(answers, theirs) for other, theirs in compared.items()}
     return MethodSummary(
         method=name,
         questions=len(records),
@@ -144,7 +192,7 @@ def _method(
         categories={one: _mean([r for r in records if r.category == one]) for one in categories},
         subsets={one: _mean([r for r in records if one in r.subsets]) for one in subsets},
         metrics=_metrics(records),
-        differences={other: found for other, found in differences.items() if found is not None},
+        differences=differences,
         known=_mean_or_none([record for key, record in answers.items() if key in known]) if has_bare else None,
         unknown=_mean_or_none([record for key, record in answers.items() if key not in known]) if has_bare else None,
         cost={
@@ -158,8 +206,9 @@ def _compare(answers: Answers, theirs: Answers) -> Difference | None:
     shared = [key for key in answers if key in theirs]
     if not shared:
         return None
+    items, asked, _ = zip(*shared, strict=True)
     return paired_difference(
-        [answers[key].score for key in shared], [theirs[key].score for key in shared], [key[0] for key in shared]
+        [answers[key].score for key in shared], [theirs[key].score for key in shared], items, asked
     )
 
 
@@ -174,7 +223,7 @@ def _average(records: Sequence[Record], kind: str) -> float:
 
 
 def _mean(records: Sequence[Record]) -> Interval:
-    return rate_interval([record.score for record in records], [record.item for record in records])
+    return rate_interval([r.score for r in records], [r.item for r in records], [r.question for r in records])
 
 
 def _mean_or_none(records: Sequence[Record]) -> Interval | None:

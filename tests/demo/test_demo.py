@@ -124,11 +124,21 @@ def test_bm25_finds_the_turns_with_the_words_of_the_question() -> None:
     assert len(relevant_turns(messages[:2], ["anything"])[0]) == 2
 
 
-def test_intervals_are_wilson_s() -> None:
-    assert Rate(8, 10).interval == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert Rate(0, 10).interval == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert Rate(10, 10).interval == pytest.approx((0.7225, 1.0), abs=1e-4)
-    assert Rate.together([Rate(1, 2), Rate(3, 4)]) == Rate(4, 6)
+def test_intervals_are_by_dialogues() -> None:
+    alone = Rate.of([False] * 10, range(10))
+    assert alone.interval == pytest.approx((0.0, 0.2775), abs=1e-4)  # Wilson's
+    assert Rate.of([True] * 10, range(10)).interval == pytest.approx((0.7225, 1.0), abs=1e-4)
+    # What is asked again about the same dialogues and answered alike tells no more of others.
+    many = Rate.of([True, False] * 100, range(200))
+    assert many.interval == pytest.approx((0.431, 0.569), abs=2e-3)
+    tenfold = Rate.of([right for right in [True, False] * 10 for _ in range(10)], [n // 10 for n in range(200)])
+    assert tenfold.value == many.value
+    low, high = tenfold.interval
+    assert high - low > 3 * (many.interval[1] - many.interval[0])
+    # Twenty dialogues: Wilson's of as many answers, a little wider as Student's.
+    assert (low, high) == pytest.approx((0.28, 0.72), abs=0.02)
+    together = Rate.together([alone, many])
+    assert (together.right, together.total, len(together.dialogues)) == (100, 210, 210)
 
 
 def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from deltamem.chat import Message
 from deltamem_lab.interface import Budget, Document, Entry, as_messages, as_text
-from deltamem_lab.methods.fitting import chunks, fit
+from deltamem_lab.methods.fitting import chunks, fit, packed
 
 
 def length(messages: Sequence[Message]) -> int:
@@ -62,3 +62,13 @@ def test_turns_and_passages() -> None:
     passages = [entry for unit in found[2:] for entry in unit]
     assert all(isinstance(entry, Document) and len(entry.text) <= 100 and entry.title == "t" for entry in passages)
     assert " ".join(entry.text for entry in passages if isinstance(entry, Document)).split() == text.split()
+
+
+def test_units_are_put_together_up_to_a_size() -> None:
+    turns: list[list[Entry]] = [[Document(" ".join(["word"] * count))] for count in (3, 3, 4, 12, 1, 1)]
+    found = packed(turns, 10, lambda text: len(text.split()))
+    assert [len(unit) for unit in found] == [3, 1, 2]
+    assert [entry for unit in found for entry in unit] == [entry for unit in turns for entry in unit]
+    assert packed([], 10, len) == []
+    with pytest.raises(ValueError, match="at least one token"):
+        packed(turns, 0, len)

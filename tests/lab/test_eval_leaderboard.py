@@ -35,9 +35,11 @@ def records() -> list[Record]:
     return made
 
 
-def rows(page: str) -> dict[str, list[str]]:
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
-    return {row[1]: row for row in cells[2:]}
+def rows(page: str, after: str = "| rank") -> dict[str, list[str]]:
+    """The rows of the first table that begins so, by the second cell, or by the first where that is the method."""
+    table = (after + page.partition(after)[2]).partition("\n\n")[0]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    return {row[1 if after == "| rank" else 0]: row for row in cells[2:]}
 
 
 def test_methods_are_ranked_with_intervals_and_the_spread_over_seeds() -> None:
@@ -78,6 +80,21 @@ def test_a_text_that_several_seeds_ask_about_counts_once() -> None:
     (found,) = collect(again, NOTES)
     shown = rows(to_markdown(leaderboard([found])))["multi"][3]
     assert shown == f"{100 * own.value:.1f} ({100 * own.low:.1f}–{100 * own.high:.1f})"
+
+
+def test_kinds_and_differences_stand_beside_the_ranks() -> None:
+    kinds = ("2 facts", "16 facts")
+    made = [replace(r, source=kinds[int(r.item[-1]) % 2], adapter="a" * (r.method != "none")) for r in records()]
+    (found,) = collect(made, NOTES)
+    page = to_markdown(leaderboard([found]))
+    by_kind = rows(page, "| method | 2 facts | 16 facts |")
+    assert by_kind["none"][1].startswith("0.0 (")
+    assert float(by_kind["multi"][1].split(" ")[0]) == pytest.approx(100 * 4 / 6, abs=0.1)
+    differences = rows(page, "| method | against none | against shuffled |")
+    assert differences["multi"][1].startswith("+77.8 [")
+    assert differences["multi"][1] == differences["multi"][2]
+    assert differences["none"][1] == "–"
+    assert "points needs about" in page
 
 
 def test_an_unfinished_run_has_no_place() -> None:

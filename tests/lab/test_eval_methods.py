@@ -9,7 +9,7 @@ import torch
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.interface import Answer, Ask, Item
 from deltamem_lab.loading import embedded_backbone
-from deltamem_lab.methods import MethodOptions, build_method, default_methods
+from deltamem_lab.methods import MethodOptions, build_method, default_methods, describe_method, is_control, lacking
 from deltamem_lab.methods.memory import StateMemory, noise_like
 from deltamem_lab.tasks.world import WorldTask
 
@@ -127,6 +127,17 @@ def test_observing_twice_is_observing_more(backbone: Backbone) -> None:
     assert right(method.answer(asks(FOUR, backbone))) == 0
 
 
+def test_retrieval_brings_back_as_many_units_as_chosen_of_the_size_chosen(backbone: Backbone) -> None:
+    """With room for everything, larger units and more of them show more of the history."""
+    shown = {}
+    for turns, unit in ((1, 0), (3, 0), (1, 60), (1, 10_000)):
+        found = answers("bm25", backbone, ITEMS[2], options=MethodOptions(turns=turns, unit=unit))
+        assert all(len(answer.notes["retrieved"]) <= turns for answer in found)
+        shown[turns, unit] = sum(answer.cost.prompt_tokens for answer in found)
+    assert shown[1, 0] < shown[3, 0] < shown[1, 10_000]
+    assert shown[1, 0] < shown[1, 60] < shown[1, 10_000]
+
+
 def test_names(backbone: Backbone) -> None:
     names = default_methods(backbone)
     assert {"none", "full", "bm25", "multi", "token+context", "empty", "shuffled", "noise"} <= set(names)
@@ -138,8 +149,14 @@ def test_names(backbone: Backbone) -> None:
         build_method("shuffled:other", backbone)
 
 
-def test_a_static_adapter_takes_its_place_in_the_table() -> None:
-    control = embedded_backbone(str(files("deltamem.demo").joinpath("assets", "adapters", "token")))
-    assert default_methods(control)[-1] == "static"
+def test_static_adapters_take_their_places_in_the_table() -> None:
+    token = str(files("deltamem.demo").joinpath("assets", "adapters", "token"))
+    control = embedded_backbone([token, f"token={token}"])
+    assert default_methods(control)[-2:] == ("static", "static-token")
+    assert {"empty:token", "shuffled:segment"} <= set(default_methods(control))
     assert build_method("static", control).adapter == "static"  # type: ignore[attr-defined]
+    assert build_method("static-token", control).adapter == "static-token"  # type: ignore[attr-defined]
     assert build_method("shuffled", control).adapter == "multi"  # type: ignore[attr-defined]
+    assert all(map(is_control, ("static", "static-token", "static-token+context", "empty:token")))
+    assert describe_method("static-token") == "control: trained on strangers' memories (token)"
+    assert "--static-adapter segment=FOLDER" in lacking("static-segment", control, MethodOptions())

@@ -16,7 +16,7 @@ from deltamem_lab.methods.text import NoContext
 from deltamem_lab.peak import PeakMemory
 from deltamem_lab.records import read_run, shard_file
 from deltamem_lab.runner import Job, Progress, estimate, estimate_published, run_jobs
-from deltamem_lab.summary import references, summarise
+from deltamem_lab.summary import reference_of, references, summarise
 from deltamem_lab.tasks.ifeval import IFEval
 from deltamem_lab.tasks.memoryagentbench import MemoryAgentBench
 from deltamem_lab.tasks.world import WorldTask
@@ -82,7 +82,33 @@ def test_summaries_hold_the_controls_apart(tmp_path: Path, backbone: Backbone, j
     assert multi.averages["category"] == pytest.approx(
         sum(one.value for one in multi.categories.values()) / len(multi.categories)
     )
-    assert references(["none", "shuffled", "static", "bm25"]) == ("none", "static", "bm25")
+
+
+def test_a_method_is_compared_with_the_controls_of_its_own_adapter() -> None:
+    """Known by their weights: what names no adapter is about the main one."""
+    prints = {"none": "", "full": "", "multi": "m", "multi+context": "m", "token": "t", "empty": "m", "shuffled": "m"}
+    prints |= {"shuffled:token": "t", "static": "sm", "static-token": "st", "hybrid": "m", "segment": "s"}
+    every = ("none", "empty", "shuffled", "static", "full")
+    assert references(prints) == every
+    found = {name: tuple(reference_of(name, one, prints) for one in references(prints)) for name in prints}
+    assert found["multi"] == found["multi+context"] == found["hybrid"] == every
+    assert found["token"] == ("none", None, "shuffled:token", "static-token", "full")
+    assert found["segment"] == ("none", None, None, None, "full")
+    assert found["full"] == ("none", "empty", "shuffled", "static", None)
+    assert found["static"] == found["static-token"] == ("none", None, None, None, "full")
+    assert found["shuffled:token"] == ("none", None, None, "static-token", "full")
+    # Of a single adapter a control without a name is its own, whatever else ran.
+    assert reference_of("token", "static", {"token": "t", "static": "s"}) == "static"
+    assert reference_of("token", "static", {"token": "t", "multi": "m", "static": "s"}) is None
+
+
+def test_a_strangers_memory_is_of_the_same_kind(tmp_path: Path, backbone: Backbone) -> None:
+    run_jobs([Job(WorldTask(seed=1, dialogues=2), "world", limit=4)], ["multi", "shuffled"], backbone, tmp_path)
+    records = [record for record in read_run(tmp_path) if record.question == "0"]
+    written = {(record.method, record.item): record.cost.write_tokens for record in records}
+    for number, facts in enumerate((2, 4, 8, 16)):
+        own, stranger = (written[method, f"1/0/{facts}-facts"] for method in ("multi", "shuffled"))
+        assert abs(own - stranger) < 0.5 * own, number
 
 
 def test_a_run_that_is_made_longer_is_one_that_was_as_long_at_once(
@@ -93,6 +119,43 @@ def test_a_run_that_is_made_longer_is_one_that_was_as_long_at_once(
         run_jobs(part, METHODS, backbone, tmp_path / "parts")
     run_jobs(longer, METHODS, backbone, tmp_path / "whole")
     assert outputs(tmp_path / "parts") == outputs(tmp_path / "whole")
+
+
+def test_of_each_item_as_many_questions_are_asked_as_wanted(
+    tmp_path: Path, backbone: Backbone, jobs: list[Job]
+) -> None:
+    (job,) = jobs
+    few = replace(job, questions=2)
+    assert run_jobs([few], ["none"], backbone, tmp_path) == 2 * 2
+    assert {record.question for record in read_run(tmp_path)} == {"0", "1"}
+    (planned,) = estimate([few], ["none"], backbone)
+    assert (planned.items, planned.questions) == (2, 4)
+    # A run that is made longer asks what is left.
+    assert run_jobs(jobs, ["none"], backbone, tmp_path) == 3 + 5 - 4
+    size = PublishedSize(items=10, questions=300, history=100, full=90, bare=10, new=5)
+    (about,) = estimate_published("t", "p", size, 2, ["none"], backbone, most=4)
+    assert (about.items, about.questions) == (2, 8)
+
+
+class Talkative(WorldTask):
+    """One question of the second item has more words than there are positions."""
+
+    def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
+        for number, item in enumerate(super().items(protocol, limit)):
+            first, *others = item.questions
+            long = replace(first, text="and " * 2000) if number == 1 else first
+            yield replace(item, questions=(long, *others))
+
+
+def test_a_question_without_room_is_named_and_a_plan_goes_on(tmp_path: Path, backbone: Backbone) -> None:
+    job = Job(Talkative(seed=1), "world", limit=3)
+    told: list[str] = []
+    (planned,) = estimate([job], ["none"], backbone, too_long=told.append)
+    assert (planned.items, planned.questions) == (3, 3 + 4 + 9)
+    (said,) = told
+    assert said.startswith("world, item 1/0/4-facts, question 0: A question alone has 20")
+    with pytest.raises(ValueError, match=r"world, item 1/0/4-facts, by none: question 0: A question alone has"):
+        run_jobs([job], ["none"], backbone, tmp_path)
 
 
 class Lonely(WorldTask):
@@ -191,6 +254,9 @@ def test_an_estimate_knows_what_a_task_cuts_and_where_there_is_no_history(tmp_pa
     wide.model = copy.copy(backbone.model)
     wide.model.config = copy.deepcopy(backbone.model.config)
     wide.model.config.max_position_embeddings = 1_000_000
+    # The release also looks at what the tokenizer says that it can read.
+    wide.tokenizer = copy.copy(backbone.tokenizer)
+    wide.tokenizer.model_max_length = 1_000_000
     plans = {plan.method: plan for plan in estimate([Job(task, "release")], ["full", "bm25", "multi"], wide)}
     # The release clips contexts at 120,000 characters; a memory reads them whole.
     clipped = backbone.count(facts[:40_000]) + backbone.count(facts[-80_000:])

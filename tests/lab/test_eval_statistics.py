@@ -5,7 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltamem_lab.statistics import LEAST_ITEMS, mean_interval, paired_difference, rate, rate_interval, rate_of_sums
+from deltamem_lab.statistics import (
+    LEAST_ITEMS,
+    Difference,
+    Interval,
+    corrected,
+    difference_of_sums,
+    mean_interval,
+    paired_difference,
+    rate,
+    rate_interval,
+    rate_of_sums,
+)
 
 SCORES = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=30)
 
@@ -117,3 +128,82 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     assert mean_interval(values, clusters, seed=1).value == mean_interval(values, clusters).value
     with pytest.raises(ValueError, match="as many"):
         mean_interval(values, clusters[1:])
+
+
+def test_a_question_that_is_asked_again_counts_once() -> None:
+    """The same answers by five seeds say no more of few items than those of one."""
+    scores, items, asked = [1.0, 0.0] * 50, ["text"] * 100, [str(number) for number in range(100)]
+    once = rate_interval(scores, items, asked)
+    assert rate_interval(scores * 5, items * 5, asked * 5) == once
+    assert rate_interval(scores * 5, items * 5).high < once.high
+    assert rate_interval([0.0] * 6, ["text"] * 6, ["a", "b", "c"] * 2) == rate(0, 3)
+    assert mean_interval(scores * 5, items * 5, asked * 5) == mean_interval(scores, items, asked)
+    several = paired_difference(scores * 5, [0.5] * 500, items * 5, asked * 5)
+    assert several.interval == paired_difference(scores, [0.5] * 100, items, asked).interval
+    assert several.questions == 100
+
+
+def a_difference(p: float) -> Difference:
+    return Difference(Interval(0.1, 0.05, 0.15), "better", 20, 20, p, 0.02)
+
+
+def test_verdicts_hold_among_all_of_a_table() -> None:
+    # S. Holm (1979): the smallest of four is taken four times, the next three times, and so on.
+    found = corrected(
+        {"a": a_difference(0.01), "b": a_difference(0.04), "c": a_difference(0.03), "d": a_difference(0.005)}
+    )
+    assert [round(found[name].p, 3) for name in "abcd"] == [0.03, 0.06, 0.06, 0.02]
+    assert [found[name].verdict for name in "abcd"] == ["better", "cannot tell", "cannot tell", "better"]
+    assert list(found) == list("abcd")
+    assert corrected({"only": a_difference(0.04)})["only"].verdict == "better"
+
+
+def test_of_many_comparisons_without_a_difference_hardly_any_table_has_a_verdict() -> None:
+    rng = np.random.default_rng(1)
+    # Of so many items no draws are needed.
+    clusters = [str(item) for item in range(510)]
+    alone = together = 0
+    for _ in range(40):
+        table = {n: paired_difference(rng.random(510), rng.random(510), clusters) for n in range(20)}
+        alone += any(one.verdict != "cannot tell" for one in table.values())
+        together += any(one.verdict != "cannot tell" for one in corrected(table).values())
+    # Of twenty comparisons two tables of three have one by chance; corrected, one table in twenty.
+    assert alone > 15
+    assert together <= 6
+
+
+def test_p_is_students() -> None:
+    # t of 2.5 over 9 degrees of freedom: 0.0339 (two-sided); the deviations here give just that.
+    values = np.array([1.0, -1.0] * 5)
+    shift = 2.5 * values.std(ddof=1) / np.sqrt(10)
+    found = paired_difference(values + shift, np.zeros(10), [str(n) for n in range(10)])
+    assert found.p == pytest.approx(0.0339, abs=5e-4)
+    # What differs on six items can be no rarer than six coins that fall alike.
+    assert paired_difference([1.0] * 6, [0.0] * 6, list("abcdef")).p == 2**-5
+
+
+def test_the_items_that_a_difference_needs_do_find_it() -> None:
+    rng = np.random.default_rng(2)
+    trial = rng.normal(0.3, 1.0, 200)
+    found = paired_difference(trial, np.zeros(200), [str(n) for n in range(200)])
+    needed = found.items_for(0.3)
+    assert needed == pytest.approx(87, abs=12)  # (2.8 / 0.3)², with the deviation of the trial
+    assert found.findable() == pytest.approx(2.8 * found.error, rel=0.01)
+    assert found.items_for(0.3, verdicts=50) > needed
+    clusters = [str(n) for n in range(needed)]
+    hits = sum(
+        paired_difference(rng.normal(0.3, 1.0, needed), np.zeros(needed), clusters).verdict == "better"
+        for _ in range(60)
+    )
+    assert 38 <= hits <= 57  # 48 expected
+    with pytest.raises(ValueError, match="positive"):
+        found.items_for(0)
+
+
+def test_a_difference_from_the_sums_of_items_is_that_of_their_questions() -> None:
+    items = [str(n // 2) for n in range(16)]
+    first, second = [1.0, 0.0] * 8, [0.0, 0.0, 0.0, 1.0] * 4
+    sums = [sum(first[n : n + 2]) - sum(second[n : n + 2]) for n in range(0, 16, 2)]
+    assert difference_of_sums(sums, [2] * 8) == paired_difference(first, second, items)
+    with pytest.raises(ValueError, match="6 of them, not 2"):
+        difference_of_sums([1.0, 0.0], [1, 1])

@@ -12,7 +12,7 @@ import yaml
 from deltamem.cli.main import main
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.interface import Ask, Decoding, Document, Entry, Question, as_messages
-from deltamem_lab.methods import MethodOptions, build_method
+from deltamem_lab.methods import MethodOptions, build_method, describe_method, lacking
 from deltamem_lab.methods.llmlingua2.classifier import build_tokenizer, windows_of
 from deltamem_lab.methods.llmlingua2.labels import Asked, common_words, label, telling_spans
 from deltamem_lab.methods.llmlingua2.method import LLMLingua2
@@ -151,7 +151,8 @@ def test_long_histories_are_learned_in_windows() -> None:
 def test_the_command_trains_a_classifier_that_compresses(
     backbone: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (training,) = (one for one in TRAININGS if one.method == "llmlingua2")
+    (training,) = (one for one in TRAININGS if one.method == "compression")
+    assert training.recipe is not None
     values = yaml.safe_load(training.recipe(tmp_path))
     values["data"]["options"] |= {"steps": 8, "episodes": 16, "max_facts": 2, "plain": 0.0}
     recipe = tmp_path / "recipe.yaml"
@@ -159,13 +160,19 @@ def test_the_command_trains_a_classifier_that_compresses(
     folder = tmp_path / "classifier"
     sizes = ["--width", "32", "--layers", "1", "--steps", "40", "--rate", "1e-2", "--pieces", "2000", "--texts", "128"]
     with pytest.raises(SystemExit) as left:
-        main(["baseline", "llmlingua2", str(recipe), "--output", str(folder), *sizes])
+        main(["baseline", "compression", str(recipe), "--output", str(folder), *sizes])
     assert not left.value.code
     assert f"--compressor {folder}" in capsys.readouterr().out
     record = json.loads((folder / "training.json").read_text("utf-8"))
     assert (record["texts"], len(record["losses"])) == (128, 40)
     assert record["losses"][-1] < record["losses"][0] / 2
-    method = LLMLingua2("llmlingua2", backbone, str(folder))
+    # It is no classifier of the publication's, and is not called one.
+    options = MethodOptions(compressor=str(folder))
+    assert lacking("compression", backbone, options) == ""
+    assert "the method compression has it" in lacking("llmlingua2", backbone, options)
+    assert describe_method("compression") == "compression (own classifier)"
+    method = build_method("compression", backbone, options)
+    assert isinstance(method, LLMLingua2)
     method.reset(0)
     method.observe([{"role": "user", "content": "My favourite colour is blue."}])
     assert "blue" in str(method._kept)

@@ -15,8 +15,10 @@ def test_retention_is_the_published_curve() -> None:
     assert retention(0, 1) == 1
     assert retention(1, 1) == pytest.approx(0.367879, abs=1e-6)
     assert retention(2, 4) == pytest.approx(0.606531, abs=1e-6)
-    # The code's slip, exp(−t/5·S), would forget faster what was recalled more often.
+    # The code's exp(−t/5·S) forgets faster what was recalled more often.
     assert retention(10, 2) > retention(10, 1)
+    assert retention(10, 1, "code") == pytest.approx(math.exp(-2))
+    assert retention(10, 2, "code") == pytest.approx(math.exp(-4))
 
 
 def test_a_memory_fades_when_its_number_says_so() -> None:
@@ -126,12 +128,24 @@ def test_the_prompt_shows_summary_portrait_and_what_is_left(backbone: Backbone) 
     for part in ("Summary of all conversations:", "The user's personality:", "The dog barks at night."):
         assert part in today.prompt
     assert "The bank raised" not in today.prompt
-    assert years_later.notes == {"retrieved": [], "forgotten": 5}
-    assert "barks" not in years_later.prompt.split("personality:")[1]
+    # Of years ago the summaries of both days are left.
+    assert years_later.notes == {"retrieved": [2, 4], "forgotten": 3}
+    for turn in (str(entry.text) for entry in HISTORY if isinstance(entry, Document)):
+        assert turn not in years_later.prompt.split("personality:")[1]
     keeping = bank(backbone, 0, forgets=False, pieces=2)
     (kept,) = keeping.answer([ask("What is the dog called?", "1 May, 2030")])
     assert kept.notes["forgotten"] == 0
     assert "Rex" in kept.prompt
+
+
+def test_both_curves_can_be_chosen(backbone: Backbone) -> None:
+    curves = {name: build_method(name, backbone) for name in ("memorybank", "memorybank_code", "memorybank_keep")}
+    assert [(one.curve, one.forgets) for one in curves.values()] == [("paper", True), ("code", True), ("paper", False)]  # type: ignore[attr-defined]
+    curves["memorybank_code"].reset(0)
+    fading = curves["memorybank_code"]._fading  # type: ignore[attr-defined]
+    number = fading.learn(0)
+    lasts = next(day for day in range(100) if not fading.remembers(number, day))
+    assert lasts == next(day for day in range(100) if math.exp(-day / 5) <= random.Random(0).random())
 
 
 def test_questions_leave_the_memories_as_they_are(backbone: Backbone) -> None:

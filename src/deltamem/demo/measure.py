@@ -140,8 +140,9 @@ def measure_recall(reader: Reader, facts: int, count: int) -> tuple[dict[str, Ra
     """Asks for every fact of ``count`` dialogues: by method, and with an adapter on while the text is in the window."""
     dialogues = _held_out(count, facts)
     exam, asked = Exam(reader, dialogues), _asked(dialogues)
-    rates = {method: Rate.of(right) for method, right in exam.grade(asked).items()}
-    return rates, Rate.of(reader.read("multi", exam.histories, asked))
+    rows = [question.row for question in asked]
+    rates = {method: Rate.of(right, rows) for method, right in exam.grade(asked).items()}
+    return rates, Rate.of(reader.read("multi", exam.histories, asked), rows)
 
 
 def measure_updates(reader: Reader, count: int) -> Updates:
@@ -156,9 +157,10 @@ def measure_updates(reader: Reader, count: int) -> Updates:
     new = [Asked(row, ask, f"{fact.value}.") for row, ask, fact in corrected]
     old = [Asked(row, ask, f"{fact.replaces}.") for row, ask, fact in corrected]
     right = Exam(reader, dialogues).grade([*new, *old])
+    rows = [question.row for question in new]
     return Updates(
-        new={method: Rate.of(graded[: len(new)]) for method, graded in right.items()},
-        old={method: Rate.of(graded[len(new) :]) for method, graded in right.items()},
+        new={method: Rate.of(graded[: len(new)], rows) for method, graded in right.items()},
+        old={method: Rate.of(graded[len(new) :], rows) for method, graded in right.items()},
     )
 
 
@@ -169,6 +171,7 @@ def measure_forgetting(reader: Reader, count: int) -> dict[str, Curve]:
     """
     dialogues = _held_out(count, _FORGETTING_FACTS)
     asked = _asked(dialogues)
+    rows = [question.row for question in asked]
     rng = random.Random("forgetting")
     texts: list[list[Message]] = [[] for _ in dialogues]
     news = [list(dialogue.messages) for dialogue in dialogues]
@@ -184,9 +187,9 @@ def measure_forgetting(reader: Reader, count: int) -> dict[str, Curve]:
         tokens = round(sum(since) / count)
         for name in ADAPTERS:
             states[name] = state = reader.remember(name, news, states[name])
-            curves[name].append((tokens, Rate.of(reader.recall(name, state, asked))))
+            curves[name].append((tokens, Rate.of(reader.recall(name, state, asked), rows)))
         texts = [text + new for text, new in zip(texts, news, strict=True)]
-        curves["full"].append((tokens, Rate.of(reader.read(None, texts, asked))))
+        curves["full"].append((tokens, Rate.of(reader.read(None, texts, asked), rows)))
         news = [[] for _ in dialogues]
     return curves
 

@@ -67,7 +67,9 @@ def show_end(console: Console, plots: Mapping[str, Path], memory: Path, seconds:
 
 
 def _show_recall(console: Console, recall: Mapping[str, Mapping[int, Rate]]) -> None:
-    _headline(console, "Recall on held-out dialogues", "percent of answers right to the letter, 95 % interval")
+    _headline(
+        console, "Recall on held-out dialogues", "percent of answers right to the letter, 95 % interval by dialogues"
+    )
     facts = list(recall["full"])
     table = _table("facts told", *(f"{number}" for number in facts), right=len(facts))
     for method, rates in recall.items():

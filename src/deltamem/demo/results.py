@@ -4,15 +4,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deltamem.rates import wilson
+from deltamem.rates import Z95, wilson
 
 
 @dataclass(frozen=True)
 class Rate:
-    """``right`` of ``total``."""
+    """A share of right answers.
 
-    right: int
-    total: int
+    Attributes:
+        dialogues: of each dialogue, how many of its answers are right, and how many there are.
+    """
+
+    dialogues: tuple[tuple[int, int], ...]
+
+    @property
+    def right(self) -> int:
+        """The right answers."""
+        return sum(right for right, _ in self.dialogues)
+
+    @property
+    def total(self) -> int:
+        """All answers."""
+        return sum(total for _, total in self.dialogues)
 
     @property
     def value(self) -> float:
@@ -21,18 +34,42 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the share; see :func:`~deltamem.rates.wilson`."""
-        return wilson(self.right, self.total)
+        """The 95 % interval of the share, by dialogues.
+
+        Answers about one dialogue stand or fall together, so they count for as many independent ones as would vary
+        as much (E. L. Korn and B. I. Graubard, 1998), and for one a dialogue where none differs from another. With
+        that number it is :func:`~deltamem.rates.wilson`'s.
+        """
+        worth = self._independent()
+        return wilson(self.value * worth, worth)
+
+    def _independent(self) -> float:
+        """How many independent answers are worth as much; as few as dialogues make Student's t is Gauss'."""
+        count, p = len(self.dialogues), self.value
+        if count < 2:
+            return 1.0
+        varies = sum((right - p * total) ** 2 for right, total in self.dialogues) / self.total**2
+        variance = varies * count / (count - 1)
+        if not variance:
+            return float(count)
+        free = count - 1
+        # The first terms of Cornish and Fisher's expansion of Student's quantile.
+        t = Z95 + (Z95**3 + Z95) / (4 * free) + (5 * Z95**5 + 16 * Z95**3 + 3 * Z95) / (96 * free**2)
+        return max(1.0, min(float(self.total), p * (1 - p) / variance * (Z95 / t) ** 2))
 
     @classmethod
-    def of(cls, right: Sequence[bool]) -> "Rate":
-        """The share of true ones."""
-        return cls(sum(right), len(right))
+    def of(cls, right: Sequence[bool], dialogues: Sequence[int]) -> "Rate":
+        """The share of true ones, of which each is about a dialogue."""
+        found: dict[int, tuple[int, int]] = {}
+        for one, dialogue in zip(right, dialogues, strict=True):
+            before = found.get(dialogue, (0, 0))
+            found[dialogue] = before[0] + one, before[1] + 1
+        return cls(tuple(found.values()))
 
     @classmethod
     def together(cls, rates: Sequence["Rate"]) -> "Rate":
-        """The share in all of them."""
-        return cls(sum(rate.right for rate in rates), sum(rate.total for rate in rates))
+        """The share in all of them, each of which is about other dialogues."""
+        return cls(tuple(one for rate in rates for one in rate.dialogues))
 
 
 Curve = list[tuple[int, Rate]]

@@ -89,6 +89,7 @@ def load_weights(
     dtype: str = "auto",
     device: str | torch.device = "cpu",
     attention: str | None = None,
+    device_map: str | None = None,
 ) -> Any:
     """A bare model, in evaluation mode.
 
@@ -99,6 +100,7 @@ def load_weights(
             for a GGUF file float32 on a CPU and bfloat16 on a GPU.
         device: where it runs.
         attention: the attention kernel, as transformers names it; its choice by default.
+        device_map: where its parts run, as transformers has it, instead of all on ``device``.
 
     Raises:
         OSError: it is not there.
@@ -112,8 +114,10 @@ def load_weights(
     if dtype == "auto" and (source.known or source.options):
         chosen = torch.float32 if device.type == "cpu" else torch.bfloat16
     options = source.options if attention is None else {**source.options, "attn_implementation": attention}
+    if device_map is not None:
+        options = {**options, "device_map": device_map}
     loaded: Any = AutoModelForCausalLM.from_pretrained(source.place, revision=revision, dtype=chosen, **options)
-    return loaded.to(device).eval()
+    return loaded.eval() if device_map is not None else loaded.to(device).eval()
 
 
 def load_model(

@@ -2,7 +2,7 @@
 
 import typer
 
-from deltamem_lab.commands.baselines.llmlingua2 import llmlingua2
+from deltamem_lab.commands.baselines.compression import compression
 from deltamem_lab.commands.baselines.lora import lora
 from deltamem_lab.commands.baselines.memgen import memgen
 from deltamem_lab.commands.baselines.mlp_memory import mlp_memory
@@ -12,7 +12,7 @@ baseline = typer.Typer(
     help="Train what an adapter is compared with, on its own data, for deltamem eval.\n\n"
     "Example: deltamem baseline lora recipes/embedded.yaml --output runs/lora",
 )
-baseline.command("llmlingua2")(llmlingua2)
+baseline.command("compression")(compression)
 baseline.command("lora")(lora)
 baseline.command("memgen")(memgen)
 baseline.command("mlp-memory")(mlp_memory)

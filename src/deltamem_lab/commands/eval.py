@@ -27,7 +27,8 @@ def eval(
         list[str] | None, typer.Option(help="An adapter or LoRA: FOLDER, Hub id or NAME=FOLDER; for smollm2 its name.")
     ] = None,
     static_adapter: Annotated[
-        Path | None, typer.Option(help="The control: an adapter trained on strangers' memories.")
+        list[str] | None,
+        typer.Option(help="The control, trained on strangers' memories: FOLDER, or ADAPTER=FOLDER for one of several."),
     ] = None,
     output: Annotated[Path, typer.Option(help="The run's folder; a run that stopped goes on.")] = Path("runs/eval"),
     data: Annotated[list[str] | None, typer.Option(help="The data, as FILE for one task, or TASK=FILE.")] = None,
@@ -40,12 +41,23 @@ def eval(
     ] = None,
     model_revision: Annotated[str | None, typer.Option(help="Of the backbone on the Hub.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The most items a task.")] = None,
+    questions: Annotated[int | None, typer.Option(min=1, help="The most questions about each item.")] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, such as 0,1,2: other dialogues, other samples.")] = "0",
     shard: Annotated[str, typer.Option(help="i/n: only every n-th item, from the i-th (1/n … n/n).")] = "",
     batch: Annotated[int, typer.Option(min=1, help="The most questions answered at once.")] = 16,
+    dtype: Annotated[
+        str, typer.Option(help="Of --model: float32, bfloat16, float16 or auto; bfloat16 on a GPU by default.")
+    ] = "",
+    attention: Annotated[
+        str, typer.Option(help="Of --model: eager, sdpa, flash_attention_2, as transformers has.")
+    ] = "",
+    device_map: Annotated[str, typer.Option(help="Of --model: auto, cpu, cuda:1, as transformers has.")] = "",
     window: Annotated[int | None, typer.Option(min=1, help="Prompt tokens of the method window.")] = None,
-    turns: Annotated[int, typer.Option(min=1, help="Turns or passages that retrieval brings back.")] = 3,
-    compressor: Annotated[str, typer.Option(help="Hub id or folder of the classifier of llmlingua2.")] = "",
+    turns: Annotated[int, typer.Option(min=1, help="How many units retrieval brings back.")] = 3,
+    unit: Annotated[
+        int, typer.Option(min=0, help="Tokens of a unit of retrieval; by default it is a turn or a passage.")
+    ] = 0,
+    compressor: Annotated[str, typer.Option(help="Hub id or folder of the classifier that compresses.")] = "",
     no_train: Annotated[
         bool, typer.Option("--no-train", help="Train nothing for the suite; what is not trained is left out.")
     ] = False,
@@ -57,7 +69,7 @@ def eval(
 
     Answers go to records.jsonl in --output as they come; run the same command again to go on. Start several
     processes by accelerate launch, torchrun or --shard; they share the folder. Then: deltamem report FOLDER.
-    The suite embedded first trains what is compared with the memory, in minutes, into --output/trained.
+    The suite embedded first trains what is compared with the memory into --output/trained, and says how long it takes.
 
     Example: deltamem eval --suite embedded --output runs/embedded
     """
@@ -67,6 +79,7 @@ def eval(
     from deltamem_lab.methods.registry import import_methods
 
     model = "" if model == "embedded" else model
+    placing = arguments.read_placing(dtype, attention, device_map, has_model=bool(model))
     if harness:
         others: dict[str, object] = {"--suite": suite, "--task": task, "--protocol": protocol}
         others |= {
@@ -74,15 +87,24 @@ def eval(
             "--option": option,
             "--revision": revision,
             "--seeds": seeds != "0",
+            "--questions": questions,
             "--shard": shard,
             "several processes": not shard and arguments.read_shard(shard)[1] > 1,
             "--no-train": no_train,
         }
-        others |= {"--window": window, "--turns": turns != 3, "--compressor": compressor, "--dry-run": dry_run}
+        others |= {
+            "--window": window,
+            "--turns": turns != 3,
+            "--unit": unit,
+            "--compressor": compressor,
+            "--dry-run": dry_run,
+        }
         harness_tasks.refuse(others, adapter or [])
         names = harness.split(",")
         sources = arguments.read_sources(data or [], (), (), names)
-        backbone = running.load(model, adapter or [], None, model_revision, batch, weights=True, thinking=thinking)
+        backbone = running.load(
+            model, adapter or [], (), model_revision, batch, weights=True, thinking=thinking, placing=placing
+        )
         chosen_methods = harness_tasks.choose_methods(method or [], backbone.adapters)
         answered = harness_tasks.run(names, chosen_methods, backbone, output, sources.files, limit)
         running.take_notes(output, {}, list(chosen_methods))
@@ -94,30 +116,31 @@ def eval(
     sources = arguments.read_sources(data or [], revision or [], option or [], [one.task for one in chosen.tasks])
     import_methods(method or chosen.methods)
     preparation = preparing.find_preparation(
-        chosen, output, method or [], adapter or [], static_adapter, compressor, train=not no_train
+        chosen, output, method or [], adapter or [], static_adapter or [], compressor, train=not no_train
     )
-    if chosen.seconds and not (method or limit):
+    if chosen.seconds and not (method or limit or questions):
         running.tell_time(chosen.seconds, len(seeded))
     if preparation.left and not dry_run:
         preparation = preparing.train(preparation, shared=part[1] > 1)
     backbone = running.load(
         model,
         preparation.adapters,
-        preparation.static,
+        preparation.statics,
         model_revision,
         batch,
         weights=not dry_run,
         thinking=thinking,
+        placing=placing,
     )
-    options = MethodOptions(window=window, turns=turns, compressor=preparation.compressor)
+    options = MethodOptions(window=window, turns=turns, unit=unit, compressor=preparation.compressor)
     untrained = {*preparation.absent, *(one.method for one in preparation.left)}
     names, lacking = planning.choose_methods(chosen, method or [], backbone, options, untrained)
     absent = {**preparation.absent, **lacking}
     most = limit or chosen.limit
-    jobs, missing = arguments.make_jobs(chosen, sources, seeded, most, skip=dry_run)
+    jobs, missing = arguments.make_jobs(chosen, sources, seeded, most, questions, skip=dry_run)
     if dry_run:
-        rows = planning.make_plan(jobs, missing, chosen, len(seeded), most, names, backbone, options)
-        planning.print_plan(rows, missing, preparation, absent, as_json)
+        plan = planning.make_plan(jobs, missing, chosen, len(seeded), most, questions, names, backbone, options)
+        planning.print_plan(plan[0], missing, preparation, absent, plan[1], as_json)
         return
 
     def take_notes() -> None:

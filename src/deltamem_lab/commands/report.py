@@ -9,6 +9,9 @@ import typer
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of deltamem eval, and of trainings.")],
     output: Annotated[Path | None, typer.Option(help="Folder for the report; the first run's by default.")] = None,
+    tables: Annotated[
+        bool, typer.Option("--tables", help="Write each table to a file too, as CSV, LaTeX and Markdown.")
+    ] = False,
 ) -> None:
     """Write report.html and report.md: tables, verdicts, costs, curves, published numbers beside ours, examples.
 
@@ -16,7 +19,10 @@ def report(
 
     Example: deltamem report runs/embedded
     """
-    from deltamem_lab.report import write_report
+    from deltamem_lab.report.page import read_blocks, write_pages
+    from deltamem_lab.report.tables import write_tables
 
-    for path in write_report(runs, output or runs[0]):
+    blocks, folder = read_blocks(runs), output or runs[0]
+    written = [*write_pages(blocks, folder), *(write_tables(blocks, folder / "tables") if tables else ())]
+    for path in written:
         print(path)

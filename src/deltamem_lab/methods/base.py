@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from deltamem.chat import Message
 from deltamem_lab.backbone import Backbone, Generated
 from deltamem_lab.interface import Answer, Ask, Budget, Cost, Decoding, Entry
-from deltamem_lab.methods.fitting import fit
+from deltamem_lab.methods.fitting import NoRoomError, fit
 from deltamem_lab.peak import PeakMemory
 
 
@@ -46,13 +46,16 @@ class MethodOptions:
 
     Attributes:
         window: the most prompt tokens of ``window``; by default half of the backbone's positions, at most 4,096.
-        turns: how many turns or passages retrieval brings back.
-        compressor: Hub id or folder of the token classifier of ``llmlingua2``; without one it does not run unless it
-            is named, and is its authors' then.
+        turns: how many units retrieval brings back, k.
+        unit: what a unit is: 0 for a turn, or a passage of at most some 2,000 characters; else as many turns as there
+            are within so many tokens, of which long ones are cut.
+        compressor: Hub id or folder of the token classifier of ``llmlingua2``, or folder of that of ``compression``;
+            without one ``llmlingua2`` does not run unless it is named, and has its authors' then.
     """
 
     window: int | None = None
     turns: int = 3
+    unit: int = 0
     compressor: str = ""
 
 
@@ -181,8 +184,14 @@ class BackboneMethod(ABC):
 
         Returns:
             the messages, and whether some of it was left out.
+
+        Raises:
+            NoRoomError: the question alone has none; the message names it.
         """
-        return fit(ask.render, shown, self.room(ask.decoding))
+        try:
+            return fit(ask.render, shown, self.room(ask.decoding))
+        except NoRoomError as error:
+            raise NoRoomError(f"question {ask.question.id}: {error}") from None
 
     def _answer(self, asks: list[Ask]) -> list[Answer]:
         self._memory.start()

@@ -4,8 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from deltamem.chat import Message
-from deltamem_lab.interface import Budget, Document, Entry
+from deltamem_lab.interface import Budget, Document, Entry, as_text
 from deltamem_lab.tasks.chunks import chunks_of
+
+
+class NoRoomError(ValueError):
+    """A question is longer than any prompt may be."""
+
 
 Render = Callable[[Sequence[Entry], Budget], list[Message]]
 
@@ -24,14 +29,14 @@ def fit(render: Render, history: Sequence[Entry], budget: Budget) -> tuple[list[
         the prompt, and whether some of the history is missing.
 
     Raises:
-        ValueError: the prompt is too long with no history at all.
+        NoRoomError: the prompt is too long with no history at all.
     """
     whole = render(history, budget)
     if budget.fits(whole):
         return whole, budget.tokens is not None and whole != render(history, replace(budget, tokens=None))
     bare = render((), budget)
     if not budget.fits(bare):
-        raise ValueError(f"A question alone has {budget.length(bare)} tokens, and {budget.tokens} fit.")
+        raise NoRoomError(f"A question alone has {budget.length(bare)} tokens, and {budget.tokens} fit.")
 
     def last(number: int) -> Sequence[Entry]:
         return history[len(history) - number :]
@@ -65,3 +70,30 @@ def chunks(history: Sequence[Entry], characters: int) -> list[list[Entry]]:
         else:
             units[-1].append(entry)
     return units
+
+
+def packed(units: Sequence[Sequence[Entry]], tokens: int, count: Callable[[str], int]) -> list[list[Entry]]:
+    """Units put together, in their order, as long as they have no more than so many tokens.
+
+    One that has more alone stays alone.
+
+    Args:
+        units: of a history; see :func:`chunks`.
+        tokens: the most of a unit.
+        count: how many tokens a text is.
+
+    Raises:
+        ValueError: there is no room for a token.
+    """
+    if tokens < 1:
+        raise ValueError(f"A unit has at least one token, not {tokens}.")
+    found: list[list[Entry]] = []
+    used = tokens
+    for unit in units:
+        long = sum(count(as_text(entry)) for entry in unit)
+        if used + long > tokens:
+            found.append([])
+            used = 0
+        found[-1] += unit
+        used += long
+    return found

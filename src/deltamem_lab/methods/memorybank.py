@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 from deltamem.chat import Message
 from deltamem_lab.backbone import Backbone
@@ -17,6 +17,8 @@ from deltamem_lab.methods.fitting import chunks
 from deltamem_lab.methods.registry import method
 from deltamem_lab.methods.retrieval import PASSAGE
 from deltamem_lab.methods.vectors import ENCODER, VectorStore, lacking_encoder, nearest
+
+Curve = Literal["paper", "code"]
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _YEAR_FIRST = re.compile(r"\b(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})\b")
@@ -66,9 +68,16 @@ def _month(name: str) -> int:
     return _MONTHS.index(name.lower()) + 1 if name.lower() in _MONTHS else 0
 
 
-def retention(elapsed: float, strength: int) -> float:
-    """R = exp(−t/S), the chance that a memory is still there ``elapsed`` days after it was learnt or last recalled."""
-    return math.exp(-elapsed / strength)
+def retention(elapsed: float, strength: int, curve: Curve = "paper") -> float:
+    """R, the chance that a memory is still there.
+
+    Args:
+        elapsed: days since it was learnt or last recalled, t.
+        strength: S.
+        curve: exp(−t/S) as in the ``paper``, or as in its authors' ``code`` exp(−t/5·S), by which what is recalled
+            often goes sooner.
+    """
+    return math.exp(-elapsed / strength if curve == "paper" else -elapsed / 5 * strength)
 
 
 @dataclass
@@ -87,9 +96,11 @@ class Forgetting:
 
     Args:
         seed: of the numbers.
+        curve: see :func:`retention`.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, curve: Curve = "paper") -> None:
+        self._curve: Curve = curve
         self._random = random.Random(seed)
         self._traces: list[_Trace] = []
 
@@ -116,7 +127,7 @@ class Forgetting:
     def remembers(self, number: int, day: int) -> bool:
         """Whether a memory is still there."""
         trace = self._traces[number]
-        return trace.chance < retention(max(0, day - trace.since), trace.strength)
+        return trace.chance < retention(max(0, day - trace.since), trace.strength, self._curve)
 
 
 # As MemoryBank's code asks of its model.
@@ -195,6 +206,7 @@ class _Piece:
 
     entries: tuple[Entry, ...]
     day: int
+    summary: bool = False
 
     @property
     def text(self) -> str:
@@ -203,27 +215,38 @@ class _Piece:
 
 
 @method("memorybank_keep", "MemoryBank without forgetting", "excerpt", on_demand=True, forgets=False)
+@method("memorybank_code", "MemoryBank, forgetting as its code does", "excerpt", on_demand=True, curve="code")
 @method("memorybank", "MemoryBank", "excerpt")
 class MemoryBank(BackboneMethod):
     """The bare backbone with the nearest memories, a summary of everything and a portrait of the user.
 
     A memory is a turn or the summary of a day. Each turn of a later day recalls the memories nearest to it, which
-    strengthens them, and the others fade (see :class:`Forgetting`). Answers recall without strengthening, because
-    every question is asked as if it were the only one; the day is the question's, or else the history's last.
+    strengthens them, and the other turns fade (see :class:`Forgetting`); summaries do not. Answers recall without
+    strengthening, because every question is asked as if it were the only one; the day is the question's, or else the
+    history's last.
 
     Args:
         name: as in records and tables.
         backbone: what answers, and summarises.
-        forgets: whether memories fade. Over months of a benchmark's dates next to nothing is left of them.
+        forgets: whether turns fade. Over months of a benchmark's dates next to nothing is left of them.
+        curve: how; see :func:`retention`.
         pieces: how many memories are recalled.
         encoder: Hub id or folder of a sentence encoder.
     """
 
     def __init__(
-        self, name: str, backbone: Backbone, *, forgets: bool = True, pieces: int = PIECES, encoder: str = ENCODER
+        self,
+        name: str,
+        backbone: Backbone,
+        *,
+        forgets: bool = True,
+        curve: Curve = "paper",
+        pieces: int = PIECES,
+        encoder: str = ENCODER,
     ) -> None:
         super().__init__(name, backbone)
         self.forgets = forgets
+        self.curve: Curve = curve
         self.most = pieces
         self._summarise = Summariser(backbone)
         self._store = VectorStore(encoder)
@@ -239,7 +262,7 @@ class MemoryBank(BackboneMethod):
         self._pieces: list[_Piece] = []
         self._overall: list[Entry] = []
         self._known: dict[str, tuple[str, str]] = {}
-        self._fading = Forgetting(self._seed)
+        self._fading = Forgetting(self._seed, self.curve)
         self._store.hold([])
 
     def keep(self, history: Sequence[Entry]) -> int:
@@ -254,7 +277,7 @@ class MemoryBank(BackboneMethod):
             summary = Document(
                 f"Summary of the conversation: {self._known[_said(day)][0]}", date=date_of(day[0].entries[0])
             )
-            learnt.append([*day, _Piece((summary,), day[0].day)])
+            learnt.append([*day, _Piece((summary,), day[0].day, summary=True)])
             self._pieces += learnt[-1]
         tokens += self._store.hold(piece.text for piece in self._pieces)
         if self.forgets:
@@ -295,7 +318,7 @@ class MemoryBank(BackboneMethod):
 
     def _live(self, days: Sequence[Sequence[_Piece]]) -> None:
         """Learns day after day; every turn recalls the nearest memories of the days before."""
-        self._fading = Forgetting(self._seed)
+        self._fading = Forgetting(self._seed, self.curve)
         before = 0
         for day in days:
             turns, today = day[:-1], day[0].day
@@ -305,13 +328,14 @@ class MemoryBank(BackboneMethod):
             for row in rows:
                 there = [number for number in range(before) if self._there(number, today)]
                 for place in nearest(row[there], self.most):
-                    self._fading.recall(there[place], today)
+                    if not self._pieces[there[place]].summary:
+                        self._fading.recall(there[place], today)
             for _ in day:
                 self._fading.learn(today)
             before += len(day)
 
     def _there(self, number: int, today: int) -> bool:
-        return not self.forgets or self._fading.remembers(number, today)
+        return not self.forgets or self._pieces[number].summary or self._fading.remembers(number, today)
 
     def _shown(self, today: int, row: Any) -> tuple[list[Entry], Mapping[str, Any]]:
         there = [number for number in range(len(self._pieces)) if self._there(number, today)]

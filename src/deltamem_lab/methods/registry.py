@@ -20,6 +20,8 @@ Made = TypeVar("Made", bound=type[BackboneMethod])
 
 GROUP = "deltamem.methods"
 STATIC = "static"
+# The controls that every adapter has its own of, beside the static one, which is trained.
+MATCHED = ("empty", "shuffled")
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,26 @@ def own_methods() -> Mapping[str, MethodEntry]:
     own = [(name, one) for name, one in _registered.items() if one.made.__module__.startswith(f"{package.__name__}.")]
     order = get_args(Kind)
     return dict(sorted(own, key=lambda pair: (order.index(pair[1].kind), pair[1].made.__module__)))
+
+
+def static_of(adapter: str) -> str:
+    """The name of the static control of an adapter; ``static`` alone is that of the main one."""
+    return f"{STATIC}-{adapter}"
+
+
+def is_static(name: str) -> bool:
+    """Whether an adapter, or the method that is named by it, is a static control."""
+    plain = name.partition("+")[0]
+    return plain == STATIC or plain.startswith(static_of(""))
+
+
+def adapter_of(name: str) -> str | None:
+    """The adapter that a method is about, by its name: empty if it names none, ``None`` if it is about none."""
+    kind, adapter = _split(name)
+    entry = _installed_method(kind)
+    if entry is not None:
+        return adapter if entry.made.adapted else None
+    return None if ":" in name else name.partition("+")[0]
 
 
 def find_method(name: str) -> MethodEntry:
@@ -142,7 +164,7 @@ def parse_method(name: str, adapters: Sequence[str]) -> tuple[str, str]:
         ) from None
     if not entry.made.adapted:
         return kind, ""
-    main = [adapter for adapter in adapters if adapter != STATIC]
+    main = [adapter for adapter in adapters if not is_static(adapter)]
     if not main or (adapter and adapter not in adapters):
         raise ValueError(f"The method {name!r} needs an adapter that is not loaded; load one with --adapter.")
     return kind, adapter or main[-1]
@@ -170,15 +192,16 @@ def describe_method(name: str) -> str:
     if ":" in name:
         return name
     plain, _, part = name.partition("+")
-    if plain == STATIC:
-        return "control: trained on strangers' memories"
+    if is_static(plain):
+        trained = "control: trained on strangers' memories"
+        return trained if plain == STATIC else f"{trained} ({plain.removeprefix(static_of(''))})"
     return f"δ-mem {plain}" + (" and full context" if part else "")
 
 
 def is_control(name: str) -> bool:
     """Whether a method shows what is not memory."""
     entry = _installed_method(_split(name)[0])
-    return name.partition("+")[0] == STATIC or (entry is not None and entry.kind == "control")
+    return is_static(name) or (entry is not None and entry.kind == "control")
 
 
 def lacking(name: str, backbone: Backbone, options: MethodOptions) -> str:
@@ -187,23 +210,28 @@ def lacking(name: str, backbone: Backbone, options: MethodOptions) -> str:
     Raises:
         ValueError: there is no such method.
     """
-    if name == STATIC and name not in backbone.adapters:
-        return "needs an adapter that was trained on strangers' memories: --static-adapter FOLDER"
+    if is_static(name) and name not in backbone.adapters:
+        named = "" if name == STATIC else f"{name.removeprefix(static_of(''))}="
+        return f"needs an adapter that was trained on strangers' memories: --static-adapter {named}FOLDER"
     kind, _ = parse_method(name, backbone.adapters)
     return find_method(kind).made.lacks(backbone, options)
 
 
 def default_methods(backbone: Backbone, options: MethodOptions | None = None) -> tuple[str, ...]:
-    """Every method of this package whose adapters and packages are there, controls last; not those on demand."""
+    """Every method of this package whose adapters and packages are there, controls last; not those on demand.
+
+    Of several adapters each has its own empty and strangers' memories beside the main one's.
+    """
     options = options or MethodOptions()
-    main = [adapter for adapter in backbone.adapters if adapter != STATIC]
+    main = [adapter for adapter in backbone.adapters if not is_static(adapter)]
     usual = {name: one for name, one in own_methods().items() if not one.on_demand}
     plain = [name for name, one in usual.items() if not one.made.adapted and not lacking(name, backbone, options)]
     states = [name for adapter in main for name in (adapter, f"{adapter}+context")]
     named_by_adapter = ("memory", "context")
     others = [name for name, one in usual.items() if main and one.made.adapted and name not in named_by_adapter]
-    static = [STATIC] if STATIC in backbone.adapters else []
-    return (*plain, *states, *others, *static)
+    matched = [f"{control}:{adapter}" for adapter in main[:-1] for control in MATCHED]
+    static = [adapter for adapter in backbone.adapters if is_static(adapter)]
+    return (*plain, *states, *others, *matched, *static)
 
 
 def _installed_method(kind: str) -> MethodEntry | None:

@@ -10,7 +10,7 @@ from deltamem.state import MemoryState
 from deltamem_lab.backbone import Backbone, Generated
 from deltamem_lab.interface import Ask, Entry, as_messages, as_text
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
-from deltamem_lab.methods.fitting import chunks
+from deltamem_lab.methods.fitting import chunks, packed
 from deltamem_lab.methods.memory import StateMemory
 from deltamem_lab.methods.registry import method
 from deltamem_lab.methods.vectors import ENCODER, VectorStore, lacking_encoder, nearest
@@ -20,25 +20,51 @@ CHARACTERS = 2000
 PASSAGE = 1000
 
 
+class Units:
+    """What retrieval brings back: how many units, and what a unit is.
+
+    Args:
+        backbone: whose tokens count.
+        options: how many, and of how many tokens; by default a turn, or a passage.
+        characters: of a passage.
+    """
+
+    def __init__(self, backbone: Backbone, options: MethodOptions | None = None, characters: int = CHARACTERS) -> None:
+        options = options or MethodOptions()
+        self.most = options.turns
+        self._tokens = options.unit
+        self._count = backbone.count
+        self._characters = min(characters, 4 * options.unit) if options.unit else characters
+
+    def __call__(self, history: Sequence[Entry]) -> list[list[Entry]]:
+        """The units of a history, in its order."""
+        units = chunks(history, self._characters)
+        return packed(units, self._tokens, self._count) if self._tokens else units
+
+    def prompt(self, size: Size) -> int:
+        """About how many tokens a prompt has that shows what is found."""
+        if self._tokens:
+            return size.with_part(self.most * self._tokens)
+        return size.with_found(self.most, self._characters)
+
+
 class Found:
     """What BM25 finds in a history for each question.
 
     Args:
-        turns: how many turns or passages.
-        characters: the length of the passages that documents are cut into.
+        units: how many, and what a unit is.
     """
 
-    def __init__(self, turns: int = MethodOptions.turns, characters: int = CHARACTERS) -> None:
-        self.turns = turns
-        self.characters = characters
+    def __init__(self, units: Units) -> None:
+        self.units = units
 
     def __call__(self, history: Sequence[Entry], asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
-        """For each question the turns and passages that share the most telling words with it, in their own order."""
-        units = chunks(history, self.characters)
+        """For each question the units that share the most telling words with it, in their own order."""
+        units = self.units(history)
         if not units:
             return [([], {"retrieved": []})] * len(asks)
         texts = ["\n".join(as_text(entry) for entry in unit) for unit in units]
-        ranked = best_matches(texts, [ask.question.text for ask in asks], self.turns)
+        ranked = best_matches(texts, [ask.question.text for ask in asks], self.units.most)
         places = [[place for place, score in row if score > 0] for row in ranked]
         return [([entry for place in row for entry in units[place]], {"retrieved": row}) for row in places]
 
@@ -50,17 +76,17 @@ class Bm25(BackboneMethod):
     Args:
         name: as in records and tables.
         backbone: what answers.
-        find: how turns are found.
+        options: how many units are brought back, and what a unit is.
     """
 
-    def __init__(self, name: str, backbone: Backbone, find: Found | None = None) -> None:
+    def __init__(self, name: str, backbone: Backbone, options: MethodOptions | None = None) -> None:
         super().__init__(name, backbone)
-        self.find = find or Found()
+        self.find = Found(Units(backbone, options))
 
     @classmethod
     def build(cls, name: str, backbone: Backbone, adapter: str, options: MethodOptions, **arguments: Any) -> Self:
-        """With as many turns as were chosen."""
-        return cls(name, backbone, Found(options.turns))
+        """With the units that were chosen."""
+        return cls(name, backbone, options)
 
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """What was found."""
@@ -68,7 +94,7 @@ class Bm25(BackboneMethod):
 
     def estimate(self, size: Size) -> tuple[int, int]:
         """Some turns and the question are read."""
-        return 0, size.with_found(self.find.turns, self.find.characters)
+        return 0, self.find.units.prompt(size)
 
     @property
     def stored_bytes(self) -> int:
@@ -83,21 +109,23 @@ class Dense(BackboneMethod):
     Args:
         name: as in records and tables.
         backbone: what answers.
-        turns: how many turns or passages.
+        options: how many units are brought back, and what a unit is.
         encoder: Hub id or folder of a sentence encoder.
     """
 
-    def __init__(self, name: str, backbone: Backbone, turns: int = MethodOptions.turns, encoder: str = ENCODER) -> None:
+    def __init__(
+        self, name: str, backbone: Backbone, options: MethodOptions | None = None, encoder: str = ENCODER
+    ) -> None:
         super().__init__(name, backbone)
-        self.turns = turns
+        self.units = Units(backbone, options, PASSAGE)
         self._store = VectorStore(encoder)
         self._units: list[list[Entry]] = []
         self._texts: list[str] = []
 
     @classmethod
     def build(cls, name: str, backbone: Backbone, adapter: str, options: MethodOptions, **arguments: Any) -> Self:
-        """With as many turns as were chosen."""
-        return cls(name, backbone, options.turns)
+        """With the units that were chosen."""
+        return cls(name, backbone, options)
 
     @classmethod
     def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
@@ -111,19 +139,19 @@ class Dense(BackboneMethod):
 
     def keep(self, history: Sequence[Entry]) -> int:
         """Encodes it; the tokens are the encoder's."""
-        self._units = chunks(self.history, PASSAGE)
+        self._units = self.units(self.history)
         self._texts = ["\n".join(as_text(entry) for entry in unit) for unit in self._units]
         return self._store.hold(self._texts)
 
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """The nearest turns and passages, in their own order."""
         rows = self._store.likeness([ask.question.text for ask in asks], self._texts)
-        found = [sorted(nearest(row, self.turns)) for row in rows]
+        found = [sorted(nearest(row, self.units.most)) for row in rows]
         return [([entry for place in row for entry in self._units[place]], {"retrieved": row}) for row in found]
 
     def estimate(self, size: Size) -> tuple[int, int]:
         """The history is encoded once; some turns and the question are read."""
-        return size.history, size.with_found(self.turns, PASSAGE)
+        return size.history, self.units.prompt(size)
 
     @property
     def stored_bytes(self) -> int:
@@ -139,17 +167,17 @@ class HybridPrompt(StateMemory):
         name: as in records and tables.
         backbone: a model with adapters.
         adapter: which of them.
-        find: how turns are found.
+        options: how many units are brought back, and what a unit is.
     """
 
-    def __init__(self, name: str, backbone: Backbone, adapter: str, find: Found | None = None) -> None:
+    def __init__(self, name: str, backbone: Backbone, adapter: str, options: MethodOptions | None = None) -> None:
         super().__init__(name, backbone, adapter)
-        self.find = find or Found()
+        self.find = Found(Units(backbone, options))
 
     @classmethod
     def build(cls, name: str, backbone: Backbone, adapter: str, options: MethodOptions, **arguments: Any) -> Self:
-        """With as many turns as were chosen."""
-        return cls(name, backbone, adapter, Found(options.turns))
+        """With the units that were chosen."""
+        return cls(name, backbone, adapter, options)
 
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """What was found."""
@@ -157,7 +185,7 @@ class HybridPrompt(StateMemory):
 
     def estimate(self, size: Size) -> tuple[int, int]:
         """The history is written once; some turns and the question are read."""
-        return size.history, size.with_found(self.find.turns, self.find.characters)
+        return size.history, self.find.units.prompt(size)
 
     @property
     def stored_bytes(self) -> int:

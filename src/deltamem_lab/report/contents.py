@@ -1,6 +1,8 @@
 """What a report of runs says: tables, drawings and examples, from records alone."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 
 from deltamem_lab.methods import describe_method, is_control
 from deltamem_lab.methods.registry import STATIC
@@ -13,8 +15,10 @@ from deltamem_lab.report.curves import curves
 from deltamem_lab.report.examples import examples
 from deltamem_lab.report.learning import TrainingLog, learning
 from deltamem_lab.statistics import EXPLAINED, LEAST_ITEMS, Difference, Interval
-from deltamem_lab.summary import MethodSummary, TaskSummary, reads_nothing, summarise
+from deltamem_lab.summary import STRANGER, MethodSummary, TaskSummary, reads_nothing, summarise
 
+# The difference that it is told of how many items it needs.
+_SMALL = 0.05
 _AVERAGES = {
     "question": "over questions",
     "category": "over the means of the categories",
@@ -68,6 +72,20 @@ def verdict(difference: Difference | None) -> str:
         return "–"
     one = difference.interval
     return f"{100 * one.value:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}] {difference.verdict}"
+
+
+def power(differences: Sequence[Difference]) -> str:
+    """How large a difference has to be to be found among those of a table, and how many items a small one needs."""
+    known = [one for one in differences if 0 < one.error < math.inf]
+    if not known:
+        return ""
+    points = [100 * one.findable(len(differences)) for one in known]
+    items = median(one.items_for(_SMALL, len(differences)) for one in known)
+    return (
+        f"Among these {len(differences)} verdicts a true difference is found in four runs of five if it is "
+        f"{median(points):.1f} points (the median of the pairs; from {min(points):.1f} to {max(points):.1f}); one of "
+        f"{100 * _SMALL:.0f} points needs about {items:,.0f} items."
+    )
 
 
 def _about(records: Sequence[Record]) -> str:
@@ -126,9 +144,16 @@ def _reading(task: TaskSummary) -> str:
             f"Of {task.questions:,} questions {task.known:,} are answered right by the backbone without any context; "
             "“needs memory” leaves them out, so it is zero, or nearly, for no context by definition."
         )
+    if said_power := power([one for method in task.methods for one in method.differences.values()]):
+        said.append(said_power)
+    if not set(task.references).isdisjoint({"empty", STRANGER, STATIC}):
+        said.append(
+            "Controls are of a method's own adapter: where only another's ran, there is no difference; methods without "
+            "an adapter are set against the main one's."
+        )
     if STATIC in task.references:
-        said.append("Only what a memory gains over the static control, which was trained alike, is memory.")
-    elif "shuffled" in task.references:
+        said.append("Only what a memory gains over the static control, if that was trained alike, is memory.")
+    elif STRANGER in task.references:
         said.append(
             "No static control ran. The difference from another item's memory is an upper bound of what is memory: an "
             "adapter comes to rely on a memory of its own, so a stranger's may harm it."

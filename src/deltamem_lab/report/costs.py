@@ -5,7 +5,7 @@ from deltamem_lab.report.charts import pareto
 from deltamem_lab.summary import MethodSummary, TaskSummary
 
 # Methods whose written tokens go through another, smaller model than the backbone, in part or all.
-_OTHER_MODELS = frozenset({"dense", "memorybank", "memorybank_keep", "llmlingua2"})
+_OTHER_MODELS = frozenset({"dense", "memorybank", "memorybank_code", "memorybank_keep", "compression", "llmlingua2"})
 _MIB = 2**20
 
 

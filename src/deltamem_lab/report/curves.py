@@ -44,8 +44,12 @@ def curve(records: Sequence[Record], axis: str, parts: Sequence[Range]) -> dict[
         inside = [record for record in records if low <= record.axes[axis] <= high]
         if inside:
             at = sum(record.axes[axis] for record in inside) / len(inside)
-            points[low, high] = at, rate_interval([r.score for r in inside], [r.item for r in inside])
+            points[low, high] = at, _mean(inside)
     return points
+
+
+def _mean(records: Sequence[Record]) -> Interval:
+    return rate_interval([r.score for r in records], [r.item for r in records], [r.question for r in records])
 
 
 def _axis(axis: str, records: Sequence[Record], methods: Sequence[str]) -> list[Block]:

@@ -1,23 +1,37 @@
 """The leaderboard: every method on a benchmark, the best first, with what a question costs it."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
-from statistics import stdev
+from statistics import fmean, stdev
 
 from deltamem_lab.leaderboard import MethodResults, Results
 from deltamem_lab.report.blocks import Block, Heading, Paragraph, Table
-from deltamem_lab.statistics import Interval, rate_of_sums
+from deltamem_lab.report.contents import power, verdict
+from deltamem_lab.statistics import (
+    EXPLAINED,
+    LEAST_ITEMS,
+    Difference,
+    Interval,
+    corrected,
+    difference_of_sums,
+    rate_of_sums,
+)
+from deltamem_lab.summary import reference_of, references
+
+Scores = Sequence[float | None]
 
 _INTRODUCTION = (
     "Scores are percent, of all questions of all seeds, with 95 % intervals by a bootstrap over items. A seed draws "
     "other items; what was trained is the same in each. “Over seeds” is the standard deviation of the seeds' means, "
     "and the lowest and the highest of them. Controls show what is not memory and have no rank, nor has what ran on "
     "fewer items than the others. Costs are those of a question asked alone: the tokens that were read to keep its "
-    "history (by an encoder or a classifier in dense, memorybank and llmlingua2), the tokens of its prompt, and the "
+    "history (by an encoder or a classifier in dense, memorybank and compression), the tokens of its prompt, and the "
     "bytes kept of the history between turns. The weights of what was trained serve every history and are not counted. "
     "Methods that retrieve show different amounts of text; a part of the order of bm25, dense and memorybank is that "
     "budget."
 )
+_KINDS = "By the part of the benchmark, percent: what leads in all of them together need not lead in each."
 
 
 def leaderboard(several: Sequence[Results]) -> list[Block]:
@@ -38,7 +52,7 @@ def _section(results: Results) -> list[Block]:
         f"{len(results.items):,} items, {sum(results.questions):,} questions, seeds {', '.join(map(str, seeds))}; "
         f"backbone {results.model or 'not named'}; {versions}. Made by: {'; '.join(results.commands) or 'not known'}"
     )
-    ranked = sorted(results.entries, key=lambda entry: -_score(results, entry).value)
+    ranked = sorted(results.entries, key=lambda entry: -_score(results, entry.scores).value)
     rivals = [entry for entry in ranked if not entry.control and None not in entry.scores]
     ranks = {entry.method: str(place) for place, entry in enumerate(rivals, start=1)}
     head = [
@@ -54,6 +68,8 @@ def _section(results: Results) -> list[Block]:
     ]
     rows = [[ranks.get(entry.method, "–"), *_row(results, entry)] for entry in ranked]
     blocks: list[Block] = [Heading(f"{results.task}, protocol {results.protocol}"), Paragraph(said), Table(head, rows)]
+    blocks += _kinds(results, ranked)
+    blocks += _differences(results, ranked)
     if results.absent:
         missing = "; ".join(f"{name}: {reason}" for name, reason in results.absent.items())
         blocks.append(Paragraph(f"Not run: {missing}."))
@@ -61,11 +77,11 @@ def _section(results: Results) -> list[Block]:
 
 
 def _row(results: Results, entry: MethodResults) -> list[str]:
-    score = _score(results, entry)
+    score = _score(results, entry.scores)
     return [
         entry.method,
         entry.about,
-        f"{100 * score.value:.1f} ({100 * score.low:.1f}–{100 * score.high:.1f})",
+        _percent(score),
         _spread(results, entry),
         _items(results, entry),
         f"{entry.cost['write_tokens']:,.0f}",
@@ -84,16 +100,82 @@ def _items(results: Results, entry: MethodResults) -> str:
     return f"{len(seeds):,} of {len(results.seeds):,} ({named})"
 
 
-def _score(results: Results, entry: MethodResults) -> Interval:
+def _kinds(results: Results, ranked: Sequence[MethodResults]) -> list[Block]:
+    """The scores by source, where there are several."""
+    sources = sorted(set(results.sources), key=_in_order)
+    if len(sources) < 2:
+        return []
+    rows = []
+    for entry in ranked:
+        parts = [
+            tuple(score if own == source else None for own, score in zip(results.sources, entry.scores, strict=True))
+            for source in sources
+        ]
+        rows.append(
+            [
+                entry.method,
+                *(
+                    _percent(_score(results, part)) if any(score is not None for score in part) else "–"
+                    for part in parts
+                ),
+            ]
+        )
+    return [Heading("By kind", 3), Paragraph(_KINDS), Table(["method", *sources], rows)]
+
+
+def _in_order(source: str) -> tuple[float, str]:
+    """By the number a name begins with, if it does."""
+    first = source.split(" ")[0]
+    return (float(first) if first.isdigit() else math.inf), source
+
+
+def _differences(results: Results, ranked: Sequence[MethodResults]) -> list[Block]:
+    """What each method is better or worse than, its own controls among it."""
+    entries = {entry.method: entry for entry in ranked}
+    prints = {entry.method: entry.adapter for entry in ranked}
+    compared = references(entries)
+    found = {
+        (name, reference): difference
+        for name, entry in entries.items()
+        for reference in compared
+        if (other := reference_of(name, reference, prints))
+        and (difference := _difference(results, entry.scores, entries[other].scores))
+    }
+    if not found:
+        return []
+    held = corrected(found)
+    rows = [[name, *(verdict(held.get((name, reference))) for reference in compared)] for name in entries]
+    return [
+        Heading("Differences, points", 3),
+        Paragraph(f"{EXPLAINED} {power(list(held.values()))}".strip()),
+        Table(["method", *(f"against {reference}" for reference in compared)], rows),
+    ]
+
+
+def _difference(results: Results, first: Scores, second: Scores) -> Difference | None:
+    paired = tuple(None if a is None or b is None else a - b for a, b in zip(first, second, strict=True))
+    sums, counts = _by_item(results, paired)
+    return difference_of_sums(sums, counts) if len(sums) >= LEAST_ITEMS else None
+
+
+def _score(results: Results, scores: Scores) -> Interval:
     """The mean over questions, with its interval over items, which needs no more than their sums."""
-    sums: dict[str, float] = defaultdict(float)
-    counts: dict[str, int] = defaultdict(int)
-    # An item that several seeds ask about is one text.
-    for item, total, asked in zip(results.items, entry.scores, results.questions, strict=True):
+    return rate_of_sums(*_by_item(results, scores))
+
+
+def _by_item(results: Results, scores: Scores) -> tuple[list[float], list[float]]:
+    """The sum and number of each item's questions; of an item that several seeds ask about, the mean over them."""
+    sums: dict[str, list[float]] = defaultdict(list)
+    counts: dict[str, list[int]] = defaultdict(list)
+    for item, total, asked in zip(results.items, scores, results.questions, strict=True):
         if total is not None:
-            sums[item] += total
-            counts[item] += asked
-    return rate_of_sums(list(sums.values()), list(counts.values()))
+            sums[item].append(total)
+            counts[item].append(asked)
+    return [fmean(of) for of in sums.values()], [fmean(of) for of in counts.values()]
+
+
+def _percent(score: Interval) -> str:
+    return f"{100 * score.value:.1f} ({100 * score.low:.1f}–{100 * score.high:.1f})"
 
 
 def _spread(results: Results, entry: MethodResults) -> str:

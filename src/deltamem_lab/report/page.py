@@ -12,28 +12,49 @@ from deltamem_lab.report.contents import contents
 from deltamem_lab.report.learning import is_training, read_training
 
 _NUMBER = re.compile(r"([-+]?[\d.,]+|–)( \| [\d.]+| of \d items)?")
-_INTERVAL = re.compile(r"([-+]?[\d.]+) (\[[-+\d., ]+\])(?: (better|worse|cannot tell))?")
+INTERVAL = re.compile(r"([-+]?[\d.]+) (\[[-+\d., ]+\])(?: (better|worse|cannot tell))?")
 _MARKDOWN = re.compile(r"([\\`*_<>#|~]|(?<=\])[(:])")
 _NUMBERS, _WORDS = "---:", "---"
 _VERDICTS = {"better": "better", "worse": "worse", "cannot tell": "open"}
 
 
-def write_report(runs: Sequence[Path], output: Path) -> tuple[Path, Path]:
-    """Writes ``report.html`` and ``report.md`` about one or several runs and says where they lie.
+def read_blocks(runs: Sequence[Path]) -> list[Block]:
+    """What a report about one or several runs says.
 
     Args:
         runs: folders with records, and of trainings; those under a run's ``trained`` come with it.
-        output: the folder to write to.
 
     Raises:
-        OSError: a run is not there, or the folder cannot be written.
+        OSError: a run is not there.
         ValueError: a record or a log is damaged, two runs answer the same question by the same method, or there is
             nothing.
     """
     trainings = [folder for run in runs for folder in (run, *sorted((run / TRAINED).glob("*"))) if is_training(folder)]
     evaluated = [run for run in runs if run not in trainings]
     absent = join_notes(map(read_notes, evaluated)).absent
-    blocks = contents(read_runs(evaluated), absent, [read_training(folder) for folder in trainings])
+    return contents(read_runs(evaluated), absent, [read_training(folder) for folder in trainings])
+
+
+def write_report(runs: Sequence[Path], output: Path) -> tuple[Path, Path]:
+    """Writes ``report.html`` and ``report.md`` about one or several runs and says where they lie.
+
+    Args:
+        runs: see :func:`read_blocks`.
+        output: the folder to write to.
+
+    Raises:
+        OSError: a run is not there, or the folder cannot be written.
+        ValueError: as :func:`read_blocks`.
+    """
+    return write_pages(read_blocks(runs), output)
+
+
+def write_pages(blocks: Sequence[Block], output: Path) -> tuple[Path, Path]:
+    """Writes ``report.html`` and ``report.md`` to a folder and says where they lie.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     pages = output / "report.html", output / "report.md"
     for path, text in zip(pages, (to_html(blocks), to_markdown(blocks)), strict=True):
         write_atomically(path, text.encode("utf-8", "replace"))
@@ -60,7 +81,7 @@ def to_html(blocks: Sequence[Block]) -> str:
         blocks=blocks,
         kind=lambda block: type(block).__name__,
         words=lambda table, column: columns[id(table)][column] == _WORDS,
-        interval=_INTERVAL.fullmatch,
+        interval=INTERVAL.fullmatch,
         number=_NUMBER.fullmatch,
         verdicts=_VERDICTS,
     )
@@ -94,7 +115,12 @@ def _markdown(block: Block) -> str:
 
 def _alignment(column: Sequence[str]) -> str:
     """Below a heading numbers stand on the right, words on the left."""
-    return _NUMBERS if all(cell[:1] in "–±+-0123456789" for cell in column[1:]) else _WORDS
+    return _NUMBERS if is_numbers(column) else _WORDS
+
+
+def is_numbers(column: Sequence[str]) -> bool:
+    """Whether all cells below a column's heading are numbers, or missing."""
+    return all(cell[:1] in "–±+-0123456789" for cell in column[1:])
 
 
 def _plain(text: str) -> str:

@@ -1,7 +1,7 @@
 """The toy world as a benchmark: held-out dialogues with facts, corrections and small talk, and questions about them."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -12,12 +12,23 @@ from deltamem.demo.world import UNKNOWN, USER, Dialogue, chat, sample_dialogue, 
 from deltamem.demo.world import Message as Said
 from deltamem.demo.world import Question as Asked
 from deltamem_lab.interface import Average, Budget, Decoding, Entry, Item, Question, as_messages
+from deltamem_lab.tasks import unseen
 from deltamem_lab.tasks.registry import task
 
 _NEW_TOKENS = 16
 _FACTS = (2, 4, 8, 16)
 _CORRECTED = (4, 2)
 _LATER = (4, 40)
+# Of many people, so many facts beside the user's: about five times as many bytes as the largest memory has.
+_CROWD = (4, 600)
+_UNSEEN = 4
+BEYOND = "beyond"
+_BEYOND: Mapping[str, Callable[[random.Random], Dialogue]] = {
+    "many people": lambda rng: unseen.crowd(rng, *_CROWD),
+    "new values": lambda rng: unseen.with_new_values(rng, _UNSEEN),
+    "new wordings": lambda rng: unseen.with_new_wordings(rng, _UNSEEN),
+    "new attributes": lambda rng: unseen.with_new_attributes(rng, _UNSEEN),
+}
 FACTS, AGO = "facts told", "tokens since it was told"
 
 
@@ -29,6 +40,10 @@ class WorldTask:
     exchanges of small talk, beyond the embedded backbone's window. A question about a fact says how many tokens of the
     embedded tokenizer came after the message that told it and, where there was nothing but facts, how many there were.
 
+    The protocol ``beyond`` has four other kinds, which ask for more than the adapters were trained to do: four facts of
+    the user among six hundred about many people, whose text has several times the bytes of any memory here; and four
+    facts with values, in wordings of the questions, or of attributes that neither backbone nor adapters have met.
+
     Args:
         data: none; the world is made up.
         seed: another seed, other dialogues.
@@ -39,7 +54,7 @@ class WorldTask:
     """
 
     name = "world"
-    protocols = ("world",)
+    protocols = ("world", BEYOND)
     main_metric = "exact"
     averages: tuple[Average, ...] = ("question", "category")
     settings: Mapping[str, str] = {}
@@ -53,9 +68,11 @@ class WorldTask:
 
     def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
         """Item after item, a kind each."""
-        wanted = 6 * self.dialogues if limit is None else min(limit, 6 * self.dialogues)
-        for number in range(wanted):
-            yield self._item(number // 6, number % 6)
+        kinds = len(_BEYOND) if protocol == BEYOND else len(_FACTS) + 2
+        make = self._beyond if protocol == BEYOND else self._item
+        every = kinds * self.dialogues
+        for number in range(every if limit is None else min(limit, every)):
+            yield make(number // kinds, number % kinds)
 
     def prompt(
         self, item: Item, question: Question, history: Sequence[Entry], protocol: str, budget: Budget
@@ -92,6 +109,17 @@ class WorldTask:
             id=f"{self.seed}/{number}/{source.replace(' ', '-')}",
             history=tuple(message.to_dict() for message in messages),
             questions=tuple(_questions(rng, dialogue, messages, source)),
+            source=source,
+        )
+
+    def _beyond(self, number: int, kind: int) -> Item:
+        source, make = list(_BEYOND.items())[kind]
+        rng = random.Random(f"eval/{self.seed}/{number}/{source}")
+        dialogue = make(rng)
+        return Item(
+            id=f"{self.seed}/{number}/{source.replace(' ', '-')}",
+            history=tuple(message.to_dict() for message in dialogue.messages),
+            questions=tuple(_questions(rng, dialogue, dialogue.messages, source)),
             source=source,
         )
 

@@ -123,6 +123,21 @@ def test_the_papers_suite_is_planned_whole(
     assert "locomo, release, none  " in said
 
 
+def test_numbers_attention_and_devices_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    chosen = ("--model", str(ASSETS), "--task", "world", "--method", "none", "--limit", "1", "--questions", "1")
+    given = ("--dtype", "float16", "--attention", "eager", "--device-map", "cpu", "--output", str(folder))
+    assert run("eval", *chosen, *given) == 0
+    options = json.loads((folder / "run.json").read_text("utf-8"))["options"]
+    assert (options["dtype"], options["attention"]) == ("float16", "eager")
+    assert len(read_run(folder)) == 1
+    capsys.readouterr()
+    assert run("eval", *chosen, "--dtype", "float8") == 2
+    assert "float32, bfloat16, float16, not 'float8'" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert run("eval", "--task", "world", "--dtype", "float16") == 2
+    assert "of a --model" in capsys.readouterr().err
+
+
 def test_ifeval_runs_like_any_task(
     tmp_path: Path, sources: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 import yaml
 
 from deltamem.cli.main import build_app, main
+from deltamem.demo import adapters as demo
+from deltamem.demo.adapters import COURSES, Which
 from deltamem.train.recipefile import load_recipe
 from deltamem_lab.commands.evaluation.arguments import choose_suite
 from deltamem_lab.commands.evaluation.planning import choose_methods
@@ -25,8 +28,12 @@ BY_NAME = {one.name: one for one in TRAININGS}
 def shorter(training: SuiteTraining) -> SuiteTraining:
     """The same training with two small updates."""
 
+    make = training.recipe
+    if make is None:
+        return training
+
     def recipe(folder: Path) -> str:
-        values = yaml.safe_load(training.recipe(folder))
+        values = yaml.safe_load(make(folder))
         values["schedule"]["steps"] = 2
         values["data"]["options"] |= {"steps": 2, "episodes": 4, "max_facts": 2}
         values["evaluation"]["data"]["options"] = {"dialogues": 2, "facts": 2}
@@ -45,14 +52,15 @@ def in_process(commands: Mapping[str, Sequence[str]]) -> dict[str, int]:
 
 
 def _exit_status(arguments: Sequence[str]) -> int:
+    assert arguments[0] == "deltamem"
     with pytest.raises(SystemExit) as left:
-        main(list(arguments))
+        main(list(arguments[1:]))
     return int(left.value.code or 0)
 
 
 def find(output: Path, *methods: str, adapters: Sequence[str] = (), train: bool = True) -> Preparation:
     suite = dataclasses.replace(SUITE, trainings=SHORT)
-    return find_preparation(suite, output, methods, adapters, None, "", train=train)
+    return find_preparation(suite, output, methods, adapters, (), "", train=train)
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +72,39 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-@pytest.mark.parametrize("training", TRAININGS, ids=lambda one: one.name)
+@pytest.mark.parametrize("training", [one for one in TRAININGS if one.recipe], ids=lambda one: one.name)
 def test_a_training_is_a_command_with_a_recipe(training: SuiteTraining, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
+    assert training.recipe is not None
     path.write_text(training.recipe(tmp_path), "utf-8")
     recipe = load_recipe(path)
-    assert str(recipe.schedule.steps) in training.about or training.method in ("mlp_memory", "llmlingua2")
+    assert str(recipe.schedule.steps) in training.about or training.method in ("mlp_memory", "compression")
     assert training.seconds <= 300
-    arguments = [part.format(recipe=path, folder=tmp_path) for part in training.command]
+    module, *arguments = [part.format(recipe=path, folder=tmp_path) for part in training.command]
+    assert module == "deltamem"
     command = typer.main.get_command(build_app())
     while arguments[0] in getattr(command, "commands", {}):
         command = command.commands[arguments.pop(0)]  # type: ignore[attr-defined]
     context = command.make_context("command", arguments)
     assert context.params["recipe"] == path
+
+
+@pytest.mark.parametrize("which", COURSES)
+def test_the_static_control_of_an_adapter_is_trained_as_it_was(
+    which: Which, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its command trains the adapter's own course with the adapter's seed, on strangers' memories."""
+    training = BY_NAME["static" if which == "multi" else f"static-{which}"]
+    called: list[tuple[object, ...]] = []
+    monkeypatch.setattr(demo, "train", lambda *given, **named: called.append((*given, named["seed"], named["control"])))
+    module, *arguments = [part.format(recipe="", folder=tmp_path) for part in training.command]
+    assert module == demo.__name__
+    monkeypatch.setattr("sys.argv", [module, *arguments])
+    threads = torch.get_num_threads()
+    demo.main()
+    torch.set_num_threads(threads)
+    assert called == [(COURSES[which], tmp_path / "stages", tmp_path, 0, True)]
+    assert f"{sum(stage.steps for stage in COURSES[which].stages):,} updates" in training.about
 
 
 def test_what_is_trained_is_not_trained_again(trained: Path) -> None:
@@ -104,6 +132,10 @@ def test_nothing_is_trained_that_was_given_or_is_not_wanted(tmp_path: Path) -> N
     assert find(tmp_path, "none", "multi").left == ()
     assert choose_suite("embedded", (), "", has_model=True).trainings == ()
     assert [one.name for one in find(tmp_path, "empty:static").left] == ["static"]
+    assert [one.name for one in find(tmp_path, "static-token").left] == ["static-token"]
+    own = find_preparation(SUITE, tmp_path, (), (), ("here", "token=there"), "", train=True)
+    assert {one.name for one in own.given} == {"static", "static-token"}
+    assert own.statics == ["here", "token=there"]
     without = find(tmp_path, train=False)
     assert without.left == ()
     assert set(without.absent) == {one.method for one in TRAININGS}
@@ -111,34 +143,31 @@ def test_nothing_is_trained_that_was_given_or_is_not_wanted(tmp_path: Path) -> N
 
 
 def test_a_classifier_that_was_given_or_trained_compresses(tmp_path: Path) -> None:
-    assert [one.name for one in find(tmp_path, "llmlingua2").left] == ["llmlingua2"]
-    given = find_preparation(SUITE, tmp_path, ("llmlingua2",), (), None, "somewhere", train=True)
-    assert (given.left, given.compressor, given.methods) == ((), "somewhere", ("llmlingua2",))
-    folder = tmp_path / "trained" / "llmlingua2"
+    assert [one.name for one in find(tmp_path, "compression").left] == ["compression"]
+    given = find_preparation(SUITE, tmp_path, ("compression",), (), (), "somewhere", train=True)
+    assert (given.left, given.compressor, given.methods) == ((), "somewhere", ("compression",))
+    folder = tmp_path / "trained" / "compression"
     folder.mkdir(parents=True)
     (folder / "training.json").write_text("{}", "utf-8")
-    there = find(tmp_path, "llmlingua2")
+    there = find(tmp_path, "compression")
     assert (there.left, there.compressor, there.adapters) == ((), str(folder), [])
 
 
 def test_the_missing_package_is_named(tmp_path: Path) -> None:
     suite = dataclasses.replace(SUITE, trainings=NEEDY)
-    found = find_preparation(suite, tmp_path, (), (), None, "", train=True)
+    found = find_preparation(suite, tmp_path, (), (), (), "", train=True)
     assert found.left == ()
     assert found.absent == {"context2lora": 'needs no_such_package: pip install "deltamem[lora]"'}
 
 
-def test_a_stopped_control_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    folder = tmp_path / "trained" / "static"
-    train(find(tmp_path, "static"), run=in_process)
-    (checkpoint,) = folder.glob("checkpoint-*")
-    before = checkpoint.stat().st_mtime_ns
-    for name in ("metrics.json", "adapter.safetensors", "deltamem_adapter.json"):
-        (folder / name).unlink()
-    left = find(tmp_path, "static")
-    assert [one.name for one in left.left] == ["static"]
-    assert train(left, run=in_process).static == folder
-    assert checkpoint.stat().st_mtime_ns == before
+def test_controls_that_were_trained_are_named_by_their_adapters(tmp_path: Path) -> None:
+    for name in ("static", "static-segment"):
+        folder = tmp_path / "trained" / name
+        folder.mkdir(parents=True)
+        (folder / "training.json").write_text("{}", "utf-8")
+    there = find(tmp_path, "static", "static-segment")
+    assert (there.left, there.adapters) == ((), [])
+    assert there.statics == [str(tmp_path / "trained" / "static"), f"segment={folder}"]
 
 
 def test_a_training_that_fails_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,13 +183,14 @@ def test_a_training_that_fails_is_an_error(tmp_path: Path, capsys: pytest.Captur
 
 def test_the_whole_table_has_every_method_or_says_why_not(trained: Path) -> None:
     backbone = embedded_backbone(adapters=find(trained, "context2lora").adapters)
-    untrained = {one.method for one in TRAININGS} - {"context2lora", "llmlingua2"}
+    untrained = {one.method for one in TRAININGS} - {"context2lora", "compression"}
     names, absent = choose_methods(SUITE, (), backbone, MethodOptions(), untrained)
     assert {"none", "full", "bm25", "multi", "multi+context", "hybrid", "hybrid_state", "context2lora"} <= set(names)
     assert {"context2lora_fitted", "dense", "memorybank"} <= set(names) | set(absent)
     assert untrained.isdisjoint({*names, *absent})
     assert "--compressor" in absent["llmlingua2"]
     assert "baseline memgen" in choose_methods(SUITE, (), backbone, MethodOptions())[1]["memgen"]
+    assert "baseline compression" in absent["compression"]
     given = MethodOptions(compressor="somewhere")
     assert "llmlingua2" in choose_methods(SUITE, (), backbone, given)[0]
     assert names.index("empty") > names.index("context2lora_fitted")

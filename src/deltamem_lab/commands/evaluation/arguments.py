@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from deltamem_lab.loading import Placing
     from deltamem_lab.runner import Job
     from deltamem_lab.suites import Suite
 
@@ -44,6 +45,23 @@ def choose_suite(suite: str, tasks: Sequence[str], protocol: str, *, has_model: 
         raise typer.BadParameter(f"The suite {suite} needs a --model.")
     # What a suite trains is trained on the embedded backbone.
     return replace(found, trainings=(), seconds=0) if has_model else found
+
+
+def read_placing(dtype: str, attention: str, device_map: str, *, has_model: bool) -> "Placing":
+    """How a model is loaded.
+
+    Raises:
+        typer.BadParameter: there is no such type of numbers, or no model to load.
+    """
+    from deltamem_lab.loading import DTYPES, Placing
+
+    if not has_model and (dtype or attention or device_map):
+        raise typer.BadParameter(
+            "--dtype, --attention and --device-map are of a --model; the embedded one has its own."
+        )
+    if dtype and dtype not in DTYPES:
+        raise typer.BadParameter(f"--dtype is one of {', '.join(DTYPES)}, not {dtype!r}.")
+    return Placing(dtype, attention, device_map)
 
 
 def read_sources(
@@ -107,7 +125,7 @@ def read_shard(text: str) -> tuple[int, int]:
 
 
 def make_jobs(
-    suite: "Suite", sources: Sources, seeds: Sequence[int], limit: int | None, *, skip: bool
+    suite: "Suite", sources: Sources, seeds: Sequence[int], limit: int | None, questions: int | None, *, skip: bool
 ) -> tuple[list["Job"], dict[str, str]]:
     """The jobs, and if ``skip`` the tasks whose data is not here, each with the reason."""
     from deltamem_lab.runner import Job
@@ -131,8 +149,8 @@ def make_jobs(
                     raise
                 missing[one.task] = " ".join(str(error).split())
                 continue
-            jobs.append(Job(built, pick_protocol(built, one.protocol), seed, limit))
-    names = [job.task.name for job in jobs if job.seed == seeds[0]]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"Several tasks are named {', '.join(twice)}, and their records could not be told apart.")
+            jobs.append(Job(built, pick_protocol(built, one.protocol), seed, limit, questions))
+    named = [f"{job.task.name}, protocol {job.protocol}" for job in jobs if job.seed == seeds[0]]
+    if twice := sorted({name for name in named if named.count(name) > 1}):
+        raise ValueError(f"Several tasks are named {'; '.join(twice)}, and their records could not be told apart.")
     return jobs, missing

@@ -45,23 +45,27 @@ def make_plan(
     suite: "Suite",
     seeds: int,
     limit: int | None,
+    questions: int | None,
     methods: Sequence[str],
     backbone: "Backbone",
     options: "MethodOptions",
-) -> list["Estimate"]:
-    """What would run, in the suite's order; of data that is not here, by its published size."""
+) -> tuple[list["Estimate"], list[str]]:
+    """What would run, in the suite's order, and which questions have no room; by its published size without data."""
     from deltamem_lab.runner import estimate, estimate_published
     from deltamem_lab.tasks.registry import find_task, pick_protocol
 
     rows: list[Estimate] = []
+    too_long: list[str] = []
     for one in suite.tasks:
         task = find_task(one.task)
-        rows += estimate([job for job in jobs if job.task.name == task.name], methods, backbone, options)
+        protocol = pick_protocol(task, one.protocol)
+        own = [job for job in jobs if (job.task.name, job.protocol) == (task.name, protocol)]
+        rows += estimate(own, methods, backbone, options, too_long.append)
         size: PublishedSize | None = getattr(task, "size", None)
         if one.task in missing and size:
-            protocol = pick_protocol(task, one.protocol)
-            rows += [*estimate_published(task.name, protocol, size, limit, methods, backbone, options)] * seeds
-    return rows
+            about = estimate_published(task.name, protocol, size, limit, methods, backbone, options, questions)
+            rows += [*about] * seeds
+    return rows, list(dict.fromkeys(too_long))
 
 
 def print_plan(
@@ -69,16 +73,17 @@ def print_plan(
     missing: Mapping[str, str],
     preparation: "Preparation",
     absent: Mapping[str, str],
+    too_long: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Prints trainings, items, questions and tokens, what is left out and why, and which data is not here."""
+    """Prints trainings, items, questions and tokens, what is left out and why, and what is missing or too long."""
     from dataclasses import asdict
 
     from deltamem_lab.report.terminal import print_estimates
 
     if as_json:
         trained = [{"name": one.name, "method": one.method, "seconds": one.seconds} for one in preparation.left]
-        plan = {"runs": [asdict(row) for row in rows], "missing": dict(missing)}
+        plan = {"runs": [asdict(row) for row in rows], "missing": dict(missing), "too_long": list(too_long)}
         print(json.dumps({**plan, "train": trained, "absent": dict(absent)}, indent=2))
         return
     print_estimates(rows)
@@ -88,3 +93,5 @@ def print_plan(
         print(f"{name}: left out: {reason}")
     for name, reason in missing.items():
         print(f"{name}: its data is not here: {reason}")
+    for said in too_long:
+        print(f"No room, and a run would end there: {said}")

@@ -10,13 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from deltamem.files import write_atomically
-from deltamem_lab.methods.registry import STATIC
+from deltamem_lab.loading import static_name
+from deltamem_lab.methods.registry import STATIC, is_static, static_of
 from deltamem_lab.records import TRAINED
 from deltamem_lab.suites import Suite, SuiteTraining
 
 _RECIPE = "recipe.yaml"
 # What is trained under this name is no adapter of the backbone.
-_COMPRESSED = "llmlingua2"
+_COMPRESSED = "compression"
 _NOT_TRAINED = "it is trained first, and --no-train left that out"
 
 
@@ -34,7 +35,7 @@ def run_commands(commands: Mapping[str, Sequence[str]]) -> dict[str, int]:
     others. What interrupts this process reaches them too; they are waited for, and what has not begun is left out.
 
     Args:
-        commands: the arguments of each, by its name.
+        commands: of each the module that Python runs and its arguments, by its name.
 
     Returns:
         the exit statuses by name.
@@ -53,7 +54,7 @@ def run_commands(commands: Mapping[str, Sequence[str]]) -> dict[str, int]:
 
 def _run(name: str, arguments: Sequence[str], threads: int) -> int:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "deltamem", *arguments]
+    command = [sys.executable, "-m", *arguments]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, encoding="utf-8", errors="replace"
     ) as process:
@@ -75,8 +76,8 @@ class Preparation:
         given: those in whose place the user gave an adapter.
         absent: the methods that go without, each with the reason.
         own_adapters: the adapters that the user gave.
-        own_static: the static control that the user gave.
-        own_compressor: the classifier of ``llmlingua2`` that the user gave.
+        own_statics: the static controls that the user gave.
+        own_compressor: the classifier that compresses that the user gave.
     """
 
     folder: Path
@@ -85,25 +86,25 @@ class Preparation:
     given: tuple[SuiteTraining, ...]
     absent: Mapping[str, str]
     own_adapters: tuple[str, ...]
-    own_static: Path | None
+    own_statics: tuple[str, ...]
     own_compressor: str
 
     @property
     def adapters(self) -> list[str]:
         """The adapters that the user gave, and those that were trained, as ``NAME=FOLDER``."""
-        trained = (
-            f"{one.name}={self.folder / one.name}" for one in self.there if one.name not in (STATIC, _COMPRESSED)
-        )
-        return [*self.own_adapters, *trained]
+        trained = [one.name for one in self.there if one.name != _COMPRESSED and not is_static(one.name)]
+        return [*self.own_adapters, *(f"{name}={self.folder / name}" for name in trained)]
 
     @property
-    def static(self) -> Path | None:
-        """The static control that the user gave, or the one that was trained."""
-        return self.own_static or self._trained(STATIC)
+    def statics(self) -> list[str]:
+        """The static controls that the user gave, and those that were trained, some as ``ADAPTER=FOLDER``."""
+        trained = [one.name for one in self.there if is_static(one.name)]
+        named = (f"{name.removeprefix(static_of(''))}=" if name != STATIC else "" for name in trained)
+        return [*self.own_statics, *(f"{name}{self.folder / one}" for name, one in zip(named, trained, strict=True))]
 
     @property
     def compressor(self) -> str:
-        """The classifier of ``llmlingua2`` that the user gave, or the folder of the one that was trained."""
+        """The classifier that compresses that the user gave, or the folder of the one that was trained."""
         return self.own_compressor or str(self._trained(_COMPRESSED) or "")
 
     @property
@@ -132,7 +133,7 @@ def find_preparation(
     output: Path,
     methods: Sequence[str],
     adapters: Sequence[str],
-    static: Path | None,
+    statics: Sequence[str],
     compressor: str,
     *,
     train: bool,
@@ -144,14 +145,13 @@ def find_preparation(
         output: the run's folder.
         methods: those to run; all if empty.
         adapters: what the user gave, some as ``NAME=PLACE``: what has the name of a training takes its place.
-        static: the static control that the user gave, if any.
-        compressor: the classifier of ``llmlingua2`` that the user gave, if any.
+        statics: the static controls that the user gave, those of named adapters as ``ADAPTER=PLACE``.
+        compressor: the classifier that compresses that the user gave, if any.
         train: whether what is not there is trained.
     """
     folder = output / TRAINED
     named = {name for name, found, _ in (one.partition("=") for one in adapters) if found}
-    if static is not None:
-        named.add(STATIC)
+    named |= {static_name(one)[0] for one in statics}
     if compressor:
         named.add(_COMPRESSED)
     wanted = [
@@ -167,7 +167,7 @@ def find_preparation(
         tuple(one for one in suite.trainings if one.name in named),
         absent,
         tuple(adapters),
-        static,
+        tuple(statics),
         compressor,
     )
 
@@ -209,9 +209,9 @@ def train(
 
 
 def _command(training: SuiteTraining, place: Path) -> list[str]:
-    """The arguments of a training's command; its recipe is written where it is not there yet."""
+    """A training's command; its recipe is written where it is not there yet."""
     recipe = place / _RECIPE
-    if not recipe.is_file():
+    if training.recipe is not None and not recipe.is_file():
         write_atomically(recipe, training.recipe(place).encode())
     return [argument.format(recipe=recipe, folder=place) for argument in training.command]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deltamem_lab.backbone import Backbone
+    from deltamem_lab.loading import Placing
     from deltamem_lab.methods import MethodOptions
     from deltamem_lab.runner import Job, Progress
 
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 def load(
     model: str,
     adapters: Sequence[str],
-    static: Path | None,
+    statics: Sequence[str],
     revision: str | None,
     batch: int,
     *,
     weights: bool,
     thinking: bool,
+    placing: "Placing",
 ) -> "Backbone":
     """The backbone of a run with its adapters."""
     from transformers.utils import logging
@@ -31,9 +33,11 @@ def load(
 
     logging.set_verbosity_error()
     if not model:
-        return embedded_backbone(static, batch=batch, adapters=adapters)
+        return embedded_backbone(statics, batch=batch, adapters=adapters)
     template = {} if thinking else {"enable_thinking": False}
-    return load_backbone(model, adapters, static, revision=revision, batch=batch, weights=weights, template=template)
+    return load_backbone(
+        model, adapters, statics, revision=revision, batch=batch, weights=weights, template=template, placing=placing
+    )
 
 
 def tell_time(seconds: int, seeds: int) -> None:

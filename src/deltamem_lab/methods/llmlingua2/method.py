@@ -21,6 +21,9 @@ COMPRESSOR = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"
 # As in its authors' examples.
 RATE = 0.33
 _FORCED = ("\n", "?")
+# What the command that trains a classifier writes beside it.
+OWN_FILE = "training.json"
+_NO_PACKAGE = 'needs llmlingua: pip install "deltamem[llmlingua]"'
 _BORDER = "<entry>"
 # The package knows how a classifier splits words by these parts of its name.
 _SPLIT_AS = {"bert": "bert-base-multilingual-cased", "xlm-roberta": "xlm-roberta-large"}
@@ -28,7 +31,7 @@ _SPLIT_AS = {"bert": "bert-base-multilingual-cased", "xlm-roberta": "xlm-roberta
 
 @method("llmlingua2", "LLMLingua-2", "excerpt")
 class LLMLingua2(BackboneMethod):
-    """The bare backbone with the whole history compressed.
+    """The bare backbone with the whole history compressed by the authors' classifier, or one like it.
 
     All turns and passages are compressed together, in windows of 512 tokens in each of which the same share is kept,
     and keep their roles, titles and dates; empty ones are left out. Shares are of the backbone's tokens, where the
@@ -55,13 +58,14 @@ class LLMLingua2(BackboneMethod):
 
     @classmethod
     def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
-        """The package, or a classifier."""
+        """The package, or a classifier that may have the published name."""
         if find_spec("llmlingua") is None:
-            return 'needs llmlingua: pip install "deltamem[llmlingua]"'
-        if options.compressor:
-            return ""
-        trained = "deltamem baseline llmlingua2, then --compressor FOLDER"
-        return f"needs a classifier: {trained}, or --compressor {COMPRESSOR}"
+            return _NO_PACKAGE
+        if not options.compressor:
+            return f"needs its authors' classifier: --compressor {COMPRESSOR}"
+        if is_own_classifier(options.compressor):
+            return f"{options.compressor} is no classifier of its authors; the method compression has it"
+        return ""
 
     @property
     def fingerprint(self) -> str:
@@ -99,6 +103,28 @@ class LLMLingua2(BackboneMethod):
     def stored_bytes(self) -> int:
         """The compressed text."""
         return sum(len(as_text(entry).encode()) for entry in self._kept)
+
+
+@method("compression", "compression (own classifier)", "excerpt")
+class Compression(LLMLingua2):
+    """The same with a small classifier that ``deltamem baseline compression`` has trained.
+
+    It shares the package and the idea with LLMLingua-2, and neither the model nor what that has learned.
+    """
+
+    @classmethod
+    def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
+        """The package, or a classifier of one's own."""
+        if find_spec("llmlingua") is None:
+            return _NO_PACKAGE
+        if not is_own_classifier(options.compressor):
+            return "needs a classifier of its own: deltamem baseline compression, then --compressor FOLDER"
+        return ""
+
+
+def is_own_classifier(place: str) -> bool:
+    """Whether a folder has a classifier that ``deltamem baseline compression`` has trained."""
+    return bool(place) and (Path(place) / OWN_FILE).is_file()
 
 
 def _words(entry: Entry) -> str:

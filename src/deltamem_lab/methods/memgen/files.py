@@ -19,7 +19,8 @@ CONFIG_FILE = "memgen.json"
 _TENSOR_FILE = "memgen.safetensors"
 _LORA_FOLDER = "lora"
 _FORMAT = "deltamem-memgen"
-_VERSION = 1
+# Since 2 query latents are normalised and scaled.
+_VERSION = 2
 
 
 def is_weaver(folder: str | Path) -> bool:
@@ -110,7 +111,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from None
     if not isinstance(found, dict) or (found.get("format"), found.get("format_version")) != (_FORMAT, _VERSION):
-        raise ValueError(f"{path} is no weaver of MemGen in format version {_VERSION}.")
+        raise ValueError(f"{path} is no weaver of MemGen in format version {_VERSION}; train it again.")
     if missing := {"backbone", "base_model", "width", "plan", "fingerprint"} - set(found):
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}.")
     return found

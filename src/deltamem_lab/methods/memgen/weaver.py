@@ -1,8 +1,9 @@
 """MemGen's weaver (arXiv 2509.24704): the backbone with a LoRA writes latent tokens that the bare backbone reads.
 
 The backbone as it is, the reasoner, is never trained. After a prompt, and after the first delimiters of an answer, the
-weaver reads all that the reasoner has read so far, as embeddings through a linear map, and then query latents. Its last
-hidden states at these, through a second map, are embeddings for the reasoner to go on from.
+weaver reads all that the reasoner has read so far, as embeddings through a linear map, and then query latents, which
+are normalised and scaled as in the authors' code. Its last hidden states at these, through a second map, are embeddings
+for the reasoner to go on from.
 """
 
 from collections.abc import Sequence
@@ -57,9 +58,21 @@ class Weaver(nn.Module):
             torch.manual_seed(plan.lora.seed)
             self.prompt_queries = nn.Parameter(torch.randn(plan.latents, width))
             self.answer_queries = nn.Parameter(torch.randn(plan.latents, width))
+            self.prompt_norm, self.answer_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+            self.prompt_scale, self.answer_scale = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
             self.to_weaver = nn.Linear(width, width)
             self.to_reasoner = nn.Linear(width, width)
         self.requires_grad_(False)
+
+    def queries(self, *, prompt: bool) -> Tensor:
+        """The query latents ``[latents, D]`` that are read after a prompt, or within an answer."""
+        queries, norm, scale = (
+            (self.prompt_queries, self.prompt_norm, self.prompt_scale)
+            if prompt
+            else (self.answer_queries, self.answer_norm, self.answer_scale)
+        )
+        scaled: Tensor = norm(queries) * scale
+        return scaled
 
 
 class Reading:
@@ -88,7 +101,7 @@ class Reading:
             embeddings ``[B, latents, D]`` for the reasoner.
         """
         weaver, dtype = self.weaver, new[0].dtype
-        queries = (weaver.prompt_queries if prompt else weaver.answer_queries).expand(len(new), -1, -1)
+        queries = weaver.queries(prompt=prompt).expand(len(new), -1, -1)
         chunk, there = pad_left(new)
         read = torch.cat([weaver.to_weaver(chunk.float()), queries], 1)
         mask = torch.cat([self._mask, there, torch.ones_like(there[:, :1]).expand(-1, queries.shape[1])], 1)

@@ -1,4 +1,4 @@
-"""``deltamem baseline llmlingua2``: the classifier that compresses histories, trained on an adapter's data."""
+"""``deltamem baseline compression``: the classifier that compresses histories, trained on an adapter's data."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from deltamem_lab.methods.llmlingua2.labels import Asked
 
 
-def llmlingua2(
+def compression(
     recipe: RecipeFile,
     changes: RecipeChanges = None,
-    output: Annotated[Path, typer.Option(help="The folder to write.")] = Path("runs/llmlingua2"),
+    output: Annotated[Path, typer.Option(help="The folder to write.")] = Path("runs/compression"),
     texts: Annotated[int, typer.Option(min=1, help="The most histories to learn from.")] = 4000,
     pieces: Annotated[int, typer.Option(min=300, help="The most word pieces of the vocabulary.")] = 4000,
     width: Annotated[int, typer.Option(min=8, help="Of the hidden states.")] = 128,
@@ -26,12 +26,12 @@ def llmlingua2(
     steps: Annotated[int, typer.Option(min=1, help="Updates, of 8 windows of 512 pieces each.")] = 300,
     rate: Annotated[float, typer.Option(help="The highest learning rate.")] = 2e-3,
 ) -> None:
-    """Train a small classifier to know the telling words of a history: LLMLingua-2.
+    """Train a small classifier to know the telling words of a history, and compress it to these.
 
-    Telling are the words that the questions and answers of an episode take up; the authors' classifier learned what
-    GPT-4 keeps. What the recipe says of the adapter and of updates does not hold.
+    Telling are the words that the questions and answers of an episode take up; that of LLMLingua-2 learned
+    what GPT-4 keeps. What the recipe says of the adapter and of updates does not hold.
 
-    Example: deltamem baseline llmlingua2 recipes/embedded.yaml --output runs/llmlingua2
+    Example: deltamem baseline compression recipes/embedded.yaml --output runs/compression
     """
     training = prepare(recipe, changes or ())
     from rich.console import Console
