@@ -51,14 +51,15 @@ def test_each_condition_is_the_loss_of_its_own_forward_pass(model: Qwen3ForCausa
     ]:
         counted = tally(model, given, condition)
         assert mean_loss(counted) == pytest.approx(sum(expected) / len(expected), rel=1e-5)
-        assert counted.weight.item() == counted.queries.item() == len(owners)
+        assert counted.queries[:, 1].sum().item() == len(counted.queries) == len(owners)
 
 
 def test_batches_add_up_to_one(model: Qwen3ForCausalLM) -> None:
     items = episodes(None, 6).items
     whole = tally(model, collate(items, 0), Condition.MEMORY)
     parts = add(tally(model, collate(part, 0), Condition.MEMORY) for part in (items[:2], items[2:]))
-    torch.testing.assert_close(torch.stack([*parts[:4]]), torch.stack([*whole[:4]]).double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(parts.queries, whole.queries.double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(parts.gates, whole.gates.double(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(parts.norms, whole.norms.double(), rtol=1e-5, atol=1e-5)
 
 
@@ -74,14 +75,14 @@ def test_gates_and_norms_are_those_of_the_layers(model: Qwen3ForCausalLM) -> Non
 
 
 def test_the_shares_are_of_the_gap() -> None:
-    found = Measured(2.795, 2.388, 2.553, 2.007, 2.409, 0.5, (0.2,), (1.0,))
+    found = Measured(2.795, 2.388, 2.553, 2.007, 2.409, 5, 10, 10, (0.2,), (1.0,))
     assert found.recovered_share == pytest.approx(0.52, abs=0.005)
     assert found.memory_share == pytest.approx(0.03, abs=0.005)
 
 
 @pytest.mark.parametrize("full", [2.795, 2.79, 3.1])
 def test_where_the_text_does_not_help_there_is_no_gap_to_have_a_share_of(full: float) -> None:
-    found = Measured(2.795, 2.388, 2.553, full, 2.409, 0.5, (0.2,), (1.0,))
+    found = Measured(2.795, 2.388, 2.553, full, 2.409, 5, 10, 10, (0.2,), (1.0,))
     assert found.recovered_share is None
     assert found.memory_share is None
     assert not {"recovered_share", "memory_share"} & found.metrics().keys()

@@ -1,7 +1,9 @@
 """The checkpoints of a run's folder, and whether a recipe may go on from them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -11,6 +13,7 @@ RECIPE_FILE = "recipe.yaml"
 CONTROL = "control"
 METRICS_FILE = "metrics.json"
 PROGRESS_FILE = "progress.json"
+DATA_FILE = "data.json"
 # What may change between a stop and going on.
 _FREE = ("logging", "output", "auto")
 
@@ -49,3 +52,31 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
             f"The run in {folder} was started with another recipe (different: {', '.join(changed)}), so it cannot go "
             f"on to the same result. Use its own, {folder / RECIPE_FILE}, or another output.folder."
         )
+
+
+def check_data(folder: Path, datasets: Mapping[str, Any], *, resume: bool) -> bytes:
+    """Refuses to go on with other data than a run was started with, wherever the data lies.
+
+    Args:
+        folder: the run's.
+        datasets: the datasets by the part of the recipe that they are of. Those that a function makes have no digest,
+            and are taken as they are.
+        resume: whether a run is gone on with.
+
+    Returns:
+        what :data:`DATA_FILE` is to hold.
+
+    Raises:
+        ValueError: the data is other than it was; the message says which.
+    """
+    now = {name: getattr(dataset, "digest", None) for name, dataset in datasets.items()}
+    path = folder / DATA_FILE
+    if resume and path.exists():
+        before = json.loads(path.read_text("utf-8"))
+        changed = sorted(name for name in now if name in before and before[name] != now[name])
+        if changed:
+            raise ValueError(
+                f"The data of the run in {folder} is not what it was started with (other lines: {', '.join(changed)}), "
+                "so it cannot go on to the same result. Bring the data back, or choose another output.folder."
+            )
+    return (json.dumps(now, indent=2) + "\n").encode()

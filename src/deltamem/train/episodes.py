@@ -137,6 +137,21 @@ class EpisodeBatch:
             others.append(other)
         return torch.tensor(others, device=self.episode_of.device)
 
+    def check(self) -> None:
+        """Refuses what no loss can be taken of.
+
+        Raises:
+            ValueError: a query trains no token.
+        """
+        trained = (self.queries.weights[:, 1:] > 0).any(1)
+        if not bool(trained.all()):
+            raise ValueError(f"Query {int((~trained).nonzero()[0]) + 1} of the batch {_UNTRAINED}")
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are written and read, padding aside."""
+        return sum(int(part.mask.sum()) for part in (*self.passages, self.queries))
+
     @property
     def rows(self) -> int:
         """How many episodes there are."""
@@ -144,6 +159,7 @@ class EpisodeBatch:
 
 
 _EMPTY = Text((), (), ())
+_UNTRAINED = "trains no token: all its weights but the first are 0. Give its answer weights, or leave the query out."
 
 
 def joined(history: Sequence[Text], query: Text) -> Text:
@@ -164,10 +180,14 @@ def collate(episodes: Sequence[Episode], pad_id: int, *, write_queries: bool = F
     """A batch of episodes.
 
     Raises:
-        ValueError: no episode of them asks anything, or only some have the full text.
+        ValueError: no episode of them asks anything, a query trains no token, or only some have the full text.
     """
     if not any(episode.queries for episode in episodes):
         raise ValueError("A batch of episodes needs at least one query.")
+    for row, episode in enumerate(episodes):
+        for place, query in enumerate(episode.queries):
+            if not any(weight > 0 for weight in query.weights[1:]):
+                raise ValueError(f"Query {place + 1} of episode {row + 1} of the batch {_UNTRAINED}")
     passes = max(len(episode.history) for episode in episodes)
     columns = [[e.history[i] if i < len(e.history) else _EMPTY for e in episodes] for i in range(passes)]
     queries = [query for episode in episodes for query in episode.queries]

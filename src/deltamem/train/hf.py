@@ -43,12 +43,14 @@ class HeldOut:
         own: the episodes.
         other: the same with strangers' histories, if those are measured too.
         static: the static control's loss on them, once it has been measured.
+        static_losses: the same for each query.
         bounds: the sums without memory, without and with the text, once they have been measured.
     """
 
     own: list[EpisodeBatch]
     other: list[EpisodeBatch]
     static: float | None = None
+    static_losses: list[float] | None = None
     bounds: tuple[Tally, Tally] | None = None
 
     @classmethod
@@ -93,6 +95,7 @@ class EpisodeTrainer(Trainer):
         self.pad_id = pad_id
         self.held_out = held_out
         self._seen: list[dict[str, float]] = []
+        self._last: float | None = None
         # The stock trainer only asks whether there is an evaluation set.
         evaluated = held_out.own if held_out else None
         super().__init__(
@@ -138,7 +141,11 @@ class EpisodeTrainer(Trainer):
     ) -> Any:
         """The objective, weighed by the micro-batch's share of the update's trained tokens."""
         result = model(inputs["batch"], self.state.global_step)
-        self._seen.append({"recall": result.recall} | {f"loss_{name}": v.item() for name, v in result.parts.items()})
+        now = time.monotonic()
+        pace = {"tokens": float(inputs["batch"].tokens), "seconds": now - self._last} if self._last is not None else {}
+        self._last = now
+        parts = {f"loss_{name}": v.item() for name, v in result.parts.items()}
+        self._seen.append({"recall": result.recall, **parts, **pace})
         loss = result.loss
         if num_items_in_batch is not None:
             # The processes' gradients are averaged, hence their number.
@@ -150,7 +157,11 @@ class EpisodeTrainer(Trainer):
         """Adds recall and the objective's parts to the training loss."""
         if "loss" in logs and self._seen:
             every = self._everyones_seen()
+            seconds = sum(seen.pop("seconds", 0.0) for seen in every) / self.args.world_size
+            tokens = sum(seen.pop("tokens", 0.0) for seen in every)
             logs |= {name: sum(seen[name] for seen in every) / len(every) for name in every[0]}
+            if seconds:
+                logs["tokens_per_second"] = tokens / seconds
             self._seen = []
         super().log(logs, start_time)
 
@@ -162,6 +173,7 @@ class EpisodeTrainer(Trainer):
     ) -> dict[str, float]:
         """Measures the held-out episodes."""
         assert self.held_out is not None
+        self._last = None  # what an evaluation takes is no training
         metrics = {f"{metric_key_prefix}_{name}": v for name, v in self.measure(self.held_out).metrics().items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -174,13 +186,12 @@ class EpisodeTrainer(Trainer):
         nothing, full = held.bounds
         own = self.tally(held.own, Condition.MEMORY)
         other = self.tally(held.other, Condition.MEMORY) if held.other else None
-        return summarise(nothing, own, other, full, held.static)
+        return summarise(nothing, own, other, full, held.static, held.static_losses)
 
     def recalled(self, batches: Sequence[EpisodeBatch]) -> dict[str, float]:
         """Of further held-out batches, each query read from its own history's memory: recall, loss and their number."""
         sums = self.tally(batches, Condition.MEMORY)
-        recall, queries = (sums.right / sums.queries).item(), int(sums.queries.item())
-        return {"recall": recall, "own_loss": mean_loss(sums), "queries": queries}
+        return {"recall": sums.recall, "own_loss": mean_loss(sums), "queries": len(sums.queries)}
 
     def tally(self, batches: Sequence[EpisodeBatch], condition: Condition) -> Tally:
         """Answers batches in a condition, shared among the processes."""
@@ -275,9 +286,16 @@ class EpisodeTrainer(Trainer):
 
 
 def as_batch(items: list[Any], pad_id: int) -> EpisodeBatch:
-    """Items of a dataset as one batch."""
+    """Items of a dataset as one batch.
+
+    Raises:
+        ValueError: a query trains no token.
+    """
     first = items[0]
-    return first if isinstance(first, EpisodeBatch) else collate(items, pad_id)
+    if not isinstance(first, EpisodeBatch):
+        return collate(items, pad_id)
+    first.check()
+    return first
 
 
 def in_batches(dataset: Dataset[Any], size: int, pad_id: int) -> Iterator[EpisodeBatch]:

@@ -39,6 +39,7 @@ class Part(Dataset[Any]):
         self.dataset = dataset
         self.places = places
         lengths, texts = getattr(dataset, "lengths", None), getattr(dataset, "texts", None)
+        self.digest = getattr(dataset, "digest", None)
         self.lengths = None if lengths is None else [lengths[place] for place in places]
         self.texts = None if texts is None else [texts[place] for place in places]
 

@@ -1,6 +1,7 @@
 """What is measured on held-out episodes: the answers' loss with and without memory, and what of the gain is memory."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from deltamem.attach import attached
 from deltamem.observe import positions
+from deltamem.rates import wilson
 from deltamem.train.episodes import EpisodeBatch
 from deltamem.train.long import Writing, write_history
 from deltamem.train.passes import Answers, answers, forward, read_bare, reading_step
@@ -18,6 +20,9 @@ from deltamem.train.views import full_texts
 
 # Below this gap between no text and text, in nats a token, a share of it says nothing.
 _LEAST_GAP = 0.01
+# Of fewer, not even all in one direction are rare by chance.
+_LEAST_EPISODES = 6
+_DRAWS = 2000
 
 
 class Condition(StrEnum):
@@ -35,25 +40,25 @@ class Condition(StrEnum):
 
 
 class Tally(NamedTuple):
-    """Sums over queries, which add up over batches and processes.
+    """What the queries of batches came to; tallies of one condition add up over batches and processes.
 
     Attributes:
-        loss: of the answers' tokens, by weight.
-        weight: of those tokens.
-        right: queries whose trained tokens are all predicted right.
-        queries: how many there are.
+        queries: ``[Q, 4]``, for each query the loss of its trained tokens, by weight, their weight, whether all of them
+            are predicted right, and the number of its episode.
         gates: ``[L]``, of the mean write gate β of each layer as a batch was read, times its queries.
         norms: ``[L]``, of the memories' Frobenius norms, the mean over a layer's states.
         memories: how many of those.
     """
 
-    loss: Tensor
-    weight: Tensor
-    right: Tensor
     queries: Tensor
     gates: Tensor
     norms: Tensor
     memories: Tensor
+
+    @property
+    def recall(self) -> float:
+        """The share of the queries answered right to the last token."""
+        return self.queries[:, 2].mean().item()
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,12 @@ class Measured:
         other: from the memory of another history; ``None`` if it was not asked for.
         full: the bare backbone's, with the text.
         static: the static control's, from another history's memory, as it was trained; ``None`` without a control.
-        recall: the share of the queries answered right to the last token, from their own memory.
+        right: how many queries are answered right to the last token, from their own memory.
+        queries: how many queries there are.
+        episodes: how many episodes they are of.
         gates: the mean write gate β of each adapted layer as queries are read.
         norms: the mean Frobenius norm of each layer's states.
+        memory_interval: the 95 % interval of :attr:`memory_share` over episodes; ``None`` if they are too few for one.
     """
 
     nothing: float
@@ -76,9 +84,17 @@ class Measured:
     other: float | None
     full: float
     static: float | None
-    recall: float
+    right: int
+    queries: int
+    episodes: int
     gates: tuple[float, ...]
     norms: tuple[float, ...]
+    memory_interval: tuple[float, float] | None = None
+
+    @property
+    def recall(self) -> float:
+        """The share of the queries answered right to the last token, from their own memory."""
+        return self.right / self.queries
 
     def share(self, loss: float) -> float | None:
         """(nothing - loss) / (nothing - full), of the gap between no text and text; ``None`` if there is hardly one."""
@@ -107,9 +123,15 @@ class Measured:
             "recovered_share": self.recovered_share,
             "memory_share": self.memory_share,
             "recall": self.recall,
+            "queries": float(self.queries),
+            "episodes": float(self.episodes),
             "gate": sum(self.gates) / len(self.gates),
             "state_norm": sum(self.norms) / len(self.norms),
         }
+        low, high = wilson(self.right, self.queries)
+        values |= {"recall_low": low, "recall_high": high}
+        if self.memory_interval is not None:
+            values |= dict(zip(("memory_share_low", "memory_share_high"), self.memory_interval, strict=True))
         values |= {f"gate_layer_{place}": gate for place, gate in enumerate(self.gates)}
         values |= {f"state_norm_layer_{place}": norm for place, norm in enumerate(self.norms)}
         return {name: value for name, value in values.items() if value is not None}
@@ -149,38 +171,97 @@ def tally(model: PreTrainedModel, batch: EpisodeBatch, condition: Condition, wri
 
 
 def add(tallies: Iterable[Tally]) -> Tally:
-    """The sums of several tallies of one condition, on the CPU in float64."""
-    columns = zip(*tallies, strict=True)
-    return Tally(*(torch.stack([value.cpu().double() for value in column]).sum(0) for column in columns))
+    """Several tallies of one condition as one, on the CPU in float64."""
+    queries, *sums = ([value.cpu().double() for value in column] for column in zip(*tallies, strict=True))
+    first = queries[0].new_zeros(4)
+    numbered = []
+    for part in queries:  # the episodes go on counting
+        numbered.append(part + first)
+        first[3] += part[:, 3].max() + 1
+    return Tally(torch.cat(numbered), *(torch.stack(column).sum(0) for column in sums))
 
 
 def mean_loss(sums: Tally) -> float:
     """The mean loss in nats a token."""
-    return (sums.loss / sums.weight).item()
+    loss, weight = sums.queries[:, :2].sum(0).tolist()
+    return float(loss / weight)
 
 
-def summarise(nothing: Tally, own: Tally, other: Tally | None, full: Tally, static: float | None) -> Measured:
-    """What the sums of the conditions and the static control's loss come to."""
+def summarise(
+    nothing: Tally,
+    own: Tally,
+    other: Tally | None,
+    full: Tally,
+    static: float | None,
+    static_losses: Sequence[float] | None = None,
+) -> Measured:
+    """What the tallies of the conditions come to.
+
+    Args:
+        nothing: without memory.
+        own: with the own history's.
+        other: with another's, if that was measured.
+        full: with the text.
+        static: the static control's mean loss.
+        static_losses: the static control's loss of each query, in the same order.
+    """
+    episodes = own.queries[:, 3].unique(return_inverse=True)[1]
+    interval = None
+    if static_losses is not None and len(static_losses) == len(own.queries):
+        control = torch.tensor(static_losses, dtype=torch.float64)
+        gains = torch.stack([control - own.queries[:, 0], nothing.queries[:, 0] - full.queries[:, 0]], 1)
+        interval = _share_interval(gains, episodes)
     return Measured(
         nothing=mean_loss(nothing),
         own=mean_loss(own),
         other=None if other is None else mean_loss(other),
         full=mean_loss(full),
         static=static,
-        recall=(own.right / own.queries).item(),
-        gates=tuple((own.gates / own.queries).tolist()),
+        right=int(own.queries[:, 2].sum()),
+        queries=len(own.queries),
+        episodes=int(episodes.max()) + 1,
+        memory_interval=interval,
+        gates=tuple((own.gates / len(own.queries)).tolist()),
         norms=tuple((own.norms / own.memories).tolist()),
     )
 
 
+def _share_interval(gains: Tensor, episodes: Tensor) -> tuple[float, float] | None:
+    """The 95 % interval of the ratio of two sums, by a bootstrap over episodes.
+
+    Args:
+        gains: ``[Q, 2]``, what each query adds to the two sums.
+        episodes: ``[Q]``, the episode of each query; queries of one episode stand or fall together.
+
+    Returns:
+        its ends; ``None`` for fewer than six episodes, or where the second sum is hardly above zero.
+    """
+    count = int(episodes.max()) + 1
+    if count < _LEAST_EPISODES:
+        return None
+    sums = gains.new_zeros(count, 2).index_add(0, episodes, gains)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([sums[torch.randint(count, (count,), generator=generator)].sum(0) for _ in range(_DRAWS)])
+    if bool((drawn[:, 1] <= 0).any()):
+        return None
+    shares = drawn[:, 0] / drawn[:, 1]
+    centre = (sums[:, 0].sum() / sums[:, 1].sum()).item()
+    # Of few episodes the plain bootstrap's intervals are too narrow by the spread's own bias.
+    wider = math.sqrt(count / (count - 1))
+    low, high = torch.quantile(shares, torch.tensor([0.025, 0.975], dtype=shares.dtype)).tolist()
+    return centre + (low - centre) * wider, centre + (high - centre) * wider
+
+
 def _sums(part: Answers, batch: EpisodeBatch) -> Tally:
-    queries = len(batch.episode_of)
     empty = part.weights.new_zeros(1)
+    queries = part.weights.new_zeros(len(batch.episode_of), 4)
+    queries[:, 0].index_add_(0, part.rows, part.losses() * part.weights)
+    queries[:, 1].index_add_(0, part.rows, part.weights)
+    queries[:, 2] = 1
+    queries[part.wrong(), 2] = 0
+    queries[:, 3] = batch.episode_of
     return Tally(
-        loss=(part.losses() * part.weights).sum(),
-        weight=part.weights.sum(),
-        right=part.weights.new_tensor(float(queries - len(part.wrong()))),
-        queries=part.weights.new_tensor(float(queries)),
+        queries=queries,
         gates=empty,
         norms=empty,
         memories=empty[0],

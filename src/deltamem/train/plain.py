@@ -33,6 +33,7 @@ class WithPlain(Dataset[Episode]):
         assert isinstance(prompts, Sized)
         self.dataset = dataset
         self.prompts = prompts
+        self.digest = " ".join(str(getattr(part, "digest", None)) for part in (dataset, prompts))
         self.lengths = getattr(dataset, "lengths", None)
         self.texts = getattr(dataset, "texts", None)
         self._size = len(dataset)

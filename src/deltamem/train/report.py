@@ -1,11 +1,14 @@
 """What a run tells: progress lines, and the training section of the model card."""
 
 import sys
+import time
+from datetime import timedelta
 from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
+from deltamem.rates import wilson
 from deltamem.train.measure import Measured
 
 _SHOWN = {
@@ -23,16 +26,22 @@ class Progress(ProgressCallback):
 
     Args:
         bar: whether there is a bar.
+        title: what is trained; said as it begins.
     """
 
-    def __init__(self, *, bar: bool) -> None:
+    def __init__(self, *, bar: bool, title: str = "") -> None:
         super().__init__()
         self._bar = bar
+        self._title = title
+        self._began, self._first = time.monotonic(), 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Shows the bar."""
+        """Says what is trained, and shows the bar."""
+        self._began, self._first = time.monotonic(), state.global_step
+        if self._title and state.is_world_process_zero:
+            self._say(self._title)
         if self._bar:
             super().on_train_begin(args, state, control, **kwargs)  # type: ignore[no-untyped-call]
 
@@ -62,12 +71,21 @@ class Progress(ProgressCallback):
         if "loss" in logs:
             self._say(
                 f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  recall {logs['recall']:.3f}  "
-                f"rate {logs['learning_rate']:.1e}"
+                f"rate {logs['learning_rate']:.1e}{self._pace(state, logs)}"
             )
         elif "eval_own_loss" in logs:
             shares = [f"{name} {logs[f'eval_{name}']:.3f}" for name in _SHARES if f"eval_{name}" in logs]
             losses = f"held-out loss {logs['eval_own_loss']:.4f}  recall {logs['eval_recall']:.3f}"
             self._say(f"step {state.global_step}  {losses}  {'  '.join(shares)}")
+
+    def _pace(self, state: TrainerState, logs: dict[str, float]) -> str:
+        """Tokens a second, and how long the rest takes at the pace so far, evaluations included."""
+        done = state.global_step - self._first
+        speed = f"  {logs['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in logs else ""
+        if not done:
+            return speed
+        left = round((time.monotonic() - self._began) / done * (state.max_steps - state.global_step))
+        return f"{speed}  {timedelta(seconds=left)} left"
 
     def _say(self, line: str) -> None:
         bar: Any = self.training_bar
@@ -85,17 +103,33 @@ def measured_table(measured: Measured) -> str:
         f"| {_SHOWN[name]} | {values[name]:.4f} | {'–' if share is None else f'{share:.3f}'} |"
         for name, share in shares.items()
     ]
-    if measured.static is None:
-        claim = "No static control was trained, so these numbers do not tell how much of the gain is memory."
-    elif measured.memory_share is None:
-        claim = "The text helps the bare backbone so little that there is no gap to have a share of."
-    else:
-        claim = (
-            f"**Memory: {measured.memory_share:.3f} of the gap** (static control − own memory); only this share is "
-            "memory."
-        )
+    low, high = wilson(measured.right, measured.queries)
+    recall = (
+        f"Recall: {measured.right:,} of {measured.queries:,} queries, {measured.recall:.3f} ({low:.2f}–{high:.2f})."
+    )
     head = "| with | loss, nats a token | share of the gap nothing → full text |\n|---|---|---|"
-    return f"{head}\n{chr(10).join(rows)}\n\nRecall: {measured.recall:.3f} of the queries. {claim}"
+    return f"{head}\n{chr(10).join(rows)}\n\n{recall} {_claim(measured)}"
+
+
+def _claim(measured: Measured) -> str:
+    """What of the gain is memory, or why that cannot be told."""
+    share, interval = measured.memory_share, measured.memory_interval
+    if measured.static is None:
+        return "No static control was trained, so these numbers do not tell how much of the gain is memory."
+    if share is None:
+        return "The text helps the bare backbone so little that there is no gap to have a share of."
+    size = f"{measured.queries:,} queries of {measured.episodes:,} episodes"
+    if interval is None:
+        return (
+            f"Cannot tell how much of the gain is memory: {share:.3f} of the gap (static control − own memory), but "
+            f"{size} are too few for an interval. Hold out more."
+        )
+    found = f"{share:.3f} of the gap, 95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
+    if interval[0] <= 0 <= interval[1]:
+        return f"Cannot tell whether any of the gain is memory: {found}, from {size} (static control − own memory)."
+    if interval[1] < 0:
+        return f"The memory does harm: {found}, from {size} (static control − own memory)."
+    return f"**Memory: {found}**, from {size} (static control − own memory); only this share is memory."
 
 
 def training_section(recipe: str, measured: Measured | None, steps: int) -> str:

@@ -17,7 +17,16 @@ from deltamem.files import write_atomically
 from deltamem.formats.adapter import AdapterFile, model_card, read_adapter, write_adapter, write_card
 from deltamem.formats.hub import push_folder
 from deltamem.train.arguments import processes, training_arguments
-from deltamem.train.checkpoints import CONTROL, METRICS_FILE, RECIPE_FILE, check_folder, last_checkpoint, seconds_spent
+from deltamem.train.checkpoints import (
+    CONTROL,
+    DATA_FILE,
+    METRICS_FILE,
+    RECIPE_FILE,
+    check_data,
+    check_folder,
+    last_checkpoint,
+    seconds_spent,
+)
 from deltamem.train.hf import CHECKPOINT, STATE_FILE, EpisodeTrainer, HeldOut, in_batches
 from deltamem.train.loading import (
     add_trained_adapter,
@@ -28,7 +37,7 @@ from deltamem.train.loading import (
     load_episodes,
     pad_id,
 )
-from deltamem.train.measure import Measured
+from deltamem.train.measure import Condition, Measured, mean_loss
 from deltamem.train.module import EpisodeModule, fill_adapter, gather_adapter
 from deltamem.train.plots import draw_training
 from deltamem.train.recipe import Metric, Recipe
@@ -39,6 +48,10 @@ from deltamem.train.strangers import Strangers
 
 HISTORY_FILE = "history.json"
 PLOT_FILE = "training.png"
+_CONTROL_TITLE = (
+    "First the static control: the same adapter, trained on other conversations' histories alone. What the adapter "
+    "gains over it is memory."
+)
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,14 @@ class Run:
                 name: load_episodes(data, tokenizer, recipe, progress=self.main_process)
                 for name, data in evaluation.further.items()
             }
+        datasets = {
+            "data": self.data,
+            "evaluation": held,
+            **{f"evaluation.further.{n}": d for n, d in self.further.items()},
+        }
+        known = check_data(self.folder, datasets, resume=resume)
+        if self.main_process:
+            write_atomically(self.folder / DATA_FILE, known)
         # What a checkpoint is chosen by flatters it, so half of the episodes are kept apart to report it on.
         parts = (None, held) if held is None or evaluation.every is None else halves(held, recipe.seed)
         self.choosing, self.reporting = (
@@ -122,7 +143,8 @@ class Run:
                 steps = self._compare_with_control(self.reporting)
                 if self.stop.received:
                     return Outcome(self.folder, steps, self.stop.received)
-            trainer = self._train_adapter(self.data, self.folder, self.choosing, self.recipe.evaluation.metric)
+            metric = self.recipe.evaluation.metric
+            trainer = self._train_adapter(self.data, self.folder, self.choosing, metric, "Training the adapter.")
         steps = trainer.state.global_step
         if self.stop.received:
             return Outcome(self.folder, steps, self.stop.received)
@@ -142,7 +164,7 @@ class Run:
             # The control's backbone may be wrapped and sharded by now.
             self.loaded = load_backbone(self.recipe.backbone)
         static = json.loads(result.read_text("utf-8"))
-        reporting.static = static["static_loss"]
+        reporting.static, reporting.static_losses = static["static_loss"], static.get("static_losses")
         if self.choosing is not None:
             self.choosing.static = static["choosing_static_loss"]
         return steps
@@ -155,14 +177,16 @@ class Run:
         """
         strangers = Strangers(self.data, self.recipe.seed)
         only = self.choosing.of_strangers() if self.choosing else None
-        control = self._train_adapter(strangers, result.parent, only, "own_loss")
+        control = self._train_adapter(strangers, result.parent, only, "own_loss", _CONTROL_TITLE)
         state = control.state
         if not self.stop.received:
+            sums = control.tally(reporting.other, Condition.MEMORY)
             numbers = {
                 "steps": state.global_step,
                 "best_step": state.best_global_step or state.global_step,
-                "static_loss": control.measure(reporting.of_strangers()).own,
-                "choosing_static_loss": control.measure(only).own if only else None,
+                "static_loss": mean_loss(sums),
+                "static_losses": sums.queries[:, 0].tolist(),
+                "choosing_static_loss": mean_loss(control.tally(only.own, Condition.MEMORY)) if only else None,
             }
             if control.is_world_process_zero():
                 write_atomically(result, (json.dumps(numbers, indent=2) + "\n").encode())
@@ -170,11 +194,11 @@ class Run:
         return state.global_step
 
     def _train_adapter(
-        self, dataset: Dataset[Any], folder: Path, held_out: HeldOut | None, metric: Metric
+        self, dataset: Dataset[Any], folder: Path, held_out: HeldOut | None, metric: Metric, title: str
     ) -> EpisodeTrainer:
         """Trains one adapter, on from the folder's last checkpoint, and leaves the best of it on the model.
 
-        ``held_out`` is what the best is chosen by; without it, the last is what is left.
+        ``held_out`` is what the best is chosen by; without it, the last is what is left. The log says ``title`` first.
         """
         model, recipe = self.loaded.model, self.recipe
         add_trained_adapter(model, recipe)
@@ -197,7 +221,7 @@ class Run:
         )
         for stock in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(stock)
-        trainer.add_callback(Progress(bar=sys.stderr.isatty()))
+        trainer.add_callback(Progress(bar=sys.stderr.isatty(), title=title))
         state = TrainerState.load_from_json(str(checkpoint / STATE_FILE)) if checkpoint else None
         if state is not None and (state.global_step >= state.max_steps or Patience.ran_out(state)):
             trainer.state = state  # the stock loop would take one update more

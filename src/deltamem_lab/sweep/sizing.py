@@ -73,6 +73,14 @@ def choose_size(recipe: Recipe, results: Results) -> Choice:
         states=chosen.point.recipe.adapter.states,
         alpha=chosen.point.recipe.adapter.alpha,
     )
+    values = {value for _, value in known}
+    if len(known) > 1 and len(values) == 1:
+        return Choice(
+            recipe.model_copy(update={"adapter": adapter}),
+            f"Warning: all {len(known)} sizes have the same {metric} ({sign * best:.3f}), so the runs say nothing of "
+            f"size; {chosen.point.name} was taken only because it is the smallest. Train longer (auto.share), or "
+            "choose by another auto.metric, such as own_loss.",
+        )
     reason = (
         f"{chosen.point.name} is the smallest whose {metric} ({chosen.first(metric):.3f}) is within {margin:g} of the "
         f"best ({sign * best:.3f})."

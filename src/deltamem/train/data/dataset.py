@@ -71,6 +71,7 @@ class EpisodeDataset(Dataset[Episode]):
         texts: a number for each episode, the same for those whose histories are of one text; a split that keeps
             equal numbers together holds out texts that were never trained on.
         report: what became of the lines.
+        digest: a hash of the lines, wherever they lie.
         cached: whether the cache had them.
 
     Raises:
@@ -89,7 +90,7 @@ class EpisodeDataset(Dataset[Episode]):
         plain: bool = False,
     ) -> None:
         encoder = EpisodeEncoder(tokenizer, options, config, plain=plain)
-        count, digest = _scan(options)
+        count, digest, self.digest = _scan(options)
         if not count:
             raise BadDataError(f"{options.path or options.hub} has no lines.")
         rules = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in _NOT_IN_KEY}
@@ -118,14 +119,15 @@ class EpisodeDataset(Dataset[Episode]):
         return self.table.episode(index)
 
 
-def _scan(options: DataOptions) -> tuple[int, str]:
-    """How many lines there are, and a hash of them and of where they lie."""
-    count, digest = 0, hashlib.blake2b(digest_size=16)
+def _scan(options: DataOptions) -> tuple[int, str, str]:
+    """How many lines there are, a hash of them and of where they lie, and one of the lines alone."""
+    count, placed, plain = 0, hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     for line in raw_lines(options):
         count += 1
-        digest.update(f"{line.source}:{line.number}:{line.damage}\n".encode())
-        digest.update(line.data)
-    return count, digest.hexdigest()
+        placed.update(f"{line.source}:{line.number}:{line.damage}\n".encode())
+        placed.update(line.data)
+        plain.update(line.data + b"\n")
+    return count, placed.hexdigest(), plain.hexdigest()
 
 
 def _drawn(options: DataOptions, count: int, progress: bool) -> Iterable[RawLine]:
