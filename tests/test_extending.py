@@ -1,6 +1,7 @@
 """What another package adds at the centre: an update rule, a write strategy, a model family; registered or declared."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,11 @@ import torch
 import deltamem
 from deltamem.config import ConfigError
 from deltamem.ops import decode
-from deltamem.rules import UPDATE_RULES
-from tiny import adapted, assert_same_state, backbone, live_state, tokens
+from deltamem.rules import UPDATE_RULES, WRITE_STRATEGIES
+from deltamem.train.data import DataOptions
+from deltamem.train.data.encode import EpisodeEncoder
+from session.talkers import chat_tokenizer, talker
+from tiny import adapted, assert_same_state, backbone, enliven, live_state, tokens
 
 
 def fading(keep: Any, beta: Any) -> tuple[Any, Any, Any]:
@@ -81,6 +85,45 @@ def test_a_rule_that_is_no_plain_arithmetic_runs_uncompiled(rule: str, caplog: p
     assert [record.message.partition(":")[0] for record in caplog.records] == [
         "The update rule clipped runs uncompiled, and slower"
     ]
+
+
+def clauses(text: str) -> Iterator[tuple[int, int]]:
+    """What stands between commas."""
+    return (found.span() for found in re.finditer("[^,]+", text))
+
+
+@pytest.fixture
+def strategy() -> Iterator[str]:
+    deltamem.register_write_strategy(deltamem.WriteStrategy("clause", clauses))
+    yield "clause"
+    WRITE_STRATEGIES.drop("clause")
+
+
+def test_a_write_strategy_of_another_package_writes_in_sessions_documents_and_training(strategy: str) -> None:
+    model, tokenizer = talker(), chat_tokenizer()
+    deltamem.attach(model, deltamem.DeltaMemConfig(rank=4, write=strategy), name=strategy)
+    enliven(model)
+    told = "I live in Lisbon, my tortoise is old, Ravi plays the cello."
+    chat = deltamem.encode_chat(tokenizer, [{"role": "user", "content": told}], segments=strategy)
+    assert [tokenizer.decode(chat.input_ids[chat.segment == number]).strip(" .") for number in range(3)] == [
+        "I live in Lisbon",
+        "my tortoise is old",
+        "Ravi plays the cello",
+    ]
+
+    session = deltamem.Session(model, tokenizer)
+    session.observe(told)
+    step = deltamem.Step(deltamem.new_state(model), segment_ids=chat.segment, write=chat.of([0]), close=True)
+    with torch.no_grad():
+        deltamem.attached(model).base(chat.input_ids, memory=step)
+    assert_same_state(session.state, step.new_state)
+    in_pieces = deltamem.Session(model, tokenizer)
+    in_pieces.observe(iter([told[:20], told[20:]]))
+    assert_same_state(in_pieces.state, session.state)
+
+    rows = [*[{"role": "user", "content": told}, {"role": "assistant", "content": "Noted."}] * 2]
+    encoder = EpisodeEncoder(tokenizer, DataOptions(path="unused"), deltamem.DeltaMemConfig(write=strategy))
+    assert len(set(encoder.encode(rows).history.segments.tolist()) - {-1}) == 4
 
 
 def test_a_name_that_nothing_has_is_refused() -> None:
