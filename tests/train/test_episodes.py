@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from deltamem.train import Episode, Text, TextBatch, collate, evenly
+from deltamem.train.hf import as_batch
 
 PAD = 9
 
@@ -40,6 +41,17 @@ def test_a_batch_knows_whose_query_is_whose() -> None:
 def test_a_batch_without_queries_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one query"):
         collate([Episode((text(3),), ())], PAD)
+
+
+def test_a_query_that_trains_no_token_is_refused() -> None:
+    """Its loss was not a number, its recall 1, and the loss that was logged doubled."""
+    silent = Text((1, 2, 3), (1.0, 0.0, 0.0), (0, 0, 0))  # nothing predicts the first token
+    with pytest.raises(ValueError, match=r"Query 2 of episode 2 of the batch trains no token.*or leave the query out"):
+        collate([Episode((text(3),), (text(2),)), Episode((text(3),), (text(2), silent))], PAD)
+    ready = collate([Episode((text(3),), (text(2), text(3)))], PAD)
+    ready.queries.weights[1] = 0
+    with pytest.raises(ValueError, match="Query 2 of the batch trains no token"):
+        as_batch([ready], PAD)
 
 
 def test_groups_hold_everything_once_in_order_of_length_and_are_alike_in_tokens() -> None:

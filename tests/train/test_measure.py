@@ -11,7 +11,7 @@ from transformers import Qwen3ForCausalLM
 from deltamem import Step, attached, disabled
 from deltamem.train import Episode, Text, collate
 from deltamem.train.loading import split_off
-from deltamem.train.measure import Condition, Measured, add, mean_loss, summarise, tally
+from deltamem.train.measure import Condition, Measured, Tally, add, mean_loss, summarise, tally
 from deltamem.train.report import measured_table
 from deltamem.train.strangers import Strangers, turn_rows
 from deltamem.train.views import full_texts
@@ -143,3 +143,46 @@ def test_histories_of_one_text_are_no_strangers_and_are_held_out_together() -> N
     assert all(items.texts[told.index(strangers[i].history)] != items.texts[i] for i in range(8))
     # What shows the text shows the query's own.
     assert torch.equal(collate([strangers[i] for i in range(8)], 0).full.ids, full_texts(collate(items.items, 0)).ids)
+
+
+def test_of_few_episodes_nothing_is_claimed() -> None:
+    found = Measured(2.795, 2.388, 2.553, 2.007, 2.6, 1, 2, 2, (0.2,), (1.0,))
+    table = measured_table(found)
+    assert "Recall: 0.500 (0.09–0.91), 1 of 2 queries." in table
+    assert "Cannot tell how much of the gain is memory: 0.269 of the gap" in table
+    assert "2 queries of 2 episodes are too few for an interval" in table
+    assert "**" not in table
+
+
+def test_the_interval_of_the_share_covers_what_it_should() -> None:
+    """Of many runs on episodes whose true share is 0.25, about 95 % have it in their interval."""
+    generator, inside = torch.Generator().manual_seed(0), 0
+    for _ in range(200):
+        noise = 0.5 * torch.randn(24, generator=generator, dtype=torch.float64).repeat_interleave(2)
+
+        def tallied(loss: torch.Tensor) -> Tally:
+            rows = torch.stack([loss, torch.ones(48), torch.zeros(48), torch.arange(24).repeat_interleave(2)], 1)
+            one = torch.ones(1, dtype=torch.float64)
+            return Tally(rows.double(), one, one, one[0])
+
+        base = torch.full((48,), 3.0, dtype=torch.float64)
+        own, static = tallied(base - 1 + noise), (base - 0.5).tolist()
+        found = summarise(tallied(base), own, None, tallied(base - 2), 2.5, static)
+        assert found.memory_interval is not None
+        low, high = found.memory_interval
+        inside += low <= 0.25 <= high
+    assert 180 <= inside <= 199
+
+
+@pytest.mark.parametrize(
+    ("interval", "claim"),
+    [
+        ((0.1, 0.4), "**Memory: 0.246 of the gap, 95 % interval 0.100 to 0.400**, from 40 queries of 20 episodes"),
+        ((-0.1, 0.6), "Cannot tell whether any of the gain is memory: 0.246 of the gap, 95 % interval -0.100 to 0.600"),
+        ((-0.3, -0.1), "The memory does harm: "),
+    ],
+)
+def test_the_card_claims_what_the_interval_allows(interval: tuple[float, float], claim: str) -> None:
+    found = Measured(2.795, 2.388, None, 2.007, 2.582, 9, 40, 20, (0.2,), (1.0,), interval)
+    assert claim in measured_table(found)
+    assert found.metrics()["memory_share_low"] == interval[0]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -86,6 +87,19 @@ def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
         run(parse_recipe(recipe(tmp_path / "other")), resume=True)
 
 
+def test_a_run_is_not_gone_on_with_after_its_data_was_replaced(tmp_path: Path) -> None:
+    source = tmp_path / "seed"
+    source.write_text("0")
+    values = recipe(tmp_path / "run", schedule={"steps": 4})
+    values["data"] = {"source": "toy:filed", "options": {"path": str(source)}}
+    run(parse_recipe(values))
+    source.write_text("1")
+    with pytest.raises(ValueError, match=r"data of the run in .* is not what it was .*\(other lines: data\)"):
+        run(parse_recipe(values), resume=True)
+    source.write_text("0")
+    assert run(parse_recipe(values), resume=True).steps == 4
+
+
 # Every update is logged, or the stop lies between two that are.
 @pytest.mark.parametrize("every", [1, 5])
 def test_a_resumed_run_gives_the_same_losses_and_weights(
@@ -153,7 +167,9 @@ def test_a_terminated_process_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path
 
 
 @pytest.mark.parametrize("needs_memory", [True, False])
-def test_the_static_control_tells_memory_from_all_else(tmp_path: Path, needs_memory: bool) -> None:
+def test_the_static_control_tells_memory_from_all_else(
+    tmp_path: Path, needs_memory: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
     options = {"count": 128, "needs_memory": needs_memory}
     evaluation = {
         "data": {"source": "toy:episodes", "options": {**options, "count": 32, "seed": 9}},
@@ -178,6 +194,16 @@ def test_the_static_control_tells_memory_from_all_else(tmp_path: Path, needs_mem
     assert static_gain > 0.1
     assert memory_gain > 0.2 if needs_memory else abs(memory_gain) < 0.02
     assert (tmp_path / "control" / "checkpoint-80").is_dir()
+    # The log says which of the two is trained, how fast, and how long it takes.
+    said = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("Failed to load")]
+    titles = [place for place, line in enumerate(said) if line.startswith(("First the static control", "Training the"))]
+    assert len(titles) == 2
+    assert re.search(r"step 50/80  loss .* tokens/s  0:\d\d:\d\d left", said[titles[0] + 1])
+    # The card has counts, and claims no share where a random backbone makes nothing of the text.
+    card = (tmp_path / "README.md").read_text("utf-8")
+    assert re.search(r"Recall: \d\.\d{3} \(\d\.\d\d–\d\.\d\d\), \d+ of 32 queries\.", card)
+    assert "there is no gap" in card
+    assert len(json.loads((tmp_path / "control" / "metrics.json").read_text())["static_losses"]) == 32
 
 
 def launched(path: Path, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:

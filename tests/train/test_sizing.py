@@ -79,6 +79,16 @@ def test_the_smallest_within_the_margin_is_taken(
     assert choice.recipe.schedule == found.schedule
 
 
+def test_sizes_that_cannot_be_told_apart_are_no_choice(tmp_path: Path) -> None:
+    found = sized(tmp_path, auto={"metric": "recall"})
+    names = ["rank-2_states-1", "rank-2_states-2", "rank-8_states-1", "rank-8_states-2"]
+    choice = choose_size(found, results(found, dict.fromkeys(names, 0.0)))
+    assert (choice.recipe.adapter.rank, choice.recipe.adapter.states) == (2, 1)
+    assert choice.reason.startswith(
+        "Warning: all 4 sizes have the same recall (0.000), so the runs say nothing of size"
+    )
+
+
 def test_a_size_without_numbers_is_passed_over(tmp_path: Path) -> None:
     found = sized(tmp_path)
     choice = choose_size(found, results(found, {"rank-8_states-2": 1.0}))

@@ -1,5 +1,6 @@
 """A tiny bare backbone and episodes of keys and values, as the factories of a recipe; and a recipe of them."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,6 +42,14 @@ def episodes(tokenizer: Any, count: int = 32, seed: int = 0, *, needs_memory: bo
         query = Text((33, keys[0], 34, answer), (0.0, 0.0, 0.0, 1.0), (0, 0, -1, -1))
         items.append(Episode((Text(told, (0.0,) * 6, (0, 0, 0, 1, 1, 1)),), (query,)))
     return Items(items)
+
+
+def filed(tokenizer: Any, path: str) -> Items:
+    """Episodes that a file tells the seed of; they know by what they are told from others."""
+    seed = Path(path).read_text()
+    items = episodes(tokenizer, seed=int(seed))
+    items.digest = seed
+    return items
 
 
 def recipe(folder: Any, **sections: dict[str, Any]) -> dict[str, Any]:

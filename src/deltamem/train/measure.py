@@ -241,7 +241,8 @@ def _share_interval(gains: Tensor, episodes: Tensor) -> tuple[float, float] | No
         return None
     sums = gains.new_zeros(count, 2).index_add(0, episodes, gains)
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.stack([sums[torch.randint(count, (count,), generator=generator)].sum(0) for _ in range(_DRAWS)])
+    draws = (torch.randint(count, (_DRAWS // 20, count), generator=generator) for _ in range(20))
+    drawn = torch.cat([sums[places].sum(1) for places in draws])
     if bool((drawn[:, 1] <= 0).any()):
         return None
     shares = drawn[:, 0] / drawn[:, 1]

@@ -104,9 +104,8 @@ def measured_table(measured: Measured) -> str:
         for name, share in shares.items()
     ]
     low, high = wilson(measured.right, measured.queries)
-    recall = (
-        f"Recall: {measured.right:,} of {measured.queries:,} queries, {measured.recall:.3f} ({low:.2f}–{high:.2f})."
-    )
+    counts = f"{measured.right:,} of {measured.queries:,} queries"
+    recall = f"Recall: {measured.recall:.3f} ({low:.2f}–{high:.2f}), {counts}."
     head = "| with | loss, nats a token | share of the gap nothing → full text |\n|---|---|---|"
     return f"{head}\n{chr(10).join(rows)}\n\n{recall} {_claim(measured)}"
 

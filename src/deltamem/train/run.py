@@ -122,11 +122,8 @@ class Run:
                 name: load_episodes(data, tokenizer, recipe, progress=self.main_process)
                 for name, data in evaluation.further.items()
             }
-        datasets = {
-            "data": self.data,
-            "evaluation": held,
-            **{f"evaluation.further.{n}": d for n, d in self.further.items()},
-        }
+        further = {f"evaluation.further.{name}": data for name, data in self.further.items()}
+        datasets = {"data": self.data, "evaluation": held, **further}
         known = check_data(self.folder, datasets, resume=resume)
         if self.main_process:
             write_atomically(self.folder / DATA_FILE, known)

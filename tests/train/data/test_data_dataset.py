@@ -188,3 +188,14 @@ def test_a_data_set_of_the_hubs_kind_gives_the_same_episodes(
     assert list(from_hub) == list(EpisodeDataset(options, tokenizer, TOKEN))
     with pytest.raises(BadDataError, match=f"Cannot load {folder}/test from the Hub"):
         EpisodeDataset(replace(options, path=None, hub=str(folder), split="test"), tokenizer, TOKEN)
+
+
+def test_the_digest_is_of_the_lines_and_not_of_their_place(
+    options: DataOptions, tokenizer: Any, tmp_path: Path
+) -> None:
+    here = EpisodeDataset(options, tokenizer, TOKEN)
+    moved = tmp_path / "elsewhere.jsonl"
+    moved.write_bytes(Path(str(options.path)).read_bytes())
+    assert EpisodeDataset(replace(options, path=moved), tokenizer, TOKEN).digest == here.digest
+    add(options, line(99))
+    assert EpisodeDataset(options, tokenizer, TOKEN).digest != here.digest
