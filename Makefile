@@ -6,7 +6,7 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check
 # torchao looks for compiled kernels of other Pythons and says so at length; the tests need none of them.
 export TORCHAO_FORCE_SKIP_LOADING_SO_FILES := 1
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format docs bench clean
 
 demo: .venv/.runtime  ## watch a frozen model remember, offline
 	$(BIN)/deltamem demo
@@ -25,7 +25,11 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: .venv/.dev  ## the figures that README quotes
+docs: .venv/.dev  ## the site in site/, with every link checked
+	$(BIN)/python docs/_build/commands.py > docs/cli.md
+	$(BIN)/mkdocs build --strict
+
+bench: .venv/.dev  ## figures of the scan and of the overhead, as docs/figures.md has them
 	$(BIN)/python benchmarks/scan.py --json benchmarks/results/scan.json --check
 	$(BIN)/python benchmarks/overhead.py --json benchmarks/results/overhead.json --check
 
@@ -38,8 +42,8 @@ bench: .venv/.dev  ## the figures that README quotes
 	touch $@
 
 .venv/.dev: .venv/.runtime
-	$(PIP) install --constraint constraints.txt --editable ".[chat,demo,dense,eval,harness,llmlingua,lora,postgres,retrieval,serve,told,train]" --group dev
+	$(PIP) install --constraint constraints.txt --editable ".[chat,demo,dense,eval,harness,llmlingua,lora,postgres,retrieval,serve,told,train]" --group dev --group docs
 	touch $@
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
