@@ -59,7 +59,7 @@ def test_names_are_checked() -> None:
     attachment = deltamem.attach(backbone(), name="work")
     with pytest.raises(ValueError, match="named 'work' already"):
         attachment.add("work", DeltaMemConfig())
-    with pytest.raises(ValueError, match="PyTorch has something of the name 'half'"):
+    with pytest.raises(ValueError, match="PyTorch uses the name 'half'"):
         attachment.add("half", DeltaMemConfig())
     for name in ("", "a.b"):
         with pytest.raises(ValueError, match="must not be empty or contain a dot"):
@@ -346,7 +346,7 @@ def test_a_bare_state_is_no_step() -> None:
 
 @pytest.mark.parametrize("act", [deltamem.attach, deltamem.attached, deltamem.new_state, deltamem.adapter_fingerprint])
 def test_the_name_of_a_model_is_no_model(act: Any) -> None:
-    with pytest.raises(TypeError, match=r"Wanted a loaded model, not str 'Qwen/Qwen3-0\.6B'.*from_pretrained\('Qwen/"):
+    with pytest.raises(TypeError, match=r"Give a loaded model, not str 'Qwen/Qwen3-0\.6B'.*from_pretrained\('Qwen/"):
         act("Qwen/Qwen3-0.6B")
 
 

@@ -80,7 +80,7 @@ def test_names_know_no_model(adapter: AdapterFile) -> None:
         (("backbone", "layers"), 10**9, "layers must be an integer from 1 to 10000"),
         (("backbone", "outputs"), {"x": 3}, "unknown head 'x'"),
         (("base_model",), 3, "base_model and base_revision must be text"),
-        (("format",), "peft", "is no deltamem-adapter"),
+        (("format",), "peft", "is not a deltamem-adapter file"),
         (("format_version",), 3, "reads versions up to 2"),
     ],
 )

@@ -118,7 +118,7 @@ def test_what_is_not_there_is_named(case: Path) -> None:
     shutil.rmtree(case.parent / "backbone_qwen3")
     with pytest.raises(ParityError, match="The backbone of qwen3_mine should be at"):
         run_case(case)
-    for folder, message in ((case / "no", "There is no folder"), (GOLDEN / "backbone_qwen3", "is no parity case")):
+    for folder, message in ((case / "no", "There is no folder"), (GOLDEN / "backbone_qwen3", "is not a parity case")):
         with pytest.raises(ParityError, match=message):
             find_cases(folder)
 

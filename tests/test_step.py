@@ -24,7 +24,7 @@ def test_a_step_that_met_no_model_says_so() -> None:
     model, step = adapted(), Step(state())
     with torch.no_grad(), deltamem.disabled(model):
         model(tokens(2, 4), memory=step)
-    with pytest.raises(RuntimeError, match=r"never met.*not while its memory is disabled"):
+    with pytest.raises(RuntimeError, match=r"No memory has used.*not while its memory is disabled"):
         _ = step.new_state
 
 

@@ -93,7 +93,7 @@ def find_cases(folder: str | Path) -> list[Path]:
         return [folder]
     cases = sorted(path.parent for path in folder.glob(f"*/{EXPECTED_FILE}"))
     if not cases:
-        raise ParityError(f"{folder} is no parity case and holds none: there is no {EXPECTED_FILE}.")
+        raise ParityError(f"{folder} is not a parity case and holds none: there is no {EXPECTED_FILE}.")
     return cases
 
 

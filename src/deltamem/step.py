@@ -59,7 +59,7 @@ class Step:
         """The write plan of this pass, once the pass has begun."""
         if self._plan is None:
             raise RuntimeError(
-                "This memory step never met a memory: pass memory= to the model that deltamem.attach() was given, "
+                "No memory has used this step: pass memory= to the model that deltamem.attach() was given, "
                 "not to one of its layers, and not while its memory is disabled."
             )
         return self._plan

@@ -164,8 +164,8 @@ def read_runs(folders: Iterable[Path]) -> list[Record]:
         for record in read_run(folder):
             if found.setdefault(record.key, record) != record:
                 raise ValueError(
-                    f"{folder} answers what another run answers by the same method ({record.task}, {record.method}); "
-                    "take the runs one by one."
+                    f"{folder} and another run answer the same by the same method ({record.task}, {record.method}); "
+                    "name them one at a time."
                 )
     return list(found.values())
 

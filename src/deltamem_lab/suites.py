@@ -197,5 +197,5 @@ def find_suite(name: str) -> Suite:
         raise ValueError(f"There is no suite {name!r}; there are: {', '.join([*SUITES, *added])}, and module:SUITE.")
     found = added[name].load() if name in added else load_object(name)
     if not isinstance(found, Suite):
-        raise ValueError(f"{name} is no suite: it must be a {Suite.__module__}.Suite.")
+        raise ValueError(f"{name} is not a suite: it must be a {Suite.__module__}.Suite.")
     return found

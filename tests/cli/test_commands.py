@@ -234,7 +234,7 @@ def test_parity_passes_over_the_backbones_that_a_shell_pattern_matches(run: Any)
     assert (code, err, len(json.loads(out)["cases"])) == (0, "", 2)
     code, out, err = run("parity", GOLDEN / "backbone_qwen3")
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert "is no parity case" in err
+    assert "is not a parity case" in err
 
 
 def test_doctor_says_which_kernel_and_why(run: Any) -> None:

@@ -101,7 +101,7 @@ def test_a_training_is_drawn_from_what_it_logged(tmp_path: Path) -> None:
     assert "adapter: recall" in chart.svg
     assert ["adapter", "loss, training", "2.000", "1.000", "20"] in table.rows
     (lora / "training.json").write_text("[1", "utf-8")
-    with pytest.raises(ValueError, match="is no log of a training"):
+    with pytest.raises(ValueError, match="is not a training log"):
         read_training(lora)
 
 

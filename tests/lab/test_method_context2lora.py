@@ -148,7 +148,7 @@ def test_a_lora_beside_memories_is_the_same(own: Backbone, folder: Path) -> None
 def test_a_lora_of_another_backbone_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="another backbone"):
         load_lora(tiny.backbone("qwen3"), folder, "own")
-    with pytest.raises(ValueError, match="no LoRA of PEFT"):
+    with pytest.raises(ValueError, match="not a LoRA of PEFT"):
         load_lora(tiny.backbone("qwen3"), tmp_path, "own")
 
 

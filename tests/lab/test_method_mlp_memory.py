@@ -228,7 +228,7 @@ def test_a_saved_mlp_is_the_same(folder: Path) -> None:
 def test_what_does_not_belong_is_refused(folder: Path, tmp_path: Path) -> None:
     model, _ = load_backbone()
     assert not is_mlp_memory(tmp_path)
-    with pytest.raises(ValueError, match="no MLP memory"):
+    with pytest.raises(ValueError, match="not an MLP memory"):
         load_memory(model, tmp_path, "mine")
     with pytest.raises(ValueError, match="another backbone: it was trained on embedded"):
         load_memory(tiny.backbone(), folder, "mine")

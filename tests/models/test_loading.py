@@ -49,7 +49,7 @@ def test_a_model_that_is_missing_names_the_command() -> None:
 
 
 def test_a_folder_or_file_that_is_not_there_is_not_taken_for_a_hub_id(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no model folder .*no Hub id .*embedded, smollm2, gemma3-270m"):
+    with pytest.raises(FileNotFoundError, match=r"no model folder .*Hub id .*embedded, smollm2, gemma3-270m"):
         find_source(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match="no GGUF file"):
         find_source(tmp_path / "nothing.gguf")

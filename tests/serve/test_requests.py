@@ -86,7 +86,7 @@ REASONS: list[tuple[bytes, str | None, str]] = [
     (said({"text": "x"}), "messages.0.content", "Input should be a text or a list of text parts."),
     (said([IMAGE]), "messages.0.content.0.type", "Input should be 'text'."),
     (said([{"type": "text", "text": 5}]), "messages.0.content.0.text", "Input should be a valid string."),
-    (said("\ud800"), "messages.0.content", "it holds half of a surrogate pair, which is no character."),
+    (said("\ud800"), "messages.0.content", "it holds half of a surrogate pair, which is not a character."),
     (chat(top_logprobs=2), None, "top_logprobs needs logprobs: true."),
     (chat(memory={"roles": []}), "memory.roles", "List should have at least 1 item"),
     (b'{"messages": ', None, "Expecting value at character 13."),

@@ -139,7 +139,7 @@ def test_the_server_weighs_a_turn_from_its_log_or_from_what_it_is_sent(http: htt
     ("body", "says"),
     [
         ({"version": 1}, "no text was written"),
-        ({"version": 2, "messages": TOLD[:1]}, "no answer"),
+        ({"version": 2, "messages": TOLD[:1]}, "not an answer"),
         ({"version": 2, "messages": [{"role": "user", "content": "I settled in Porto."}, TOLD[1]]}, "another memory"),
         ({"version": 2, "messages": []}, "messages"),
         ({"version": 2, "roles": ["user"]}, "another memory"),

@@ -108,7 +108,7 @@ def test_changes_from_the_command_line(tmp_path: Path) -> None:
     assert found.optimiser.learning_rate == 2e-4
     assert found.adapter.heads == ("q", "v")
     assert found.evaluation.held_out == 2
-    for change, message in [("steps", "write key=value"), ("a=[", "no YAML"), ("schedule.stepps=1", "mean steps")]:
+    for change, message in [("steps", "write key=value"), ("a=[", "not valid YAML"), ("schedule.stepps=1", "mean steps")]:
         with pytest.raises(RecipeError, match=message):
             load_recipe(path, [change])
 
@@ -127,10 +127,10 @@ def test_a_recipe_extends_another_and_its_own_values_win(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", "no YAML"),
+        ("a: [", "not valid YAML"),
         ("- a", "must hold keys"),
         (None, "Cannot read the recipe"),
-        ("seed: 1\nadapter: {rank: 4, states: 2, rank: 8}", "no YAML: the key rank is given twice.*line 2"),
+        ("seed: 1\nadapter: {rank: 4, states: 2, rank: 8}", "not valid YAML: the key rank is given twice.*line 2"),
         ("extends: [a.yaml]", r"extends \['a.yaml'\]; give the path of one"),
     ],
 )

@@ -102,9 +102,7 @@ class Attachment:
         if not name or "." in name:
             raise ValueError(f"An adapter's name must not be empty or contain a dot: {name!r}.")
         if hasattr(nn.ModuleDict(), name):
-            raise ValueError(
-                f"PyTorch has something of the name {name!r} in every module; choose another for the adapter."
-            )
+            raise ValueError(f"PyTorch uses the name {name!r} in every module; choose another for the adapter.")
         numbers = config.select_layers(len(self.sites))
         memories = [fresh_memory(config, self.sites[number]) for number in numbers]
         for place, (number, memory) in enumerate(zip(numbers, memories, strict=True)):

@@ -163,7 +163,7 @@ class MemoryCalls:
         """The model's own ``generate``, with a memory in its cache.
 
         A :class:`MemoryCache` is made unless one is passed as ``past_key_values``. Prompts of more than
-        1,024 tokens are taken in by chunks unless ``prefill_chunk_size`` says otherwise.
+        1,024 tokens are read in chunks unless ``prefill_chunk_size`` says otherwise.
 
         Raises:
             TypeError: a memory is passed as ``memory``.
@@ -284,7 +284,7 @@ class MemoryCalls:
                 f"This {type(cache).__name__} carries no memory. Pass past_key_values=deltamem.memory_cache(model), "
                 "or memory=deltamem.Step(state) on every call."
             )
-        cache.layers = fresh.layers  # no longer empty after the call: going on with it is refused, not misread
+        cache.layers = fresh.layers  # no longer empty after the call: to go on with it is refused, not misread
         return fresh
 
     def _refuse_reentrant(self) -> None:
@@ -330,7 +330,7 @@ _PACKED = (
 
 
 def _admit_prompt(inputs: Tensor | None, cache: MemoryCache, options: GenerateOptions) -> int:
-    """The position in the cache that the prompt will end at; a long prompt is to be taken in by chunks."""
+    """The position in the cache that the prompt will end at; a long prompt is to be read in chunks."""
     keywords = options.keywords
     tokens, embeds = inputs if inputs is not None else keywords.get("input_ids"), keywords.get("inputs_embeds")
     prompt = tokens if embeds is None else embeds
@@ -344,6 +344,6 @@ def _admit_prompt(inputs: Tensor | None, cache: MemoryCache, options: GenerateOp
             raise ValueError(f"{name} has {count} rows for {prompts} prompts; it needs one row each.")
     mask = keywords.get("attention_mask")
     new = length - cache.position if mask is None or mask.shape[1] == length else length
-    if embeds is None and new > _PREFILL_CHUNK:  # transformers cannot take embeddings in by chunks
+    if embeds is None and new > _PREFILL_CHUNK:  # transformers cannot read embeddings in chunks
         options.set_default("prefill_chunk_size", _PREFILL_CHUNK)
     return cache.position + new

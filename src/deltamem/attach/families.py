@@ -109,7 +109,7 @@ def find_attention(model: nn.Module) -> list[AttentionSite]:
     if not sites:
         seen = f"Its attention is {', '.join(sorted(strangers))}. " if strangers else "It has no attention module. "
         raise ValueError(
-            f"No known attention class in {type(model).__name__}. {seen}To add one, tell where it keeps its "
+            f"No known attention class in {type(model).__name__}. {seen}To add one, say where it keeps its "
             "projections: deltamem.register_family(deltamem.Family('ItsAttentionClass', output='o_proj', "
             "inputs=('q_proj', 'k_proj', 'v_proj'))). Known: " + ", ".join(sorted(FAMILIES.names()))
         )
@@ -124,7 +124,7 @@ def check_model(model: object) -> None:
     """
     if not isinstance(model, nn.Module):
         advice = f": AutoModelForCausalLM.from_pretrained({model!r})" if isinstance(model, str | Path) else ""
-        raise TypeError(f"Wanted a loaded model, not {type(model).__name__} {model!r:.80}. Load it first{advice}.")
+        raise TypeError(f"Give a loaded model, not {type(model).__name__} {model!r:.80}. Load it first{advice}.")
 
 
 def base_model(model: nn.Module, sites: list[AttentionSite]) -> PreTrainedModel:
@@ -140,7 +140,7 @@ def base_model(model: nn.Module, sites: list[AttentionSite]) -> PreTrainedModel:
         and all(site.path.startswith(f"{path}." if path else "") for site in sites)
     ]
     if not holders:
-        raise ValueError(f"{type(model).__name__} is no transformers model; deltamem attaches to those.")
+        raise ValueError(f"{type(model).__name__} is not a transformers model; deltamem attaches only to those.")
     return max(holders, key=lambda holder: len(holder[0]))[1]
 
 

@@ -171,7 +171,7 @@ def check_text(text: str, what: str) -> None:
     half = _HALF.search(text) if isinstance(text, str) else None
     if half is not None:
         raise ValueError(
-            f"The text of {what} holds half of a surrogate pair at character {half.start()}, which is no character. "
+            f"The text of {what} holds half of a surrogate pair at character {half.start()}, which is not a character. "
             "Was it read from bytes that are not UTF-8? Read them with errors='replace'."
         )
 

@@ -32,7 +32,7 @@ def chat(
     dtype: Annotated[str, typer.Option(help="Of its weights: auto, bfloat16, float16, float32.")] = "auto",
     history: Annotated[
         Path | None,
-        typer.Option(help="File to keep typed lines in for the arrow keys; else they last as long as this."),
+        typer.Option(help="File that keeps typed lines for the arrow keys; without it they last as long as the chat."),
     ] = None,
 ) -> None:
     """Talk to a model that remembers across runs.

@@ -76,7 +76,7 @@ def convert_data(
         Path, typer.Argument(metavar="INPUT", help="A .json, .jsonl, .csv or .txt file, or a folder of them.")
     ],
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The .jsonl or .jsonl.gz file to write.")],
-    shortest: Annotated[int | None, typer.Option(min=1, help="Keep only the so many shortest lines.")] = None,
+    shortest: Annotated[int | None, typer.Option(min=1, help="Keep only this many lines, the shortest.")] = None,
     tokenizer: Annotated[str | None, _Tokenizer] = None,
     ask: Annotated[str | None, typer.Option(help="The visible turn, with {question} in it.")] = None,
     parts: Annotated[
@@ -86,7 +86,7 @@ def convert_data(
     explicit: Annotated[
         bool, typer.Option(help="For fairytaleqa: only questions whose answer stands in the text.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="For star: another seed, other values in place of its few.")] = 0,
+    seed: Annotated[int, typer.Option(help="For star: seed of the values drawn in place of its few.")] = 0,
 ) -> None:
     """Convert a published data set to training lines.
 
@@ -186,7 +186,7 @@ def check_data(
     write_tokens: Annotated[int, typer.Option(min=1, help="Most tokens written; the last are kept.")] = 8192,
     read_tokens: Annotated[int, typer.Option(min=1, help="Most tokens visible; the last are kept.")] = 512,
     plain: Annotated[bool, typer.Option("--plain", help="The lines need no memory: nothing is written.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Check so many lines, drawn at random.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Check only this many lines, drawn at random.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Check training data: counts, lengths in tokens, what is cut, and which lines are bad.

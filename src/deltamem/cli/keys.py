@@ -67,7 +67,7 @@ def list_keys(
 
 @keys.command("revoke")
 def revoke(key_id: Annotated[str, typer.Argument(help="Its id, as in the list.")], store: _Store = "") -> None:
-    """Make a key open nothing, at once."""
+    """Revoke a key, at once."""
     from deltamem.cli.serve import open_store
     from deltamem.store import ApiKeys
 

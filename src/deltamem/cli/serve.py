@@ -38,7 +38,7 @@ def serve(
     start_fresh: Annotated[
         bool, typer.Option("--start-fresh", help="Forget, with its next turn, what another adapter wrote to a session.")
     ] = False,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer whose request does not say.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer where the request sets no limit.")] = 256,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request; larger ones get 413.")] = 4 * 2**20,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take; then it gets 504.")] = 600.0,
     allow_origin: Annotated[list[str] | None, typer.Option(help="A web origin that browsers may call from.")] = None,

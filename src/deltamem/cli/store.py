@@ -51,7 +51,7 @@ def stats(
 def purge(
     url: _Store = "",
     keep_versions: Annotated[
-        int | None, typer.Option(min=1, help="Also delete all but so many last versions of every session.")
+        int | None, typer.Option(min=1, help="Also delete all but this many of the latest versions of every session.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell how many that would be.")] = False,
     as_json: _Json = False,
@@ -74,7 +74,7 @@ def purge(
 
 @store.command("rekey")
 def rekey(url: _Store = "", as_json: _Json = False) -> None:
-    """Encrypt with the first key of DELTAMEM_KEYS whatever is not yet, beside a running server.
+    """Encrypt with the first key of DELTAMEM_KEYS what is not yet; servers may keep running.
 
     Put a new key first, restart the servers, run this, and remove the old key.
 

@@ -243,13 +243,13 @@ def read_adapter_from(source: str | Path, *, revision: str | None = None) -> Ada
     if not folder.exists() and HUB_ID.fullmatch(str(source)):
         folder = _download(str(source), revision)
     if not folder.is_dir():
-        raise AdapterFileError(f"There is no adapter folder {source}, and it is no Hub id (owner/name) either.")
+        raise AdapterFileError(f"There is no adapter folder {source}. Give a folder or a Hub id (owner/name).")
     if config_file(folder) is not None:
         return read_adapter(folder)
     if (folder / RELEASE_CONFIG_FILE).exists():
         return read_release(folder)
     if (folder / OLD_CONFIG_FILE).exists():
-        raise AdapterFileError(f"{source} holds a LoRA of PEFT, and no adapter of deltamem; load it with peft.")
+        raise AdapterFileError(f"{source} holds a LoRA of PEFT, not an adapter of deltamem; load it with peft.")
     raise AdapterFileError(f"{source} holds no adapter: neither {CONFIG_FILE} nor {RELEASE_CONFIG_FILE} is there.")
 
 

@@ -127,7 +127,7 @@ class StateCodec:
         if info.fingerprint != self.fingerprint:
             raise StateFileError(
                 f"This memory was written by another adapter ({info.fingerprint[:12]}…) than the active one "
-                f"({self.fingerprint[:12]}…) and means nothing to it. Load the adapter it was written with."
+                f"({self.fingerprint[:12]}…), which cannot read it. Load the adapter that wrote it."
             )
         if None not in (info.backbone, self._backbone) and info.backbone != self._backbone:
             raise StateFileError(f"This memory was written on {info.backbone}; this model is {self._backbone}.")
@@ -195,9 +195,9 @@ def unpack_state(data: bytes) -> tuple[MemoryState, StateInfo]:
     except SafetensorError as error:
         raise StateFileError(f"This memory is truncated or damaged ({error}).") from None
     except (KeyError, ValueError):
-        raise StateFileError("This is no saved memory of deltamem: its description is missing.") from None
+        raise StateFileError("This is not a memory that deltamem saved: its description is missing.") from None
     if not isinstance(description, dict):
-        raise StateFileError("This is no saved memory of deltamem.")
+        raise StateFileError("This is not a memory that deltamem saved.")
     try:
         FORMAT.check(description)
     except ValueError as error:

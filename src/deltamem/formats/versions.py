@@ -43,7 +43,7 @@ class Format:
             ValueError: it is; the message goes on from the file's name.
         """
         if description.get("format") != self.name:
-            raise ValueError(f"is no {self.name}: its format is {description.get('format')!r}.")
+            raise ValueError(f"is not a {self.name} file: its format is {description.get('format')!r}.")
         version = description.get("format_version")
         if type(version) is not int or version < 1:
             raise ValueError(f"is damaged: its format version is {version!r}.")

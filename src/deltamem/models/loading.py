@@ -60,8 +60,7 @@ def find_source(model: str | Path) -> Source:
         return Source(str(path), {})
     if not HUB_ID.fullmatch(str(model)):
         raise FileNotFoundError(
-            f"There is no model folder {model}, and it is no Hub id (owner/name) and no name of ours either "
-            f"({', '.join(MODELS)})."
+            f"There is no model folder {model}. Give a folder, a Hub id (owner/name), or one of {', '.join(MODELS)}."
         )
     return Source(str(model), {})
 

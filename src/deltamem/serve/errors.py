@@ -170,7 +170,7 @@ def _field(location: Sequence[str | int], body: Any) -> str:
             value = value.get(part)
         elif isinstance(value, list) and isinstance(part, int):
             value = value[part]
-        else:  # the form that a value was judged as
+        else:  # the form that a value was checked as
             continue
         names.append(str(part))
     return ".".join(names)

@@ -178,7 +178,7 @@ def past_turn(
     sent: list[Message] = [*map(ChatMessage.plain, messages)] if messages else _kept(server, caller, session, number)
     answered = after.kind == "turn"
     if answered and sent[-1]["role"] != "assistant":
-        raise _not_the_turn(number, "its last message is no answer")
+        raise _not_the_turn(number, "its last message is not an answer")
     if answered:
         sent = [*sent[:-1], answer_message(sent[-1]["content"])]
     added = [*new_messages(sent[:-1]), sent[-1]] if answered else list(sent)

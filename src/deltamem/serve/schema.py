@@ -27,7 +27,7 @@ class Options(Body):
 
 def _whole(text: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("it holds half of a surrogate pair, which is no character")
+        raise ValueError("it holds half of a surrogate pair, which is not a character")
     return text
 
 
@@ -39,8 +39,8 @@ def _type_of_first(values: list[Any]) -> str:
     return _type(values[0]) if values else "str"
 
 
-def _judged_by(choose: Callable[[Any], str], otherwise: str) -> Discriminator:
-    """Has a value of several forms judged as the one that it looks like, so that the reason is about that one."""
+def _checked_by(choose: Callable[[Any], str], otherwise: str) -> Discriminator:
+    """Checks a value that may have several forms as the form it resembles, so that an error is about that form."""
     return Discriminator(choose, custom_error_type="wrong_form", custom_error_message=otherwise)
 
 
@@ -57,7 +57,7 @@ Nothing = Annotated[list[Any], Field(max_length=0)]
 StopText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_whole)]
 Stop = Annotated[
     Annotated[StopText, Tag("str")] | Annotated[list[StopText], Field(max_length=16), Tag("list")],
-    _judged_by(_type, "Input should be a text or a list of texts"),
+    _checked_by(_type, "Input should be a text or a list of texts"),
 ]
 
 
@@ -70,7 +70,7 @@ class TextPart(Body):
 
 Content = Annotated[
     Annotated[WholeText, Tag("str")] | Annotated[list[TextPart], Tag("list")],
-    _judged_by(_type, "Input should be a text or a list of text parts"),
+    _checked_by(_type, "Input should be a text or a list of text parts"),
 ]
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -78,11 +78,11 @@ PromptList = Annotated[
     Annotated[list[WholeText], Field(min_length=1, max_length=64), Tag("str")]
     | Annotated[TokenIds, Tag("int")]
     | Annotated[list[TokenIds], Field(min_length=1, max_length=64), Tag("list")],
-    _judged_by(_type_of_first, "Input should be a list of texts, of token ids, or of lists of token ids"),
+    _checked_by(_type_of_first, "Input should be a list of texts, of token ids, or of lists of token ids"),
 ]
 Prompt = Annotated[
     Annotated[WholeText, Tag("str")] | Annotated[PromptList, Tag("list")],
-    _judged_by(_type, "Input should be a text or a list"),
+    _checked_by(_type, "Input should be a text or a list"),
 ]
 
 

@@ -42,7 +42,7 @@ class StateSigner:
         except ValueError:
             prefix, found, given = "", b"", b""
         if prefix != _PREFIX:
-            raise ApiError(400, "This is no state that a server has handed out.", "invalid_state", "state")
+            raise ApiError(400, "This is not a state that a server handed out.", "invalid_state", "state")
         if not hmac.compare_digest(self._signature(found, tenant), given):
             raise ApiError(
                 400,

@@ -130,7 +130,7 @@ async def open_turn(server: Server, caller: Caller, options: MemoryOptions, dead
         raise _unfitting("must_exist asks for a session: name one, and a mode other than off.", "must_exist")
     if options.mode == "off":
         if options.return_state and options.session is not None:
-            raise _unfitting("The mode off uses no memory of the session that could be returned.", "return_state")
+            raise _unfitting("The mode off uses no memory, so there is none to return.", "return_state")
         if options.state is not None:
             received_state(server, caller, options.state)  # it is handed back, so it has to be one
         yield Turn(server, caller, deadline, options, None, 0)

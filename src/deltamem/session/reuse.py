@@ -34,7 +34,7 @@ class ReadText:
     def of(cls, sequence: Tensor, cache: MemoryCache, attachment: Attachment) -> Self | None:
         """What generation of one row, with the output ``sequence`` ``[1, T]``, left in the cache.
 
-        ``None`` if it cannot be gone on from: there were beams, or layers that hold more than keys and values.
+        ``None`` if the next turn cannot use it: there were beams, or layers that hold more than keys and values.
         """
         held = cache.position
         if not held or cache.memory is None or cache.memory.batch != 1 or held > sequence.shape[1]:

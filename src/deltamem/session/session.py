@@ -412,7 +412,7 @@ class Session:
 
     def _written_document(self, pieces: Iterable[str], role: str, stop: Stop) -> MemoryState:
         if role not in self.roles:
-            raise ValueError(f"This session writes {', '.join(self.roles) or 'no role'}, so a {role}'s text is not.")
+            raise ValueError(f"This session writes {', '.join(self.roles) or 'no role'} and not {role!r}.")
         return self._text.write_document(pieces, self.state, check=stop.check)
 
     def _first_visible(self, messages: Sequence[Message]) -> int:

@@ -36,7 +36,7 @@ def check_kind(kind: str) -> str:
         InvalidError: it is no lower-case word, or one that the store uses itself.
     """
     if not isinstance(kind, str) or not _KIND.fullmatch(kind) or kind in ("create", "fork", "rollback"):
-        raise InvalidError(f"{_shown(kind)} is no kind of version to commit: use a word such as turn or observe.")
+        raise InvalidError(f"{_shown(kind)} is not a kind of version; use a lower-case word such as turn or observe.")
     return kind
 
 

@@ -102,7 +102,7 @@ def lock_for_version(connection: Connection, place: Place, parent: int | None) -
     """
     row = lock(connection, place)
     if row.frozen:
-        raise FrozenError(f"Session {place.session!r} is frozen and is not written. Unfreeze it, or fork it.")
+        raise FrozenError(f"Session {place.session!r} is frozen, so you cannot write to it. Unfreeze it, or fork it.")
     if parent is not None and parent != row.head:
         raise ConflictError(place.session, parent, row.head)
     return row

@@ -287,7 +287,7 @@ class SessionStore:
         if expect is not None and found.fingerprint != expect:
             raise FingerprintError(
                 f"The memory of session {session!r} was written by another adapter ({found.fingerprint[:12]}…) than "
-                f"the one in use ({expect[:12]}…) and means nothing to it. Use the adapter it was written with, or "
+                f"the one in use ({expect[:12]}…), which cannot read it. Use the adapter that wrote it, or "
                 "have the session forget it, to start fresh."
             )
         return found

@@ -139,7 +139,7 @@ def _steps(recipe: Recipe) -> tuple[int, int]:
     if schedule.steps is not None:
         return schedule.steps, samples or schedule.steps * schedule.batch
     if samples is None:
-        raise ValueError("How long the data is, only its reading tells; give schedule.samples, or schedule.steps.")
+        raise ValueError("The data has to be read to know its length; give schedule.samples, or schedule.steps.")
     portion = schedule.micro_batch * processes()
     batches = math.ceil(samples / portion)
     an_epoch = math.ceil(batches / schedule.accumulation(processes()))

@@ -113,7 +113,7 @@ def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     except OSError as error:
         raise RecipeError(f"Cannot read the recipe {path}: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must hold keys and values: backbone, data, schedule, output and others.")
     base = values.pop(_EXTENDS, None)
@@ -137,7 +137,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise RecipeError(f"The value in {override!r} is no YAML; put it in quotes.") from None
+        raise RecipeError(f"The value in {override!r} is not valid YAML; put it in quotes.") from None
     set_value(values, key, value)
 
 

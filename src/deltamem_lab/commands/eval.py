@@ -61,7 +61,7 @@ def eval(
     no_train: Annotated[
         bool, typer.Option("--no-train", help="Train nothing for the suite; what is not trained is left out.")
     ] = False,
-    thinking: Annotated[bool, typer.Option(help="Let backbones think that can; the paper does not.")] = False,
+    thinking: Annotated[bool, typer.Option(help="Let backbones that can think do so; the paper does not.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would run; loads no weights.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

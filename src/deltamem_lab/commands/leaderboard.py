@@ -14,9 +14,7 @@ def leaderboard(
         list[Path], typer.Argument(metavar="RUN...", help="Folders of deltamem eval, or files that --keep wrote.")
     ],
     output: Annotated[Path, typer.Option(help="The Markdown page to write.")] = Path("leaderboard.md"),
-    keep: Annotated[
-        Path | None, typer.Option(help="A folder for the results, an item a number, to make the page from again.")
-    ] = None,
+    keep: Annotated[Path | None, typer.Option(help="Folder to keep the results in, to make the page again.")] = None,
 ) -> None:
     """Rank methods: means with intervals over the items of all seeds, the spread over seeds, and costs.
 

@@ -76,7 +76,7 @@ def load_lora(model: nn.Module, folder: str | Path, name: str) -> None:
     from safetensors.torch import load_file
 
     if not is_lora(folder):
-        raise ValueError(f"{folder} is no LoRA of PEFT; it needs {CONFIG_FILE} and {TENSOR_FILE}.")
+        raise ValueError(f"{folder} is not a LoRA of PEFT; it needs {CONFIG_FILE} and {TENSOR_FILE}.")
     config = _peft().PeftConfig.from_pretrained(str(folder))
     special = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication")
     used = [option for option in special if getattr(config, option, None)]

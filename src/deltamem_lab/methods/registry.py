@@ -117,7 +117,7 @@ def find_method(name: str) -> MethodEntry:
     else:
         raise ValueError("not known")
     if not (isinstance(made, type) and issubclass(made, BackboneMethod)):
-        raise ValueError(f"{name} is no method: its class must inherit from deltamem_lab.methods.BackboneMethod.")
+        raise ValueError(f"{name} is not a method: its class must inherit from deltamem_lab.methods.BackboneMethod.")
     decorated = (one for one in _registered.values() if one.made is made)
     first_line = (made.__doc__ or name).strip().splitlines()[0].rstrip(".")
     return _registered.setdefault(name, next(decorated, MethodEntry(first_line, made)))

@@ -58,7 +58,7 @@ def read_training(folder: Path) -> TrainingLog:
             return TrainingLog(folder.name, {_LOSS["loss"]: _means(logged.get("losses", []))}, {})
         return TrainingLog(folder.name, _named(logged, _LOSS), _named(logged, _RECALL))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is no log of a training: {error}; train again, or leave the folder out.") from None
+        raise ValueError(f"{path} is not a training log: {error}; train again, or leave the folder out.") from None
 
 
 def learning(trainings: Sequence[TrainingLog]) -> list[Block]:

@@ -79,7 +79,7 @@ def kind_of(source: str) -> str:
     for kind in KINDS:
         if source.startswith(kind):
             return kind
-    raise ValueError(f"{source!r} is no source of MemoryAgentBench; their names begin with {', '.join(KINDS)}")
+    raise ValueError(f"{source!r} is not a source of MemoryAgentBench; their names begin with {', '.join(KINDS)}")
 
 
 def official_messages(source: str, chunks: Sequence[str], question: str) -> list[Message]:

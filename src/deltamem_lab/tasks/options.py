@@ -46,7 +46,7 @@ def _judge(options: Mapping[str, str]) -> Judge | None:
     if "judge" in options:
         return Judge(options["judge"], options.get("judge_url"), options.get("judge_key", "OPENAI_API_KEY"))
     if given := sorted(set(options) & set(_JUDGE)):
-        raise ValueError(f"{', '.join(given)} without judge, the name of the judge's model.")
+        raise ValueError(f"{', '.join(given)} needs judge too, the name of the judge's model.")
     return None
 
 

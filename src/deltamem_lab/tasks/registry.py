@@ -61,7 +61,7 @@ def find_task(name: str) -> type[Any]:
         raise ValueError(f"There is no task {name!r}; there are: {', '.join([*own, *added])}, and module:Class.")
     lacking = [one for one in _NEEDED if not hasattr(made, one)]
     if not isinstance(made, type) or lacking:
-        raise ValueError(f"{name} is no task: its class needs {', '.join(lacking or _NEEDED)}.")
+        raise ValueError(f"{name} is not a task: its class needs {', '.join(lacking or _NEEDED)}.")
     return made
 
 
@@ -92,7 +92,7 @@ def build_task(
         given["seed"] = seed
     if revision is not None:
         if "revision" not in known:
-            raise ValueError(f"The task {name!r} is made up here and has no revision; leave --revision out.")
+            raise ValueError(f"The task {name!r} makes its own data, which has no revision; leave --revision out.")
         given["revision"] = revision
     return make(**given, **task_options(make, options or {}))
 

@@ -185,7 +185,7 @@ def test_what_the_harness_cannot_use_is_refused(
         (lora / name).write_text("{}", "utf-8")
     for given, said in (
         (("--shard", "1/2", "--seeds", "1"), "--seeds, --shard cannot be used with --harness"),
-        (("--adapter", f"lora={lora}"), "is no δ-mem adapter (lora)"),
+        (("--adapter", f"lora={lora}"), "is not a δ-mem adapter (lora)"),
         (("--method", "bm25"), "with --harness there are only none"),
     ):
         assert run("eval", "--harness", "ifeval", *given, "--output", str(tmp_path / "run")) > 0

@@ -126,5 +126,5 @@ def test_options_are_checked():
     assert task_options(LongMemEval, {"judge": "m"})["judge"] == Judge("m")
     with pytest.raises(ValueError, match=r"no option sources; its options: judge"):
         task_options(LongMemEval, {"sources": "icl"})
-    with pytest.raises(ValueError, match="without judge"):
+    with pytest.raises(ValueError, match="needs judge too"):
         task_options(LongMemEval, {"judge_url": "http://x"})

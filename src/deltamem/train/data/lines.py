@@ -206,7 +206,7 @@ def _text(content: Any, where: str) -> str:
         content.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{where}: character {error.start + 1} is half of a surrogate pair, which is no text"
+            f"{where}: character {error.start + 1} is half of a surrogate pair, which is not text"
         ) from None
     return content
 

@@ -22,7 +22,7 @@ def compression(
     pieces: Annotated[int, typer.Option(min=300, help="The most word pieces of the vocabulary.")] = 4000,
     width: Annotated[int, typer.Option(min=8, help="Of the hidden states.")] = 128,
     layers: Annotated[int, typer.Option(min=1, help="Of the classifier.")] = 2,
-    common: Annotated[float, typer.Option(min=0, max=1, help="What more of the questions have is not telling.")] = 0.1,
+    common: Annotated[float, typer.Option(min=0, max=1, help="What more questions share is not telling.")] = 0.1,
     steps: Annotated[int, typer.Option(min=1, help="Updates, of 8 windows of 512 pieces each.")] = 300,
     rate: Annotated[float, typer.Option(help="The highest learning rate.")] = 2e-3,
 ) -> None:

@@ -24,7 +24,7 @@ def memgen(
     rank: Annotated[int, typer.Option(min=1, help="Of the weaver's LoRA.")] = 16,
     alpha: Annotated[int, typer.Option(min=1, help="The LoRA's update is scaled by alpha/rank.")] = 32,
     projections: Annotated[
-        str, typer.Option(help="How the paths of the layers end that the LoRA is on.")
+        str, typer.Option(help="Layers that get the LoRA, by the ends of their paths.")
     ] = "q_proj,v_proj,qkv_proj",
     rate: Annotated[float, typer.Option(help="The highest learning rate; the authors' is 1e-5.")] = 2e-3,
     answers: Annotated[int, typer.Option(min=1, help="The most answers an update learns, drawn of its batch.")] = 4,
@@ -45,7 +45,7 @@ def memgen(
 
     training = prepare(recipe, changes or ())
     if training.recipe.optimiser.gradient_checkpointing:
-        raise ValueError("A weaver cannot be trained so: add optimiser.gradient_checkpointing=false.")
+        raise ValueError("A weaver takes no gradient checkpointing: add optimiser.gradient_checkpointing=false.")
     lora = LoraPlan(
         rank=rank,
         alpha=alpha,

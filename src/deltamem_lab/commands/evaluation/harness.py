@@ -42,7 +42,7 @@ def refuse(given: Mapping[str, object], adapters: Sequence[str]) -> None:
     for one in adapters:
         if not is_memory(place := one.rpartition("=")[2]):
             kind = adapter_kind(place)
-            raise typer.BadParameter(f"--adapter {one} is no δ-mem adapter ({kind}), which --harness cannot use.")
+            raise typer.BadParameter(f"--adapter {one} is not a δ-mem adapter ({kind}), which --harness cannot use.")
 
 
 def run(

@@ -99,7 +99,7 @@ def train_classifier(asked: Sequence[Asked], plan: ClassifierPlan, device: torch
     windows = [window for one in asked for window in windows_of(one, tokenizer, common)]
     telling = torch.cat([window.labels for window in windows]).float().mean().item() if windows else 0.0
     if not telling:
-        raise ValueError("No word of the histories is taken up by their questions and answers: nothing to learn.")
+        raise ValueError("The questions and answers repeat no word of their histories, so there is nothing to learn.")
     model = _fresh(tokenizer, plan).to(device).train()
 
     def loss(rows: _Rows) -> Tensor:

@@ -107,11 +107,11 @@ def _read_description(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{folder} is no weaver of MemGen: it has no {CONFIG_FILE}.") from None
+        raise ValueError(f"{folder} is not a weaver of MemGen: it has no {CONFIG_FILE}.") from None
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(found, dict) or (found.get("format"), found.get("format_version")) != (_FORMAT, _VERSION):
-        raise ValueError(f"{path} is no weaver of MemGen in format version {_VERSION}; train it again.")
+        raise ValueError(f"{path} is not a weaver of MemGen in format version {_VERSION}; train it again.")
     if missing := {"backbone", "base_model", "width", "plan", "fingerprint"} - set(found):
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}.")
     return found

@@ -87,7 +87,7 @@ def load_memory(model: Any, folder: str | Path, name: str) -> None:
     if name in memories(model):
         raise ValueError(f"There is an MLP memory named {name!r} already; choose another name.")
     if not is_mlp_memory(folder):
-        raise ValueError(f"{folder} is no MLP memory; it needs {CONFIG_FILE} and {TENSOR_FILE}.")
+        raise ValueError(f"{folder} is not an MLP memory; it needs {CONFIG_FILE} and {TENSOR_FILE}.")
     found = _read(Path(folder))
     if model.device.type != "meta" and found["backbone"] != backbone_fingerprint(model):
         trained = found["base_model"] or f"the one with the fingerprint {str(found['backbone'])[:12]}…"
