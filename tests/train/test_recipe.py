@@ -108,7 +108,11 @@ def test_changes_from_the_command_line(tmp_path: Path) -> None:
     assert found.optimiser.learning_rate == 2e-4
     assert found.adapter.heads == ("q", "v")
     assert found.evaluation.held_out == 2
-    for change, message in [("steps", "write key=value"), ("a=[", "not valid YAML"), ("schedule.stepps=1", "mean steps")]:
+    for change, message in [
+        ("steps", "write key=value"),
+        ("a=[", "not valid YAML"),
+        ("schedule.stepps=1", "mean steps"),
+    ]:
         with pytest.raises(RecipeError, match=message):
             load_recipe(path, [change])
 
