@@ -408,3 +408,16 @@ def test_lines_have_a_question_each_and_its_fact_beside() -> None:
             assert line["value"] in answer["content"]
         else:
             assert answer["content"] == UNKNOWN
+
+
+def test_the_words_before_a_value_are_trained_in_a_share_of_the_dialogues(tokenizer: Any) -> None:
+    stages = [{"updates": 1, "questions": 40}]
+
+    def trained(share: float) -> int:
+        batches = training_batches(tokenizer, stages=stages, parts=1, lead=0.5, lead_share=share)
+        return int((batches[0].queries.weights == 0.5).any(1).sum())
+
+    everywhere, nowhere = trained(1.0), trained(0.0)
+    assert everywhere == 40
+    assert nowhere == 0
+    assert nowhere < trained(0.5) < everywhere

@@ -73,6 +73,7 @@ class ToldBatches(Dataset[EpisodeBatch]):
         stages: the curriculum, one stage after the other.
         parts: batches an update, each of dialogues of like length.
         opened: the share of updates whose questions come after the template's own opening.
+        lead_share: the share of dialogues in whose answers more than the value is trained.
         seed: another seed, other dialogues.
         chats: what is put between the facts; the same facts are told with it and without.
 
@@ -87,6 +88,7 @@ class ToldBatches(Dataset[EpisodeBatch]):
         *,
         parts: int = 2,
         opened: float = 0.2,
+        lead_share: float = 0.25,
         seed: int = 0,
         chats: Chats | None = None,
     ) -> None:
@@ -94,7 +96,7 @@ class ToldBatches(Dataset[EpisodeBatch]):
             raise ValueError(
                 "A stage has filler, tokens of real chat; give chat, a file of JSON lines to take it from."
             )
-        self.chats = chats
+        self.chats, self.lead_share = chats, lead_share
         self.renderer, self.stages, self.parts, self.opened, self.seed = renderer, tuple(stages), parts, opened, seed
         self.updates = sum(stage.updates for stage in self.stages)
         self._last: tuple[int, list[list[Episode]]] = (-1, [])
@@ -116,7 +118,7 @@ class ToldBatches(Dataset[EpisodeBatch]):
         system = None if rng.random() < self.opened else ""
         found: list[Episode] = []
         while sum(len(episode.queries) for episode in found) < stage.questions:
-            dialogue, lead = sample_dialogue(rng, stage.mix), rng.random() < _LEAD_SHARE
+            dialogue, lead = sample_dialogue(rng, stage.mix), rng.random() < self.lead_share
             passage = None
             if self.chats and stage.filler[1]:
                 around = self.chats.around(chat_rng, dialogue.messages, chat_rng.randint(*stage.filler))
@@ -140,6 +142,7 @@ def training_batches(
     parts: int = 2,
     opened: float = 0.2,
     lead: float = 0.05,
+    lead_share: float = 0.25,
     seed: int = 0,
     chat: str | Path | None = None,
 ) -> ToldBatches:
@@ -151,8 +154,10 @@ def training_batches(
             tokens of real chat around and between a dialogue's facts, as one number or the fewest and the most.
         parts: batches an update: the recipe's ``schedule.batch``, with a ``micro_batch`` of 1.
         opened: the share of updates whose questions come after the template's own opening.
-        lead: the loss weight of an answer's words other than the value, where they are trained: in a quarter of the
-            dialogues.
+        lead: the loss weight of an answer's words other than the value, where they are trained.
+        lead_share: the share of dialogues in which they are: how words are put is learned soon, and each trained token
+            costs a pass through the output layer. Where ``unknown`` is asked too, let both weigh alike at the first
+            word (``lead: 0.3, lead_share: 1``), or the model says of everything that it was not told.
         seed: another seed, other dialogues.
         chat: a file of JSON lines of messages, or a folder or glob pattern, that ``filler`` is taken from. Such long
             histories are written in passages of at most 512 tokens.
@@ -164,7 +169,7 @@ def training_batches(
     made = [Stage.from_options(number, stage) for number, stage in enumerate(stages, start=1)]
     renderer = Renderer(tokenizer, lead=lead)
     chats = None if chat is None else Chats(chat, renderer.count)
-    return ToldBatches(renderer, made, parts=parts, opened=opened, seed=seed, chats=chats)
+    return ToldBatches(renderer, made, parts=parts, opened=opened, lead_share=lead_share, seed=seed, chats=chats)
 
 
 def held_out_episodes(
