@@ -140,7 +140,7 @@ def test_the_keys_command(tmp_path: Any) -> None:
     secret = made.stdout.strip().splitlines()[-1]
     listed = runner.invoke(build_app(), ["keys", "list", "--store", store]).stdout
     assert "acme" in listed
-    assert "active  support" in listed
+    assert "active  never used  support" in listed
     assert secret not in listed
     name = listed.split()[0]
     assert runner.invoke(build_app(), ["keys", "revoke", name, "--store", store]).exit_code == 0
