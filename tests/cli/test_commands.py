@@ -259,4 +259,4 @@ def test_every_option_may_be_an_environment_variable(
     with pytest.raises(SystemExit) as exit_:
         main(["serve"])
     assert exit_.value.code == 2
-    assert "70000" in capsys.readouterr().err
+    assert "--port" in capsys.readouterr().err
