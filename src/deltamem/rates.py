@@ -16,4 +16,5 @@ def wilson(right: float, total: float) -> tuple[float, float]:
     p, z = right / total, Z95
     spread = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
     centre, scale = p + z * z / (2 * total), 1 + z * z / total
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    # Rounding must not put the rate itself outside, as at a rate of 1.
+    return max(0.0, min(p, (centre - spread) / scale)), min(1.0, max(p, (centre + spread) / scale))
