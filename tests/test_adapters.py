@@ -76,8 +76,12 @@ def test_several_adapters_are_told_apart_by_name(tmp_path: Path) -> None:
     assert deltamem.adapter_fingerprint(both, "one") != deltamem.adapter_fingerprint(both)
     deltamem.save_adapter(both, tmp_path / "again", "one")
     assert (tmp_path / "again/adapter.safetensors").read_bytes() == (tmp_path / "one/adapter.safetensors").read_bytes()
-    with pytest.raises(ValueError, match="There is an adapter named 'one'"):
-        deltamem.load_adapter(both, tmp_path / "two", "one")
+    deltamem.load_adapter(both, tmp_path / "two", "one")  # nothing is lost: the first is in its folder as it was
+    assert deltamem.adapter_fingerprint(both, "one") == deltamem.adapter_fingerprint(both, "two")
+    assert list(attachment.configs) == ["two", "one"]
+    enliven(both)
+    with pytest.raises(ValueError, match="There is an adapter named 'one' already, and it has changed since"):
+        deltamem.load_adapter(both, tmp_path / "one", "one")
     with pytest.raises(ValueError, match="no adapter 'three'"):
         deltamem.save_adapter(both, tmp_path / "three", "three")
 

@@ -55,6 +55,21 @@ def test_removing_the_active_adapter_leaves_the_newest() -> None:
     assert attachment.active == "b"
 
 
+def test_a_notebook_cell_can_be_run_twice() -> None:
+    model = backbone()
+    deltamem.attach(model, DeltaMemConfig(rank=4))
+    attachment = deltamem.attach(model, DeltaMemConfig(rank=8))
+    assert (list(attachment.configs), attachment.config.rank) == (["default"], 8)
+    with pytest.raises(ValueError, match="layers 0 to 2"):
+        deltamem.attach(model, DeltaMemConfig(layers=(3,)))
+    assert attachment.config.rank == 8
+    enliven(model)
+    before = logits(model)
+    with pytest.raises(ValueError, match="named 'default' already, and it has changed since it was put on; choose"):
+        deltamem.attach(model, DeltaMemConfig(rank=8))
+    assert torch.equal(logits(model), before)
+
+
 def test_names_are_checked() -> None:
     attachment = deltamem.attach(backbone(), name="work")
     with pytest.raises(ValueError, match="named 'work' already"):

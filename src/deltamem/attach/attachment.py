@@ -1,5 +1,6 @@
 """Attaching memories to a Hugging Face decoder, and taking them off again."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ class Attachment:
         self.origin = find_origin(model)
         self.sample = sample_weights(self.sites)
         self.configs: dict[str, DeltaMemConfig] = {}
+        self._put_on: dict[str, str] = {}
         self._steered: dict[int, SteeredAttention] = {}
         self._frozen = [p for p in model.parameters() if p.requires_grad]
         for parameter in self._frozen:
@@ -91,26 +93,39 @@ class Attachment:
         """
         return self._adapter.config
 
-    def add(self, name: str, config: DeltaMemConfig) -> None:
+    def add(self, name: str, config: DeltaMemConfig, *, replace: bool = False) -> None:
         """Adds an adapter with fresh weights and makes it active.
+
+        Args:
+            name: its name.
+            config: its configuration.
+            replace: take the place of an adapter of that name if it is as it was put on, so that nothing is lost.
 
         Raises:
             ValueError: the name is taken or unusable, or the configuration does not fit the backbone.
         """
-        if name in self.configs:
-            raise ValueError(f"There is an adapter named {name!r} already; choose another name or remove() it.")
+        if name in self.configs and not (replace and self._put_on.get(name) == self._digest(name)):
+            since = ", and it has changed since it was put on" if replace else ""
+            raise ValueError(f"There is an adapter named {name!r} already{since}; choose another name or remove() it.")
         if not name or "." in name:
             raise ValueError(f"An adapter's name must not be empty or contain a dot: {name!r}.")
         if hasattr(nn.ModuleDict(), name):
             raise ValueError(f"PyTorch uses the name {name!r} in every module; choose another for the adapter.")
         numbers = config.select_layers(len(self.sites))
         memories = [fresh_memory(config, self.sites[number]) for number in numbers]
+        if name in self.configs:
+            self.remove(name)
         for place, (number, memory) in enumerate(zip(numbers, memories, strict=True)):
             steered = self._steer(number)
             steered.adapters[name] = memory
             steered.index[name] = place
         self.configs[name] = config
         self.activate(name)
+        self.settle(name)
+
+    def settle(self, name: str) -> None:
+        """Takes an adapter's weights for those that it was put on with: it may be replaced while it has them."""
+        self._put_on[name] = self._digest(name)
 
     def remove(self, name: str) -> None:
         """Takes one adapter off; if it was active, the newest one remaining takes over.
@@ -119,7 +134,7 @@ class Attachment:
             ValueError: there is no such adapter.
         """
         self._known(name)
-        del self.configs[name]
+        del self.configs[name], self._put_on[name]
         for steered in self._steered.values():
             if name in steered.adapters:
                 del steered.adapters[name], steered.index[name]
@@ -183,6 +198,14 @@ class Attachment:
         self._calls.release()
         delattr(self.model, _KEY)
 
+    def _digest(self, name: str) -> str:
+        digest = hashlib.sha256(self.configs[name].to_json().encode())
+        for memory in self.memories(name):
+            for parameter in memory.parameters():
+                if not parameter.is_meta:
+                    digest.update(parameter.detach().float().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
     @property
     def _adapter(self) -> ActiveAdapter:
         if self._calls.adapter is None:
@@ -207,7 +230,8 @@ class Attachment:
 def attach(model: nn.Module, config: DeltaMemConfig | None = None, *, name: str = "default") -> Attachment:
     """Puts a fresh adapter on a decoder and freezes everything else.
 
-    Called again with another name it adds a further adapter; the newest is active.
+    Called again with another name it adds a further adapter; the newest is active. Called again with the same name,
+    as when a notebook's cell is run twice, it replaces an adapter that is as it was put on, and no other.
 
     Args:
         model: a ``transformers`` causal language model, also one that carries a LoRA or is quantised.
@@ -228,7 +252,7 @@ def attach(model: nn.Module, config: DeltaMemConfig | None = None, *, name: str 
             attachment.detach()
             raise
     else:
-        attachment.add(name, config or DeltaMemConfig())
+        attachment.add(name, config or DeltaMemConfig(), replace=True)
     return attachment
 
 

@@ -69,7 +69,7 @@ def load_adapter(
     Args:
         model: the backbone, bare or carrying other adapters.
         source: a folder in our format or in the published release's, or the Hub id of one.
-        name: the adapter's name on this model.
+        name: the adapter's name on this model. An adapter of that name is replaced if it is as it was put on.
         revision: branch, tag or commit on the Hub.
 
     Raises:
@@ -206,6 +206,7 @@ def add_adapter(model: nn.Module, adapter: AdapterFile, name: str = "default") -
             memory.config = adapter.config
             for part, tensor in memory.named_parts().items():
                 tensor.copy_(adapter.tensors[f"layers.{layer}.{part}"])
+    attachment.settle(name)
     return attachment
 
 
