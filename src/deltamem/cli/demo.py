@@ -12,19 +12,29 @@ _FACTS, _FACTS_SEED = 12, 1
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the pictures and a memory.")] = Path("deltamem-demo"),
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON; progress on stderr.")] = False,
-    facts: Annotated[bool, typer.Option("--facts", help="Only print some held-out facts as JSON.")] = False,
-    ask: Annotated[bool, typer.Option("--ask", help="Talk to the embedded model instead.")] = False,
+    embedded: Annotated[bool, typer.Option("--embedded", help="The toy: half a minute, no model to pull.")] = False,
+    adapter: Annotated[str, typer.Option(help="Another adapter of the real model, a folder or Hub id.")] = "",
+    facts: Annotated[bool, typer.Option("--facts", help="Only print some held-out facts of the toy as JSON.")] = False,
+    ask: Annotated[bool, typer.Option("--ask", help="Talk to the toy instead.")] = False,
 ) -> None:
-    """Watch a frozen language model remember: half a minute, two cores, no network.
+    """Watch a frozen language model remember: two cores, no network, two minutes.
 
-    A small embedded backbone is told things, the text is dropped, and it answers from a memory of six kilobytes.
-    Then come measurements on held-out dialogues beside no context, another dialogue's memory, BM25 and the full
-    text: recall, corrections, forgetting over 2,000 tokens, and what the adapter costs the backbone.
+    A real chat model, SmolLM2-135M-Instruct (deltamem pull smollm2), is told things, the text is dropped, and it
+    answers from a memory of kilobytes; beside it the bare model, BM25 and the full text. Then a small table on
+    held-out dialogues. With --embedded it is a toy backbone in its own small world, and the tables are larger: recall,
+    corrections, forgetting over 2,000 tokens, and what the adapter costs the backbone.
 
     Example: deltamem demo --output pictures
     """
+    import sys
+
+    from deltamem.cli.models import default_model
+    from deltamem.models.catalog import EMBEDDED
+
     if sum((as_json, facts, ask)) > 1:
         raise typer.BadParameter("--json, --facts and --ask exclude one another; give one of them.")
+    if adapter and (embedded or facts or ask):
+        raise typer.BadParameter("--adapter is for the real model's demo; leave it or the others out.")
     if facts:
         from deltamem.demo.world import held_out_facts
 
@@ -35,8 +45,15 @@ def demo(
 
         chat(model="embedded", window=0, max_new_tokens=24)
         return
-    from deltamem.demo.show import run_demo
+    if embedded or (default_model() == EMBEDDED and not adapter):
+        from deltamem.demo.show import run_demo
 
-    data = run_demo(output, as_data=as_json)
+        if not embedded:
+            print("This is the toy. For a real chat model: deltamem pull smollm2", file=sys.stderr)
+        data = run_demo(output, as_data=as_json)
+    else:
+        from deltamem.demo.real.show import run_real_demo
+
+        data = run_real_demo(output, adapter, as_data=as_json)
     if as_json:
         print(json.dumps(data, indent=2))

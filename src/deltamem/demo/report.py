@@ -18,7 +18,7 @@ WIDTH = 100
 
 def show_story(console: Console, story: Story) -> None:
     """Prints the conversation, and the answers without and with the memory."""
-    _headline(console, "A conversation")
+    headline(console, "A conversation")
     lines = [
         Text.assemble((f"{who:>6} › ", colour), text)
         for turn in TOLD
@@ -33,7 +33,7 @@ def show_story(console: Console, story: Story) -> None:
         highlight=False,
         width=WIDTH,
     )
-    table = _table("asked", "bare backbone", "with the memory", "")
+    table = plain_table("asked", "bare backbone", "with the memory", "")
     for reply in story.replies:
         right = reply.memory == reply.answer
         mark = Text("✓", "green") if right else Text.assemble(("✗", "red"), f" told: {reply.answer}")
@@ -51,7 +51,7 @@ def show_results(console: Console, results: Results) -> None:
 
 def show_end(console: Console, plots: Mapping[str, Path], memory: Path, seconds: float) -> None:
     """Prints where the files lie, what to try next, and what all this does not show."""
-    _headline(console, "Files")
+    headline(console, "Files")
     for name, path in plots.items():
         console.print(Text(f"{name:<11} {path}"), soft_wrap=True)
     console.print(Text.assemble(f"{'memory':<11} {memory}", ("   (deltamem inspect reads it)", "dim")), soft_wrap=True)
@@ -67,11 +67,11 @@ def show_end(console: Console, plots: Mapping[str, Path], memory: Path, seconds:
 
 
 def _show_recall(console: Console, recall: Mapping[str, Mapping[int, Rate]]) -> None:
-    _headline(
+    headline(
         console, "Recall on held-out dialogues", "percent of answers right to the letter, 95 % interval by dialogues"
     )
     facts = list(recall["full"])
-    table = _table("facts told", *(f"{number}" for number in facts), right=len(facts))
+    table = plain_table("facts told", *(f"{number}" for number in facts), right=len(facts))
     for method, rates in recall.items():
         table.add_row(LABELS[method], *(_cell(rates[number]) for number in facts), style=_style(method))
     table.add_section()
@@ -81,8 +81,8 @@ def _show_recall(console: Console, recall: Mapping[str, Mapping[int, Rate]]) -> 
 
 def _show_updates(console: Console, updates: Updates) -> None:
     total = next(iter(updates.new.values())).total
-    _headline(console, "Corrected facts", f"two of four facts corrected later, {total} questions, percent")
-    table = _table("answer", "new value", "old value", right=2)
+    headline(console, "Corrected facts", f"two of four facts corrected later, {total} questions, percent")
+    table = plain_table("answer", "new value", "old value", right=2)
     for method, rate in updates.new.items():
         table.add_row(LABELS[method], _cell(rate), _cell(updates.old[method]), style=_style(method))
     console.print(table)
@@ -93,8 +93,8 @@ def _show_forgetting(console: Console, results: Results) -> None:
     marks = [tokens for tokens, _ in next(iter(curves.values()))]
     total = next(iter(curves.values()))[0][1].total
     detail = f"four facts, then small talk; {total} questions, percent; full context: the last {WINDOW} tokens"
-    _headline(console, "Forgetting", detail)
-    table = _table("tokens since the facts", *(f"{tokens:,}" for tokens in marks), right=len(marks))
+    headline(console, "Forgetting", detail)
+    table = plain_table("tokens since the facts", *(f"{tokens:,}" for tokens in marks), right=len(marks))
     for method, curve in curves.items():
         table.add_row(LABELS[method], *(_cell(rate) for _, rate in curve), style=_style(method))
     console.print(table)
@@ -102,8 +102,8 @@ def _show_forgetting(console: Console, results: Results) -> None:
 
 def _show_cost(console: Console, results: Results) -> None:
     cost = results.cost
-    _headline(console, "What it costs the backbone", "text in the window; the memory starts empty and writes along")
-    table = _table("", "bare", "with adapter", right=2)
+    headline(console, "What it costs the backbone", "text in the window; the memory starts empty and writes along")
+    table = plain_table("", "bare", "with adapter", right=2)
     bare, adapted = cost.in_context["bare"], cost.in_context["adapted"]
     table.add_row(f"answers right, percent ({bare.total} questions)", _cell(bare, 1), _cell(adapted, 1))
     table.add_row("loss a token, nats (assistant's text)", f"{cost.loss['bare']:.3f}", f"{cost.loss['adapted']:.3f}")
@@ -112,12 +112,14 @@ def _show_cost(console: Console, results: Results) -> None:
     console.print(f"Bytes a session: {sizes}.", highlight=False)
 
 
-def _headline(console: Console, title: str, detail: str = "") -> None:
+def headline(console: Console, title: str, detail: str = "") -> None:
+    """Prints the title of a section."""
     console.print()
     console.print(Text.assemble((title, "bold"), (f"   {detail}", "dim") if detail else ""))
 
 
-def _table(first: str, *others: str, right: int = 0) -> Table:
+def plain_table(first: str, *others: str, right: int = 0) -> Table:
+    """A table without lines; its last columns are flush right or all left."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
     table.add_column(first)
     for name in others:

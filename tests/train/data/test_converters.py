@@ -389,10 +389,13 @@ def test_the_shortest_lines_are_kept_in_their_order(tmp_path: Path) -> None:
 
     def ids(**options: Any) -> list[str]:
         done = convert("hotpotqa", source, tmp_path / "out.jsonl.gz", shortest=3, **options)
-        assert done == Conversion(rows=9, lines=3, skipped={}, longer=6)
+        assert done == Conversion(rows=9, lines=3, skipped={}, longer=6, longest=done.longest)
         return [json.loads(line)["id"] for line in gzip.open(tmp_path / "out.jsonl.gz")]
 
     assert ids() == ["6", "7", "8"]
+    read = map(json.loads, gzip.decompress((tmp_path / "out.jsonl.gz").read_bytes()).splitlines())
+    longest = max(sum(len(message["content"]) for message in line["messages"]) for line in read)
+    assert convert("hotpotqa", source, tmp_path / "out.jsonl.gz", shortest=3).longest == longest
     assert ids(measure=lambda item: -item.characters) == ["0", "1", "2"]
 
 
@@ -450,3 +453,85 @@ def test_unknown_kinds_and_names_are_refused(tmp_path: Path) -> None:
         Style(paragraphs=1)
     with pytest.raises(BadDataError, match="no such file or folder"):
         convert("squad", tmp_path / "none.json", tmp_path / "out.jsonl")
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}
+
+
+def test_sharegpt_conversations_stay_conversations() -> None:
+    turns = [
+        ("human", "I moved to Oslo."),
+        ("gpt", "Nice."),
+        ("human", "Where do I live?"),
+        ("gpt", "In Oslo."),
+        ("human", "Bye."),
+    ]
+    row = {"id": "a", "system": "Be kind.", "conversations": [{"from": who, "value": said} for who, said in turns]}
+    (item,) = lines("sharegpt", row)
+    assert item.name == "a"
+    assert list(item.messages) == [
+        {"role": "system", "content": "Be kind."},
+        user("I moved to Oslo."),
+        assistant("Nice."),
+        user("Where do I live?"),
+        assistant("In Oslo."),
+    ]
+    with pytest.raises(ValueError, match="the speaker 'alien' is unknown"):
+        lines("sharegpt", {"conversations": [{"from": "alien", "value": "?"}]})
+    short = list(KINDS["sharegpt"].examples({"conversations": row["conversations"][:2]}, Style()))
+    assert short == [Skipped("one question, with nothing before it to remember")]
+
+
+@pytest.mark.parametrize("form", ["fine-tuning", "flat", "log", "batch"])
+def test_openai_logs_with_their_tool_calls(form: str) -> None:
+    messages = [
+        user("I am in Oslo."),
+        CALL,
+        {"role": "tool", "content": "4 °C"},
+        assistant("Cold."),
+        user("Where am I?"),
+    ]
+    last = assistant("In Oslo.")
+    choices = [{"index": 0, "message": last}]
+    row: dict[str, Any] = {
+        "fine-tuning": {"messages": [*messages, last]},
+        "flat": {"messages": messages, "choices": choices},
+        "log": {"request": {"model": "m", "messages": messages}, "response": {"id": "r", "choices": choices}},
+        "batch": {"custom_id": "b", "body": {"messages": messages}, "response": {"body": {"choices": choices}}},
+    }[form]
+    (item,) = lines("openai", row)
+    assert item.messages == (messages[0], {"role": "assistant", "content": ""}, *messages[2:], last)
+    assert item.name == {"log": "r", "batch": "b"}.get(form, "")
+
+
+def test_a_tool_call_without_text_is_no_bad_line_and_no_target() -> None:
+    whole = [user("a"), CALL, {"role": "tool", "content": "b"}, assistant("c"), user("d"), assistant("e")]
+    read = parse_messages(RawLine("f", 1, json.dumps({"messages": whole}).encode()))
+    assert read[1] == {"role": "assistant", "content": ""}
+    with pytest.raises(ValueError, match="no assistant message with a text"):
+        parse_messages(RawLine("f", 1, json.dumps({"messages": whole[:2]}).encode()))
+    with pytest.raises(ValueError, match="message 1: content must be a text"):
+        parse_messages(RawLine("f", 1, json.dumps({"messages": [{"role": "assistant", "content": None}]}).encode()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "ask", "said"),
+    [
+        ("squad", "{q}", r"ask \(--ask\) has \{q\}; the only thing to fill in is \{question\}"),
+        ("squad", "Answer.", "every line would ask the same"),
+        ("documents", "{question}", "documents has no questions"),
+        ("openai", "{question}", "leave out ask"),
+    ],
+)
+def test_an_ask_that_does_not_fit_is_refused(kind: str, ask: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        convert(kind, tmp_path / "none.json", tmp_path / "out.jsonl", ask=ask)
+    assert not (tmp_path / "out.jsonl").exists()

@@ -186,7 +186,10 @@ def _check(report: DataReport, options: DataOptions) -> None:
 
 
 def _stopped(bad: BadLine) -> BadDataError:
-    return BadDataError(f"{bad}. Mend or remove the line, or skip such lines with on_bad='skip'.")
+    return BadDataError(
+        f"{bad}. Mend or remove the line, or skip such lines: on_bad: skip in a recipe's data section, "
+        "on_bad='skip' in Python."
+    )
 
 
 def _notify(report: DataReport, tokenizer: str) -> None:

@@ -138,15 +138,16 @@ class EpisodeEncoder:
             ValueError: it has no target with a history, or the chat template refuses it.
         """
         lead = next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
-        targets = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        # An answer that only calls tools has no words to learn.
+        targets = [i for i, one in enumerate(messages) if one["role"] == "assistant" and one["content"].strip()]
         chosen = targets[-1:] if self.options.target == "final" else targets
         places = [(lead if self.plain else _visible_from(messages, lead, target), target) for target in chosen]
         if self.options.needs_history and not self.plain:
             places = [(start, target) for start, target in places if start > lead]
         if not places:
             raise ValueError(
-                "nothing comes before the last turn, so there is nothing to remember "
-                "(needs_history=False takes such lines)"
+                "nothing comes before the last turn, so there is nothing to remember (needs_history: false in a "
+                "recipe's data section takes such lines; deltamem data check --plain checks lines that need no memory)"
             )
         history = self._history(list(messages[lead : places[-1][0]]))
         whole = None if self.plain else self._whole(list(messages[: places[-1][1] + 1]))

@@ -160,21 +160,26 @@ def parse_messages(line: RawLine) -> list[Message]:
     if not isinstance(row, dict):
         raise ValueError(f"a line must be an object, not {_kind(row)}")
     if row.get("messages") is not None:
-        messages = _messages(row["messages"], "messages")
+        messages = read_messages(row["messages"], "messages")
     elif row.get("prompt") is not None and row.get("response") is not None:
         prompt = row["prompt"]
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         response = {"role": "assistant", "content": _text(row["response"], "response")}
-        messages = [*_messages(turns, "prompt"), response]
+        messages = [*read_messages(turns, "prompt"), response]
     else:
         keys = ", ".join(map(repr, row)) or "nothing"
         raise ValueError(f"a line needs 'messages', or 'prompt' and 'response'; this one has {keys}")
-    if all(message["role"] != "assistant" for message in messages):
-        raise ValueError("there is no assistant message to learn from")
+    if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
+        raise ValueError("there is no assistant message with a text to learn from")
     return messages
 
 
-def _messages(value: Any, where: str) -> list[Message]:
+def read_messages(value: Any, where: str) -> list[Message]:
+    """Messages with a role and a text each. An assistant's that only calls tools may have none, which is empty then.
+
+    Raises:
+        ValueError: they are something else; the message says what is wrong with which of ``where``.
+    """
     if not isinstance(value, list) or not value:
         raise ValueError(f"{where} must be a list of messages, not {_kind(value)}")
     result = []
@@ -185,7 +190,10 @@ def _messages(value: Any, where: str) -> list[Message]:
         role = item.get("role")
         if not isinstance(role, str) or not role:
             raise ValueError(f"{place}: role must be a text such as 'user', not {_kind(role)}")
-        result.append({"role": role, "content": _text(item.get("content"), place)})
+        content = item.get("content")
+        if content is None and role == "assistant" and (item.get("tool_calls") or item.get("function_call")):
+            content = ""
+        result.append({"role": role, "content": _text(content, place)})
     return result
 
 

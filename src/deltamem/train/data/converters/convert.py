@@ -1,5 +1,6 @@
 """Converting a data set's files to one file of training lines."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from deltamem.train.data.converters.chats import openai, sharegpt
 from deltamem.train.data.converters.dialogues import dialogues
 from deltamem.train.data.converters.documents import documents
 from deltamem.train.data.converters.example import Example, Row, Skipped, Style
@@ -20,6 +22,8 @@ from deltamem.train.data.converters.squad import squad
 from deltamem.train.data.converters.star import star
 from deltamem.train.data.lines import BadDataError, check_target, write_lines
 
+_PLACE = re.compile(r"\{(\w*)\}")
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -27,12 +31,12 @@ class Kind:
 
     Attributes:
         examples: the training lines of one row.
-        ask: the visible turn, unless another is asked for.
+        ask: the visible turn, unless another is asked for; ``None`` where the rows' own last turn is.
         read: the rows of a file or folder, with where they are.
     """
 
     examples: Callable[[Row, Style], Iterator[Example | Skipped]]
-    ask: str = "{question}"
+    ask: str | None = "{question}"
     read: Callable[[Path], Iterator[tuple[str, Any]]] = read_rows
 
 
@@ -46,6 +50,8 @@ KINDS: dict[str, Kind] = {
     "mts-dialog": Kind(mts_dialog),
     "star": Kind(star),
     "synthetic-persona-chat": Kind(persona),
+    "sharegpt": Kind(sharegpt, None),
+    "openai": Kind(openai, None),
 }
 
 
@@ -58,12 +64,14 @@ class Conversion:
         lines: how many training lines were written.
         skipped: how many questions or documents made no line, by reason.
         longer: how many lines were left out for being longer than the shortest that were asked for.
+        longest: the length of the longest line that was written, as ``measure`` has it.
     """
 
     rows: int
     lines: int
     skipped: dict[str, int]
     longer: int = 0
+    longest: int = 0
 
 
 def convert(
@@ -91,13 +99,13 @@ def convert(
 
     Raises:
         BadDataError: the source cannot be read, has another layout, or gives no line; the message names the place.
-        ValueError: there is no such kind, or the target's name has another ending.
+        ValueError: there is no such kind, the target's name has another ending, or ``ask`` does not fit the kind.
     """
     if kind not in KINDS:
         raise ValueError(f"There is no converter {kind!r}; there are {', '.join(KINDS)}.")
     check_target(target)
     layout, rows = KINDS[kind], 0
-    chosen = replace(style or Style(), ask=ask if ask is not None else layout.ask)
+    chosen = replace(style or Style(), ask=_checked_ask(kind, ask))
     examples: list[Example] = []
     skipped: Counter[str] = Counter()
     for place, row in progress(layout.read(source)):
@@ -114,7 +122,24 @@ def convert(
         raise BadDataError(f"{source} gives no training line ({rows} rows, skipped: {dict(skipped)}).")
     kept = examples if shortest is None else _shortest(examples, shortest, measure)
     write_lines(target, map(_as_line, kept))
-    return Conversion(rows, len(kept), dict(skipped), len(examples) - len(kept))
+    return Conversion(rows, len(kept), dict(skipped), len(examples) - len(kept), max(map(measure, kept)))
+
+
+def _checked_ask(kind: str, ask: str | None) -> str:
+    """The visible turn of a kind, or the one that is asked for instead."""
+    own = KINDS[kind].ask
+    if ask is None:
+        return own or ""
+    if own is None:
+        raise ValueError(f"The last turn of a {kind} conversation is its own; leave out ask (--ask).")
+    unknown = sorted(set(_PLACE.findall(ask)) - {"question"})
+    if unknown:
+        raise ValueError(f"ask (--ask) has {{{unknown[0]}}}; the only thing to fill in is {{question}}.")
+    if "{question}" in own and "{question}" not in ask:
+        raise ValueError("ask (--ask) needs {question} in it, or every line would ask the same.")
+    if "{question}" in ask and "{question}" not in own:
+        raise ValueError(f"{kind} has no questions, so that ask (--ask) cannot have {{question}} in it.")
+    return ask
 
 
 def _named(row: Any, number: int) -> Any:
