@@ -19,7 +19,8 @@ def two_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("two_threads")
 def test_commands_share_the_threads(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_commands({"one": ["doctor", "--json"], "other": ["doctor", "--json"]}) == {"one": 0, "other": 0}
+    doctor = ["deltamem", "doctor", "--json"]
+    assert run_commands({"one": doctor, "other": doctor}) == {"one": 0, "other": 0}
     said = capfd.readouterr()
     assert said.out == ""
     for name in ("one", "other"):
@@ -30,11 +31,12 @@ def test_commands_share_the_threads(capfd: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("two_threads")
 def test_one_that_fails_does_not_end_the_others(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_commands({"wrong": ["no-such-command"], "right": ["--version"], "wrong too": ["baseline"]}) == {
-        "wrong": 2,
-        "right": 0,
-        "wrong too": 2,
+    commands = {
+        "wrong": ["deltamem", "no-such-command"],
+        "right": ["deltamem", "--version"],
+        "wrong too": ["deltamem", "baseline"],
     }
+    assert run_commands(commands) == {"wrong": 2, "right": 0, "wrong too": 2}
     assert "wrong too: " in capfd.readouterr().err
 
 

@@ -47,7 +47,7 @@ def test_the_authors_prompt_depends_on_the_source(task):
     assert 'Only output "label: {label}" and nothing else. \n\nplay the blues \n\n label:' in user["content"]
     texts = {official_messages(kind, ["c"], "q?")[1]["content"] for kind in KINDS}
     assert len(texts) == len(KINDS)
-    with pytest.raises(ValueError, match="no source"):
+    with pytest.raises(ValueError, match="is not a source"):
         kind_of("other")
 
 

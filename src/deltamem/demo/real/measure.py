@@ -110,6 +110,7 @@ def recall(model: Any, tokenizer: Any, column: Column, tell: Tell) -> dict[str, 
     rates = {}
     for method in METHODS:
         right: list[bool] = []
+        about: list[int] = []
         for batch in _batches(dialogues):
             tell(f"{column.facts} told, {method}")
             rows = [_row_of(method, row, len(dialogues)) for row, _ in batch]
@@ -117,8 +118,9 @@ def recall(model: Any, tokenizer: Any, column: Column, tell: Tell) -> dict[str, 
             prompts = [_prompt(method, dialogues[row], question) for row, question in batch]
             answers = answer(model, tokenizer, prompts, state)
             values = [dialogues[row].questions[question].value for row, question in batch]
+            about += [row for row, _ in batch]
             right += [holds(said, value) for said, value in zip(answers, values, strict=True)]
-        rates[method] = Rate(sum(right), len(right))
+        rates[method] = Rate.of(right, about)
     return rates
 
 
