@@ -1,5 +1,6 @@
 """What another package adds at the centre: an update rule, a write strategy, a model family; registered or declared."""
 
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import torch
 
 import deltamem
 from deltamem.config import ConfigError
+from deltamem.extensions import how_to_install
 from deltamem.ops import decode
 from deltamem.rules import UPDATE_RULES, WRITE_STRATEGIES
 from deltamem.train.data import DataOptions
@@ -186,3 +188,33 @@ def test_the_compiled_token_is_found_on_disk_again(tmp_path: Path) -> None:
     for _ in range(2):
         subprocess.run([sys.executable, "-c", check], check=True, env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)})
     assert len(list(tmp_path.rglob("*.nbc"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("origin", "command"),
+    [
+        (None, 'pip install "deltamem[serve]"'),
+        ({"url": "file:///home/me/delta%20mem", "dir_info": {}}, 'pip install "/home/me/delta mem[serve]"'),
+        (
+            {"url": "file:///home/me/deltamem", "dir_info": {"editable": True}},
+            'pip install --editable "/home/me/deltamem[serve]"',
+        ),
+    ],
+)
+def test_a_missing_extra_is_installed_from_where_the_package_came(
+    origin: dict[str, Any] | None, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No index has the package yet: what is said must work for a clone, and for an index once there is one."""
+    info = tmp_path / "deltamem-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: deltamem\nVersion: 1.0\n")
+    if origin is not None:
+        (info / "direct_url.json").write_text(json.dumps(origin))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert how_to_install("serve") == command
+
+
+def test_no_message_says_where_to_install_from_on_its_own() -> None:
+    source = Path(deltamem.__file__).parents[1]
+    alone = re.compile(r"pip install ['\"]?deltamem")
+    assert not [path for path in source.rglob("*.py") if alone.search(path.read_text("utf-8"))]

@@ -1,10 +1,13 @@
-"""What other packages add: by the entry points that they declare, or by name as ``module:attribute``."""
+"""What is installed beside the product: extras, entry points of other packages, what ``module:attribute`` names."""
 
 import importlib
+import json
 from collections.abc import Iterable
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from typing import Any, Generic, Protocol, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 
 class Named(Protocol):
@@ -57,6 +60,18 @@ class Table(Generic[Row]):
     @cached_property
     def _declared(self) -> dict[str, EntryPoint]:
         return installed(self._group)
+
+
+def how_to_install(extra: str) -> str:
+    """The command that brings an extra to the deltamem that is running, wherever that was installed from."""
+    try:
+        origin = json.loads(distribution("deltamem").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:  # it runs from a folder
+        origin = {}
+    url = urlsplit(origin.get("url", ""))
+    source = url2pathname(url.path) if url.scheme == "file" else "deltamem"
+    editable = "--editable " if origin.get("dir_info", {}).get("editable") else ""
+    return f'pip install {editable}"{source}[{extra}]"'
 
 
 def installed(group: str) -> dict[str, EntryPoint]:

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from deltamem.extensions import how_to_install
 from deltamem.files import write_atomically
 
 
@@ -19,7 +20,7 @@ def figure_class(extra: str) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError(f'Plots need matplotlib: pip install "deltamem[{extra}]"') from None
+        raise ImportError(f"Plots need matplotlib: {how_to_install(extra)}") from None
     return Figure
 
 

@@ -13,6 +13,7 @@ import torch
 
 import deltamem
 from deltamem.cli.main import COMMANDS, main
+from deltamem.extensions import how_to_install
 from deltamem.formats.adapter import read_adapter
 from tiny import adapted, live_state
 
@@ -141,7 +142,7 @@ def test_a_picture_without_matplotlib_names_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, err = run("inspect", files / "adapter", "--png", files / "picture.png")
     assert code == 1
-    assert err == 'deltamem: Plots need matplotlib: pip install "deltamem[demo]"\n'
+    assert err == f"deltamem: Plots need matplotlib: {how_to_install('demo')}\n"
 
 
 def test_an_error_is_one_line_and_debug_tells_more(run: Any, files: Path) -> None:

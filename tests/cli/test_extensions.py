@@ -45,7 +45,7 @@ def test_a_command_that_no_package_adds_says_what_to_install(
     found(monkeypatch)
     assert run(name, "a", "--suite", "smoke", "-x") == 1
     error = capsys.readouterr().err
-    assert error.startswith(f'deltamem: deltamem {name} is not installed: pip install "deltamem[')
+    assert error.startswith(f"deltamem: deltamem {name} is not installed: pip install ")
     assert "--editable" in error
     assert run(name, "--help") == 0
     assert run("--help") == 0
@@ -72,7 +72,7 @@ def test_any_package_can_add_a_command(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_the_size_cannot_be_found_without_what_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     found(monkeypatch)
-    with pytest.raises(ImportError, match=r"--auto-size is not installed: pip install \"deltamem\[train\]"):
+    with pytest.raises(ImportError, match=r"--auto-size is not installed: pip install .*\[train\]"):
         extensions.find_sizing()
 
 

@@ -19,6 +19,7 @@ from deltamem.demo.results import Rate
 from deltamem.demo.retrieval import relevant_turns
 from deltamem.demo.story import ASKED
 from deltamem.demo.world import Dialogue, Message, chat, sample_dialogue
+from deltamem.extensions import how_to_install
 
 TINY = Sizes(recall={1: 1}, updates=1, forgetting=1, loss=1)
 SMALL = Sizes(recall={1: 4, 4: 2}, updates=2, forgetting=2, loss=2)
@@ -210,7 +211,7 @@ def test_a_missing_extra_names_its_command(
     with pytest.raises(SystemExit) as exit_:
         main(["demo", "--output", str(tmp_path)])
     assert exit_.value.code == 1
-    assert 'pip install "deltamem[demo]"' in capsys.readouterr().err
+    assert how_to_install("demo") in capsys.readouterr().err
 
 
 def test_one_thing_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import deltamem
+from deltamem.extensions import how_to_install
 from deltamem_lab.generation.passes import Peaks, Seconds, greedy, measure_peaks, time_generation
 from deltamem_lab.generation.protocol import Case, filler, measure_generation
 from deltamem_lab.generation.shapes import SHAPES, random_backbone
@@ -71,7 +72,7 @@ def test_without_peft_the_lora_is_left_out_with_the_way_to_get_it(monkeypatch: p
     monkeypatch.setitem(sys.modules, "peft", None)
     sides, missing = sides_of(backbone())
     assert [side.name for side in sides] == ["bare", "delta-mem"]
-    assert 'pip install "deltamem[lora]"' in missing
+    assert how_to_install("lora") in missing
 
 
 @pytest.fixture(scope="module")

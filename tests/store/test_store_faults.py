@@ -371,15 +371,15 @@ def test_an_unexpected_error_shows_no_data(store: SessionStore) -> None:
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers.aead", None)
-    with pytest.raises(ImportError, match=r"pip install 'deltamem\[serve\]'"):
+    with pytest.raises(ImportError, match=r"pip install .*\[serve\]"):
         StateKeys({"k": b"x" * 32})
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(ImportError, match=r"pip install 'deltamem\[postgres\]'"):
+    with pytest.raises(ImportError, match=r"pip install .*\[postgres\]"):
         SessionStore.open("postgresql://h/d")
     for name in [name for name in sys.modules if name.startswith("deltamem.store")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
-    with pytest.raises(ImportError, match=r"needs SQLAlchemy: pip install 'deltamem\[serve\]'"):
+    with pytest.raises(ImportError, match=r"needs SQLAlchemy: pip install .*\[serve\]"):
         importlib.import_module("deltamem.store")
 
 

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from deltamem.extensions import installed
+from deltamem.extensions import how_to_install, installed
 
 COMMANDS = "deltamem.commands"
 SIZING = "deltamem.sizing"
@@ -67,4 +67,4 @@ def _add_lacking(app: typer.Typer, name: str, why: str) -> None:
 def _advice(extra: str) -> str:
     if not extra:
         return "install the package that adds it again"
-    return f'pip install "deltamem[{extra}]", or in a checkout: pip install --editable ".[{extra}]"'
+    return how_to_install(extra)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltamem.cli.places import STORE_VARIABLE
+from deltamem.extensions import how_to_install
 
 if TYPE_CHECKING:
     from deltamem.store import SessionStore
@@ -58,7 +59,7 @@ def serve(
         from deltamem.serve.server import Server
         from deltamem.serve.settings import EngineLimits, Settings
     except ModuleNotFoundError as missing:
-        raise ImportError(f"The server needs {missing.name}: pip install 'deltamem[serve]'") from None
+        raise ImportError(f"The server needs {missing.name}: {how_to_install('serve')}") from None
     from deltamem.cli.models import open_model
     from deltamem.cli.places import state_secret
     from deltamem.demo.suggestions import SUGGESTIONS

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltamem.cli.extensions import find_sizing
+from deltamem.extensions import how_to_install
 
 if TYPE_CHECKING:
     from deltamem.train.recipe import Recipe
@@ -38,7 +39,7 @@ def train(
     try:
         from deltamem.train.recipefile import load_recipe
     except ImportError as error:
-        raise ImportError(f'Training needs {error.name}: pip install "deltamem[train]"') from None
+        raise ImportError(f"Training needs {error.name}: {how_to_install('train')}") from None
     checked = load_recipe(recipe, changes or ())
     if dry_run:
         _plan(checked, as_json)

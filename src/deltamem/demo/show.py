@@ -13,6 +13,7 @@ import torch
 from deltamem.demo.measure import Sizes, measure
 from deltamem.demo.reader import Reader
 from deltamem.demo.story import tell_story
+from deltamem.extensions import how_to_install
 
 _MOST_THREADS = 4
 
@@ -98,4 +99,4 @@ def require_extra() -> None:
         try:
             importlib.import_module(package)
         except ImportError:
-            raise ImportError(f'The demo needs {package}: pip install "deltamem[demo]"') from None
+            raise ImportError(f"The demo needs {package}: {how_to_install('demo')}") from None

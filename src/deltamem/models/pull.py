@@ -13,6 +13,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from deltamem.extensions import how_to_install
 from deltamem.models.catalog import MODELS, KnownModel, Pullable, Wheel
 from deltamem.version import __version__
 
@@ -97,7 +98,7 @@ def require_gguf() -> None:
     """
     for package in _GGUF_PACKAGES:
         if importlib.util.find_spec(package) is None:
-            raise ImportError(f'Reading GGUF files needs {package}: pip install "deltamem[gguf]"')
+            raise ImportError(f"Reading GGUF files needs {package}: {how_to_install('gguf')}")
 
 
 def _from_wheels(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deltamem.chat import Message
+from deltamem.extensions import how_to_install
 
 Exchange = tuple[Message, ...]
 _WORD = re.compile(r"\w+")
@@ -61,7 +62,7 @@ def best_matches(texts: Sequence[str], queries: Sequence[str], count: int) -> li
     try:
         import bm25s
     except ImportError:
-        raise ImportError('Retrieval needs bm25s: pip install "deltamem[retrieval]"') from None
+        raise ImportError(f"Retrieval needs bm25s: {how_to_install('retrieval')}") from None
 
     count = min(count, len(texts))
     corpus = [words(text) for text in texts]

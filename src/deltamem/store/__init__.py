@@ -1,9 +1,11 @@
 """Where sessions live: versioned memories of many tenants in SQLite or PostgreSQL, encrypted if wanted."""
 
+from deltamem.extensions import how_to_install
+
 try:
     import sqlalchemy as _sqlalchemy  # noqa: F401
 except ImportError:
-    raise ImportError("The session store needs SQLAlchemy: pip install 'deltamem[serve]'") from None
+    raise ImportError(f"The session store needs SQLAlchemy: {how_to_install('serve')}") from None
 
 from deltamem.store.apikeys import ApiKeys
 from deltamem.store.checks import NAME_PATTERN

@@ -13,6 +13,7 @@ from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event,
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from deltamem.extensions import how_to_install
 from deltamem.store.errors import InvalidError, NotFoundError, SchemaError, StoreError, UnavailableError
 
 _WRITES = "deltamem_writes"
@@ -296,7 +297,7 @@ def _engine(url: URL, file: _File | None, in_memory: bool, timeout: float) -> En
     try:
         return create_engine(url, **options)
     except ModuleNotFoundError:
-        raise ImportError("PostgreSQL needs psycopg: pip install 'deltamem[postgres]'") from None
+        raise ImportError(f"PostgreSQL needs psycopg: {how_to_install('postgres')}") from None
 
 
 def _make_private(path: str) -> None:

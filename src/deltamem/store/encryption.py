@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Self
 
+from deltamem.extensions import how_to_install
 from deltamem.store.errors import EncryptionError
 
 ENVIRONMENT = "DELTAMEM_KEYS"
@@ -34,7 +35,7 @@ class StateKeys:
         try:
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         except ImportError:
-            raise ImportError("Encryption needs cryptography: pip install 'deltamem[serve]'") from None
+            raise ImportError(f"Encryption needs cryptography: {how_to_install('serve')}") from None
         if not keys:
             raise EncryptionError("No key was given to encrypt with.")
         for key_id, key in keys.items():

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltamem.extensions import how_to_install
+
 if TYPE_CHECKING:
     from deltamem.train.recipe import Recipe
     from deltamem_lab.sweep import Sweep
@@ -30,7 +32,7 @@ def sweep(
     try:
         from deltamem_lab.sweep import load_sweep, run_sweep
     except ImportError as error:
-        raise ImportError(f'Training needs {error.name}: pip install "deltamem[train]"') from None
+        raise ImportError(f"Training needs {error.name}: {how_to_install('train')}") from None
     planned = load_sweep(file, changes or (), output)
     if dry_run:
         _plan(planned)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deltamem.extensions import how_to_install
 from deltamem.observe import positions
 from deltamem.state import MemoryState
 
@@ -69,7 +70,7 @@ def run_harness(model: Any, tokenizer: Any, options: HarnessOptions, **model_opt
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
     except ImportError:
-        raise ImportError('Tasks of lm-evaluation-harness need lm-eval: pip install "deltamem[harness]"') from None
+        raise ImportError(f"Tasks of lm-evaluation-harness need lm-eval: {how_to_install('harness')}") from None
     from deltamem_lab.harness.model import MemoryLM
 
     known = TaskManager()

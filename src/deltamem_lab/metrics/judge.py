@@ -5,6 +5,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from deltamem.extensions import how_to_install
+
 _COMPARE = "I will give you a question, a correct answer, and a response from a model. "
 _CONTAINS = "Please answer yes if the response contains the correct answer. Otherwise, answer no. "
 _EQUIVALENT = (
@@ -110,5 +112,5 @@ class Judge:
         try:
             import openai
         except ImportError:
-            raise ImportError('A judge needs openai: pip install "deltamem[eval]"') from None
+            raise ImportError(f"A judge needs openai: {how_to_install('eval')}") from None
         return openai.OpenAI(api_key=key, base_url=self.base_url, max_retries=5)

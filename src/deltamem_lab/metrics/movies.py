@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from deltamem.extensions import how_to_install
+
 CUTS = (1, 5, 10)
 _BRACKETS = re.compile(r"\([^()]*\)")
 _NUMBER = re.compile(r"^\d+[.)、]?\s*[-—–]?\s*")
@@ -58,7 +60,7 @@ def nearest_name(title: str, known: tuple[str, ...]) -> str:
         from rapidfuzz import process
         from rapidfuzz.distance import Levenshtein
     except ImportError:
-        raise ImportError('Recommendations of films need rapidfuzz: pip install "deltamem[eval]"') from None
+        raise ImportError(f"Recommendations of films need rapidfuzz: {how_to_install('eval')}") from None
     _, _, place = process.extractOne(title.lower(), [film.lower() for film in known], scorer=Levenshtein.distance)
     return known[place]
 

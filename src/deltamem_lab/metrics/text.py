@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
+from deltamem.extensions import how_to_install
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NO_WORD = re.compile(r"[^\w\s]")
@@ -94,5 +96,5 @@ def _stemmer() -> Any:
     try:
         from nltk.stem.porter import PorterStemmer
     except ImportError:
-        raise ImportError('LoCoMo is scored with nltk: pip install "deltamem[eval]"') from None
+        raise ImportError(f"LoCoMo is scored with nltk: {how_to_install('eval')}") from None
     return PorterStemmer()

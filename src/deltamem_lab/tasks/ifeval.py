@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.chat import Message
+from deltamem.extensions import how_to_install
 from deltamem_lab.interface import Average, Budget, Decoding, Entry, Item, PublishedSize, Question
 from deltamem_lab.tasks.registry import task
 from deltamem_lab.tasks.rows import HubData, need, rows_from, texts
@@ -121,7 +122,7 @@ def _drawn_for(key: str) -> Iterator[None]:
 def _checkers(cuts_sentences: bool) -> Any:
     """The harness's checkers, with the detection of languages made to give the same answer every time."""
     if find_spec("lm_eval") is None or find_spec("langdetect") is None:
-        raise ImportError('IFEval\'s checkers are those of lm-eval: pip install "deltamem[harness]"')
+        raise ImportError(f"IFEval's checkers are those of lm-eval: {how_to_install('harness')}")
     import nltk
 
     # What it prints as it fetches data of NLTK is no result.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deltamem.extensions import how_to_install
 from deltamem.train.data.converters.example import need
 from deltamem.train.data.converters.rows import read_rows
 from deltamem.train.data.lines import BadDataError
@@ -154,7 +155,7 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
             import pyarrow
             from pyarrow import parquet
         except ImportError:
-            raise ImportError('Parquet files need pyarrow: pip install "deltamem[eval]"') from None
+            raise ImportError(f"Parquet files need pyarrow: {how_to_install('eval')}") from None
         try:
             rows = parquet.read_table(path).to_pylist()
         except (OSError, pyarrow.ArrowException) as error:

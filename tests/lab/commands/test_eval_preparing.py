@@ -13,6 +13,7 @@ import yaml
 from deltamem.cli.main import build_app, main
 from deltamem.demo import adapters as demo
 from deltamem.demo.adapters import COURSES, Which
+from deltamem.extensions import how_to_install
 from deltamem.train.recipefile import load_recipe
 from deltamem_lab.commands.evaluation.arguments import choose_suite
 from deltamem_lab.commands.evaluation.planning import choose_methods
@@ -157,7 +158,7 @@ def test_the_missing_package_is_named(tmp_path: Path) -> None:
     suite = dataclasses.replace(SUITE, trainings=NEEDY)
     found = find_preparation(suite, tmp_path, (), (), (), "", train=True)
     assert found.left == ()
-    assert found.absent == {"context2lora": 'needs no_such_package: pip install "deltamem[lora]"'}
+    assert found.absent == {"context2lora": f"needs no_such_package: {how_to_install('lora')}"}
 
 
 def test_controls_that_were_trained_are_named_by_their_adapters(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from deltamem.extensions import how_to_install
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -78,7 +80,7 @@ def terminal_lines(console: "Console", completions: Completions, history: Path |
     try:
         return TerminalLines(completions, history)
     except ImportError:
-        console.print('For history and completion: pip install "deltamem[chat]"', style="dim", markup=False)
+        console.print(f"For history and completion: {how_to_install('chat')}", style="dim", markup=False)
         return None
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deltamem.extensions import how_to_install
 from deltamem.files import write_atomically
 from deltamem.train.data.options import DataOptions
 
@@ -230,7 +231,7 @@ def _hub_lines(options: DataOptions) -> Iterator[RawLine]:
     try:
         import datasets
     except ImportError:
-        raise ImportError('A Hub dataset needs datasets: pip install "deltamem[train]"') from None
+        raise ImportError(f"A Hub dataset needs datasets: {how_to_install('train')}") from None
     name = f"{options.hub}{f'@{options.revision}' if options.revision else ''}/{options.split}"
     try:
         rows = datasets.load_dataset(str(options.hub), options.subset, revision=options.revision, split=options.split)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deltamem.extensions import how_to_install
+
 if TYPE_CHECKING:
     from deltamem.train.recipe import Recipe
     from deltamem_lab.methods.training import TokenRows
@@ -90,7 +92,7 @@ def prepare(recipe: Path, changes: Sequence[str]) -> Training:
     try:
         from deltamem.train.recipefile import load_recipe
     except ImportError as error:
-        raise ImportError(f'Training needs {error.name}: pip install "deltamem[train]"') from None
+        raise ImportError(f"Training needs {error.name}: {how_to_install('train')}") from None
     import torch
     from transformers.utils import logging
 

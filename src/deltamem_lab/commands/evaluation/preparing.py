@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from deltamem.extensions import how_to_install
 from deltamem.files import write_atomically
 from deltamem_lab.loading import static_name
 from deltamem_lab.methods.registry import STATIC, is_static, static_of
@@ -219,7 +220,7 @@ def _command(training: SuiteTraining, place: Path) -> list[str]:
 def _lacking(training: SuiteTraining) -> str:
     """Which package it needs that is not here, if any."""
     missing = ((name, extra) for name, extra in training.needs if find_spec(name) is None)
-    return next((f'needs {name}: pip install "deltamem[{extra}]"' for name, extra in missing), "")
+    return next((f"needs {name}: {how_to_install(extra)}" for name, extra in missing), "")
 
 
 def _is_among(method: str, names: Sequence[str]) -> bool:

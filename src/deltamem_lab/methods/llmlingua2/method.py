@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from deltamem.extensions import how_to_install
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.interface import Ask, Document, Entry, as_text
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
@@ -23,7 +24,7 @@ RATE = 0.33
 _FORCED = ("\n", "?")
 # What the command that trains a classifier writes beside it.
 OWN_FILE = "training.json"
-_NO_PACKAGE = 'needs llmlingua: pip install "deltamem[llmlingua]"'
+_NO_PACKAGE = f"needs llmlingua: {how_to_install('llmlingua')}"
 _BORDER = "<entry>"
 # The package knows how a classifier splits words by these parts of its name.
 _SPLIT_AS = {"bert": "bert-base-multilingual-cased", "xlm-roberta": "xlm-roberta-large"}
@@ -146,7 +147,7 @@ def _load(compressor: str, backbone: Backbone) -> Any:
     try:
         from llmlingua import PromptCompressor
     except ImportError:
-        raise ImportError('LLMLingua-2 needs llmlingua: pip install "deltamem[llmlingua]"') from None
+        raise ImportError(f"LLMLingua-2 needs llmlingua: {how_to_install('llmlingua')}") from None
 
     class Compressor(PromptCompressor):  # type: ignore[misc]
         """Counts tokens with the backbone's tokenizer instead of one that would have to be downloaded."""

@@ -12,6 +12,8 @@ from importlib.resources import files
 
 import yaml
 
+from deltamem.extensions import how_to_install
+
 # Locales of Faker whose names are written in Latin letters.
 _LOCALES = (
     "en_US", "en_GB", "en_AU", "en_IN", "de_DE", "fr_FR", "fr_CA", "es_ES", "es_MX", "it_IT", "pt_BR", "nl_NL", "sv_SE",
@@ -26,7 +28,7 @@ FRAMES = ("The", *_STREETS, *_FIRMS, *_SCHOOLS)
 _ONSETS = "b br c ch cl d dr f fl g gl gr h j k l m n p pl qu r s sh sk sl st t tr v w z".split()  # noqa: SIM905
 _VOWELS = "a e i o u ai ea oo ou".split()  # noqa: SIM905
 _CODAS = "b ck d f g k l ll m n nd ng nt p r rd rk s st t x".split()  # noqa: SIM905
-_MISSING = 'The told facts take names and words from faker and xkcdpass: pip install "deltamem[told]"'
+_MISSING = f"The told facts take names and words from faker and xkcdpass: {how_to_install('told')}"
 
 OPEN = ("city", "first", "last", "word", "petname", "coined", "company", "street", "school", "title")
 """Kinds with so many members that some can be held out; the others' are known from training."""
