@@ -4,7 +4,7 @@ One thread: the models are tiny, and many threads would only wait for one anothe
 examples each time, so that a change is judged by what it changed; `HYPOTHESIS_PROFILE=search` looks for new ones.
 
 Commands without a model take the real one where it has been pulled. The tests mean the toy, so what the user has
-pulled and stored is out of their sight; those of the real model use `PULLED`.
+pulled and stored is out of their sight; those of the real model find it at `DELTAMEM_TESTS_PULLED`.
 """
 
 import os
@@ -15,7 +15,7 @@ from hypothesis import settings
 
 from deltamem.models.catalog import models_folder
 
-PULLED = models_folder().parent
+os.environ.setdefault("DELTAMEM_TESTS_PULLED", str(models_folder().parent))
 os.environ["DELTAMEM_HOME"] = tempfile.mkdtemp(prefix="deltamem-tests-")
 
 torch.set_num_threads(1)

@@ -1,15 +1,17 @@
 """The real model, where it has been pulled (``deltamem pull smollm2``, as ``make test`` does)."""
 
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import deltamem
-from conftest import PULLED
 from deltamem.models.catalog import MODELS
 
+PULLED = Path(os.environ["DELTAMEM_TESTS_PULLED"])
 pytestmark = pytest.mark.skipif(
     not (PULLED / "models" / "smollm2" / "config.json").exists(), reason="smollm2 has not been pulled"
 )
