@@ -141,4 +141,4 @@ def test_without_the_real_model_the_command_shows_the_toy_and_says_so(
         with pytest.raises(SystemExit):
             main(["demo", "--output", str(tmp_path), *options])
     assert ran == ["toy", "toy", "real"]
-    assert capfd.readouterr().err == "This is the toy. For a real chat model: deltamem pull smollm2\n"
+    assert capfd.readouterr().err.startswith("This is the toy. A real chat model")

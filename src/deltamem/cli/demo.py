@@ -19,10 +19,10 @@ def demo(
 ) -> None:
     """Watch a frozen language model remember: two cores, no network, two minutes.
 
-    A real chat model, SmolLM2-135M-Instruct (deltamem pull smollm2), is told things, the text is dropped, and it
-    answers from a memory of kilobytes; beside it the bare model, BM25 and the full text. Then a small table on
-    held-out dialogues. With --embedded it is a toy backbone in its own small world, and the tables are larger: recall,
-    corrections, forgetting over 2,000 tokens, and what the adapter costs the backbone.
+    A toy backbone in its own small world is told things, the text is dropped, and it answers from a memory of
+    kilobytes. Then tables: recall, corrections, forgetting over 2,000 tokens, and what the adapter costs the backbone.
+    With --adapter first it is a real chat model, SmolLM2-135M-Instruct (deltamem pull smollm2), beside the bare model,
+    BM25 and the full text, and a small table on held-out dialogues.
 
     Example: deltamem demo --output pictures
     """
@@ -49,7 +49,11 @@ def demo(
         from deltamem.demo.show import run_demo
 
         if not embedded:
-            print("This is the toy. For a real chat model: deltamem pull smollm2", file=sys.stderr)
+            print(
+                "This is the toy. A real chat model with a first, experimental adapter: deltamem pull smollm2, then "
+                "deltamem demo --adapter first",
+                file=sys.stderr,
+            )
         data = run_demo(output, as_data=as_json)
     else:
         from deltamem.demo.real.show import run_real_demo

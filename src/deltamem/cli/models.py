@@ -41,8 +41,9 @@ def open_model(model: str, adapter: str, device: str = "cpu", dtype: str = "auto
 
 
 def default_model() -> str:
-    """``smollm2`` if it is on this machine, else the embedded toy."""
+    """``smollm2`` if it is on this machine and the package has its main adapter, else the embedded toy."""
     from deltamem.models.catalog import EMBEDDED, MODELS
+    from deltamem.models.loading import MAIN_ADAPTER
 
     real = MODELS["smollm2"]
-    return real.name if real.here and real.shipped() else EMBEDDED
+    return real.name if real.here and MAIN_ADAPTER in real.shipped() else EMBEDDED
