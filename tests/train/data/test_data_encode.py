@@ -101,7 +101,7 @@ def test_an_episode_is_the_same_alone_or_with_others_of_its_line(tokenizer, turn
     chat = [{"role": role, "content": text} for role, text in [*turns, ("user", "q"), ("assistant", "a")]]
     options = {"write_tokens": write_tokens, "write": write}
     together = episodes(tokenizer, chat, target="every", needs_history=False, **options)
-    ends = [i for i, message in enumerate(chat) if message["role"] == "assistant"]
+    ends = [i for i, message in enumerate(chat) if message["role"] == "assistant" and message["content"]]
     alone = [episodes(tokenizer, chat[: end + 1], needs_history=False, **options)[0] for end in ends]
     assert together == alone
     for episode in alone:
