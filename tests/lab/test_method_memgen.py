@@ -148,7 +148,8 @@ def test_every_part_of_the_weaver_learns_and_nothing_else() -> None:
             weight.data += 0.01
     weaver_loss(model, weaver, exchanges(rows(), tokenizer, PLAN.insertions)).backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in parameters)
-    assert len(parameters) == 6 * 2 * 2 + 2 + 4
+    # LoRA of two projections in six layers; two queries; two maps, each with a LayerNorm and a scale.
+    assert len(parameters) == 6 * 2 * 2 + 2 + 2 * (2 + 2 + 1)
     assert all(weight.grad is None for name, weight in model.named_parameters() if "lora_" not in name)
 
 
