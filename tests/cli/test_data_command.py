@@ -88,6 +88,30 @@ def test_made_facts_are_lines_that_check_reads(run: Any, tmp_path: Path) -> None
     assert 1350 < written["least"] <= written["most"] <= 1500
 
 
+def test_replies_are_the_models_own(run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("faker")
+    pytest.importorskip("xkcdpass")
+    chat, file = tmp_path / "told.jsonl", tmp_path / "replies.jsonl"
+    run("make", "told", chat, "--dialogues", 5, "--talk", 1)
+    options = ["--model", "embedded", "--chat", chat, "--count", 12, "--tokens", 8, "--characters", 80]
+    code, out, _ = run("make", "replies", file, *options, "--told", 0)
+    first = file.read_text(encoding="utf-8")
+    lines = [json.loads(line)["messages"] for line in first.splitlines()]
+    assert (code, out) == (0, f"Wrote {file}: {len(lines)} conversations.\n")
+    assert 6 <= len(lines) <= 12
+    for *prompt, reply in lines:
+        assert prompt[-1]["role"] == prompt[0]["role"] == "user"
+        assert sum(len(message["content"]) for message in prompt) <= 80
+        assert reply["role"] == "assistant"
+        assert reply["content"]
+    run("make", "replies", file, *options, "--told", 0)
+    assert file.read_text(encoding="utf-8") == first
+    run("make", "replies", file, *options, "--told", 1)
+    assert file.read_text(encoding="utf-8") != first
+    code, _, err = run("make", "replies", file, *options, "--characters", 1)
+    assert (code, err) == (1, "deltamem: No conversation has a user's message of at most 1 characters.\n")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

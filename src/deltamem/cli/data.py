@@ -176,6 +176,33 @@ def make_told(
     print(f"Wrote {target}: {lines:,} lines, questions about {dialogues:,} dialogues.")
 
 
+@make.command("replies")
+def make_replies(
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="The .jsonl or .jsonl.gz file to write.")],
+    model: Annotated[str, typer.Option(help="smollm2, or Hub id or folder of the backbone.")],
+    chat: Annotated[str, typer.Option(metavar="PATH", help="Conversations to answer: JSON lines of messages.")],
+    count: Annotated[int, typer.Option(min=1, help="How many conversations.")] = 500,
+    told: Annotated[float, typer.Option(help="Share in which somebody tells a fact, of the told world.")] = 0.25,
+    characters: Annotated[int, typer.Option(min=1, help="The longest part of a conversation.")] = 200,
+    tokens: Annotated[int, typer.Option(min=1, help="The longest reply.")] = 32,
+    seed: Annotated[int, typer.Option(help="Another seed, other conversations and replies.")] = 0,
+) -> None:
+    """Let a backbone answer ordinary messages, so that a training can keep its replies as they are.
+
+    The lines are for objective.preservation of a recipe: what the model says where no memory is needed.
+
+    Example: deltamem data make replies replies.jsonl --model smollm2 --chat chats.jsonl
+    """
+    from deltamem.models.loading import load_tokenizer, load_weights
+    from deltamem.train.data.lines import write_lines
+    from deltamem.train.data.replies import Prompts, replied
+    from deltamem.train.data.told.chats import conversations
+
+    prompts = Prompts(count=count, told=told, characters=characters, seed=seed).draw(conversations(chat))
+    answered = replied(load_weights(model), load_tokenizer(model), prompts, tokens=tokens, seed=seed)
+    print(f"Wrote {target}: {write_lines(target, answered):,} conversations.")
+
+
 def _range(text: str) -> tuple[int, int]:
     """Two numbers, such as ``1-4``, or one for both."""
     fewest, _, most = text.partition("-")

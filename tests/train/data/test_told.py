@@ -421,3 +421,30 @@ def test_the_words_before_a_value_are_trained_in_a_share_of_the_dialogues(tokeni
     assert everywhere == 40
     assert nowhere == 0
     assert nowhere < trained(0.5) < everywhere
+
+
+def test_only_the_last_reply_of_a_conversation_weighs(chat_tokenizer: Any) -> None:
+    renderer = Renderer(chat_tokenizer)
+    said = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Yes"},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Yes, yes"},
+    ]
+    text = renderer.reply(said)
+    assert spelt(chat_tokenizer, text, 1.0).startswith("Yes, yes")
+    assert chat_tokenizer.decode(text.ids).count("Yes, yes") == 1
+    opened = renderer.reply(said, None)
+    assert len(opened.ids) > len(text.ids)
+    assert opened.ids[-len(text.ids) :] == text.ids
+
+
+def test_updates_have_prompts_that_need_no_memory(chat: Path, chat_tokenizer: Any) -> None:
+    batches = training_batches(chat_tokenizer, stages=[STAGE], parts=2, plain=str(chat), prompts=4)
+    for batch in (batches[0], batches[1]):
+        assert batch.plain is not None
+        assert len(batch.plain.ids) == 2
+        assert (batch.plain.weights.sum(1) > 0).all()
+    assert training_batches(chat_tokenizer, stages=[STAGE])[0].plain is None
+    with pytest.raises(ValueError, match="give plain, a file of JSON lines"):
+        training_batches(chat_tokenizer, stages=[STAGE], prompts=4)

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from deltamem.train.data.told.chats import Chats
-from deltamem.train.data.told.dialogues import Mix, Split, sample_dialogue
+from deltamem.train.data.told.chats import Chats, conversations
+from deltamem.train.data.told.dialogues import Message, Mix, Split, sample_dialogue
 from deltamem.train.data.told.rendering import Renderer
 from deltamem.train.episodes import Episode, EpisodeBatch, collate, evenly
 
@@ -76,9 +76,11 @@ class ToldBatches(Dataset[EpisodeBatch]):
         lead_share: the share of dialogues in whose answers more than the value is trained.
         seed: another seed, other dialogues.
         chats: what is put between the facts; the same facts are told with it and without.
+        plain: conversations that need no memory, whose last replies are to stay as the backbone gives them.
+        prompts: how many of them an update has.
 
     Raises:
-        ValueError: a stage wants chat between the facts, and there is none.
+        ValueError: a stage wants chat between the facts, and there is none; or prompts, and there are no conversations.
     """
 
     def __init__(
@@ -91,12 +93,17 @@ class ToldBatches(Dataset[EpisodeBatch]):
         lead_share: float = 0.25,
         seed: int = 0,
         chats: Chats | None = None,
+        plain: Sequence[Sequence[Message]] = (),
+        prompts: int = 0,
     ) -> None:
         if chats is None and any(stage.filler[1] for stage in stages):
             raise ValueError(
                 "A stage has filler, tokens of real chat; give chat, a file of JSON lines to take it from."
             )
+        if prompts and not plain:
+            raise ValueError("prompts are conversations that need no memory; give plain, a file of JSON lines of them.")
         self.chats, self.lead_share = chats, lead_share
+        self.plain, self.prompts = plain, prompts
         self.renderer, self.stages, self.parts, self.opened, self.seed = renderer, tuple(stages), parts, opened, seed
         self.updates = sum(stage.updates for stage in self.stages)
         self._last: tuple[int, list[list[Episode]]] = (-1, [])
@@ -124,7 +131,18 @@ class ToldBatches(Dataset[EpisodeBatch]):
                 around = self.chats.around(chat_rng, dialogue.messages, chat_rng.randint(*stage.filler))
                 dialogue, passage = replace(dialogue, messages=around), _PASSAGE
             found.append(self.renderer.episode(dialogue, system, lead=lead, passage=passage))
-        return evenly(found, self.parts)
+        return [
+            self._with_plain(part, random.Random(f"plain {self.seed}/{update}/{number}"))
+            for number, part in enumerate(evenly(found, self.parts))
+        ]
+
+    def _with_plain(self, episodes: list[Episode], rng: random.Random) -> list[Episode]:
+        """The episodes, the first with prompts that need no memory; half of these come after the template's opening."""
+        if not self.prompts:
+            return episodes
+        drawn = rng.sample(range(len(self.plain)), self.prompts // self.parts)
+        texts = tuple(self.renderer.reply(self.plain[place], rng.choice(("", None))) for place in drawn)
+        return [replace(episodes[0], plain=texts), *episodes[1:]]
 
     def _stage(self, update: int) -> Stage:
         """The stage that an update is of."""
@@ -145,6 +163,8 @@ def training_batches(
     lead_share: float = 0.25,
     seed: int = 0,
     chat: str | Path | None = None,
+    plain: str | Path | None = None,
+    prompts: int = 0,
 ) -> ToldBatches:
     """Batches of told facts for a recipe's ``data.source``.
 
@@ -161,15 +181,22 @@ def training_batches(
         seed: another seed, other dialogues.
         chat: a file of JSON lines of messages, or a folder or glob pattern, that ``filler`` is taken from. Such long
             histories are written in passages of at most 512 tokens.
+        plain: JSON lines of conversations that need no memory and end with the backbone's own reply, for
+            ``objective.preservation``: a file, a folder or a glob pattern.
+        prompts: how many of them an update has.
 
     Raises:
-        BadDataError: ``chat`` cannot be read.
+        BadDataError: ``chat`` or ``plain`` cannot be read.
         ValueError: a stage has an unknown key, lacks one, or has an impossible value; or the tokenizer will not do.
     """
     made = [Stage.from_options(number, stage) for number, stage in enumerate(stages, start=1)]
     renderer = Renderer(tokenizer, lead=lead)
     chats = None if chat is None else Chats(chat, renderer.count)
-    return ToldBatches(renderer, made, parts=parts, opened=opened, lead_share=lead_share, seed=seed, chats=chats)
+    kept = () if plain is None else conversations(plain)
+    return ToldBatches(
+        renderer, made, parts=parts, opened=opened, lead_share=lead_share, seed=seed, chats=chats, plain=kept,
+        prompts=prompts,
+    )  # fmt: skip
 
 
 def held_out_episodes(

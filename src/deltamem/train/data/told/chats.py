@@ -34,15 +34,10 @@ class Chats:
 
     def __init__(self, path: str | Path, count: Callable[[Message], int]) -> None:
         self.count = count
-        self.conversations: list[list[Exchange]] = []
-        for line in raw_lines(DataOptions(path=path)):
-            try:
-                messages = [message for message in parse_messages(line) if message["role"] in ("user", "assistant")]
-            except ValueError as error:
-                raise BadDataError(f"{line.source}:{line.number}: {error}.") from None
-            self.conversations.append([Exchange(tuple(said), sum(map(count, said))) for said in exchanges(messages)])
-        if not self.conversations:
-            raise BadDataError(f"{path} has no conversations to put between the facts.")
+        self.conversations = [
+            [Exchange(tuple(said), sum(map(count, said))) for said in exchanges(messages)]
+            for messages in conversations(path)
+        ]
 
     def draw(self, rng: random.Random, tokens: int) -> list[Exchange]:
         """The beginnings of conversations, one after another, of at most so many tokens and about as many."""
@@ -70,6 +65,24 @@ class Chats:
                 merged += told.pop(0)
             merged += exchange.messages
         return tuple(merged)
+
+
+def conversations(path: str | Path) -> list[list[Message]]:
+    """The conversations of JSON lines of messages, without system messages.
+
+    Raises:
+        BadDataError: a line is bad, or there are no conversations.
+    """
+    found = []
+    for line in raw_lines(DataOptions(path=path)):
+        try:
+            messages = parse_messages(line)
+        except ValueError as error:
+            raise BadDataError(f"{line.source}:{line.number}: {error}.") from None
+        found.append([message for message in messages if message["role"] in ("user", "assistant")])
+    if not found:
+        raise BadDataError(f"{path} has no conversations.")
+    return found
 
 
 def exchanges(messages: Sequence[Message]) -> list[list[Message]]:

@@ -89,13 +89,7 @@ class Renderer:
             system: the system message before it; ``None`` for the template's own opening, empty for none at all.
             lead: whether the answer's tokens that are not of the value are trained.
         """
-        asked: list[Message] = [{"role": "user", "content": question.ask}]
-        if system:
-            asked.insert(0, {"role": "system", "content": system})
-        prompt = self._text(asked, prompt=True)
-        whole = self._text([*asked, {"role": "assistant", "content": question.answer}])
-        if system == "":
-            prompt, whole = prompt.removeprefix(self.opening), whole.removeprefix(self.opening)
+        prompt, whole = self._answered([{"role": "user", "content": question.ask}], question.answer, system)
         encoded = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
         begin, close = len(prompt), len(prompt) + len(question.answer)
         # A name before the value may have it within ("Anabel lives in Ana"); no answer has it after the value.
@@ -111,6 +105,24 @@ class Renderer:
                 break
         return Text(tuple(ids), tuple(weights), (NO_SEGMENT,) * len(ids))
 
+    def reply(self, messages: Sequence[Message], system: str | None = "") -> Text:
+        """The tokens of a conversation whose last reply has weights, up to the end of its turn.
+
+        Args:
+            messages: the last is the assistant's.
+            system: the system message before them, as in :meth:`query`.
+        """
+        prompt, whole = self._answered(messages[:-1], messages[-1]["content"], system)
+        close = len(prompt) + len(messages[-1]["content"])
+        encoded = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        kept = [
+            (token, float(stop > len(prompt)))
+            for token, (start, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+            if start <= close
+        ]
+        ids, weights = zip(*kept, strict=True)
+        return Text(ids, weights, (NO_SEGMENT,) * len(ids))
+
     def episode(
         self, dialogue: Dialogue, system: str | None = "", *, lead: bool = True, passage: int | None = None
     ) -> Episode:
@@ -125,6 +137,15 @@ class Renderer:
         queries = tuple(self.query(question, system, lead=lead) for question in dialogue.questions)
         messages = dialogue.messages
         return Episode((self.history(messages),) if passage is None else self.passages(messages, passage), queries)
+
+    def _answered(self, asked: Sequence[Message], answer: str, system: str | None) -> tuple[str, str]:
+        """The prompt of messages after a system message, and the prompt with its answer."""
+        before = [{"role": "system", "content": system}, *asked] if system else list(asked)
+        prompt = self._text(before, prompt=True)
+        whole = self._text([*before, {"role": "assistant", "content": answer}])
+        if system == "":
+            return prompt.removeprefix(self.opening), whole.removeprefix(self.opening)
+        return prompt, whole
 
     def _text(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
         return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))

@@ -1,0 +1,110 @@
+"""What a backbone itself answers to ordinary messages: replies that a training is to leave as they are."""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deltamem.train.data.lines import Message
+from deltamem.train.data.told.dialogues import TALK, Mix, sample_dialogue
+
+# The longest conversation that a prompt is cut from: its last messages.
+_MESSAGES = 5
+_BATCH = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """How prompts are drawn.
+
+    Attributes:
+        count: how many.
+        told: the share of prompts in which somebody tells a fact; small talk is a tenth of that.
+        characters: the longest prompt of a conversation.
+        seed: another seed, other prompts.
+
+    Raises:
+        ValueError: a field has an impossible value.
+    """
+
+    count: int
+    told: float = 0.25
+    characters: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.characters < 1:
+            raise ValueError("count and characters must be 1 or more.")
+        if not 0 <= self.told <= 1:
+            raise ValueError(f"told is a share and must be from 0 to 1, not {self.told}.")
+
+    def draw(self, chats: Sequence[Sequence[Message]]) -> list[list[Message]]:
+        """Prompts that end with a user's message.
+
+        Args:
+            chats: conversations; a prompt is some messages in a row of one of them.
+
+        Raises:
+            ValueError: no conversation has a message of a user that is short enough.
+        """
+        rng = random.Random(f"replies {self.seed}")
+        places = [
+            (chat, end)
+            for chat in chats
+            for end, message in enumerate(chat, start=1)
+            if message["role"] == "user" and len(message["content"]) <= self.characters
+        ]
+        if not places and self.told < 1:
+            raise ValueError(f"No conversation has a user's message of at most {self.characters} characters.")
+        return [
+            self._told(rng) if rng.random() < self.told else self._cut(rng, *rng.choice(places))
+            for _ in range(self.count)
+        ]
+
+    def _told(self, rng: random.Random) -> list[Message]:
+        if rng.random() < 0.1:
+            return [{"role": "user", "content": rng.choice(TALK)[0]}]
+        dialogue = sample_dialogue(rng, Mix(facts=(1, 2), answered=0.0, together=0.3, talk=0.0))
+        return [dict(dialogue.messages[-1])]
+
+    def _cut(self, rng: random.Random, chat: Sequence[Message], end: int) -> list[Message]:
+        """The messages before a place, as many as fit, from a user's message on."""
+        begin = max(0, end - rng.choice(range(1, _MESSAGES + 1, 2)))
+        while chat[begin]["role"] != "user" or sum(len(m["content"]) for m in chat[begin:end]) > self.characters:
+            begin += 1
+        return [dict(message) for message in chat[begin:end]]
+
+
+def replied(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[Message]], *, tokens: int = 32, seed: int = 0
+) -> Iterator[dict[str, list[Message]]]:
+    """Training lines: each prompt with what the model answers.
+
+    Args:
+        model: a chat model without an adapter.
+        tokenizer: with a chat template.
+        prompts: each ends with a user's message.
+        tokens: the most of a reply.
+        seed: another seed, other replies; they are sampled as the model's own generation settings say.
+    """
+    import torch
+
+    order = sorted(range(len(prompts)), key=lambda place: sum(len(m["content"]) for m in prompts[place]))
+    for start in range(0, len(order), _BATCH):
+        torch.manual_seed(seed + start)
+        part = [prompts[place] for place in order[start : start + _BATCH]]
+        for prompt, reply in zip(part, _replies(model, tokenizer, part, tokens), strict=True):
+            if reply:
+                yield {"messages": [*prompt, {"role": "assistant", "content": reply}]}
+
+
+def _replies(model: Any, tokenizer: Any, prompts: Iterable[Sequence[Message]], tokens: int) -> list[str]:
+    texts = [
+        tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True) for prompt in prompts
+    ]
+    encoded = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+    made = model.generate(
+        **encoded.to(model.device), max_new_tokens=tokens, do_sample=True, pad_token_id=tokenizer.pad_token_id
+    )
+    new = made[:, encoded["input_ids"].shape[1] :]
+    return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
