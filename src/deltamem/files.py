@@ -1,8 +1,25 @@
-"""Writing files so that a reader sees the old one or the new one, never half of either."""
+"""The user's folders, and writing files so that a reader sees the old one or the new one, never half of either."""
 
 import os
 import tempfile
 from pathlib import Path
+
+import platformdirs
+
+
+def data_folder() -> Path:
+    """Where a user's sessions are kept: ``DELTAMEM_HOME`` if set, else where the system keeps such things."""
+    return _home() or platformdirs.user_data_path("deltamem", appauthor=False)
+
+
+def cache_folder() -> Path:
+    """Where what can be made or fetched again is kept: ``DELTAMEM_HOME`` if set, else in the user's cache folder."""
+    return _home() or platformdirs.user_cache_path("deltamem", appauthor=False)
+
+
+def _home() -> Path | None:
+    given = os.environ.get("DELTAMEM_HOME")
+    return Path(given) if given else None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

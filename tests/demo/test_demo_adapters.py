@@ -75,7 +75,7 @@ def short(which: Which, *rates: float) -> Course:
     """A course of two updates a stage, on few and small dialogues."""
     first = COURSES[which].stages[0]
     mix = dataclasses.replace(first.mix, max_facts=2, episodes=4)
-    return Course(COURSES[which].config, tuple(Stage(mix, steps=2, rate=rate) for rate in rates))
+    return Course(COURSES[which].config, tuple(Stage(mix, steps=2, rate=rate) for rate in rates), held_out=2)
 
 
 @pytest.mark.parametrize("control", [False, True])
@@ -119,7 +119,7 @@ def test_two_processes_train_one_adapter(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "two.py"]
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     told = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(launch, cwd=tmp_path, env=told, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(launch, cwd=tmp_path, env=told, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "token" / TRAINING_FILE).read_text())
     assert [stage["steps"] for stage in record["stages"]] == [2, 2]

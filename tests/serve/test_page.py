@@ -21,7 +21,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromi
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 ARGUMENTS += ["--disable-component-update", "--disable-sync"]
 LISBON, ASK_CITY = SUGGESTIONS[0]
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=60_000)
 TURNS = "#log .turn:not(.pending):not(.pair)"
 
 
@@ -52,7 +52,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
         context = browser.new_context(viewport={"width": 1440, "height": 900}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         origin = "/".join(url.split("/")[:3])
@@ -347,7 +347,7 @@ def test_both_themes_are_easy_to_read(visit: Callable[..., Page], url: str, sche
     say(page, LISBON)
     before = picture(page, "#held")
     page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while picture(page, "#held") == before and time.monotonic() < until:
         page.wait_for_timeout(20)
     assert picture(page, "#held") != before

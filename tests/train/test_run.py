@@ -159,7 +159,7 @@ def test_a_terminated_process_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path
         if line.startswith("step 3/"):
             break
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM
     assert f"deltamem train {folder / 'recipe.yaml'} --resume" in out
     steps = int(out.split("after step ")[1].split(",")[0])
@@ -209,7 +209,7 @@ def test_the_static_control_tells_memory_from_all_else(
 def launched(path: Path, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "deltamem", "train", path)
     return subprocess.run(
-        command(*launch, *arguments), env=environment(**more), capture_output=True, text=True, timeout=240, check=False
+        command(*launch, *arguments), env=environment(**more), capture_output=True, text=True, check=False
     )
 
 

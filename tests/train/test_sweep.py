@@ -189,7 +189,6 @@ def test_a_stopped_sweep_goes_on_where_it_was(
     assert "one seed, hence no intervals" in sweep_table(results)
 
 
-@pytest.mark.timeout(900)  # two processes import everything
 def test_several_at_a_time_and_one_of_them_dies(tmp_path: Path) -> None:
     death = {"label": "dies", "backbone.factory": {"source": "os:_exit", "options": {"status": 3}}}
     sweep = load_sweep(written(tmp_path, {"backbone": [death]}))

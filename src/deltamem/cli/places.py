@@ -2,23 +2,11 @@
 
 import os
 import secrets
-import sys
-from pathlib import Path
+
+from deltamem.files import data_folder
 
 SECRET = "DELTAMEM_STATE_SECRET"
 STORE_VARIABLE = "DELTAMEM_STORE"
-
-
-def data_folder() -> Path:
-    """The user's data folder: ``DELTAMEM_HOME`` if set, else where the system keeps such things."""
-    given = os.environ.get("DELTAMEM_HOME")
-    if given:
-        return Path(given)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "deltamem"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "deltamem"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "deltamem"
 
 
 def store_url(given: str) -> str:

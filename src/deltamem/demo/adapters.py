@@ -51,10 +51,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Course:
-    """What an adapter is, and the stages of its training."""
+    """What an adapter is, and how it is trained.
+
+    Attributes:
+        config: what the adapter is.
+        stages: of its training.
+        held_out: dialogues that each stage is measured on.
+    """
 
     config: DeltaMemConfig
     stages: tuple[Stage, ...]
+    held_out: int = 32
 
 
 # The last stage has more facts and more questions a dialogue. Four states also see more dialogues that are asked about
@@ -110,6 +117,7 @@ def recipe_of(
     start: Path | None = None,
     seed: int = 0,
     control: bool = False,
+    held_out: int = 32,
     processes: int = 1,
     precision: Literal["bf16", "no"] = "bf16",
 ) -> "Recipe":
@@ -123,6 +131,7 @@ def recipe_of(
         seed: of the dialogues and the initial weights.
         control: train the static control instead: every question meets another dialogue's memory, so that all but
             memory can be learned.
+        held_out: dialogues to measure on.
         processes: among which each update's dialogues are divided.
         precision: of the arithmetic; the backbone is in bfloat16 for the one and in float32 for the other.
     """
@@ -140,7 +149,7 @@ def recipe_of(
             "optimiser": {"learning_rate": stage.rate, "precision": precision},
             "schedule": {"steps": stage.steps, "batch": processes, "warm_up": 0.0125},
             "evaluation": {
-                "data": {"source": _SOURCE + "held_out_episodes", "options": {"facts": 8}},
+                "data": {"source": _SOURCE + "held_out_episodes", "options": {"facts": 8, "dialogues": held_out}},
                 "batch": 16,
             },
             "logging": {"every": 50},
@@ -176,7 +185,14 @@ def train(course: Course, folder: Path, output: Path, *, command: str, seed: int
         start, place = place, folder / f"stage-{number + 1}"
         if not (place / METRICS_FILE).exists():
             recipe = recipe_of(
-                course.config, stage, place, start=start, seed=seed + number, control=control, processes=count
+                course.config,
+                stage,
+                place,
+                start=start,
+                seed=seed + number,
+                control=control,
+                held_out=course.held_out,
+                processes=count,
             )
             if run(recipe, resume=(place / RECIPE_FILE).exists()).signal:
                 return False

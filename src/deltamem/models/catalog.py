@@ -1,11 +1,10 @@
 """The models that every command takes by name, and where they lie."""
 
-import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import platformdirs
+from deltamem.files import cache_folder
 
 EMBEDDED = "embedded"
 
@@ -87,8 +86,7 @@ class KnownModel:
 
 def models_folder() -> Path:
     """Where pulled models lie: in ``DELTAMEM_HOME`` if that is set, else in the user's cache folder."""
-    given = os.environ.get("DELTAMEM_HOME")
-    return (Path(given) if given else platformdirs.user_cache_path("deltamem", appauthor=False)) / "models"
+    return cache_folder() / "models"
 
 
 def _packaged(place: str) -> Path:

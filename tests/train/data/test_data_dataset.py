@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,12 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
 
 
 def test_the_default_cache_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DELTAMEM_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "deltamem" / "episodes"
+    if sys.platform == "linux":
+        assert default_folder() == tmp_path / "deltamem" / "episodes"
+    monkeypatch.setenv("DELTAMEM_HOME", str(tmp_path / "home"))
+    assert default_folder() == tmp_path / "home" / "episodes"
 
 
 def test_a_bad_line_stops_the_run_or_is_counted(

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from deltamem.files import write_atomically
+from deltamem.files import cache_folder, write_atomically
 from deltamem.train.data.table import EpisodeTable
 
 _FORMAT = 3
@@ -21,8 +20,7 @@ _log = logging.getLogger(__name__)
 
 def default_folder() -> Path:
     """Where tokenised data is kept if nothing else is asked for."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "deltamem" / "episodes"
+    return cache_folder() / "episodes"
 
 
 def cache_key(*parts: Any) -> str:
