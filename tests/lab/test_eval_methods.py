@@ -40,6 +40,18 @@ def right(said: Sequence[Answer], item: Item = FOUR) -> int:
     return sum(one.text in q.answers for one, q in zip(said, item.questions, strict=True) if q.category != "never told")
 
 
+def test_replay_shows_the_text_beside_the_memory_and_writes_neither_prompt_nor_answer(backbone: Backbone) -> None:
+    name = "multi+replay"
+    assert name not in default_methods(backbone)
+    assert describe_method(name) == "δ-mem multi and the text again"
+    said, alone = answers(name, backbone), answers("multi", backbone)
+    assert all(entry["content"] in one.prompt for one in said for entry in FOUR.history)  # type: ignore[index]
+    assert said[0].notes["state_norm"] == alone[0].notes["state_norm"] > 0
+    assert said[0].cost.write_tokens == alone[0].cost.write_tokens
+    assert said[0].cost.stored_bytes > alone[0].cost.stored_bytes
+    assert right(said) == 4
+
+
 def test_no_context_sees_the_question_alone(backbone: Backbone) -> None:
     said = answers("none", backbone)
     assert all(TOLD not in one.prompt and one.cost.stored_bytes == 0 for one in said)

@@ -119,6 +119,27 @@ class WritingContext(BackboneMethod):
         return text + self.backbone.empty(self.adapter).nbytes
 
 
+@method("replay", "memory and the text again, read without writing", "memory", on_demand=True)
+class Replay(StateMemory):
+    """The history is written into a memory, and the prompt shows all of it once more, which is not written.
+
+    With LoCoMo's protocol ``history_replay`` it answers as the release does in its mode of that name.
+    """
+
+    def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
+        """Everything."""
+        return [(self.history, notes) for _, notes in super().show(asks)]
+
+    def estimate(self, size: Size) -> tuple[int, int]:
+        """The history is written once, and read with each question as far as there is room."""
+        return size.history, size.full
+
+    @property
+    def stored_bytes(self) -> int:
+        """The state and the text."""
+        return super().stored_bytes + sum(len(as_text(entry).encode()) for entry in self.history)
+
+
 def noise_like(state: MemoryState, seed: int) -> MemoryState:
     """A memory of random numbers in which every matrix has the Frobenius norm it has in ``state``."""
     generator = torch.Generator().manual_seed(seed)

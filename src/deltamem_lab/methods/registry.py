@@ -20,6 +20,8 @@ Made = TypeVar("Made", bound=type[BackboneMethod])
 
 GROUP = "deltamem.methods"
 STATIC = "static"
+# The methods that are asked for by an adapter's name, by what stands after its plus.
+_PARTS = {"": "memory", "context": "context", "replay": "replay"}
 # The controls that every adapter has its own of, beside the static one, which is trained.
 MATCHED = ("empty", "shuffled")
 
@@ -143,15 +145,16 @@ def known_weights() -> list[Weights]:
 def parse_method(name: str, adapters: Sequence[str]) -> tuple[str, str]:
     """The kind of a method and the adapter it is about.
 
-    ``multi`` is the memory of the adapter of that name and ``multi+context`` with the full context. The others are
-    ``kind:adapter``, or the kind alone for the last adapter that is no control. A kind can be ``module:Class``.
+    ``multi`` is the memory of the adapter of that name, ``multi+context`` with the full context written along, and
+    ``multi+replay`` with the full context only read. The others are ``kind:adapter``, or the kind alone for the last
+    adapter that is no control. A kind can be ``module:Class``.
 
     Raises:
         ValueError: there is no such method or adapter.
     """
     plain, _, part = name.partition("+")
-    if plain in adapters and part in ("", "context"):
-        return ("context" if part else "memory"), plain
+    if plain in adapters and part in _PARTS:
+        return _PARTS[part], plain
     kind, adapter = _split(name)
     try:
         entry = find_method(kind)
@@ -195,7 +198,7 @@ def describe_method(name: str) -> str:
     if is_static(plain):
         trained = "control: trained on strangers' memories"
         return trained if plain == STATIC else f"{trained} ({plain.removeprefix(static_of(''))})"
-    return f"δ-mem {plain}" + (" and full context" if part else "")
+    return f"δ-mem {plain}" + {"": "", "replay": " and the text again"}.get(part, " and full context")
 
 
 def is_control(name: str) -> bool:
@@ -227,8 +230,7 @@ def default_methods(backbone: Backbone, options: MethodOptions | None = None) ->
     usual = {name: one for name, one in own_methods().items() if not one.on_demand}
     plain = [name for name, one in usual.items() if not one.made.adapted and not lacking(name, backbone, options)]
     states = [name for adapter in main for name in (adapter, f"{adapter}+context")]
-    named_by_adapter = ("memory", "context")
-    others = [name for name, one in usual.items() if main and one.made.adapted and name not in named_by_adapter]
+    others = [name for name, one in usual.items() if main and one.made.adapted and name not in _PARTS.values()]
     matched = [f"{control}:{adapter}" for adapter in main[:-1] for control in MATCHED]
     static = [adapter for adapter in backbone.adapters if is_static(adapter)]
     return (*plain, *states, *others, *matched, *static)

@@ -1,9 +1,19 @@
-"""Answers judged by a language model, as LongMemEval's authors do, behind any endpoint of OpenAI's protocol."""
+"""Answers judged by a language model behind any endpoint of OpenAI's protocol.
 
+LongMemEval's prompts are its authors'. LoCoMo's authors ask no judge, and of the prompts that others ask none is the
+usual one: ours asks for what mem0's does, in our words. InfBench's summaries are judged by the rubric of
+MemoryAgentBench's authors, in our words or, from a file of theirs, in theirs.
+"""
+
+import ast
 import hashlib
+import json
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from deltamem.extensions import how_to_install
 
@@ -47,6 +57,52 @@ _TEMPLATES = {
     "single-session-preference": _PREFERENCE + _CORRECT,
 }
 QUESTION_TYPES = tuple(_TEMPLATES)
+LONGMEMEVAL_PROMPTS = (*_TEMPLATES.values(), _UNANSWERABLE)
+_LOCOMO = (
+    "Two people have talked over several months. One of them was asked something that follows from their talks. Decide "
+    "whether the answer says the same as the right one. It may be longer, in other words, or in another form of a date "
+    "or number; a relative time counts if it means the same time. It is wrong if it leaves out or contradicts what the "
+    "right answer says, or does not answer.\n\nQuestion: {question}\nRight answer: {gold}\nAnswer: {response}\n\n"
+    "Reply with one word: CORRECT or WRONG."
+)
+LOCOMO_PROMPTS = (_LOCOMO,)
+_TRIES = 3
+
+
+class SummaryPrompts(NamedTuple):
+    """The three prompts that judge a summary of a novel, as templates of :meth:`str.format`.
+
+    Attributes:
+        fluency: has ``{text}``; the reply ends with JSON such as ``{"fluency": 1}``.
+        recall: has ``{keypoints}``, one a line, and ``{summary}``; ``{"recall": 3}``.
+        precision: has ``{expert_summary}`` and ``{summary}``; ``{"precision": 7, "sentence_count": 20}``.
+    """
+
+    fluency: str
+    recall: str
+    precision: str
+
+
+SUMMARY_PROMPTS = SummaryPrompts(
+    fluency=(
+        "Judge whether a text reads well. Give 1 if it is coherent, grammatical and does not repeat itself; that its "
+        "last sentence is cut off does not matter. Give 0 if it is incoherent, says the same again and again, breaks "
+        'off before it has said anything, or is no text at all.\n\nText: "{text}"\n\n'
+        'Reply with JSON alone, such as {{"fluency": 1}}.'
+    ),
+    recall=(
+        "Judge how much a summary of a novel tells. Count the key points below that it supports: what a point says of "
+        "people and events must be there, in whatever words. What supports only a part of a point does not count. Do "
+        "not mind what else the summary says.\n\nKey points:\n{keypoints}\n\nSummary: {summary}\n\nGo through the "
+        'points one by one, then end with JSON such as {{"recall": 3}}.'
+    ),
+    precision=(
+        "Judge how much of a summary of a novel is true. Count its sentences, and those of them that the summary of an "
+        "expert supports. A sentence is supported if all that it says follows from the expert's; what the expert does "
+        "not mention does not.\n\nExpert's summary: {expert_summary}\n\nSummary: {summary}\n\nGo through the sentences "
+        'one by one, then end with JSON such as {{"precision": 7, "sentence_count": 20}}.'
+    ),
+)
 
 
 def judge_prompt(kind: str, question: str, gold: str, response: str, *, abstention: bool = False) -> str:
@@ -68,6 +124,27 @@ def judge_prompt(kind: str, question: str, gold: str, response: str, *, abstenti
     return template.format(question=question, gold=gold, response=response)
 
 
+def summary_prompts(path: Path) -> SummaryPrompts:
+    """The authors' own prompts out of MemoryAgentBench's ``summarization_evaluate.py``, which is read and never run.
+
+    Raises:
+        ValueError: the file has none.
+    """
+    texts: dict[str, str] = {}
+    try:
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                value = node.value.value if isinstance(node.value, ast.Constant) else None
+                if isinstance(value, str):
+                    texts[node.targets[0].id] = value
+        return SummaryPrompts(*(texts[f"{name}_prompt_book"] for name in SummaryPrompts._fields))
+    except (SyntaxError, UnicodeDecodeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is not MemoryAgentBench's llm_based_eval/summarization_evaluate.py, from which the judge's "
+            f"prompts come ({error})."
+        ) from None
+
+
 @dataclass(frozen=True)
 class Judge:
     """A language model behind an endpoint that speaks OpenAI's protocol.
@@ -82,14 +159,12 @@ class Judge:
     base_url: str | None = None
     key_variable: str = "OPENAI_API_KEY"
 
-    @property
-    def settings(self) -> dict[str, str]:
-        """What scores depend on: the model, its endpoint, and the SHA-256 of all prompts."""
-        prompts = "\n".join([*_TEMPLATES.values(), _UNANSWERABLE])
+    def settings(self, prompts: Sequence[str]) -> dict[str, str]:
+        """What scores depend on: the model, its endpoint, and the SHA-256 of the prompts' templates."""
         return {
             "judge": self.model,
             "judge_url": self.base_url or "OpenAI's",
-            "judge_prompts": hashlib.sha256(prompts.encode()).hexdigest(),
+            "judge_prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
         }
 
     def says_yes(self, prompt: str) -> bool:
@@ -100,10 +175,72 @@ class Judge:
             ValueError: the key's variable is not set.
             openai.OpenAIError: the endpoint cannot be reached or refuses, after its client's own retries.
         """
-        reply = self._client().chat.completions.create(
-            model=self.model, messages=[{"role": "user", "content": prompt}], temperature=0, max_tokens=10
+        return "yes" in self._reply(prompt, 10).lower()
+
+    def says_correct(self, question: str, gold: str, response: str) -> bool:
+        """Whether the judge finds an answer to one of LoCoMo's questions right; a reply without a verdict is a no.
+
+        Raises:
+            ImportError: openai is not installed.
+            ValueError: the key's variable is not set.
+            openai.OpenAIError: the endpoint cannot be reached or refuses.
+        """
+        reply = self._reply(_LOCOMO.format(question=question, gold=gold, response=response), 200)
+        verdicts = re.findall(r"\b(?:CORRECT|WRONG|INCORRECT)\b", reply.upper())
+        return verdicts[-1:] == ["CORRECT"]
+
+    def summary_scores(
+        self, summary: str, expert: str, points: Sequence[str], prompts: SummaryPrompts = SUMMARY_PROMPTS
+    ) -> dict[str, float]:
+        """A summary's ``fluency`` (0 or 1), ``recall`` of key points and ``precision`` of sentences, in [0, 1].
+
+        ``score`` is fluency times the harmonic mean of the other two, as MemoryAgentBench's authors have it.
+
+        Args:
+            summary: what the model wrote.
+            expert: the summary to compare it with.
+            points: what a summary should tell.
+            prompts: the questions to the judge.
+
+        Raises:
+            ImportError: openai is not installed.
+            ValueError: the key's variable is not set, or the judge's replies have no numbers to read.
+            openai.OpenAIError: the endpoint cannot be reached or refuses.
+        """
+        text, listed = summary.strip(), "\n".join(f"{number}. {point}" for number, point in enumerate(points, start=1))
+        fluency = self._numbers(prompts.fluency.format(text=text), "fluency")
+        told = self._numbers(prompts.recall.format(keypoints=listed, summary=text), "recall")
+        true = self._numbers(
+            prompts.precision.format(expert_summary=expert, summary=text), "precision", "sentence_count"
         )
-        return "yes" in (reply.choices[0].message.content or "").lower()
+        recall = _share(told["recall"], len(points))
+        precision = _share(true["precision"], true["sentence_count"])
+        fluent = _share(fluency["fluency"], 1)
+        both = 2 * recall * precision / (recall + precision) if recall + precision else 0.0
+        return {"score": fluent * both, "fluency": fluent, "recall": recall, "precision": precision}
+
+    def _numbers(self, prompt: str, *names: str) -> dict[str, float]:
+        """What the last JSON object of a reply says, at the authors' temperature of 0.1; asked again if it has none."""
+        reply = ""
+        for _ in range(_TRIES):
+            reply = self._reply(prompt, 4096, temperature=0.1)
+            for found in reversed(re.findall(r"\{[^{}]*\}", reply)):
+                try:
+                    data = json.loads(found)
+                    return {name: float(data[name]) for name in names}
+                except (ValueError, KeyError, TypeError):
+                    continue
+        wanted = " and ".join(names)
+        raise ValueError(f"{self.model} gave no JSON with {wanted} in {_TRIES} replies; the last: {reply!r}.")
+
+    def _reply(self, prompt: str, tokens: int, *, temperature: float = 0) -> str:
+        reply = self._client().chat.completions.create(
+            model=self.model,
+            messages=[{"role": "user", "content": prompt}],
+            temperature=temperature,
+            max_tokens=tokens,
+        )
+        return reply.choices[0].message.content or ""
 
     def _client(self) -> Any:
         key = os.environ.get(self.key_variable)
@@ -114,3 +251,8 @@ class Judge:
         except ImportError:
             raise ImportError(f"A judge needs openai: {how_to_install('eval')}") from None
         return openai.OpenAI(api_key=key, base_url=self.base_url, max_retries=5)
+
+
+def _share(part: float, whole: float) -> float:
+    """A judge that counts more than there is has found all of it."""
+    return min(1.0, max(0.0, part / whole)) if whole > 0 else 0.0

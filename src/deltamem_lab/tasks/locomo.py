@@ -7,13 +7,26 @@ downloaded from its authors' repository and compared with a known checksum.
 import hashlib
 import urllib.request
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from deltamem.chat import Message
 from deltamem.files import write_atomically
-from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question, as_text
+from deltamem_lab.interface import (
+    Average,
+    Budget,
+    Decoding,
+    Document,
+    Entry,
+    Item,
+    PublishedSize,
+    Question,
+    as_messages,
+    as_text,
+)
+from deltamem_lab.metrics.judge import LOCOMO_PROMPTS, Judge
 from deltamem_lab.metrics.locomo import (
     ADVERSARIAL,
     CATEGORIES,
@@ -47,6 +60,7 @@ _ASK = (
 _DATE_HINT = " Use DATE of CONVERSATION to answer with an approximate date."
 _CHOICE = " (a) {} (b) {}. Select the correct answer by writing (a) or (b)."
 _HEADING = "\nDATE: {}\nCONVERSATION:\n"
+_REPLAY = "history_replay"
 _ANSWER_TOKENS = 50
 _SEED = 42
 
@@ -58,7 +72,9 @@ class LoCoMo:
     A history is the conversation's turns, each a document dated as its session is. The protocols: ``release`` shows
     sessions newest first, turns in order within, and leaves out the last sessions if there is no room, and of the
     last one shown its first turns; ``official``, the authors' own for open models, shows them in order and leaves
-    out the first turns; ``no_context`` shows none. All sample as the authors do.
+    out the first turns; ``no_context`` shows none; ``history_replay`` is the release's other way, in which a history
+    is the system prompt and one message of the user a session, and the question one more: the first sessions give way.
+    The method ``ADAPTER+replay`` answers as the release does there. All sample as the authors do.
 
     Args:
         data: ``locomo10.json`` or a file like it; downloaded if not given.
@@ -66,6 +82,7 @@ class LoCoMo:
         categories: which categories to ask. The paper leaves out 5, the adversarial one.
         audit: a file of rows with ``sample_id`` and ``question``, the questions whose gold answer is known to be
             wrong. The others then form the subset ``audited``.
+        judge: says whether an answer is right in other words: the score ``judged`` beside F1, of the categories 1 to 4.
 
     Raises:
         BadDataError: a file is not as it should be; the message names the row.
@@ -75,7 +92,7 @@ class LoCoMo:
     name = "locomo"
     # Counted on the whole file.
     size = PublishedSize(10, 1540, 26_300, 23_000, 135, 50)
-    protocols = ("release", "official", "no_context")
+    protocols = ("release", "official", "no_context", "history_replay")
     main_metric = "f1"
     averages: tuple[Average, ...] = ("question", "category")
 
@@ -86,12 +103,15 @@ class LoCoMo:
         revision: str | None = None,
         categories: Collection[int] = (1, 2, 3, 4),
         audit: Path | None = None,
+        judge: Judge | None = None,
     ) -> None:
         if unknown := set(categories) - set(CATEGORIES):
             raise ValueError(f"LoCoMo's categories are 1 to 5, not {sorted(unknown)}.")
         path = data or _downloaded(revision or "main")
         self.revision = digest(path)
+        self.judge = judge
         self.settings = {} if audit is None else {"audit": digest(audit)}
+        self.settings |= judge.settings(LOCOMO_PROMPTS) if judge else {}
         self._categories = frozenset(categories)
         self._wrong = None if audit is None else _wrong_keys(audit)
         self._items: list[Item] = []
@@ -103,7 +123,10 @@ class LoCoMo:
 
     def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
         """The conversations; those without a question of the categories are left out."""
-        yield from [item for item in self._items if item.questions][:limit]
+        items = [item for item in self._items if item.questions][:limit]
+        yield from (
+            (replace(item, history=_as_sessions(item.history)) for item in items) if protocol == _REPLAY else items
+        )
 
     def prompt(
         self, item: Item, question: Question, history: Sequence[Entry], protocol: str, budget: Budget
@@ -112,6 +135,14 @@ class LoCoMo:
         asked = _ASK.format(_asked(question))
         if protocol == "no_context" or not history:
             return _messages(asked)
+        if protocol == _REPLAY:
+            sessions = [message for message in as_messages(history) if message["role"] != "system"]
+
+            def replayed(shown: int) -> list[Message]:
+                opening, question = _messages(asked)
+                return [opening, *sessions[len(sessions) - shown :], question]
+
+            return replayed(budget.most(len(sessions), replayed))
         start = _INTRODUCTION.format(*item.extra["speakers"])
         if protocol == "release":
             return _released(start, history, asked, budget)
@@ -130,11 +161,19 @@ class LoCoMo:
         return Decoding(_ANSWER_TOKENS, temperature=0.4, top_p=0.9, top_k=10, seed=_SEED + question.extra["index"])
 
     def score(self, item: Item, question: Question, output: str, protocol: str) -> dict[str, float]:
-        """F1 by the rules of the question's category."""
+        """F1 by the rules of the question's category, and what the judge says if there is one.
+
+        Raises:
+            openai.OpenAIError: the judge cannot be reached.
+        """
         gold, category = question.answers[0], question.extra["category"]
         if protocol == "official":
-            return {"f1": locomo_score(official_answer(output, question.options), gold, category)}
-        return {"f1": locomo_score_as_released(released_answer(output, question.options), gold, category)}
+            scores = {"f1": locomo_score(official_answer(output, question.options), gold, category)}
+        else:
+            scores = {"f1": locomo_score_as_released(released_answer(output, question.options), gold, category)}
+        if self.judge and category != ADVERSARIAL:
+            scores["judged"] = float(self.judge.says_correct(question.text, gold, output))
+        return scores
 
     def _item(self, row: dict[str, Any]) -> Item:
         name, conversation = need(row, "sample_id", str), need(row, "conversation", dict)
@@ -179,6 +218,13 @@ def _turns(conversation: dict[str, Any]) -> Iterator[Document]:
             caption = turn.get("blip_caption")
             # A picture stands on a line of its own, as the authors have it.
             yield Document(f"{text}\n and shared {caption}." if caption else text, date=date)
+
+
+def _as_sessions(history: Sequence[Entry]) -> tuple[Message, ...]:
+    """A history as the release replays it: the system prompt, and a message of the user a session."""
+    sessions = (_HEADING.format(date) + "".join(map(_turn, turns)) for date, turns in groupby(history, key=_date))
+    told: list[Message] = [{"role": "user", "content": session.strip()} for session in sessions]
+    return ({"role": "system", "content": _SYSTEM}, *told)
 
 
 def _released(start: str, history: Sequence[Entry], asked: str, budget: Budget) -> list[Message]:

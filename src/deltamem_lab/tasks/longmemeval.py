@@ -7,7 +7,7 @@ from typing import Any
 
 from deltamem.chat import Message
 from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question, as_text
-from deltamem_lab.metrics.judge import QUESTION_TYPES, Judge, judge_prompt
+from deltamem_lab.metrics.judge import LONGMEMEVAL_PROMPTS, QUESTION_TYPES, Judge, judge_prompt
 from deltamem_lab.metrics.text import contains, normalise, token_f1
 from deltamem_lab.tasks.registry import task
 from deltamem_lab.tasks.rows import HubData, need, rows_from, texts
@@ -54,7 +54,7 @@ class LongMemEval:
         rows = rows_from(data, HUB, revision)
         self.revision = rows.revision
         self.judge = judge
-        self.settings = judge.settings if judge else {}
+        self.settings = judge.settings(LONGMEMEVAL_PROMPTS) if judge else {}
         self.main_metric = "judged" if judge else "lexical"
         self._items = rows.items(_item, "a question of LongMemEval")
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from deltamem.chat import Message
 from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question, as_text
-from deltamem_lab.metrics.judge import Judge, judge_prompt
+from deltamem_lab.metrics.judge import LONGMEMEVAL_PROMPTS, SUMMARY_PROMPTS, Judge, judge_prompt
+from deltamem_lab.metrics.judge import summary_prompts as read_summary_prompts
 from deltamem_lab.metrics.memoryagentbench import mab_scores, mab_scores_as_released
 from deltamem_lab.metrics.movies import film_names
 from deltamem_lab.tasks.chunks import chunks_of, joined
@@ -47,8 +48,7 @@ class MemoryAgentBench:
     prompts and scores for each source, the oldest documents given up if there is no room; ``no_context`` is
     ``release`` with nothing shown. All are greedy. Categories are the competencies.
 
-    The authors ask a judge about ``longmemeval`` and ``infbench``. ``official`` runs the former with a judge only,
-    and the latter not at all.
+    The authors ask a judge about ``longmemeval`` and ``infbench``, which ``official`` runs with a judge only.
 
     Rows without ``context`` (with ``question``, ``answers``, ``source`` and ``split``) make questions about nothing,
     to find out what can be answered without memory.
@@ -58,7 +58,9 @@ class MemoryAgentBench:
         revision: of the Hub's data.
         sources: the sources to ask, by the start of their names; all if not given.
         movies: ``entity2id.json``, for ``recsys``; with the Hub's data it is fetched.
-        judge: for ``official`` with ``longmemeval``.
+        judge: for ``official`` with ``longmemeval`` and ``infbench``.
+        summary_prompts: the authors' ``llm_based_eval/summarization_evaluate.py``, to ask about ``infbench`` in their
+            words; by default in ours, whose scores are not theirs.
 
     Raises:
         BadDataError: the data is not as it should be; the message names the row.
@@ -81,11 +83,13 @@ class MemoryAgentBench:
         sources: Collection[str] = (),
         movies: Path | None = None,
         judge: Judge | None = None,
+        summary_prompts: Path | None = None,
     ) -> None:
         rows = rows_from(data, HUB, revision)
         self.revision = rows.revision
         self.judge = judge
-        self.settings = judge.settings if judge else {}
+        self._summary_prompts = read_summary_prompts(summary_prompts) if summary_prompts else SUMMARY_PROMPTS
+        self.settings = judge.settings((*LONGMEMEVAL_PROMPTS, *self._summary_prompts)) if judge else {}
         wanted = tuple(sources)
         self._items = [item for item in _items(rows) if not wanted or item.source.startswith(wanted)]
         if not self._items:
@@ -107,13 +111,12 @@ class MemoryAgentBench:
         Raises:
             ValueError: ``official`` would need a judge that there is not.
         """
-        if protocol == "official":
-            judged = {"infbench"} if self.judge else {"infbench", "longmemeval"}
-            found = sorted({item.source for item in self._items if kind_of(item.source) in judged})
-            if found:
+        if protocol == "official" and not self.judge:
+            judged = {"infbench", "longmemeval"}
+            if found := sorted({item.source for item in self._items if kind_of(item.source) in judged}):
                 raise ValueError(
-                    f"The authors' score of {', '.join(found)} comes from a judge: give one for longmemeval, or name "
-                    "other sources (option sources); infbench's judge is not implemented."
+                    f"The authors' score of {', '.join(found)} comes from a judge: give one (option judge), or name "
+                    "other sources (option sources)."
                 )
         yield from self._items[:limit]
 
@@ -142,6 +145,9 @@ class MemoryAgentBench:
             return mab_scores_as_released(item.source, output, question.answers, self._movies)
         scores = mab_scores(item.source, output, question.answers, self._movies)
         if "score" not in scores and self.judge:
+            if kind_of(item.source) == "infbench":
+                points = question.extra["points"]
+                return scores | self.judge.summary_scores(output, question.answers[0], points, self._summary_prompts)
             kind = str(question.extra["kind"])
             abstention = "_abs" in question.id
             prompt = judge_prompt(kind, question.text, question.answers[0], output, abstention=abstention)
@@ -190,6 +196,7 @@ def _item(row: dict[str, Any], number: str) -> Item:
     if len(asked) != len(golds):
         raise ValueError(f"it has {len(asked)} questions but {len(golds)} lists of answers")
     kinds, ids = details.get("question_types") or [], details.get("question_ids") or details.get("qa_pair_ids") or []
+    points = [str(point) for point in details.get("keypoints") or []]
     questions = tuple(
         Question(
             # The benchmark's ids repeat between rows and are sometimes missing.
@@ -197,7 +204,7 @@ def _item(row: dict[str, Any], number: str) -> Item:
             text=text,
             answers=_answers(golds[place]),
             category=split,
-            extra={"kind": kinds[place] if place < len(kinds) else ""},
+            extra={"kind": kinds[place] if place < len(kinds) else "", "points": points},
         )
         for place, text in enumerate(asked)
     )
@@ -209,7 +216,9 @@ def _question_alone(row: dict[str, Any]) -> tuple[str, Question]:
     source, name = need(row, "source", str), need(row, "qa_pair_id", str)
     kind_of(source)
     text = need(row, "question", str)
-    return source, Question(name, text, _answers(row.get("answers")), category=_split(row), extra={"kind": ""})
+    return source, Question(
+        name, text, _answers(row.get("answers")), category=_split(row), extra={"kind": "", "points": []}
+    )
 
 
 def _split(row: dict[str, Any]) -> str:

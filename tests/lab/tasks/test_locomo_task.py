@@ -5,6 +5,7 @@ from bench_rows import ANY_ROOM, LOCOMO, words, write_json, write_lines
 
 from deltamem_lab.methods.fitting import fit
 from deltamem_lab.tasks.locomo import LoCoMo
+from deltamem_lab.tasks.options import task_options
 from deltamem_lab.tasks.rows import BadDataError
 
 
@@ -148,3 +149,38 @@ def test_a_bad_row_is_named(tmp_path, path, value, message):
     file = write_json(tmp_path / "bad.json", [LOCOMO, row])
     with pytest.raises(BadDataError, match=r"bad\.json, row 2.*" + message):
         LoCoMo(file)
+
+
+def test_a_replayed_conversation_is_one_message_a_session_and_the_first_give_way(task):
+    (item,) = task.items("history_replay")
+    sessions = [
+        'DATE: 1 pm on 1 May, 2023\nCONVERSATION:\nAda said, "I moved to Oslo."\n and shared a photo of a fjord.\n'
+        'Bruno said, "Good for you!"',
+        'DATE: 3 pm on 2 June, 2023\nCONVERSATION:\nAda said, "I bought a cello."',
+    ]
+    assert [message["role"] for message in item.history] == ["system", "user", "user"]
+    assert [message["content"] for message in item.history[1:]] == sessions
+
+    def prompt(budget, history=item.history):
+        return task.prompt(item, item.questions[3], history, "history_replay", budget)
+
+    whole = prompt(ANY_ROOM)
+    assert whole[:3] == list(item.history)
+    assert whole[3]["content"].startswith("Based on the above conversations")
+    short = prompt(words(words(None).length(whole) - 1))
+    assert [message["content"] for message in short[1:-1]] == sessions[1:]
+    assert [message["role"] for message in prompt(ANY_ROOM, ())] == ["system", "user"]
+
+
+def test_a_judge_stands_beside_f1(tmp_path, judging):
+    judging.reply = lambda prompt: "CORRECT" if "Answer: a violoncello" in prompt else "That is INCORRECT."
+    options = task_options(LoCoMo, {"judge": "m", "judge_url": judging.url, "judge_key": "JUDGE_KEY"})
+    task = LoCoMo(write_json(tmp_path / "locomo.json", [LOCOMO]), categories=(1, 2, 3, 4, 5), **options)
+    (item,) = task.items("release")
+    assert task.main_metric == "f1"
+    assert task.score(item, item.questions[3], "a violoncello", "release") == {"f1": 0, "judged": 1}
+    assert task.score(item, item.questions[3], "a flute", "official")["judged"] == 0
+    assert "Right answer: a cello" in judging.asked[0]["messages"][0]["content"]
+    # Whether an adversarial question is declined can be read.
+    assert task.score(item, item.questions[4], "Not mentioned", "release") == {"f1": 1}
+    assert task.settings["judge"] == "m"

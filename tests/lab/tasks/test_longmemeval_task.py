@@ -1,7 +1,3 @@
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-
 import pytest
 from bench_rows import ANY_ROOM, LONGMEMEVAL, words, write_json
 
@@ -19,37 +15,10 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def endpoint(monkeypatch):
+def endpoint(judging):
     """A judge that says yes to what mentions Porto; it keeps what it was asked."""
-    asked = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append(body)
-            response = body["messages"][0]["content"].split("Model Response: ")[1]
-            verdict = "Yes." if "Porto" in response else "No."
-            reply = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
-            reply["choices"] = [
-                {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": verdict}}
-            ]
-            data = json.dumps(reply).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args):
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        monkeypatch.setenv("JUDGE_KEY", "any")
-        yield f"http://127.0.0.1:{server.server_port}/v1", asked
-        server.shutdown()
-        thread.join()
+    judging.reply = lambda prompt: "Yes." if "Porto" in prompt.split("Model Response: ")[1] else "No."
+    return judging.url, judging.asked
 
 
 def test_sessions_are_shown_in_the_order_of_their_dates(data):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from deltamem_lab.interface import Document
 from deltamem_lab.methods.fitting import fit
+from deltamem_lab.metrics.judge import Judge
 from deltamem_lab.tasks.chunks import chunks_of, joined
 from deltamem_lab.tasks.mab_prompts import KINDS, clip, kind_of, official_messages
 from deltamem_lab.tasks.memoryagentbench import MemoryAgentBench
@@ -141,6 +142,48 @@ def test_judged_sources_need_a_judge_in_the_authors_protocol(tmp_path):
     assert [item.source for item in chosen.items("official")] == ["icl_toy_2shot_balance"]
     with pytest.raises(ValueError, match="no source"):
         MemoryAgentBench(tmp_path / "m.jsonl", sources=("ruler",))
+
+
+def judged_summary(tmp_path, judging, **options):
+    book = row(source="infbench_sum_eng_shots2")
+    book["metadata"]["keypoints"] = ["Ada leaves.", "Bruno stays.", "It rains.", "They meet."]
+    judge = Judge("m", judging.url, "JUDGE_KEY")
+    task = MemoryAgentBench(write_lines(tmp_path / "m.jsonl", [book]), judge=judge, **options)
+    (item,) = task.items("official")
+    return task.score(item, item.questions[0], "Ada leaves and Bruno stays.", "official")
+
+
+def test_a_summary_is_judged_by_fluency_key_points_and_sentences(tmp_path, judging):
+    def reply(prompt):
+        if "4. They meet." in prompt:
+            return 'Point {1} is there.\n```json\n{"recall": 2}\n```'
+        return '{"precision": 1, "sentence_count": 1}' if "sentence_count" in prompt else 'Fine: {"fluency": 1}'
+
+    judging.reply = reply
+    scores = judged_summary(tmp_path, judging)
+    assert (scores["fluency"], scores["recall"], scores["precision"]) == (1, 0.5, 1)
+    assert scores["score"] == pytest.approx(2 / 3)
+    assert len(judging.asked) == 3
+
+
+def test_a_summary_whose_judge_gives_no_numbers_is_an_error(tmp_path, judging):
+    judging.reply = lambda prompt: "A fine summary."
+    with pytest.raises(ValueError, match=r"no JSON with fluency in 3 replies; the last: 'A fine summary\.'"):
+        judged_summary(tmp_path, judging)
+
+
+def test_summaries_can_be_judged_in_the_authors_words(tmp_path, judging):
+    judging.reply = lambda prompt: '{"fluency": 0, "recall": 9, "precision": 0, "sentence_count": 0}'
+    script = tmp_path / "summarization_evaluate.py"
+    text = 'raise SystemExit\nfluency_prompt_book = "F {text}"\nrecall_prompt_book="R {keypoints}{summary}"\n'
+    script.write_text(text)
+    with pytest.raises(ValueError, match=r"not MemoryAgentBench's .*precision_prompt_book"):
+        judged_summary(tmp_path, judging, summary_prompts=script)
+    script.write_text(text + 'precision_prompt_book = """P {expert_summary}{summary}"""\n')
+    scores = judged_summary(tmp_path, judging, summary_prompts=script)
+    assert scores["score"] == 0
+    assert scores["recall"] == 1
+    assert judging.asked[0]["messages"][0]["content"] == "F Ada leaves and Bruno stays."
 
 
 def test_recommendations_need_the_names_of_the_films(tmp_path):
