@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,50 @@ def test_nothing_heavy_is_loaded(action: str) -> None:
     check = f"import sys; {action}; assert not {{'torch', 'transformers', 'numpy'}} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+MISTAKES = {
+    "inspect nothing.safetensors": "There is no adapter folder or memory file nothing.safetensors.",
+    "convert ./nothing out": "There is no adapter folder ./nothing.",
+    "chat --model ./nothing": "There is no model folder ./nothing.",
+    "chat --adapter multi": "--adapter needs the --model that it is for.",
+    "chat --model embedded --adapter dual": "The package has no adapter 'dual' for embedded;",
+    "ask Where? --model gemma3-270m": "gemma3-270m is not on this machine.",
+    "serve --model nothing.gguf": "There is no GGUF file nothing.gguf.",
+    "init ./nothing out": "There is no model folder ./nothing.",
+    "train nothing.yaml": "There is no recipe nothing.yaml.",
+    "sweep nothing.yaml": "There is no sweep nothing.yaml.",
+    "data convert qasper nothing.json out.jsonl": "nothing.json: no such file or folder.",
+    "data check nothing.jsonl --tokenizer embedded": "nothing.jsonl: no such file.",
+    "report nothing": "There is no run nothing.",
+    "bench generation --model ./nothing": "There is no model folder ./nothing.",
+    "store stats --store sqlite:///nothing.db": "nothing.db",
+}
+
+
+def test_what_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    """Before anything is imported that takes seconds."""
+    check = """
+import sys
+from deltamem.cli.main import main
+for line in sys.stdin.read().splitlines():
+    try:
+        main(line.split())
+    except SystemExit as left:
+        print(left.code, *sorted({"torch", "transformers"} & set(sys.modules)), file=sys.stderr)
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", check],
+        input="\n".join(MISTAKES),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr.splitlines()
+    assert told[1::2] == ["1"] * len(MISTAKES)
+    for line, said in zip(told[::2], MISTAKES.values(), strict=True):
+        assert line.startswith("deltamem: ")
+        assert said in line
 
 
 @pytest.mark.parametrize("name", ["attach", "observe"])

@@ -1,10 +1,14 @@
 """The user's folders, and writing files so that a reader sees the old one or the new one, never half of either."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
 import platformdirs
+
+# What a repository of the Hugging Face Hub is called, where no folder of that name is.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def data_folder() -> Path:

@@ -8,8 +8,8 @@ import torch
 from gguf_files import write_gguf
 
 import deltamem
-from deltamem.models.catalog import MODELS, KnownModel
-from deltamem.models.loading import choose_device, find_source, load_config
+from deltamem.models.catalog import MODELS, KnownModel, find_source
+from deltamem.models.loading import choose_device, load_config
 
 
 def test_the_toy_by_name_answers_from_its_memory() -> None:

@@ -13,6 +13,8 @@ from serving import make_server, running
 
 from deltamem.store import ApiKeys
 from deltamem.version import __version__
+from snippets import PAGES, snippets
+from snippets import run as run_snippets
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -49,6 +51,12 @@ def test_the_support_bot_knows_its_customers_and_forgets_them(run: Run) -> None:
         "Lisbon.",
         "! There is no session 'customer:4711'. Check its name, or create it.",
     ]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if snippets(page, of_clients=True)])
+def test_the_clients_of_a_page_run_from_top_to_bottom(page: str) -> None:
+    with running(make_server()) as url:
+        run_snippets(page, snippets(page, of_clients=True), {"http://127.0.0.1:8000": url}, {})
 
 
 def test_the_hook_remembers_for_a_repository_and_never_stands_in_the_way(run: Run, tmp_path: Path) -> None:

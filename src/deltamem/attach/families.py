@@ -5,7 +5,6 @@ three layouts cover the rest.
 """
 
 import itertools
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +15,12 @@ from transformers import PreTrainedModel
 
 from deltamem.config import DeltaMemConfig, Head
 from deltamem.extensions import Table
+from deltamem.files import HUB_ID
 from deltamem.memory import DeltaMemory
 
 _SAMPLED = 8
 _ROUNDING = 2**-7  # what two roundings to bfloat16 may differ by
 Layout = Literal["separate", "stacked", "interleaved"]
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,11 @@ def open_session(
     dtype: str = "auto",
 ) -> tuple[str, "Session"]:
     """The name of a model, and a session of it that goes on from a memory's file if there is one."""
+    from deltamem.cli.models import choose_model, open_model
+
+    choose_model(model, adapter)  # what is not there is said before anything heavy is imported
     from transformers.utils import logging
 
-    from deltamem.cli.models import open_model
     from deltamem.session import Session
 
     logging.set_verbosity_error()

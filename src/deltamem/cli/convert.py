@@ -41,6 +41,12 @@ def convert(
     Example: deltamem convert declare-lab/delta-mem_qwen3_4b-instruct my-adapter
     --base-model Qwen/Qwen3-4B-Instruct-2507
     """
+    from deltamem.files import HUB_ID
+
+    if to is Format.release and dtype is not Numbers.float32:
+        raise ValueError("The release's format keeps float32; leave --dtype out, or convert --to deltamem.")
+    if not Path(source).exists() and not HUB_ID.fullmatch(source):
+        raise FileNotFoundError(f"There is no adapter folder {source}. Give a folder or a Hub id (owner/name).")
     from dataclasses import replace
 
     import torch
@@ -52,8 +58,6 @@ def convert(
     adapter = read_adapter_from(source)
     if base_model is not None:
         adapter = replace(adapter, base_model=base_model, base_revision=None)
-    if to is Format.release and dtype is not Numbers.float32:
-        raise ValueError("The release's format keeps float32; leave --dtype out, or convert --to deltamem.")
     if to is Format.release:
         write_release(adapter, target)
     else:

@@ -100,6 +100,8 @@ def convert_data(
 
     Example: deltamem data convert qasper qasper-train-v0.3.json qasper.jsonl --shortest 2219
     """
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or folder.")
     from rich.progress import track
 
     from deltamem.models.loading import load_tokenizer
@@ -233,6 +235,11 @@ def check_data(
 
     Example: deltamem data check chats.jsonl --tokenizer Qwen/Qwen3-4B-Instruct-2507 --target every
     """
+    from deltamem.models.catalog import find_source
+
+    find_source(tokenizer)
+    if not (hub or set(source) & set("*?[") or Path(source).expanduser().exists()):
+        raise FileNotFoundError(f"{source}: no such file.")
     from deltamem.config import DeltaMemConfig
     from deltamem.models.loading import load_tokenizer
     from deltamem.train.data import DataOptions, EpisodeDataset

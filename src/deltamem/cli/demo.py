@@ -28,7 +28,7 @@ def demo(
     """
     import sys
 
-    from deltamem.cli.models import default_model
+    from deltamem.cli.models import choose_model, default_model
     from deltamem.models.catalog import EMBEDDED
 
     if sum((as_json, facts, ask)) > 1:
@@ -56,6 +56,7 @@ def demo(
             )
         data = run_demo(output, as_data=as_json)
     else:
+        choose_model("smollm2", adapter)
         from deltamem.demo.real.show import run_real_demo
 
         data = run_real_demo(output, adapter, as_data=as_json)

@@ -20,16 +20,18 @@ def init(
 
     Example: deltamem init Qwen/Qwen3-0.6B my-adapter
     """
+    from deltamem.models.catalog import MODELS, find_source
+
+    find_source(model)
+    if folder.exists() and any(folder.iterdir()) and not force:
+        raise FileExistsError(f"{folder} is not empty; give another folder, or --force.")
     from transformers.utils import logging
 
     from deltamem.attach import attach
     from deltamem.config import DeltaMemConfig
     from deltamem.formats.hub import save_adapter
-    from deltamem.models.catalog import MODELS
     from deltamem.models.loading import load_weights
 
-    if folder.exists() and any(folder.iterdir()) and not force:
-        raise FileExistsError(f"{folder} is not empty; give another folder, or --force.")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     backbone = load_weights(model)

@@ -20,10 +20,10 @@ def inspect(
 
     Example: deltamem inspect ravi.safetensors --png ravi.png
     """
-    from deltamem.formats.inspect import describe, draw, open_file
-
     if not path.exists():
         raise FileNotFoundError(f"There is no adapter folder or memory file {path}.")
+    from deltamem.formats.inspect import describe, draw, open_file
+
     found = open_file(path)
     description = describe(found)
     if as_json:

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from deltamem.models.catalog import EMBEDDED, MAIN_ADAPTER, MODELS, find_source, lacks_adapter
+
 
 class Chosen(NamedTuple):
     """A model with its adapter, and its tokenizer.
@@ -17,33 +19,38 @@ class Chosen(NamedTuple):
     tokenizer: Any
 
 
-def open_model(model: str, adapter: str, device: str = "cpu", dtype: str = "auto") -> Chosen:
-    """The model and adapter of ``--model`` and ``--adapter``.
+def choose_model(model: str, adapter: str) -> tuple[str, str]:
+    """The names of ``--model`` and ``--adapter``, or those that are taken without them; loads nothing.
 
-    Without a name it is ``smollm2`` if that has been pulled, and the embedded toy if not.
+    Without a name the model is ``smollm2`` if that has been pulled, and the embedded toy if not.
 
     Raises:
         ValueError: an adapter without a model, or a model of one's own without an adapter.
-        OSError: the model is not there; the message names the command that fetches it.
+        OSError: one of the two is not there; the message says what to do.
     """
-    from deltamem.models.catalog import MODELS
-    from deltamem.models.loading import MAIN_ADAPTER, load_model
-
     if adapter and not model:
         raise ValueError("--adapter needs the --model that it is for.")
     name = model or default_model()
+    find_source(name)  # a model that is not here is the first thing to say
     if not adapter and name not in MODELS:
         raise ValueError(
             f"--model {name} needs an --adapter. To try one that is not trained: deltamem init {name} my-adapter. "
             "How to train one: docs/own-model.md."
         )
-    return Chosen(name, *load_model(name, adapter or MAIN_ADAPTER, device=device, dtype=dtype))
+    if lacking := lacks_adapter(name, adapter or MAIN_ADAPTER):
+        raise FileNotFoundError(lacking)
+    return name, adapter or MAIN_ADAPTER
+
+
+def open_model(model: str, adapter: str, device: str = "cpu", dtype: str = "auto") -> Chosen:
+    """The model and adapter of ``--model`` and ``--adapter``; raises as :func:`choose_model` does."""
+    name, adapter = choose_model(model, adapter)
+    from deltamem.models.loading import load_model
+
+    return Chosen(name, *load_model(name, adapter, device=device, dtype=dtype))
 
 
 def default_model() -> str:
     """``smollm2`` if it is on this machine and the package has its main adapter, else the embedded toy."""
-    from deltamem.models.catalog import EMBEDDED, MODELS
-    from deltamem.models.loading import MAIN_ADAPTER
-
     real = MODELS["smollm2"]
     return real.name if real.here and MAIN_ADAPTER in real.shipped() else EMBEDDED

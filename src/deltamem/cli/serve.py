@@ -51,8 +51,10 @@ def serve(
     X-Memory-Session: ravi. Keys for others: deltamem keys create TENANT. Encryption at rest, if wanted: DELTAMEM_KEYS.
     Each option may be an environment variable, such as DELTAMEM_SERVE_PORT.
     """
+    from deltamem.cli.models import choose_model
     from deltamem.serve.logs import configure_logging
 
+    choose_model(model, adapter)
     configure_logging()
     try:
         from deltamem.serve.run import run

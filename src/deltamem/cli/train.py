@@ -36,6 +36,8 @@ def train(
 
     Example: deltamem train recipes/embedded.yaml schedule.steps=200 output.folder=runs/short
     """
+    if not recipe.is_file():
+        raise FileNotFoundError(f"There is no recipe {recipe}.")
     try:
         from deltamem.train.recipefile import load_recipe
     except ImportError as error:

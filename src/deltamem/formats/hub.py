@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from deltamem.attach import Attachment, attach, attached
-from deltamem.attach.families import HUB_ID, find_attention, find_origin, projection_sizes, same_weights
+from deltamem.attach.families import find_attention, find_origin, projection_sizes, same_weights
+from deltamem.files import HUB_ID
 from deltamem.formats.adapter import (
     CARD_FILE,
     CONFIG_FILE,

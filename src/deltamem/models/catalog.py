@@ -1,12 +1,17 @@
-"""The models that every command takes by name, and where they lie."""
+"""The models that every command takes by name, and where a model lies. Nothing heavy is imported to find out."""
 
+import importlib.util
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from deltamem.files import cache_folder
+from deltamem.extensions import how_to_install
+from deltamem.files import HUB_ID, cache_folder
 
 EMBEDDED = "embedded"
+MAIN_ADAPTER = "multi"
+_GGUF_PACKAGES = ("gguf", "accelerate")
 
 
 @dataclass(frozen=True)
@@ -170,3 +175,77 @@ MODELS = {
         ),
     )
 }
+
+
+class Source(NamedTuple):
+    """Where transformers finds a model.
+
+    Attributes:
+        place: a folder or a Hub id.
+        options: for ``from_pretrained``.
+        known: the model, if it was called by a name of ours.
+    """
+
+    place: str
+    options: dict[str, Any]
+    known: KnownModel | None = None
+
+
+def find_source(model: str | Path) -> Source:
+    """Where a model lies.
+
+    Args:
+        model: a name of :data:`~deltamem.models.catalog.MODELS`, a folder, a GGUF file or a Hub id. A folder that is
+            called like a name of ours is given as ``./NAME``.
+
+    Raises:
+        FileNotFoundError: it is not there; the message says what to do.
+        ImportError: it is a GGUF file, and a package that reads it is missing.
+    """
+    known = MODELS.get(str(model))
+    if known is not None:
+        if not known.here:
+            assert known.pullable is not None
+            size = known.pullable.megabytes
+            raise FileNotFoundError(
+                f"{known.name} is not on this machine. Fetch it ({size} MB): deltamem pull {known.name}"
+            )
+        return Source(str(known.folder), {}, known)
+    path = Path(model).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no GGUF file {path}.")
+        require_gguf()
+        return Source(str(path.parent), {"gguf_file": path.name})
+    if path.is_dir():
+        if not (path / "config.json").exists() and (ggufs := sorted(path.glob("*.gguf"))):
+            raise FileNotFoundError(f"{path} holds GGUF files and no config.json; name the file: --model {ggufs[0]}")
+        return Source(str(path), {})
+    if not HUB_ID.fullmatch(str(model)):
+        raise FileNotFoundError(
+            f"There is no model folder {model}. Give a folder, a Hub id (owner/name), or one of {', '.join(MODELS)}."
+        )
+    return Source(str(model), {})
+
+
+def lacks_adapter(model: str | Path, adapter: str | Path) -> str:
+    """Why an adapter of that name is surely not there; nothing if it may be."""
+    known = MODELS.get(str(model))
+    shipped = known.shipped() if known else {}
+    if str(adapter) in shipped or Path(adapter).exists() or "/" in str(adapter):
+        return ""
+    if known is None:
+        return f"There is no adapter folder {adapter}. Give a folder or a Hub id (owner/name)."
+    there = f"there are: {', '.join(shipped)}" if shipped else "there is none yet"
+    return f"The package has no adapter {str(adapter)!r} for {known.name}; {there}. Give one of these, or a folder."
+
+
+def require_gguf() -> None:
+    """Checks for the packages that read GGUF files.
+
+    Raises:
+        ImportError: one is missing; the message names the command that installs it.
+    """
+    for package in _GGUF_PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(f"Reading GGUF files needs {package}: {how_to_install('gguf')}")

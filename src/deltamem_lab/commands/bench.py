@@ -47,6 +47,13 @@ def generation(
 
     Example: deltamem bench generation --shape qwen3-0.6b --prompt 512,2048 --decode 64 --json generation.json
     """
+    from deltamem.models.catalog import find_source
+
+    if bool(model) == bool(shape):
+        raise typer.BadParameter("Give --model (smollm2, embedded, a Hub id, a folder or a GGUF file) or --shape.")
+    prompts, decodes = _lengths(prompt, "--prompt"), _lengths(decode, "--decode")
+    if model:
+        find_source(model)
     from transformers.utils import logging
 
     from deltamem.attach import attached
@@ -57,9 +64,6 @@ def generation(
     from deltamem_lab.generation.report import draw_outcome, machine_data, outcome_data, print_outcome
     from deltamem_lab.generation.sides import sides_of
 
-    if bool(model) == bool(shape):
-        raise typer.BadParameter("Give --model (smollm2, embedded, a Hub id, a folder or a GGUF file) or --shape.")
-    prompts, decodes = _lengths(prompt, "--prompt"), _lengths(decode, "--decode")
     if plot is not None:
         figure_class("demo")
     logging.set_verbosity_error()

@@ -19,6 +19,8 @@ def report(
 
     Example: deltamem report runs/embedded
     """
+    if missing := [run for run in runs if not run.exists()]:
+        raise FileNotFoundError(f"There is no run {missing[0]}.")
     from deltamem_lab.report.page import read_blocks, write_pages
     from deltamem_lab.report.tables import write_tables
 

@@ -29,6 +29,8 @@ def sweep(
 
     Example: deltamem sweep recipes/sweep.yaml --output runs/sweep
     """
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no sweep {file}.")
     try:
         from deltamem_lab.sweep import load_sweep, run_sweep
     except ImportError as error:

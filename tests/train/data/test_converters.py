@@ -11,6 +11,7 @@ import pytest
 from deltamem.train.data import BadDataError
 from deltamem.train.data.converters import KINDS, Conversion, Example, Skipped, Style, convert
 from deltamem.train.data.converters.documents import split_paragraphs
+from deltamem.train.data.converters.rows import read_rows
 from deltamem.train.data.lines import RawLine, parse_messages
 
 
@@ -442,6 +443,19 @@ def test_other_files_are_refused_and_nothing_is_written(
     with pytest.raises(BadDataError, match=message):
         convert(kind, tmp_path / name, tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text(encoding="utf-8") == "before"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "place"),
+    [
+        ("rows.jsonl", '{"a": "b"}\n\n{"a": ["told \\ud83d"]}\n', ":3: half of a surrogate pair"),
+        ("rows.json", '[{"a": "\\ud83d\\ude00"}, {"a": {"b\\udc00": 1}}]', ", row 2: half of a surrogate pair"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_with_its_place(name: str, data: str, place: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(data, "utf-8")
+    with pytest.raises(BadDataError, match=f"{name}{place}, which is not a character"):
+        list(read_rows(tmp_path / name))
 
 
 def test_unknown_kinds_and_names_are_refused(tmp_path: Path) -> None:

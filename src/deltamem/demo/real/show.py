@@ -44,7 +44,8 @@ def run_real_demo(folder: Path, adapter: str = "", *, as_data: bool = False) -> 
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from transformers.utils import logging
 
-    from deltamem.models.loading import MAIN_ADAPTER, load_model
+    from deltamem.models.catalog import MAIN_ADAPTER
+    from deltamem.models.loading import load_model
 
     start = time.monotonic()
     logging.set_verbosity_error()

@@ -58,9 +58,10 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     for line in file_lines(path):
         place = f"{path}:{line.number}"
         try:
-            yield place, parse_json(line)
+            row = parse_json(line)
         except ValueError as error:
             raise BadDataError(f"{place}: {error}.") from None
+        yield place, _of_characters(row, place)
 
 
 def _whole(path: Path) -> Iterator[tuple[str, Any]]:
@@ -78,7 +79,18 @@ def _whole(path: Path) -> Iterator[tuple[str, Any]]:
         by_id = bool(value) and all(isinstance(row, dict) and "title" in row for row in value.values())
         value = [{"id": key, **row} for key, row in value.items()] if by_id else [value]
     for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
-        yield f"{path}, row {number}", row
+        place = f"{path}, row {number}"
+        yield place, _of_characters(row, place)
+
+
+def _of_characters(row: Any, place: str) -> Any:
+    """The row, if all its texts are characters: JSON can spell half of a surrogate pair, which no tokenizer takes."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        near = error.object[max(0, error.start - 20) : error.start]
+        raise BadDataError(f"{place}: half of a surrogate pair, which is not a character, after {near!r}.") from None
+    return row
 
 
 def _table(path: Path) -> Iterator[tuple[str, Any]]:
