@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deltamem.config import DeltaMemConfig, Head
-from deltamem.ops import decode, formulas, scan
+from deltamem.ops import decode, formulas, packed, scan
+from deltamem.ops.packed import Batch
 from deltamem.writing import ReadPlan, SegmentPlan, TokenPlan, WritePlan
 
 Corrections = dict[Head, Tensor]
@@ -116,10 +117,10 @@ class DeltaMemory(nn.Module):
         if decodes and decode.compiles(self.form):
             bias = self.gate_bias if self.gate_kinds else None
             layer, writes = (self.projection, bias, self.heads), isinstance(plan, TokenPlan)
-            packed, state = decode.token(hidden_states, *layer, state, plan.mask, self.form, writes=writes)
-            return self._unpack(packed), state, pending
-        reads, state, pending = self._read_and_write(self._project(hidden_states), state, plan, pending)
-        return self._correct(reads.flatten(-2) * self.form.gain), state, pending
+            corrections, state = decode.token(hidden_states, *layer, state, plan.mask, self.form, writes=writes)
+            return self._unpack(corrections), state, pending
+        reads, state, pending = self._read_and_write(self.project(hidden_states), state, plan, pending)
+        return self.correct(reads.flatten(-2) * self.form.gain), state, pending
 
     def write_weighted(
         self, hidden_states: Tensor, weights: Tensor, state: Tensor, plan: WritePlan, pending: Tensor | None
@@ -128,7 +129,7 @@ class DeltaMemory(nn.Module):
 
         Addresses and gates are as they are, so the state is linear in the weights: its gradient tells who wrote what.
         """
-        addresses, value, gates = self._project(hidden_states).split_with_sizes(
+        addresses, value, gates = self.project(hidden_states).split_with_sizes(
             [2 * self.config.width, self.config.width, self.gate_kinds * self.gates], -1
         )
         projected = torch.cat([addresses, value * weights[..., None], gates], -1)
@@ -156,14 +157,14 @@ class DeltaMemory(nn.Module):
         query = self._address(self._by_state(F.linear(hidden_states.to(rows.dtype), rows).float()))
         return torch.einsum("bnij,btnj->btni", state, query)
 
-    def _project(self, hidden_states: Tensor) -> Tensor:
+    def project(self, hidden_states: Tensor) -> Tensor:
         """Read address, write address, value and gates of every token, ``[B, T, N·R + P]`` float32."""
         return F.linear(hidden_states.to(self.projection.dtype), self.projection).float()
 
     def _read_and_write(
         self, projected: Tensor, state: Tensor, plan: WritePlan, pending: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The reads ``[B, T, N, R]``, the new state and the new running sum, from :meth:`_project`'s."""
+        """The reads ``[B, T, N, R]``, the new state and the new running sum, from :meth:`project`'s."""
         config, width = self.config, self.config.width
         if isinstance(plan, TokenPlan):
             both = torch.unflatten(projected[..., : 2 * width], -1, (2, config.states, config.rank))
@@ -234,9 +235,17 @@ class DeltaMemory(nn.Module):
             return self._by_state(gate)
         return gate[..., None].expand(*gate.shape, self.config.rank)
 
-    def _correct(self, scaled: Tensor) -> Corrections:
+    def correct(self, scaled: Tensor) -> Corrections:
         """The corrections ``[B, T, out]`` from the reads ``[B, T, N·R]`` times α/R."""
         return self._unpack(F.linear(scaled.to(self.heads.dtype), self.heads))
+
+    def scan_packed(self, projected: Tensor, rings: Tensor, batch: Batch) -> Tensor:
+        """The reads ``[T, N·R]`` times α/R of many requests' tokens, from :meth:`project`'s ``[T, N·R + P]``.
+
+        The rings ``[S, K, N, R, R]`` are changed; see :func:`deltamem.ops.packed.scan_packed`. :meth:`correct` makes
+        corrections of what it gives.
+        """
+        return packed.scan_packed(projected, self.gate_bias if self.gate_kinds else None, rings, batch, self.form)
 
     def _unpack(self, packed: Tensor) -> Corrections:
         """The corrections of each head from all of them ``[B, T, C]``."""

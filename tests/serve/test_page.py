@@ -14,6 +14,7 @@ from serving import address, make_server, running, start
 
 import deltamem.serve
 from deltamem.demo.suggestions import SUGGESTIONS
+from deltamem.serve.engine.interface import warm_up
 from deltamem.store import ApiKeys
 
 CHROMIUM = "/usr/bin/chromium" if Path("/usr/bin/chromium").exists() else shutil.which("chromium")
@@ -28,7 +29,7 @@ TURNS = "#log .turn:not(.pending):not(.pair)"
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     server = make_server(model_name="deltamem-demo", suggestions=SUGGESTIONS)
-    server.engine.warm_up()
+    warm_up(server.engine)
     with running(server) as address:
         yield address
 

@@ -1,6 +1,6 @@
-"""The loop of `decode`, compiled by numba for one update rule; imported at first use, as numba takes a while.
+"""The loops of `decode` and `packed`, compiled by numba for one update rule; imported at first use: it takes a while.
 
-It walks the layer's token as `DeltaMemory.forward` does and takes every formula from `formulas` and from the rule.
+They walk the layer's token as `DeltaMemory.forward` does and take every formula from `formulas` and from the rule.
 """
 # what is compiled gets its types from the signature
 # mypy: allow-untyped-defs, no-check-untyped-defs, allow-untyped-calls, allow-untyped-decorators
@@ -23,6 +23,7 @@ from .cpu_vector import FLOATS, stack
 from .formulas import bounded, gate, scaled, step
 
 _ONE, _ZERO = np.float32(1), np.float32(0)
+_FLAGS = types.CPointer(types.uint8)
 
 
 class RuleError(ValueError):
@@ -72,6 +73,42 @@ def _address(projected, start, size, normalized, result):
             result[j] = scaled(result[j], length)
 
 
+@njit(fastmath={"contract"}, error_model="numpy")
+def _token(projected, at, bias, state, before, final, after, reads, out, writes, rule, form, query, key):
+    """One token: reads the state at `before` into `reads` at `out`; if it writes, puts the new state at `after`.
+
+    `projected` at `at` holds what the layer projects the token to. `query` and `key` are scratch.
+    """
+    gain, fixed, N, R, rowwise, coupled, normalized, learned = form
+    W = N * R
+    G = W if rowwise else N
+    for row in range(W):
+        if row % R == 0:
+            _address(projected, at + row, R, normalized, query)
+            if writes:
+                _address(projected, at + W + row, R, normalized, key)
+        here, there = before + row * R, after + row * R
+        read = _ZERO
+        for j in range(R):
+            read += state[here + j] * query[j]
+        reads[out + row] = gain * read
+        if not writes:
+            continue
+        place = row if rowwise else row // R
+        beta = gate(projected[at + 3 * W + place], bias[place]) if learned else fixed
+        kept = _ONE - beta
+        if not coupled:
+            kept = gate(projected[at + 3 * W + G + place], bias[G + place])
+        keep, erase, write = rule(kept, beta)
+        keep, erase, write = np.float32(keep), np.float32(erase), np.float32(write)
+        held = _ZERO
+        for j in range(R):
+            held += state[here + j] * key[j]
+        value = projected[at + 2 * W + row]
+        for j in range(R):
+            final[there + j] = step(state[here + j], key[j], held, value, keep, erase, write)
+
+
 def compiled(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callable[..., None]:
     """The compiled token of `decode.token`; it releases the GIL.
 
@@ -86,45 +123,60 @@ def compiled(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callable[..., 
     ):  # fmt: skip
         _ = written  # what is kept on disk is told apart by this
         query, key = stack(MOST), stack(MOST)
+        form = (gain, fixed, N, R, rowwise, coupled, normalized, learned)
         W = N * R
-        G = W if rowwise else N
         for b in range(B):
+            at = b * W * R
             if masked and mask[b] == 0:
                 for i in range(C):
                     corrections[b * C + i] = _ZERO
                 if writes:
                     for i in range(W * R):
-                        final[b * W * R + i] = state[b * W * R + i]
+                        final[at + i] = state[at + i]
                 continue
             _product(projection, hidden, b * D, projected, 0, P if writes else W, D)
-            for row in range(W):
-                if row % R == 0:
-                    _address(projected, row, R, normalized, query)
-                    if writes:
-                        _address(projected, W + row, R, normalized, key)
-                at = (b * W + row) * R
-                read = _ZERO
-                for j in range(R):
-                    read += state[at + j] * query[j]
-                projected[P + row] = gain * read
-                if not writes:
-                    continue
-                place = row if rowwise else row // R
-                beta = gate(projected[3 * W + place], bias[place]) if learned else fixed
-                kept = _ONE - beta
-                if not coupled:
-                    kept = gate(projected[3 * W + G + place], bias[G + place])
-                keep, erase, write = rule(kept, beta)
-                keep, erase, write = np.float32(keep), np.float32(erase), np.float32(write)
-                held = _ZERO
-                for j in range(R):
-                    held += state[at + j] * key[j]
-                for j in range(R):
-                    final[at + j] = step(state[at + j], key[j], held, projected[2 * W + row], keep, erase, write)
+            _token(projected, 0, bias, state, at, final, at, projected, P, writes, rule, form, query, key)
             _product(heads, projected, P, corrections, b * C, C, W)
 
-    flags = (types.int64,) * 12
-    signature = types.void(*[FLOATS] * 5, types.CPointer(types.uint8), *[FLOATS] * 3, *[types.float32] * 2, *flags)
+    pointers = (*[FLOATS] * 5, _FLAGS, *[FLOATS] * 3)
+    return _compile(kernel, pointers, counts=12)
+
+
+def compiled_packed(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callable[..., None]:
+    """The compiled loop of `packed.scan_packed`; it releases the GIL.
+
+    Raises RuleError for a rule that numba does not take.
+    """
+    register_jitable(rule)
+    written = _written(rule)
+
+    def kernel(
+        projected, bias, ring, reads, starts, slots, counts, writes, gain, fixed,
+        B, P, K, N, R, rowwise, coupled, normalized, learned,
+    ):  # fmt: skip
+        _ = written  # what is kept on disk is told apart by this
+        query, key = stack(MOST), stack(MOST)
+        form = (gain, fixed, N, R, rowwise, coupled, normalized, learned)
+        W = N * R
+        for b in range(B):
+            for t in range(starts[b], starts[b + 1]):
+                count = counts[b] + t - starts[b]
+                before = (slots[b] * K + count % K) * W * R
+                after = (slots[b] * K + (count + 1) % K) * W * R
+                if writes[t] == 0:
+                    for i in range(W * R):
+                        ring[after + i] = ring[before + i]
+                _token(
+                    projected, t * P, bias, ring, before, ring, after, reads, t * W, writes[t], rule, form, query, key
+                )
+
+    pointers = (*[FLOATS] * 4, *[types.CPointer(types.int64)] * 3, _FLAGS)
+    return _compile(kernel, pointers, counts=9)
+
+
+def _compile(kernel: Callable[..., None], pointers: tuple[Any, ...], counts: int) -> Callable[..., None]:
+    """Compile a kernel of these pointers, the gain and the fixed gate, and so many counts and flags."""
+    signature = types.void(*pointers, *[types.float32] * 2, *[types.int64] * counts)
     options: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
     try:
         try:
@@ -133,8 +185,8 @@ def compiled(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callable[..., 
             done = cfunc(signature, **options)(kernel)
     except NumbaError as error:
         raise RuleError(str(error).strip().splitlines()[-1]) from None
-    pointers = [ctypes.c_void_p] * 9
-    return ctypes.CFUNCTYPE(None, *pointers, *[ctypes.c_float] * 2, *[ctypes.c_int64] * 12)(done.address)
+    addresses = [ctypes.c_void_p] * len(pointers)
+    return ctypes.CFUNCTYPE(None, *addresses, *[ctypes.c_float] * 2, *[ctypes.c_int64] * counts)(done.address)
 
 
 def _written(rule: Callable[..., Any]) -> int:

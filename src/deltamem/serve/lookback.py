@@ -95,9 +95,14 @@ async def beside_engine(server: Server, caller: Caller, request: Request, work: 
         work: gets a function that it calls between its steps, and that raises when the work is to end.
 
     Raises:
-        ApiError: 429, the tenant has enough such requests; 499, the client left.
+        ApiError: 501, the engine's model cannot be called; 429, the tenant has enough such requests; 499, the client
+            left.
         EngineError: the deadline passed.
     """
+    if not server.engine.computes:
+        raise ApiError(
+            501, "This server's model runs on vLLM, which cannot look back; deltamem's own engine can.", "not_supported"
+        )
     deadline = server.deadline(request)
     ticket = Ticket(lambda event: None, deadline)
 

@@ -7,6 +7,7 @@ from socket import socket
 import uvicorn
 
 from deltamem.serve.app import create_app
+from deltamem.serve.engine.interface import warm_up
 from deltamem.serve.server import Server
 
 _log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def run(server: Server, port: int) -> None:
     Raises:
         SystemExit: it cannot listen there; the log says why.
     """
-    server.engine.warm_up()
+    warm_up(server.engine)
     config = uvicorn.Config(
         create_app(server),
         host=server.settings.host,

@@ -16,6 +16,7 @@ from deltamem.serve.access import Access, Caller, RateLimits
 from deltamem.serve.bridge import Inbox
 from deltamem.serve.committer import Committer
 from deltamem.serve.engine.engine import Engine
+from deltamem.serve.engine.interface import AnyEngine, MakeEngine
 from deltamem.serve.engine.sampling import Sampling
 from deltamem.serve.errors import ApiError
 from deltamem.serve.locks import Locks
@@ -38,6 +39,7 @@ class Server:
         store: an open store; it is closed with the server.
         settings: how the server is set up.
         limits: how much its engine takes on.
+        engine: what makes its engine.
 
     Attributes:
         problem: why the server should not be used, as far as it found out while it ran.
@@ -53,6 +55,7 @@ class Server:
         store: SessionStore,
         settings: Settings,
         limits: EngineLimits | None = None,
+        engine: MakeEngine = Engine,
     ) -> None:
         store.check_keys()
         self.settings = settings
@@ -61,7 +64,9 @@ class Server:
         self.metrics = Metrics()
         self.states = StateCodec(model, rows=1)
         self.inbox = Inbox()
-        self.engine = Engine(model, tokenizer, limits, watch=self.metrics.engine_turn, delivered=self.inbox.hand_over)
+        self.engine: AnyEngine = engine(
+            model, tokenizer, limits, watch=self.metrics.engine_turn, delivered=self.inbox.hand_over
+        )
         self.commits = Committer(store)
         self.prompts = Prompts(TextInput(model, tokenizer), self.engine.context)
         self.sampling = own_sampling(model, settings.max_tokens)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from deltamem.observe import positions
 from deltamem.serve.engine.batch import RowBatch, WriteBatch, check_model
+from deltamem.serve.engine.interface import check_prompt, end_tokens
 from deltamem.serve.engine.jobs import (
     ClosedError,
     Deliver,
@@ -32,7 +33,6 @@ from deltamem.serve.engine.jobs import (
     Ticket,
     Writing,
     Written,
-    results,
 )
 from deltamem.serve.engine.sampling import Sampling, choose
 from deltamem.serve.engine.text import TextStream
@@ -59,6 +59,8 @@ class Engine:
         ValueError: the backbone cannot be batched by rows.
     """
 
+    computes = True
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -74,7 +76,7 @@ class Engine:
         self.limits = limits or EngineLimits()
         most = positions(model) or 2**31
         self.context = min(self.limits.context or most, most)
-        self._ends = _end_tokens(model, tokenizer)
+        self._ends = end_tokens(model, tokenizer)
         self._watch = watch
         self._delivered = delivered or (lambda: None)
         self._waiting: deque[Row | Writing] = deque()
@@ -113,26 +115,9 @@ class Engine:
     ) -> Ticket:
         """Continues a prompt, reading a memory and not writing it: delivers pieces, then ``Done`` or ``Failed``.
 
-        Args:
-            prompt: token ids.
-            sampling: how to choose tokens.
-            deliver: takes the events, on the engine's thread.
-            state: the memory, one row; empty by default, which is the bare backbone.
-            deadline: in the terms of ``time.monotonic()``.
-            continues: the text goes on from the prompt's, instead of beginning anew.
-
-        Raises:
-            ValueError: the prompt is empty or leaves no position for an answer.
-            QueueFullError: too much is waiting.
-            ClosedError: the engine is shutting down.
+        See :class:`deltamem.serve.engine.interface.AnyEngine`.
         """
-        if not prompt:
-            raise ValueError("The prompt has no tokens.")
-        if len(prompt) >= self.context:
-            raise ValueError(
-                f"The prompt has {len(prompt)} tokens, and the model has {self.context} positions for prompt and "
-                "answer together."
-            )
+        check_prompt(prompt, self.context)
         ticket = Ticket(deliver, deadline)
         text = TextStream(self.tokenizer, sampling.stop, prompt if continues else ())
         state = state if state is not None else self.new_state()
@@ -152,31 +137,12 @@ class Engine:
     ) -> Ticket:
         """Writes tokens to a memory: delivers ``Written`` or ``Failed``.
 
-        Args:
-            ids: ``[1, T]`` tokens, any number.
-            segments: ``[1, T]`` segment ids.
-            write: ``[1, T]`` bool, the tokens that write.
-            deliver: takes the event, on the engine's thread.
-            state: the memory to go on from, one row; empty by default.
-            deadline: in the terms of ``time.monotonic()``.
-            admitted: it ends a turn whose generation was let in, and so never finds the queue full or closed.
-
-        Raises:
-            QueueFullError: too much is waiting.
-            ClosedError: the engine is shutting down.
+        See :class:`deltamem.serve.engine.interface.AnyEngine`.
         """
         ticket = Ticket(deliver, deadline)
         state = state if state is not None else self.new_state()
         self._submit(Writing(ticket, state, ids, segments, write), admitted=admitted)
         return ticket
-
-    def warm_up(self) -> None:
-        """Runs a few tokens through everything, so that the first request does not wait for kernels to compile."""
-        ids = torch.ones(1, 2, dtype=torch.int64)
-        for _ in results(lambda d: self.write(ids, torch.zeros_like(ids), ids.bool(), d)):
-            pass
-        for _ in results(lambda d: self.generate([1, 1], Sampling(max_tokens=2, ignore_end=True), d)):
-            pass
 
     def close(self, timeout: float | None = None) -> None:
         """Finishes what was taken in and stops; what is unfinished after ``timeout`` seconds fails."""
@@ -333,11 +299,3 @@ class Engine:
                     batch.clear()
         for job in gone:
             job.ticket.deliver(Failed(failure))
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
-    ends: set[int] = set()
-    for found in (getattr(model.generation_config, "eos_token_id", None), getattr(tokenizer, "eos_token_id", None)):
-        if found is not None:
-            ends.update(torch.as_tensor(found).flatten().tolist())
-    return frozenset(ends)

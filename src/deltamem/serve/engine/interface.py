@@ -1,0 +1,142 @@
+"""What the server asks of an engine; it has two: its own, and vLLM (:mod:`deltamem.vllm.engine`)."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from deltamem.serve.engine.jobs import Deliver, Load, Ticket, results
+from deltamem.serve.engine.sampling import Sampling
+from deltamem.serve.settings import EngineLimits
+from deltamem.state import MemoryState
+
+
+class AnyEngine(Protocol):
+    """Generates from many memories at once, and writes to them.
+
+    Attributes:
+        model: the model with its adapter, or its shape alone: see ``computes``.
+        computes: whether ``model`` can be called, beside the engine.
+        tokenizer: its tokenizer.
+        context: how many positions a prompt and its answer have.
+    """
+
+    model: Any
+    computes: bool
+    tokenizer: Any
+    context: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes jobs."""
+
+    def new_state(self) -> MemoryState:
+        """An empty memory of one row."""
+
+    def load(self) -> Load:
+        """What it is doing right now."""
+
+    def generate(
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        deliver: Deliver,
+        *,
+        state: MemoryState | None = None,
+        deadline: float | None = None,
+        continues: bool = False,
+    ) -> Ticket:
+        """Continues a prompt, reading a memory and not writing it: delivers pieces, then ``Done`` or ``Failed``.
+
+        Args:
+            prompt: token ids.
+            sampling: how to choose tokens.
+            deliver: takes the events, on the engine's thread.
+            state: the memory, one row; empty by default, which is the bare backbone.
+            deadline: in the terms of ``time.monotonic()``.
+            continues: the text goes on from the prompt's, instead of beginning anew.
+
+        Raises:
+            ValueError: the prompt is empty or leaves no position for an answer.
+            QueueFullError: too much is waiting.
+            ClosedError: the engine is shutting down.
+        """
+
+    def write(
+        self,
+        ids: Tensor,
+        segments: Tensor,
+        write: Tensor,
+        deliver: Deliver,
+        *,
+        state: MemoryState | None = None,
+        deadline: float | None = None,
+        admitted: bool = False,
+    ) -> Ticket:
+        """Writes tokens to a memory: delivers ``Written`` or ``Failed``.
+
+        Args:
+            ids: ``[1, T]`` tokens, any number.
+            segments: ``[1, T]`` segment ids.
+            write: ``[1, T]`` bool, the tokens that write.
+            deliver: takes the event, on the engine's thread.
+            state: the memory to go on from, one row; empty by default.
+            deadline: in the terms of ``time.monotonic()``.
+            admitted: it ends a turn whose generation was let in, and so never finds the queue full or closed.
+
+        Raises:
+            QueueFullError: too much is waiting.
+            ClosedError: the engine is shutting down.
+        """
+
+    def close(self, timeout: float | None = None) -> None:
+        """Finishes what was taken in and stops; what is unfinished after ``timeout`` seconds fails."""
+
+
+class MakeEngine(Protocol):
+    """Makes an engine for a server, which watches it."""
+
+    def __call__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        limits: EngineLimits | None,
+        *,
+        watch: Callable[[int, float], None],
+        delivered: Callable[[], None],
+    ) -> AnyEngine:
+        """See :class:`deltamem.serve.engine.engine.Engine`."""
+
+
+def warm_up(engine: AnyEngine) -> None:
+    """Runs a few tokens through everything, so that the first request does not wait for kernels to compile."""
+    ids = torch.ones(1, 2, dtype=torch.int64)
+    for _ in results(lambda d: engine.write(ids, torch.zeros_like(ids), ids.bool(), d)):
+        pass
+    for _ in results(lambda d: engine.generate([1, 1], Sampling(max_tokens=2, ignore_end=True), d)):
+        pass
+
+
+def check_prompt(prompt: list[int], context: int) -> None:
+    """Refuses a prompt that an engine cannot continue.
+
+    Raises:
+        ValueError: it is empty or leaves no position for an answer.
+    """
+    if not prompt:
+        raise ValueError("The prompt has no tokens.")
+    if len(prompt) >= context:
+        raise ValueError(
+            f"The prompt has {len(prompt)} tokens, and the model has {context} positions for prompt and answer "
+            "together."
+        )
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end an answer, by the model's ``generation_config`` and its tokenizer."""
+    ends: set[int] = set()
+    for found in (getattr(model.generation_config, "eos_token_id", None), getattr(tokenizer, "eos_token_id", None)):
+        if found is not None:
+            ends.update(torch.as_tensor(found).flatten().tolist())
+    return frozenset(ends)

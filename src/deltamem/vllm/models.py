@@ -1,0 +1,227 @@
+"""vLLM's backbones with memories. Each is vLLM's own class; its attention modules are wrapped, and nothing else.
+
+The wrapper adopts the children of the attention module, so that parameters keep their names and loading and sharding
+stay as they are.
+"""
+# vLLM is not there where the product's own checks run, and its classes are then of any type
+# mypy: allow-subclassing-any, disable-error-code="no-any-return"
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from vllm.config import VllmConfig
+from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.forward_context import get_forward_context
+from vllm.model_executor.models.llama import LlamaForCausalLM
+from vllm.model_executor.models.mistral import MistralForCausalLM
+from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
+from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
+from vllm.utils.torch_utils import direct_register_custom_op
+
+from deltamem.config import Head
+from deltamem.formats.adapter import AdapterFile, AdapterFileError, BackboneShape
+from deltamem.formats.hub import read_adapter_from
+from deltamem.memory import Corrections, DeltaMemory
+from deltamem.vllm.check import adapter_of, check_setup, check_version, speculated
+from deltamem.vllm.rings import Rings
+
+KEY = "deltamem"
+"""The name under which a process's :class:`Memories` are found in vLLM's `static_forward_context`."""
+
+
+class Memories(NamedTuple):
+    """What a process keeps for the memories of a model: found by the connector under :data:`KEY`.
+
+    Attributes:
+        rings: the memories.
+        fingerprint: of the adapter.
+    """
+
+    rings: Rings
+    fingerprint: str
+
+
+class _Steered(NamedTuple):
+    """What the attention is called with in place of its hidden states: they, and what corrects their projections."""
+
+    hidden_states: Tensor
+    corrections: Corrections
+
+
+class _SteeredProjection(nn.Module):
+    """The packed projection of an attention module, corrected by what its input brings along."""
+
+    def __init__(self, base: nn.Module, widths: dict[Head, int]) -> None:
+        super().__init__()
+        self.base_layer = base
+        rank, replicas = get_tensor_model_parallel_rank(), getattr(base, "num_kv_head_replicas", 1)
+        self.parts: list[tuple[Head, slice, slice]] = []
+        start = 0
+        for head, width in widths.items():
+            shard = rank if head == "q" else rank // replicas
+            self.parts.append((head, slice(start, start + width), slice(shard * width, (shard + 1) * width)))
+            start += width
+
+    def forward(self, steered: _Steered) -> tuple[Tensor, Any]:
+        output, bias = self.base_layer(steered.hidden_states)
+        for head, here, mine in self.parts:
+            if head in steered.corrections:
+                output[..., here] += steered.corrections[head][..., mine].to(output.dtype)
+        return output, bias
+
+
+class RememberingAttention(nn.Module):
+    """An attention module of vLLM's with the memory of its layer.
+
+    Args:
+        attention: vLLM's module, with a packed `qkv_proj` and an `o_proj`.
+        memory: the layer's memory.
+        rings: `[S, K, N, R, R]`, the memories of this layer.
+        name: what the layer is called in vLLM's `static_forward_context`.
+    """
+
+    def __init__(self, attention: nn.Module, memory: DeltaMemory, memories: Memories, index: int, name: str) -> None:
+        super().__init__()
+        self._modules.update(attention.named_children())
+        widths: dict[Head, int] = {"q": attention.q_size, "k": attention.kv_size, "v": attention.kv_size}  # type: ignore[dict-item]
+        self.__dict__["_attention"] = attention  # not as a child: its children are ours now
+        attention.qkv_proj = _SteeredProjection(attention.qkv_proj, widths)  # type: ignore[arg-type]
+        self.memory = memory
+        self.memories = memories.rings
+        self.ring = memories.rings.values[index]
+        self.name = name
+        self.attention_name: str = attention.attn.layer_name  # type: ignore[assignment,union-attr]
+
+    def __getattr__(self, name: str) -> Any:
+        """What other code asks of the attention module it answers itself."""
+        modules = self.__dict__.get("_modules", {})
+        return modules[name] if name in modules else getattr(self.__dict__["_attention"], name)
+
+    def forward(self, positions: Tensor, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        """The attention's own forward over `[T, D]`, corrected by what the memory reads."""
+        projected = self.memory.project(hidden_states)
+        reads = torch.ops.vllm.deltamem_read_and_write(projected, self.name, self.memory.config.width)
+        corrections = self.memory.correct(reads)
+        steered = _Steered(hidden_states, corrections)
+        output: Tensor = self.__dict__["_attention"](positions=positions, hidden_states=steered, **kwargs)
+        return output + corrections["o"].to(output.dtype) if "o" in corrections else output
+
+    def read_and_write(self, projected: Tensor, metadata: Any) -> Tensor:
+        """The reads `[T, N·R]` of a step's tokens, which are written."""
+        batch = self.memories.batch(metadata[self.attention_name])
+        return self.memory.scan_packed(projected, self.ring, batch)
+
+
+def _read_and_write(projected: torch.Tensor, layer_name: str, width: int) -> torch.Tensor:
+    context = get_forward_context()
+    if context.attn_metadata is None:  # a pass that measures or warms up
+        return projected.new_zeros(len(projected), width)
+    layer: RememberingAttention = context.no_compile_layers[layer_name]
+    return layer.read_and_write(projected, context.attn_metadata)
+
+
+def _shape_only(projected: torch.Tensor, layer_name: str, width: int) -> torch.Tensor:
+    return projected.new_empty(len(projected), width)
+
+
+if not hasattr(torch.ops.vllm, "deltamem_read_and_write"):
+    direct_register_custom_op(
+        op_name="deltamem_read_and_write", op_func=_read_and_write, mutates_args=[], fake_impl=_shape_only
+    )
+
+
+class _Remembering:
+    """What each family gets: its attention wrapped, and the adapter loaded."""
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        check_version()
+        check_setup(vllm_config)
+        adapter = read_adapter_from(adapter_of(vllm_config))
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        self._adapt_layers()
+        self._put_memories(adapter, vllm_config)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        loaded: set[str] = super().load_weights(weights)  # type: ignore[misc]
+        ours = {name for name, _ in self.named_parameters() if ".memory." in name}  # type: ignore[attr-defined]
+        return loaded | ours
+
+    def _adapt_layers(self) -> None:
+        """What a family changes in its layers before they get memories."""
+
+    def _put_memories(self, adapter: AdapterFile, vllm_config: VllmConfig) -> None:
+        layers: Any = self.model.layers  # type: ignore[attr-defined]
+        shape = _shape_of(layers)
+        if differences := adapter.backbone.differences(shape):
+            raise AdapterFileError(
+                f"This adapter was made for a backbone with {'; '.join(differences)} (as {type(self).__name__} has)."
+            )
+        config = adapter.config
+        if config.writes_segments:
+            raise AdapterFileError(
+                f"This adapter writes once a {config.write}; on vLLM memories are written token by token only. Serve "
+                "it with deltamem's own engine (--engine own), or take an adapter with write='token'."
+            )
+        numbers = config.select_layers(len(layers))
+        requests = vllm_config.scheduler_config.max_num_seqs
+        rings = Rings(len(numbers), config.states, config.rank, requests, speculated(vllm_config))
+        memories = Memories(rings, adapter.fingerprint)
+        known = vllm_config.compilation_config.static_forward_context
+        known[KEY] = memories
+        for index, number in enumerate(numbers):
+            layer, name = layers[number], f"model.layers.{number}.self_attn.memory"
+            memory = _load(adapter, number, shape.at(number)).requires_grad_(False)
+            layer.self_attn = RememberingAttention(layer.self_attn, memory, memories, index, name)
+            known[name] = layer.self_attn
+
+
+def _shape_of(layers: Iterable[Any]) -> BackboneShape:
+    sizes: list[dict[Head, int]] = []
+    for layer in layers:
+        attention = layer.self_attn
+        q, kv = (getattr(attention, name) * attention.head_dim for name in ("total_num_heads", "total_num_kv_heads"))
+        sizes.append({"q": q, "k": kv, "v": kv, "o": attention.hidden_size})
+    return BackboneShape.of(sizes)
+
+
+def _load(adapter: AdapterFile, number: int, outputs: dict[Head, int]) -> DeltaMemory:
+    memory = DeltaMemory(adapter.config, adapter.backbone.hidden_size, outputs).float()
+    with torch.no_grad():
+        for part, tensor in memory.named_parts().items():
+            tensor.copy_(adapter.tensors[f"layers.{number}.{part}"])
+    return memory
+
+
+class DeltaMemLlamaForCausalLM(_Remembering, LlamaForCausalLM):
+    """Llama, SmolLM2 and all that vLLM runs as a Llama."""
+
+
+class DeltaMemMistralForCausalLM(_Remembering, MistralForCausalLM):
+    """Mistral, where its attention has no window."""
+
+
+class DeltaMemQwen2ForCausalLM(_Remembering, Qwen2ForCausalLM):
+    """Qwen2 and Qwen2.5."""
+
+
+class DeltaMemQwen3ForCausalLM(_Remembering, Qwen3ForCausalLM):
+    """Qwen3."""
+
+
+class DeltaMemSmolLM3ForCausalLM(_Remembering, LlamaForCausalLM):
+    """SmolLM3: a Llama of which some layers know no positions."""
+
+    def _adapt_layers(self) -> None:
+        config = self.config
+        for layer, rotates in zip(self.model.layers, config.no_rope_layers, strict=True):
+            if not rotates:
+                layer.self_attn.rotary_emb = _NoPositions()
+
+
+class _NoPositions(nn.Module):
+    """In place of a rotary embedding."""
+
+    def forward(self, positions: Tensor, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        return query, key

@@ -1,0 +1,115 @@
+"""What a request says of its memory: the field `deltamem` of vLLM's `kv_transfer_params`."""
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deltamem.formats.state import unpack_state
+from deltamem.state import MemoryState
+
+FIELD = "deltamem"
+_FIELDS = ("state", "write", "ticket")
+
+
+@dataclass(frozen=True)
+class MemoryRequest:
+    """The memory of one request.
+
+    Attributes:
+        state: the bytes of a saved memory (:func:`deltamem.save_state`), one row; ``None`` for an empty one.
+        write: whether all tokens write; or a flag for each token of the prompt, and then nothing that follows writes.
+        ticket: a name under which the memory is given back once the request has finished; ``None`` gives none back.
+    """
+
+    state: bytes | None = None
+    write: bool | bytes = False
+    ticket: str | None = None
+
+    def params(self) -> dict[str, Any]:
+        """As `kv_transfer_params`."""
+        return {FIELD: {name: getattr(self, name) for name in _FIELDS}}
+
+    @classmethod
+    def of(cls, params: dict[str, Any] | None) -> "MemoryRequest":
+        """From `kv_transfer_params`; a request that says nothing reads an empty memory.
+
+        Raises:
+            ValueError: it says something else than the fields allow.
+        """
+        said = (params or {}).get(FIELD, {})
+        if not isinstance(said, dict) or (unknown := set(said) - set(_FIELDS)):
+            names = ", ".join(_FIELDS)
+            found = sorted(unknown) if isinstance(said, dict) else type(said).__name__
+            raise ValueError(f"kv_transfer_params[{FIELD!r}] is an object with the fields {names}, not {found}.")
+        write, ticket = said.get("write", False), said.get("ticket")
+        if not isinstance(write, bool):
+            write = _bytes("write", write)
+        if ticket is not None and not isinstance(ticket, str):
+            raise ValueError(f"ticket must be text, not {ticket!r}.")
+        state = said.get("state")
+        return cls(None if state is None else _bytes("state", state), write, ticket)
+
+    def read_state(self, fingerprint: str, shape: tuple[int, int, int]) -> Tensor | None:
+        """The memory ``[L, N, R, R]``, checked; ``None`` for an empty one.
+
+        Args:
+            fingerprint: of the adapter.
+            shape: its layers, states and rank.
+
+        Raises:
+            ValueError: it is damaged, of another adapter or another number of sessions, or not finite.
+        """
+        if self.state is None:
+            return None
+        state, info = unpack_state(self.state)
+        if info.fingerprint != fingerprint:
+            raise ValueError(f"This memory was written by another adapter ({info.fingerprint[:12]}…).")
+        return stacked(state, shape)
+
+    def flags(self, prompt: int) -> Tensor:
+        """Which tokens write: uint8, one for each token of a prompt, and one for all that follow.
+
+        Raises:
+            ValueError: there is not one flag a token.
+        """
+        if isinstance(self.write, bool):
+            return torch.full((prompt + 1,), self.write, dtype=torch.uint8)
+        if len(self.write) != prompt or set(self.write) - {0, 1}:
+            raise ValueError(
+                f"write has {len(self.write)} flags for {prompt} tokens; it takes a byte, 0 or 1, for each."
+            )
+        return torch.frombuffer(bytearray(self.write) + b"\0", dtype=torch.uint8)
+
+
+def stacked(state: MemoryState, shape: tuple[int, int, int]) -> Tensor:
+    """The one row of a memory as ``[L, N, R, R]``.
+
+    Raises:
+        ValueError: it has another shape, holds several sessions or an open segment, or is not finite.
+    """
+    layers, states, rank = shape
+    if state.open is not None or len(state.states) != layers or state.states[0].shape != (1, states, rank, rank):
+        raise ValueError(
+            f"This memory has {len(state.states)} layers of {list(state.states[0].shape)}; the adapter wants {layers} "
+            f"of {[1, states, rank, rank]}, and no open segment."
+        )
+    tensor = torch.stack([layer[0] for layer in state.states])
+    if not bool(tensor.isfinite().all()):
+        raise ValueError("This memory holds numbers that are not finite.")
+    return tensor
+
+
+def _bytes(name: str, value: Any) -> bytes:
+    """Bytes, as they are between processes or as base64 in JSON."""
+    if isinstance(value, str):
+        try:
+            return base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError(f"{name} is not base64.") from None
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise ValueError(f"{name} must be base64 or bytes, not {type(value).__name__}.")
+    return bytes(value)

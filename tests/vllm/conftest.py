@@ -1,0 +1,33 @@
+"""Backbones on vLLM, in this process, beside the same ones on transformers."""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+# This folder's name would pass for an empty package, so ask for what is in the real one.
+HAS_VLLM = importlib.util.find_spec("vllm.config") is not None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("default"))  # vLLM has its own
+            if not HAS_VLLM:
+                item.add_marker(pytest.mark.skip(reason="vLLM is not installed here: make vllm-test"))
+
+
+@pytest.fixture(scope="module")  # a process has one engine at a time
+def served(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[object]":
+    from beside import Beside
+
+    beside = Beside("llama", tmp_path_factory.mktemp("llama"))
+    yield beside
+    beside.close()

@@ -1,0 +1,57 @@
+"""Parity where an engine of its own is needed: every family, pages that run out, drafts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from beside import Beside, Turn, turns
+
+
+@pytest.mark.parametrize(
+    ("family", "adapter"),
+    [
+        ("mistral", {"heads": ("q", "o")}),
+        ("qwen2", {"states": 2, "coupled_gates": False}),
+        ("qwen3", {"layers": "middle:2", "rowwise_gates": False}),
+        ("smollm3", {"output_norm": True, "scale": "head"}),
+    ],
+)
+def test_every_family(family: str, adapter: dict[str, Any], tmp_path: Path):
+    beside = Beside(family, tmp_path, **adapter)
+    try:
+        for turn in beside.run(turns(3, 120, 17, 60, 1)):
+            beside.assert_same(turn)
+    finally:
+        beside.close()
+
+
+def test_preempted_requests_begin_again_with_their_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    preempted = []
+    own = Scheduler._preempt_request
+    monkeypatch.setattr(
+        Scheduler, "_preempt_request", lambda self, r, *a, **k: preempted.append(r) or own(self, r, *a, **k)
+    )
+    pages = {"block_size": 32, "num_gpu_blocks_override": 9}
+    beside = Beside("llama", tmp_path, pages)
+    try:
+        (told,) = beside.run(turns(20, seed=12))
+        memory = beside.assert_same(told)
+        many = turns(40, 50, 60, 45, seed=13, state=memory, tokens=40)
+        for turn in beside.run(many):
+            beside.assert_same(turn)
+        assert preempted
+    finally:
+        beside.close()
+
+
+def test_drafts_that_are_refused_leave_nothing(tmp_path: Path):
+    drafts = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2, "prompt_lookup_min": 1}
+    beside = Beside("llama", tmp_path, {"speculative_config": drafts})
+    try:
+        again = turns(6, seed=14)[0].prompt
+        for turn in beside.run([Turn(again * 5), *turns(30, seed=15)]):
+            beside.assert_same(turn)
+    finally:
+        beside.close()
