@@ -31,22 +31,26 @@ if TYPE_CHECKING:
     from deltamem.formats.state import StateFileError, load_state, save_state, state_from_bytes, state_to_bytes
     from deltamem.models.loading import load_model
     from deltamem.observe import observe
+    from deltamem.recall import Calibration, Recollection
     from deltamem.rules import UpdateRule, WriteStrategy, register_update_rule, register_write_strategy
-    from deltamem.session import Retriever, Session, SessionBusyError, TurnReport
+    from deltamem.session import Forgotten, Retriever, Session, SessionBusyError, TurnReport
     from deltamem.state import MemoryState, OpenSegment
     from deltamem.step import Step
 
 __all__ = [
     "AdapterFileError",
     "Attachment",
+    "Calibration",
     "ChatTokens",
     "DeltaMemConfig",
     "Family",
+    "Forgotten",
     "MemoryCache",
     "MemoryState",
     "OpenSegment",
     "ParameterReport",
     "ReadProbe",
+    "Recollection",
     "Retriever",
     "Session",
     "SessionBusyError",
@@ -94,8 +98,9 @@ _HOMES = {
     "formats.state": "StateFileError load_state save_state state_from_bytes state_to_bytes",
     "models.loading": "load_model",
     "observe": "observe",
+    "recall": "Calibration Recollection",
     "rules": "UpdateRule WriteStrategy register_update_rule register_write_strategy",
-    "session": "Retriever Session SessionBusyError TurnReport",
+    "session": "Forgotten Retriever Session SessionBusyError TurnReport",
     "state": "MemoryState OpenSegment",
     "step": "Step",
 }

@@ -5,7 +5,7 @@ So the norms of reads are sums of shares: one of each token written and one of t
 homogeneous functions; docs/mechanism.md).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -121,6 +121,22 @@ def write_shares(
     Raises:
         ValueError: the shapes do not fit, or segment ids are missing.
     """
+    return write_shares_of(
+        model, input_ids, state, [probe], segment_ids=segment_ids, write=write, chunk_size=chunk_size
+    )[0]
+
+
+def write_shares_of(
+    model: nn.Module,
+    input_ids: Tensor,
+    state: MemoryState,
+    probes: Sequence[ReadProbe],
+    *,
+    segment_ids: Tensor | None = None,
+    write: Tensor | None = None,
+    chunk_size: int = CHUNK,
+) -> list[WriteShares]:
+    """:func:`write_shares` for several probes of one memory: the text is written again once for all of them."""
     attachment = attached(model)
     size, length = chunk_length(attachment.base, chunk_size), input_ids.shape[1]
     counts = torch.ones(1, length, device=attachment.base.device, requires_grad=True)
@@ -149,7 +165,11 @@ def write_shares(
                 x = inputs[layer]
                 again.put(layer, *memory.write_weighted(x, counts[:, part].to(x.device), *again.take(layer, x.device)))
         state, watched = seen.new_state, again.new_state
-    with torch.enable_grad():
-        read = torch.stack([(w * s).sum().cpu() for w, s in zip(probe.weights, watched.states, strict=True)]).sum()
-    shares, *before = torch.autograd.grad(read, (counts, *begun), materialize_grads=True)
-    return WriteShares(shares[0].cpu(), ReadProbe(tuple(before)), state)
+    found: list[WriteShares] = []
+    for probe in probes:
+        with torch.enable_grad():
+            read = torch.stack([(w * s).sum().cpu() for w, s in zip(probe.weights, watched.states, strict=True)]).sum()
+        keep = len(found) + 1 < len(probes)
+        shares, *before = torch.autograd.grad(read, (counts, *begun), materialize_grads=True, retain_graph=keep)
+        found.append(WriteShares(shares[0].cpu(), ReadProbe(tuple(before)), state))
+    return found

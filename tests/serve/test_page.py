@@ -558,3 +558,31 @@ def test_refusals_are_told_and_show_what_others_did(browser: Browser, url: str) 
     assert httpx.get(session).status_code == 404
     assert broken == []
     page.close()
+
+
+def test_what_it_knows_is_shown_with_its_source_and_can_be_forgotten_and_corrected(
+    visit: Callable[..., Page], url: str
+) -> None:
+    page = visit(url)
+    say(page, LISBON)
+    say(page, "There is a tortoise at home with me.")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    known = page.locator("#known li")
+    city, pet = known.filter(has_text="Lisbon"), known.filter(has_text="tortoise")
+    page.set_default_timeout(60_000)
+    expect(city.locator("mark").first).to_contain_text("Lisbon", timeout=60_000)
+    expect(pet.locator("blockquote")).to_contain_text("There is a tortoise at home with me.")
+    expect(page.locator("#known-status")).to_contain_text("Not known: name")
+    city.get_by_role("button", name="Correct").first.click()
+    page.fill("#ask-input", "I live in Porto.")
+    page.click("#ask-yes")
+    expect(known.filter(has_text="Porto")).not_to_have_count(0, timeout=60_000)
+    expect(known.filter(has_text="Lisbon")).to_have_count(0)
+    pet.get_by_role("button", name="Forget this").first.click()
+    page.click("#ask-yes")
+    expect(pet).to_have_count(0, timeout=60_000)
+    expect(page.locator("#known-part")).to_have_attribute("aria-busy", "false", timeout=60_000)
+    expect(page.locator("#log")).not_to_contain_text("tortoise")
+    session = page.url.partition("#")[2]
+    said = httpx.get(f"{url}/v1/sessions/{session}/messages").json()["data"]
+    assert [message["content"] for message in said if message["role"] == "user"] == ["I live in Porto."]

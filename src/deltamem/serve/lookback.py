@@ -33,7 +33,7 @@ Check = Callable[[], None]
 # The most tokens of a turn that is weighed token by token, and of all turns that an answer is traced through.
 MOST_WEIGHED, MOST_TRACED = 1024, 4096
 # Batches round differently, so a turn done again does not lead to quite the same numbers. Another text leads far away.
-_DRIFT = 0.05
+DRIFT = 0.05
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class PastTurn:
         Raises:
             ApiError: they differ, so this is not the text.
         """
-        if float(reached.diff(self.after).norm()) > _DRIFT * float(self.after.diff(self.before).norm()) + 1e-6:
+        if float(reached.diff(self.after).norm()) > DRIFT * float(self.after.diff(self.before).norm()) + 1e-6:
             raise _not_the_turn(self.version, "they lead to another memory")
 
 

@@ -17,10 +17,14 @@ class Prompts:
     Args:
         text: the model and its tokenizer; chat needs a template.
         context: positions for prompt and answer.
+
+    Attributes:
+        source: the model and its tokenizer.
+        vocabulary: how many tokens there are.
     """
 
     def __init__(self, text: TextInput, context: int) -> None:
-        self._text = text
+        self.source = text
         self._tokenizer = text.tokenizer
         self._context = context
         self.vocabulary = len(text.tokenizer)
@@ -72,7 +76,7 @@ class Prompts:
             ApiError: the messages cannot be rendered.
         """
         try:
-            return self._text.encode_to_write(messages)
+            return self.source.encode_to_write(messages)
         except ValueError as error:
             raise _unrenderable(error) from None
 

@@ -289,6 +289,53 @@ class Observe(Body):
         return [message.plain() for message in self.messages]
 
 
+Question = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_whole)]
+Questions = Annotated[
+    Annotated[list[Question], Field(min_length=1, max_length=64), Tag("list")]
+    | Annotated[dict[str, Question], Field(min_length=1, max_length=64), Tag("dict")],
+    _checked_by(_type, "Input should be a list of questions, or an object of questions by name"),
+]
+
+
+class AskRecall(Options):
+    """The body of ``POST …/recall``."""
+
+    questions: Questions | None = Field(
+        default=None, description="A list, or an object of questions by name; a profile of the user by default."
+    )
+    version: int | None = Field(default=None, ge=1, lt=2**31, description="The version to ask; the head by default.")
+    threshold: float = Field(default=0.5, ge=0, le=1, description="The least confidence of what is known.")
+    sources: bool = Field(default=True, description="Whether to look for the turns that answers came from.")
+    roles: Roles = Field(default=["user", "assistant", "tool"], description="Whose messages were written.")
+
+
+class ForgetFact(Options):
+    """The body of ``POST …/forget``; without one, everything is forgotten."""
+
+    text: Annotated[str, Field(min_length=1, max_length=500)] | None = Field(
+        default=None, description="Forget the turns that say this, and what was remembered of them."
+    )
+    versions: Annotated[list[Annotated[int, Field(ge=1, lt=2**31)]], Field(min_length=1, max_length=1000)] | None = (
+        Field(default=None, description="Forget what was said in these versions.")
+    )
+    question: Question | None = Field(default=None, description="With answer: what the memory must no longer say.")
+    answer: Question | None = None
+    roles: Roles = Field(default=["user", "assistant", "tool"], description="Whose messages were written.")
+
+    @model_validator(mode="after")
+    def _something(self) -> "ForgetFact":
+        if (self.question is None) != (self.answer is None):
+            raise ValueError("question and answer belong together")
+        if not (self.text or self.versions or self.question):
+            raise ValueError("say what to forget: text, versions, or question and answer; without a body, everything")
+        return self
+
+    @property
+    def replayed(self) -> bool:
+        """Whether turns are to be taken out, rather than an answer."""
+        return self.text is not None or self.versions is not None
+
+
 class Fork(Body):
     """The body of ``POST …/fork``."""
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from deltamem.chat.input import TextInput
 from deltamem.formats.state import StateCodec
+from deltamem.recall import Interview
 from deltamem.serve.access import Access, Caller, RateLimits
 from deltamem.serve.bridge import Inbox
 from deltamem.serve.committer import Committer
@@ -78,6 +79,7 @@ class Server:
         self.looking_back = Locks(most=8)  # of each tenant, waiting ones included
         self.model_again = Locks()  # what calls the model beside the engine does so alone
         self.started = int(time.time())
+        self._interview: Interview | None = None
 
     async def admit(self, request: Request) -> Caller:
         """Who a request comes from, counted against the limits.
@@ -108,6 +110,12 @@ class Server:
                 raise ApiError(400, "X-Request-Timeout is a number of seconds above 0, such as 20.", "invalid_value")
             seconds = min(seconds, float(asked))
         return time.monotonic() + seconds
+
+    def interview(self) -> Interview:
+        """What asks memories beside the engine; made when it is first needed, by whoever holds the model."""
+        if self._interview is None:
+            self._interview = Interview(self.engine.model, self.engine.tokenizer)
+        return self._interview
 
     def exclusively(self, tenant: str, session: str, deadline: float) -> AbstractAsyncContextManager[None]:
         """One turn at a time: within the block no other turn of the session runs in this process.

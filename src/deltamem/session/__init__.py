@@ -2,6 +2,6 @@
 
 from deltamem.session.retrieval import Retriever
 from deltamem.session.session import Session
-from deltamem.session.turns import SessionBusyError, TurnReport
+from deltamem.session.turns import Forgotten, KeptTurn, SessionBusyError, TurnReport
 
-__all__ = ["Retriever", "Session", "SessionBusyError", "TurnReport"]
+__all__ = ["Forgotten", "KeptTurn", "Retriever", "Session", "SessionBusyError", "TurnReport"]

@@ -5,8 +5,9 @@ import copy
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,10 +19,12 @@ from deltamem.chat import Message
 from deltamem.chat.input import TextInput
 from deltamem.formats.state import load_state, save_state, state_from_bytes, state_to_bytes
 from deltamem.observe import positions
+from deltamem.recall import Calibration, Interview, Recollection, WrittenTurn, calibration_of, questions_of, recollect
+from deltamem.recall.forgetting import says
 from deltamem.session.answering import Stop, from_loop, generate, in_thread, stream
 from deltamem.session.retrieval import Exchange, Retriever, exchanges
 from deltamem.session.reuse import ReadText
-from deltamem.session.turns import Draft, Finished, SessionBusyError, Snapshot, TurnReport
+from deltamem.session.turns import Draft, Finished, Forgotten, KeptTurn, SessionBusyError, Snapshot, TurnReport
 from deltamem.session.window import first_visible, fit_prompt, message_lengths
 from deltamem.state import MemoryState
 from deltamem.wording import counted
@@ -52,6 +55,8 @@ class Session:
         reuse: keep the keys and values of the visible text from turn to turn. A visible message then
             keeps the representation it got when it was read; without, it is read again with the memory of each turn.
         undo: how many turns can be rolled back. Each keeps a state of a few kilobytes.
+        keep_messages: keep the text of what is written, in this process alone. Then :meth:`recall` tells which turn
+            an answer came from, and :meth:`forget` takes single facts out again, exactly.
 
     Attributes:
         state: the memory, as the last complete turn left it.
@@ -59,6 +64,7 @@ class Session:
         last_turn: what the last turn did.
         frozen: whether turns leave the memory as it is.
         log: the turns that a retriever may bring back; empty without one.
+        kept: the turns that were written, with their text; empty without ``keep_messages``.
 
     Raises:
         ValueError: an argument is out of range, or ``state`` has several rows.
@@ -77,6 +83,7 @@ class Session:
         retriever: Retriever | Literal["prompt", "memory"] | None = None,
         reuse: bool = True,
         undo: int = 16,
+        keep_messages: bool = False,
     ) -> None:
         for name, number in (("window", window), ("window_tokens", window_tokens), ("undo", undo)):
             if number is not None and number < 0:
@@ -96,6 +103,9 @@ class Session:
         self.frozen = False
         self.visible: list[Message] = []
         self.log: list[Exchange] = []
+        self.keep_messages = keep_messages
+        self.kept: list[KeptTurn] = []
+        self._interview: Interview | None = None
         self.last_turn: TurnReport | None = None
         self._read: ReadText | None = None
         self._undo: deque[Snapshot] = deque(maxlen=undo)
@@ -245,6 +255,7 @@ class Session:
         with self._alone():
             twin = copy.copy(self)
         twin.visible, twin.log, twin._undo = self.visible.copy(), self.log.copy(), self._undo.copy()
+        twin.kept = self.kept.copy()
         twin._lock = threading.Lock()
         return twin
 
@@ -263,20 +274,131 @@ class Session:
             for _ in range(turns):
                 self._undo.pop()
             self.state, self.visible, self.log = before.state, list(before.visible), list(before.log)
+            self.kept = list(before.kept)
             self._read = self.last_turn = None
 
-    def forget(self) -> None:
-        """Empties the memory and all else the session holds of the conversation. This cannot be rolled back.
+    def recall(
+        self,
+        questions: Mapping[str, str] | Sequence[str] | None = None,
+        *,
+        threshold: float = 0.5,
+        calibration: Calibration | None = None,
+    ) -> list[Recollection]:
+        """What the memory knows: its answer to each question, how sure that is, and which turn it came from.
+
+        The visible text is not shown to the model, and nothing is written. An answer's confidence follows from how much
+        likelier the memory makes it than an empty memory does, and than those of strangers do. Where there is no
+        difference to an empty one, nothing is known.
+
+        Args:
+            questions: by name, or texts; the profile :data:`deltamem.recall.PROFILE` by default.
+            threshold: the least confidence of what is ``known``.
+            calibration: makes a confidence of the evidence; by default what comes with the package for the adapter.
+
+        Returns:
+            one a question. ``source`` is given for what is known, in a session with ``keep_messages``; its ``turn`` is
+            a place in :attr:`kept`.
 
         Raises:
-            ValueError: the session is frozen.
+            ValueError: there is no question, or one is too long.
+        """
+        with self._alone():
+            first = next((i + 1 for i in range(len(self.kept) - 1, -1, -1) if self.kept[i].messages is None), 0)
+            found = recollect(
+                self._interviewer(),
+                calibration or calibration_of(self.model),
+                questions_of(questions),
+                self.state,
+                threshold=threshold,
+                turns=[self._written_turn(turn) for turn in self.kept[first:]],
+            )
+        return [
+            replace(one, source=replace(one.source, turn=one.source.turn + first)) if one.source else one
+            for one in found
+        ]
+
+    def forget(self, fact: str | Recollection | None = None) -> Forgotten:
+        """Empties the memory, or takes one fact out of it. This cannot be rolled back.
+
+        In a session with ``keep_messages`` the turns that say the fact are left out and those after the first of them
+        are written again: the memory is then what it would be had they never been. Without, the memory is changed
+        until the question no longer brings the answer out. Traces may stay: docs/agents.md says how often.
+
+        Args:
+            fact: words of the turns to forget, such as ``"Lisbon"``, or what :meth:`recall` found: then the turns that
+                say its answer, and its source. By default everything the session holds of the conversation is gone.
+
+        Raises:
+            ValueError: the session is frozen, no turn that was kept says it, or a text is given to a session that
+                keeps none.
         """
         with self._alone():
             self._refuse_frozen()
-            self.state = attached(self.model).new_state(1)
-            self.visible, self.log = [], []
+            if fact is None:
+                done = Forgotten(len(self.kept), exact=True)
+                self.state = attached(self.model).new_state(1)
+                self.visible, self.log, self.kept = [], [], []
+            elif self.keep_messages:
+                done = self._forget_turns(fact)
+            elif isinstance(fact, str):
+                raise ValueError(
+                    "This session keeps no text to find the fact in: give what recall() found of it, or make the "
+                    "session with keep_messages=True."
+                )
+            else:
+                self.state = self._interviewer().erase(fact.question, fact.answer, self.state)
+                self._drop_text(lambda messages: says(messages, fact.answer))
+                done = Forgotten(0, exact=False)
             self._undo.clear()
             self._read = self.last_turn = None
+        return done
+
+    def _interviewer(self) -> Interview:
+        if self._interview is None or not self._interview.current:
+            self._interview = Interview(self.model, self.tokenizer)
+        return self._interview
+
+    def _forget_turns(self, fact: str | Recollection) -> Forgotten:
+        """Writes what was kept again, without the turns that say a fact."""
+        text = fact if isinstance(fact, str) else fact.answer
+        source = None if isinstance(fact, str) or fact.source is None else fact.source.turn
+        gone = [
+            place
+            for place, turn in enumerate(self.kept)
+            if place == source or (turn.messages is not None and says(turn.messages, text))
+        ]
+        if not gone:
+            raise ValueError(f"No turn that was kept says {text!r}, so nothing was forgotten.")
+        state, kept = self.kept[gone[0]].before, self.kept[: gone[0]]
+        again = [turn for place, turn in enumerate(self.kept) if place >= gone[0] and place not in gone]
+        if any(turn.messages is None for turn in again):
+            raise ValueError(
+                "After the fact a document was observed in pieces. Its text was not kept, so it cannot be written "
+                "again, and nothing was forgotten. Observe documents as one text if they are to stay."
+            )
+        for turn in again:
+            kept.append(replace(turn, before=state))
+            state = self._written_again(turn, state)
+        self.state, self.kept = state, kept
+        self._drop_text(lambda messages: says(messages, text))
+        return Forgotten(len(gone), exact=True)
+
+    def _drop_text(self, told: Callable[[Sequence[Message]], bool]) -> None:
+        """Takes what says a fact out of the visible text and of what a retriever brings back."""
+        self.visible = [message for exchange in exchanges(self.visible) if not told(exchange) for message in exchange]
+        self.log = [exchange for exchange in self.log if not told(exchange)]
+
+    def _written_turn(self, turn: KeptTurn) -> WrittenTurn:
+        assert turn.messages is not None
+        if turn.document:
+            return WrittenTurn.of_document(self._text, turn.messages[0]["content"], turn.before)
+        return WrittenTurn.of(self._text, turn.messages, turn.before, self.roles)
+
+    def _written_again(self, turn: KeptTurn, state: MemoryState) -> MemoryState:
+        assert turn.messages is not None
+        if turn.document:
+            return self._text.write_document([turn.messages[0]["content"]], state)
+        return self._written(turn.messages, state)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -292,11 +414,11 @@ class Session:
             self._refuse_frozen()
             state = one_row(state)
             self._remember()
-            self.state, self.visible, self.log = state, [], []
+            self.state, self.visible, self.log, self.kept = state, [], [], []
             self._read = self.last_turn = None
 
     def _remember(self) -> None:
-        self._undo.append(Snapshot(self.state, tuple(self.visible), tuple(self.log)))
+        self._undo.append(Snapshot(self.state, tuple(self.visible), tuple(self.log), tuple(self.kept)))
 
     def _commit(self, done: Finished) -> None:
         self._remember()
@@ -304,22 +426,28 @@ class Session:
         self.last_turn = done.report
         if self.retriever is not None:
             self.log += done.log
+        if self.keep_messages and done.kept is not None:
+            self.kept.append(done.kept)
 
     def _observe(self, source: MessageInput | Iterable[str], role: str | None, stop: Stop) -> Finished:
         """The turn that writes ``source``."""
         start = time.monotonic()
         self._refuse_frozen()
         log: list[Exchange] = []
+        said: tuple[Message, ...] | None = None
         if isinstance(source, str):
             role = role or "user"
-            log = [({"role": role, "content": source},)]
+            said = ({"role": role, "content": source},)
+            log = [said]
             state = self._written_document([source], role, stop)
         elif messages := _messages(source):
+            said = tuple(messages)
             log = exchanges(messages)
             state = self._written(messages, self.state)
         else:
             state = self._written_document(source, role or "document", stop)  # type: ignore[arg-type]
-        return Finished(state, self.visible, self._read, log, self._report(start, state))
+        kept = KeptTurn(said, isinstance(source, str), self.state, time.time())
+        return Finished(state, self.visible, self._read, log, self._report(start, state), kept)
 
     def _draft(self, message: MessageInput, options: dict[str, Any], *, memory: bool = True) -> Draft:
         """A turn before it is answered. Without ``memory`` an empty one answers: what it reads is zero."""
@@ -381,7 +509,10 @@ class Session:
         left = tuple(gone[: len(gone) - len(visible)])
         # Once the window has slid, what stays stands elsewhere and after other text: it is read again.
         read = ReadText.of(sequence, draft.cache, attached(self.model)) if draft.keep and not left else None
-        return Finished(state, visible, read, [tuple(turn)], self._report(draft.start, state, draft, answer, left))
+        kept = None if self.frozen else KeptTurn(tuple(turn), False, self.state, time.time())
+        return Finished(
+            state, visible, read, [tuple(turn)], self._report(draft.start, state, draft, answer, left), kept
+        )
 
     def _report(
         self,

@@ -69,6 +69,36 @@ class Draft:
 
 
 @dataclass(frozen=True)
+class KeptTurn:
+    """A turn that was written, with its text.
+
+    Attributes:
+        messages: what was written; ``None`` for a document that came in pieces, whose text is not kept.
+        document: whether they are one text that was written as a document.
+        before: the memory that it was written to.
+        time: when, in seconds since 1970.
+    """
+
+    messages: tuple[Message, ...] | None
+    document: bool
+    before: MemoryState
+    time: float
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What :meth:`Session.forget` did.
+
+    Attributes:
+        turns: how many turns were taken out of the memory; 0 where it was changed without their text.
+        exact: whether the memory is what it would be had they never been written.
+    """
+
+    turns: int
+    exact: bool
+
+
+@dataclass(frozen=True)
 class Finished:
     """A complete turn, not yet part of its session.
 
@@ -78,6 +108,7 @@ class Finished:
         read: the text that the next turn may go on from.
         log: the turns that a retriever may bring back from now on.
         report: what it did.
+        kept: the turn with its text, for a session that keeps it; ``None`` if nothing was written.
     """
 
     state: MemoryState
@@ -85,6 +116,7 @@ class Finished:
     read: ReadText | None
     log: list[Exchange]
     report: TurnReport
+    kept: KeptTurn | None = None
 
 
 @dataclass(frozen=True)
@@ -95,8 +127,10 @@ class Snapshot:
         state: the memory.
         visible: what was visible.
         log: the turns that a retriever could choose from.
+        kept: the turns whose text was kept.
     """
 
     state: MemoryState
     visible: tuple[Message, ...]
     log: tuple[Exchange, ...]
+    kept: tuple[KeptTurn, ...] = ()

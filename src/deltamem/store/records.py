@@ -99,6 +99,25 @@ class Commit:
 
 
 @dataclass(frozen=True)
+class Rewritten:
+    """A turn of another past; what :meth:`SessionStore.rewrite` takes.
+
+    Attributes:
+        kind: as a commit's.
+        state: the memory after it.
+        tokens: how many tokens that has written.
+        messages: what was said.
+        created: when it was said.
+    """
+
+    kind: str
+    state: bytes = field(repr=False)
+    tokens: int
+    messages: Sequence[Mapping[str, Any]] = field(repr=False)
+    created: datetime
+
+
+@dataclass(frozen=True)
 class StoredMessage:
     """A message of a session's log.
 

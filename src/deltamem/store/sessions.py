@@ -43,8 +43,24 @@ from deltamem.store.lookup import (
     page,
     place_of,
 )
-from deltamem.store.messages import drop_unreachable, previous_message, read_messages
-from deltamem.store.records import Commit, Page, SessionRecord, StoredMessage, StoreStats, Version, VersionInfo
+from deltamem.store.messages import (
+    append_messages,
+    check_messages,
+    drop_unreachable,
+    numbered,
+    previous_message,
+    read_messages,
+)
+from deltamem.store.records import (
+    Commit,
+    Page,
+    Rewritten,
+    SessionRecord,
+    StoredMessage,
+    StoreStats,
+    Version,
+    VersionInfo,
+)
 from deltamem.store.schema import (
     VERSION,
     api_keys,
@@ -64,12 +80,15 @@ from deltamem.store.versions import (
     drop_versions,
     first_version,
     load_row,
+    move_head,
     no_version,
     read_end,
     read_version,
+    replace_versions,
     version_before,
     version_info,
     whole_version,
+    write_version,
 )
 
 _log = logging.getLogger(__name__)
@@ -462,6 +481,69 @@ class SessionStore:
             again = replace(found, number=row.head + 1, parent=row.head, origin=number, kind="rollback", created=now())
             advance(connection, self._rules, place, again, tail, positions=row.positions)
         return again
+
+    def rewrite(
+        self,
+        tenant: str,
+        session: str,
+        *,
+        parent: int,
+        base: int | None,
+        turns: Sequence[Rewritten],
+        empty: bytes,
+    ) -> Version:
+        """Puts another past in the place of the one since a version, in one transaction; the old one is gone for good.
+
+        The versions after ``base`` and the messages that only they held are deleted.
+
+        Args:
+            tenant: whose.
+            session: which.
+            parent: the version that is thought to be the head.
+            base: the last version that stays, taken up again as the first of the new ones; ``None`` begins with
+                ``empty``, and nothing stays.
+            turns: what follows it.
+            empty: an empty memory.
+
+        Raises:
+            NotFoundError: the session or the version is not there.
+            FrozenError: the session is frozen.
+            ConflictError: ``parent`` is not the head.
+            EncryptionError: the memory cannot be decrypted.
+        """
+        place = place_of(tenant, session)
+        check_state(empty)
+        for turn in turns:
+            check_messages(turn.messages)
+        with self.database.write() as connection:
+            row = lock_for_version(connection, place, check_number("parent", parent))
+            _, fingerprint = read_end(connection, place, parent)
+            if base is None:
+                version, tail = Version(row.head + 1, None, None, "forget", 0, fingerprint, now(), empty), None
+            else:
+                found, tail = read_version(connection, self._keys, place, check_number("base", base))
+                version = replace(found, number=row.head + 1, parent=base, origin=base, kind="rollback", created=now())
+            write_version(connection, self._keys, place, version, tail)
+            positions = row.positions
+            for turn in turns:
+                version = replace(
+                    version,
+                    number=version.number + 1,
+                    parent=version.number,
+                    origin=None,
+                    kind=turn.kind,
+                    tokens=turn.tokens,
+                    state=check_state(turn.state),
+                    created=now(),
+                )
+                placed = numbered(turn.messages, after=positions, version=version.number, created=turn.created)
+                tail = append_messages(connection, self._keys, place, placed, tail)
+                positions += len(placed)
+                write_version(connection, self._keys, place, version, tail)
+            replace_versions(connection, place, after=base or 0, last=row.head)
+            move_head(connection, self._rules, place, version, positions=positions)
+        self.database.scrub()
+        return version
 
     def change(self, tenant: str, session: str, **changes: Unpack[Changes]) -> SessionRecord:
         """Changes what is given, all of it or nothing: ``label``, ``expires``, ``frozen``.

@@ -205,6 +205,18 @@ def advance(
 ) -> None:
     """Makes a version the head of a session that the transaction has locked, and drops those that are too old."""
     write_version(connection, rules.keys, place, version, tail)
+    move_head(connection, rules, place, version, positions=positions)
+
+
+def replace_versions(connection: Connection, place: Place, *, after: int, last: int) -> None:
+    """Deletes the versions above ``after`` up to ``last``, and the messages that then no version's log holds."""
+    between = versions.c.number.between(after + 1, last)
+    connection.execute(delete(versions).where(place.within(versions), between))
+    drop_unreachable(connection, place)
+
+
+def move_head(connection: Connection, rules: Rules, place: Place, version: Version, *, positions: int) -> None:
+    """Makes a version that was written the head, and drops those that are too old."""
     moved = {"head": version.number, "positions": positions, "updated": version.created}
     connection.execute(_UPDATE, place.named(**moved))
     if rules.keep_versions is not None and version.number > rules.keep_versions:

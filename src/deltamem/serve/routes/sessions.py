@@ -261,17 +261,5 @@ async def _imported(request: Request, server: ServerOf, caller: CallerOf) -> Mem
     return received_state(server, caller, body.state)
 
 
-@router.post("/{session}/forget", summary="Start a session's memory anew")
-async def forget(session: Session, request: Request, server: ServerOf, caller: CallerOf) -> SessionInfo:
-    """Puts an empty memory in the place of this one, as a new version, whichever adapter wrote this one.
-
-    The timeline keeps what was forgotten as long as it keeps versions.
-    """
-    options = MemoryOptions(session=session, must_exist=True, fresh=True)
-    async with open_turn(server, caller, options, server.deadline(request)) as turn:
-        await turn.commit(server.engine.new_state(), "forget")
-    return info_of(await asyncio.to_thread(server.store.get, caller.tenant, session))
-
-
 def _expiry(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)

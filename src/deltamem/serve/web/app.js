@@ -6,6 +6,7 @@ import { $ } from "./dom.js";
 import { shown } from "./heatmap.js";
 import { append, drawLog, drawSuggestions } from "./log.js";
 import { drawMemory, drawTimeline, repaint } from "./memory.js";
+import { askMemory, clearKnown } from "./recall.js";
 import { create, exportMemory, fork, list, more, remove, rename } from "./sessions.js";
 import { drawShades, shading, tellToken } from "./shades.js";
 import { nameOf, state, visibleTurns } from "./state.js";
@@ -71,6 +72,7 @@ async function refresh() {
   state.turns = session ? await turnsOf(session.id, state.timeline, about.keeps_messages) : [];
   state.version = state.timeline[0]?.version ?? null;
   draw();
+  clearKnown();
   await drawMemory();
   await drawShades();
 }
@@ -242,6 +244,20 @@ async function freeze() {
   await list();
 }
 
+// ---- what it knows
+
+/** @param {string[]} questions */
+const know = (questions) =>
+  act(() =>
+    askMemory(questions, (action) =>
+      act(async () => {
+        if (!(await action())) return;
+        await reread();
+        await know(questions);
+      }),
+    ),
+  );
+
 // ---- wiring
 
 /** @param {string} id @param {() => Promise<void> | void} action */
@@ -269,6 +285,11 @@ $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   if (state.running) state.running.abort();
   else send($("message").value);
+});
+$("known-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const question = $("known-question").value.trim();
+  know(question ? [question] : []);
 });
 $("message").addEventListener("keydown", (event) => {
   if (event.key === "Escape") state.running?.abort();

@@ -1,0 +1,225 @@
+"""An answer and its evidence: how probable a memory makes it, and how probable it is without that memory."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from deltamem.attach import attached
+from deltamem.attribution import ReadProbe
+from deltamem.chat import Message
+from deltamem.chat.input import TextInput
+from deltamem.observe import positions
+from deltamem.recall.strangers import strangers
+from deltamem.state import MemoryState
+
+LONGEST = 32
+_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for an answer; all in nats, sums over its tokens, its end included.
+
+    Attributes:
+        answer: the text.
+        tokens: how many.
+        memory: its log-probability with the memory that is asked.
+        empty: the same with an empty memory.
+        strangers: the same with the memory of each of some other people.
+    """
+
+    answer: str
+    tokens: int
+    memory: float
+    empty: float
+    strangers: tuple[float, ...]
+
+    @property
+    def over_empty(self) -> float:
+        """How much likelier the memory makes the answer than an empty one does."""
+        return self.memory - self.empty
+
+    @property
+    def over_strangers(self) -> float:
+        """How much likelier the memory makes the answer than a stranger's does, on the mean of their probabilities."""
+        if not self.strangers:
+            return self.over_empty
+        others = torch.tensor(self.strangers, dtype=torch.float64)
+        return self.memory - float(torch.logsumexp(others, 0) - math.log(len(self.strangers)))
+
+
+class Interview:
+    """Puts questions to memories of one model with its active adapter. Nothing is written.
+
+    Args:
+        model: a model with an active adapter.
+        tokenizer: its tokenizer, with a chat template.
+        others: memories, one row each, that know nothing of whom is asked about; by default those of a few people who
+            are made up.
+        longest: the most tokens of an answer.
+
+    Attributes:
+        text: the model and its tokenizer, as what encodes text.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        others: Sequence[MemoryState] | None = None,
+        *,
+        longest: int = LONGEST,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.longest = longest
+        self.text = TextInput(model, tokenizer)
+        self._attachment = attached(model)
+        self._reader = self._attachment.memories()[0]
+        given = [self.text.write(said) for said in strangers()] if others is None else others
+        self._others = [self._attachment.new_state(1), *given]
+
+    @property
+    def current(self) -> bool:
+        """Whether the model's active adapter is still the one whose memories were asked."""
+        return self._attachment.active is not None and self._attachment.memories()[0] is self._reader
+
+    def ask(self, question: str, state: MemoryState) -> Evidence:
+        """The likeliest answer of a memory, token by token, and what speaks for it.
+
+        Args:
+            question: as a user would put it.
+            state: the memory, one row.
+
+        Raises:
+            ValueError: the question leaves the backbone no positions for an answer.
+        """
+        prompt = self._prompt(question)
+        with torch.no_grad():
+            out = self.model.generate(  # type: ignore[operator]
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                past_key_values=self._attachment.new_cache(state, write=False),
+                do_sample=False,
+                max_new_tokens=self.longest,
+            )
+        return self._evidence(prompt, out[:, prompt.shape[1] :], state)
+
+    def weigh(self, question: str, answer: str, state: MemoryState) -> Evidence:
+        """What speaks for a given answer.
+
+        Args:
+            question: as a user would put it.
+            answer: the text.
+            state: the memory, one row.
+
+        Raises:
+            ValueError: the answer has no tokens, or there are no positions for it.
+        """
+        ids = self.tokenizer(answer, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        if not ids.numel():
+            raise ValueError("An answer without text cannot be weighed.")
+        return self._evidence(self._prompt(question, ids.shape[1]), ids.to(self._attachment.base.device), state)
+
+    def probe(self, question: str, answer: str, state: MemoryState, *, steps: int = _STEPS) -> ReadProbe:
+        """How much of an answer's evidence lies in each entry of a memory: integrated gradients.
+
+        The gradient of the answer's log-probability is averaged over memories from empty to ``state``, in ``steps``
+        steps. So ``probe.of(state)`` is :attr:`Evidence.over_empty`, as well as so many steps approximate it; and what
+        a text wrote of it is found by :func:`deltamem.write_shares` (Sundararajan et al. 2017, arXiv 1703.01365).
+
+        Args:
+            question: as a user would put it.
+            answer: the text.
+            state: the memory, one row.
+            steps: memories on the way.
+        """
+        way = ((torch.arange(steps) + 0.5) / steps)[:, None, None, None]
+        path = MemoryState.stack([state.to("cpu")] * steps)
+        scaled = replace(path, states=tuple(matrices * way for matrices in path.states))
+        _, found = self._gradient(question, answer, scaled)
+        return ReadProbe(tuple(gradient.mean(0, keepdim=True) for gradient in found))
+
+    def erase(
+        self,
+        question: str,
+        answer: str,
+        state: MemoryState,
+        *,
+        steps: int = 100,
+        check: Callable[[], None] = lambda: None,
+    ) -> MemoryState:
+        """A memory near ``state`` in which the answer to a question is no likelier than in the memories of strangers.
+
+        It goes down the gradient of the answer's log-probability, in steps of at most a hundredth of the memory's
+        norm. Other ways to ask may still bring the answer out: what wrote it is not undone.
+
+        Args:
+            question: as a user would put it.
+            answer: the text.
+            state: the memory, one row.
+            steps: the most steps.
+            check: called at every step; what it raises ends the work.
+        """
+        evidence = self.weigh(question, answer, state)
+        target = evidence.memory - min(evidence.over_empty, evidence.over_strangers)
+        for _ in range(steps):
+            check()
+            likely, gradient = self._gradient(question, answer, state)
+            square = sum(float(part.square().sum()) for part in gradient)
+            if likely <= target or not square:
+                break
+            norm = float(state.norms().square().sum().sqrt())
+            size = min((likely - target) / square, 0.01 * norm / square**0.5)
+            moved = (
+                matrices - size * part.to(matrices.device)
+                for matrices, part in zip(state.states, gradient, strict=True)
+            )
+            state = replace(state, states=tuple(moved))
+        return state
+
+    def _gradient(self, question: str, answer: str, state: MemoryState) -> tuple[float, tuple[Tensor, ...]]:
+        """The log-probability of an answer and its end, summed over the rows, and its gradient in each of them."""
+        end = self.tokenizer.eos_token_id
+        ids = self.tokenizer(answer, add_special_tokens=False)["input_ids"] + ([] if end is None else [int(end)])
+        device = self._attachment.base.device
+        said = torch.tensor([ids], device=device)
+        prompt = self._prompt(question, said.shape[1])
+        moved = state.to(device)
+        states = tuple(matrices.detach().clone().requires_grad_() for matrices in moved.states)
+        with torch.enable_grad():
+            total = self._log_probabilities(prompt, said, replace(moved, states=states)).sum()
+            return float(total.detach()), torch.autograd.grad(total, states)
+
+    def _prompt(self, question: str, answer: int | None = None) -> Tensor:
+        asked: list[Message] = [{"role": "user", "content": question}]
+        ids = self.text.encode(asked, prompt=True).input_ids
+        most = positions(self.model)
+        if most is not None and ids.shape[1] + (answer or self.longest) > most:
+            raise ValueError(f"The question has {ids.shape[1]} tokens and leaves no room for an answer in {most}.")
+        return ids.to(self._attachment.base.device)
+
+    def _evidence(self, prompt: Tensor, answer: Tensor, state: MemoryState) -> Evidence:
+        """What speaks for ``answer`` ``[1, A]`` after ``prompt`` ``[1, T]``."""
+        device = self._attachment.base.device
+        states = MemoryState.stack([state.to(device), *(other.to(device) for other in self._others)])
+        with torch.no_grad():
+            sums = self._log_probabilities(prompt, answer, states).tolist()
+        text = str(self.tokenizer.decode(answer[0], skip_special_tokens=True)).strip()
+        return Evidence(text, answer.shape[1], sums[0], sums[1], tuple(sums[2:]))
+
+    def _log_probabilities(self, prompt: Tensor, answer: Tensor, states: MemoryState) -> Tensor:
+        """``[S]`` float64: the log-probability of ``answer`` ``[1, A]`` after ``prompt`` ``[1, T]`` in each memory."""
+        logits = self.model(
+            input_ids=torch.cat([prompt, answer[:, :-1]], 1).expand(states.batch, -1),
+            past_key_values=self._attachment.new_cache(states, write=False),
+            use_cache=True,
+            logits_to_keep=answer.shape[1],
+        ).logits
+        likely = torch.log_softmax(logits.float(), -1)
+        return likely.gather(2, answer.expand(states.batch, -1)[:, :, None])[:, :, 0].double().sum(1)
