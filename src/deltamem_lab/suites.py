@@ -17,6 +17,8 @@ from deltamem.extensions import installed, load_object
 from deltamem_lab.methods.registry import STATIC, static_of
 
 GROUP = "deltamem.suites"
+# It measures by sections of its own, so it is no Suite.
+REAL = "real"
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,9 @@ def find_suite(name: str) -> Suite:
     if name in SUITES:
         return SUITES[name]
     if name not in added and ":" not in name:
-        raise ValueError(f"There is no suite {name!r}; there are: {', '.join([*SUITES, *added])}, and module:SUITE.")
+        raise ValueError(
+            f"There is no suite {name!r}; there are: {', '.join([*SUITES, REAL, *added])}, and module:SUITE."
+        )
     found = added[name].load() if name in added else load_object(name)
     if not isinstance(found, Suite):
         raise ValueError(f"{name} is not a suite: it must be a {Suite.__module__}.Suite.")

@@ -163,7 +163,7 @@ def make_told(
     """
     from deltamem.models.loading import load_tokenizer
     from deltamem.train.data.lines import write_lines
-    from deltamem.train.data.told.chats import Chats
+    from deltamem.train.data.told.chats import Chats, conversations
     from deltamem.train.data.told.dialogues import Mix
     from deltamem.train.data.told.lines import told_lines
     from deltamem.train.data.told.rendering import Renderer
@@ -171,7 +171,7 @@ def make_told(
     mix = Mix(facts=_range(facts), corrected=corrected, unknown=unknown, talk=talk, strict=strict)
     chats = None
     if chat is not None and tokenizer is not None:
-        chats = Chats(chat, Renderer(load_tokenizer(tokenizer)).count)
+        chats = Chats(conversations(chat), Renderer(load_tokenizer(tokenizer)).count)
     elif chat is not None or tokenizer is not None:
         raise ValueError("--chat and --tokenizer go together: the tokenizer counts how long the chat is.")
     lines = write_lines(target, told_lines(dialogues, mix, split.value, seed=seed, chats=chats, tokens=tokens))

@@ -7,7 +7,9 @@ import typer
 
 
 def eval(
-    suite: Annotated[str, typer.Option(help="embedded, smoke, paper or module:SUITE; or name tasks with --task.")] = "",
+    suite: Annotated[
+        str, typer.Option(help="embedded, smoke, paper, real or module:SUITE; or name tasks with --task.")
+    ] = "",
     task: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,13 +75,46 @@ def eval(
 
     Example: deltamem eval --suite embedded --output runs/embedded
     """
-    from deltamem_lab.commands.evaluation import arguments, planning, preparing, running
+    from deltamem_lab.commands.evaluation import arguments, planning, preparing, real, running
     from deltamem_lab.commands.evaluation import harness as harness_tasks
     from deltamem_lab.methods import MethodOptions
     from deltamem_lab.methods.registry import import_methods
+    from deltamem_lab.suites import REAL
 
-    model = "" if model == "embedded" else model
+    asked, model = model, "" if model == "embedded" else model
     placing = arguments.read_placing(dtype, attention, device_map, has_model=bool(model))
+    if suite == REAL:
+        real.refuse(
+            {
+                "--task": task,
+                "--harness": harness,
+                "--protocol": protocol,
+                "--method": method,
+                "--revision": revision or model_revision,
+                "--limit": limit,
+                "--seeds": seeds != "0",
+                "--shard": shard,
+                "--window": window,
+                "--turns": turns != 3,
+                "--unit": unit,
+                "--compressor": compressor,
+                "--attention": attention,
+                "--device-map": device_map,
+            }
+        )
+        real.run(
+            asked or "smollm2",
+            adapter or [],
+            static_adapter or [],
+            output,
+            data or [],
+            option or [],
+            questions,
+            dtype,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
+        return
     if harness:
         others: dict[str, object] = {"--suite": suite, "--task": task, "--protocol": protocol}
         others |= {

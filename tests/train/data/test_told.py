@@ -17,7 +17,7 @@ pytest.importorskip("xkcdpass")
 
 from deltamem.train.data.lines import BadDataError
 from deltamem.train.data.told.batches import held_out_episodes, training_batches
-from deltamem.train.data.told.chats import Chats
+from deltamem.train.data.told.chats import Chats, conversations
 from deltamem.train.data.told.dialogues import (
     ACKS,
     CORRECTIONS,
@@ -324,7 +324,7 @@ def is_subsequence(part: Sequence[Any], whole: Iterable[Any]) -> bool:
 
 def test_chat_lies_around_the_facts_in_order_and_to_length(chat: Path, chat_tokenizer: Any) -> None:
     renderer = Renderer(chat_tokenizer)
-    chats = Chats(chat, renderer.count)
+    chats = Chats(conversations(chat), renderer.count)
     rng, first, last = random.Random(0), set(), set()
     for dialogue in dialogues(30, Mix(facts=(4, 4), answered=1.0)):
         around = chats.around(rng, dialogue.messages, 1500)
@@ -342,7 +342,7 @@ def test_chat_lies_around_the_facts_in_order_and_to_length(chat: Path, chat_toke
 def test_long_histories_are_passages_of_whole_messages(chat: Path, chat_tokenizer: Any) -> None:
     renderer = Renderer(chat_tokenizer)
     (dialogue,) = dialogues(1, Mix(facts=(8, 8)))
-    around = Chats(chat, renderer.count).around(random.Random(0), dialogue.messages, 2000)
+    around = Chats(conversations(chat), renderer.count).around(random.Random(0), dialogue.messages, 2000)
     passages = renderer.passages(around, 200)
     assert len(passages) > 8
     assert max(len(passage.ids) for passage in passages) <= 200
@@ -389,7 +389,7 @@ def test_held_out_episodes_have_chat_around_them_too(chat: Path, chat_tokenizer:
 def test_bad_chat_is_named(tmp_path: Path, chat_tokenizer: Any) -> None:
     (tmp_path / "bad.jsonl").write_text('{"messages": 3}\n', encoding="utf-8")
     with pytest.raises(BadDataError, match=r"bad.jsonl:1: messages must be a list"):
-        Chats(tmp_path / "bad.jsonl", len)
+        conversations(tmp_path / "bad.jsonl")
 
 
 def test_lines_have_a_question_each_and_its_fact_beside() -> None:

@@ -191,7 +191,7 @@ def training_batches(
     """
     made = [Stage.from_options(number, stage) for number, stage in enumerate(stages, start=1)]
     renderer = Renderer(tokenizer, lead=lead)
-    chats = None if chat is None else Chats(chat, renderer.count)
+    chats = None if chat is None else Chats(conversations(chat), renderer.count)
     kept = () if plain is None else conversations(plain)
     return ToldBatches(
         renderer, made, parts=parts, opened=opened, lead_share=lead_share, seed=seed, chats=chats, plain=kept,
@@ -237,6 +237,6 @@ def held_out_episodes(
         return [renderer.episode(dialogue, system) for dialogue in sampled]
     if chat is None:
         raise ValueError("filler is tokens of real chat; give chat, a file of JSON lines to take it from.")
-    chats = Chats(chat, renderer.count)
+    chats = Chats(conversations(chat), renderer.count)
     filled = (replace(dialogue, messages=chats.around(chat_rng, dialogue.messages, filler)) for dialogue in sampled)
     return [renderer.episode(dialogue, system, passage=_PASSAGE) for dialogue in filled]

@@ -1,7 +1,7 @@
 """Real chat between the told facts, so that a memory learns to keep them over long histories."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,19 +24,14 @@ class Chats:
     """Conversations of other people, to be drawn from.
 
     Args:
-        path: JSON lines of messages: a file, a folder or a glob pattern, as training data is given. System messages
-            are left out.
+        conversations: the messages of each; :func:`conversations` reads them.
         count: how many tokens a message has, as a :class:`Renderer` counts them.
-
-    Raises:
-        BadDataError: a line is bad, or there are no conversations.
     """
 
-    def __init__(self, path: str | Path, count: Callable[[Message], int]) -> None:
+    def __init__(self, conversations: Iterable[Sequence[Message]], count: Callable[[Message], int]) -> None:
         self.count = count
         self.conversations = [
-            [Exchange(tuple(said), sum(map(count, said))) for said in exchanges(messages)]
-            for messages in conversations(path)
+            [Exchange(tuple(said), sum(map(count, said))) for said in exchanges(messages)] for messages in conversations
         ]
 
     def draw(self, rng: random.Random, tokens: int) -> list[Exchange]:
@@ -69,6 +64,9 @@ class Chats:
 
 def conversations(path: str | Path) -> list[list[Message]]:
     """The conversations of JSON lines of messages, without system messages.
+
+    Args:
+        path: a file, a folder or a glob pattern, as training data is given.
 
     Raises:
         BadDataError: a line is bad, or there are no conversations.

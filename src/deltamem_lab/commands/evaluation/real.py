@@ -1,0 +1,90 @@
+"""``deltamem eval --suite real``: a real chat model with its adapters, by sections instead of tasks."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from deltamem_lab.real.sections import Extent
+
+RESULTS = "real_model.json"
+_NUMBERS = ("dialogues", "texts", "conversations")
+
+
+def refuse(given: Mapping[str, object]) -> None:
+    """Refuses what would have no effect with this suite.
+
+    Args:
+        given: the other options, each with something true if it was given.
+
+    Raises:
+        typer.BadParameter: something was.
+    """
+    if names := [name for name, value in given.items() if value]:
+        raise typer.BadParameter(f"{', '.join(names)} cannot be used with --suite real.")
+
+
+def run(
+    model: str,
+    adapters: Sequence[str],
+    statics: Sequence[str],
+    output: Path,
+    data: Sequence[str],
+    options: Sequence[str],
+    questions: int | None,
+    dtype: str,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Measures the sections that the folder does not have yet, into ``real_model.json``.
+
+    Raises:
+        typer.BadParameter: there is no such option or section, or a section's file was not given.
+    """
+    from deltamem_lab.commands.evaluation.arguments import read_sources
+    from deltamem_lab.real.sections import FILES, SECTIONS, choose_sections
+
+    files = read_sources(data, (), (), list(FILES)).files
+    only, extent = _read(options, questions)
+    try:
+        sections = choose_sections(only, files)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if dry_run:
+        for name, need in SECTIONS.items():
+            lacks = f"left out: --data {need}=FILE ({FILES[need]})" if need and need not in files else "not asked for"
+            print(f"{name:10} {'is measured' if name in sections else lacks}")
+        return
+
+    from deltamem_lab.real.chat import STATIC, Chat, choose_adapters
+    from deltamem_lab.real.sections import measure
+
+    chosen = choose_adapters(model, adapters)
+    if len(statics) > 1:
+        raise typer.BadParameter("--suite real has one --static-adapter, the control of its first adapter.")
+    if statics:
+        chosen[STATIC] = statics[0].rpartition("=")[2]
+    chat = Chat(model, chosen, dtype=dtype or "bfloat16")
+    found = measure(chat, sections, files, extent, output / RESULTS, answers=output / "answers")
+    print(json.dumps(found, indent=1) if as_json else f"Results in {output / RESULTS}.")
+
+
+def _read(options: Sequence[str], questions: int | None) -> "tuple[str, Extent]":
+    """The sections and how much is measured, of ``--option`` and ``--questions``."""
+    from deltamem_lab.real.sections import Extent
+
+    only, numbers = "", {} if questions is None else {"questions": questions}
+    for one in options:
+        name, _, value = one.partition("=")
+        if name == "sections":
+            only = value
+        elif name in _NUMBERS and value.isdigit() and int(value):
+            numbers[name] = int(value)
+        else:
+            known = ", ".join(f"{number}=NUMBER" for number in _NUMBERS)
+            raise typer.BadParameter(f"--option {one}: with --suite real there are sections=NAMES, {known}.")
+    return only, Extent(**numbers)
