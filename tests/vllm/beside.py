@@ -94,7 +94,7 @@ class Beside:
             "skip_tokenizer_init": True,
             **(engine or {}),
         }
-        self.llm = LLM(**engine_arguments(folder / "model", folder / "adapter"), **given)
+        self.llm = LLM(**{**engine_arguments(folder / "model", folder / "adapter"), **given})
         self.engine = self.llm.llm_engine
         _registered_once()
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+sys.path.append(str(Path(__file__).parents[1] / "serve"))  # for a running server
 
 # This folder's name would pass for an empty package, so ask for what is in the real one.
 HAS_VLLM = importlib.util.find_spec("vllm.config") is not None

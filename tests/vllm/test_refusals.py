@@ -96,7 +96,7 @@ def test_adapters_that_do_not_fit(folder: Path, tmp_path: Path, changed: dict[st
     deltamem.save_adapter(model, tmp_path)
     arguments = engine_arguments(folder / "model", tmp_path)
     with pytest.raises(deltamem.AdapterFileError, match=why):
-        LLM(**arguments, skip_tokenizer_init=True, dtype="float32", enforce_eager=True, max_model_len=100)
+        LLM(**{**arguments, "dtype": "float32"}, skip_tokenizer_init=True, enforce_eager=True, max_model_len=100)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """``deltamem serve``: the HTTP server."""
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,13 @@ from deltamem.extensions import how_to_install
 
 if TYPE_CHECKING:
     from deltamem.store import SessionStore
+
+
+class EngineName(StrEnum):
+    """What can run the model."""
+
+    own = "own"
+    vllm = "vllm"
 
 
 def serve(
@@ -44,6 +52,9 @@ def serve(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take; then it gets 504.")] = 600.0,
     allow_origin: Annotated[list[str] | None, typer.Option(help="A web origin that browsers may call from.")] = None,
     device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    engine: Annotated[
+        EngineName, typer.Option(help="What runs the model: deltamem's own engine, or vLLM (docs/vllm.md).")
+    ] = EngineName.own,
 ) -> None:
     """Serve OpenAI's API with memories that last, and an API for the memories.
 
@@ -54,9 +65,11 @@ def serve(
     from deltamem.cli.models import choose_model
     from deltamem.serve.logs import configure_logging
 
-    choose_model(model, adapter)
+    name, adapter = choose_model(model, adapter)
     configure_logging()
     try:
+        from deltamem.serve.engine.engine import Engine
+        from deltamem.serve.engine.interface import MakeEngine
         from deltamem.serve.run import run
         from deltamem.serve.server import Server
         from deltamem.serve.settings import EngineLimits, Settings
@@ -70,7 +83,14 @@ def serve(
 
     sessions = open_store(store, keep_messages=keep_messages, keep_versions=keep_versions or None)
     try:
-        name, backbone, tokenizer = open_model(model, adapter, device)
+        make: MakeEngine = Engine
+        if engine is EngineName.vllm:
+            from deltamem.vllm.engine import open_hollow, vllm_engine
+
+            backbone, tokenizer = open_hollow(name, adapter)
+            make = vllm_engine(name, adapter)
+        else:
+            _, backbone, tokenizer = open_model(name, adapter, device)
         settings = Settings(
             secret=state_secret(),
             model_name=name,
@@ -83,7 +103,8 @@ def serve(
             timeout=timeout,
             start_fresh=start_fresh,
         )
-        server = Server(backbone, tokenizer, sessions, settings, EngineLimits(max_batch=max_batch, queue=queue))
+        limits = EngineLimits(max_batch=max_batch, queue=queue)
+        server = Server(backbone, tokenizer, sessions, settings, limits, make)
     except BaseException:
         sessions.close()
         raise

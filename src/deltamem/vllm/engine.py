@@ -7,6 +7,7 @@ has finished. So an answer that fails, is aborted or preempted leaves the sessio
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 import os
@@ -24,9 +25,10 @@ from torch import Tensor
 from deltamem.attach import attached
 from deltamem.formats.hub import add_adapter, read_adapter_from
 from deltamem.formats.state import StateCodec
-from deltamem.models.loading import find_adapter, find_source, load_config, load_tokenizer
+from deltamem.models.catalog import find_source
+from deltamem.models.loading import find_adapter, load_config, load_tokenizer
 from deltamem.observe import CHUNK, positions
-from deltamem.serve.engine.interface import check_prompt, end_tokens
+from deltamem.serve.engine.interface import MakeEngine, check_prompt, end_tokens
 from deltamem.serve.engine.jobs import (
     ClosedError,
     Deliver,
@@ -377,6 +379,17 @@ class VllmEngine:
             self._closing = True
 
 
+def vllm_engine(backbone: str | Path, adapter: str | Path, **options: Any) -> MakeEngine:
+    """What makes a server's engine of vLLM.
+
+    Args:
+        backbone: a name that deltamem knows, a folder or a Hub id.
+        adapter: one that comes with the package for a model with a name, a folder or a Hub id.
+        options: further arguments of vLLM's `EngineArgs`.
+    """
+    return functools.partial(VllmEngine, backbone=backbone, adapter=adapter, options=options)
+
+
 def _start(
     backbone: str | Path, adapter: str | Path, context: int, limits: EngineLimits, options: dict[str, Any]
 ) -> Any:
@@ -387,7 +400,10 @@ def _start(
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
     except ImportError as missing:
-        raise UnfitError(f"vLLM is not installed here ({missing}): see docs/vllm.md.") from None
+        raise UnfitError(
+            f"vLLM is not installed here ({missing}). It wants an environment of its own: docs/vllm.md says how "
+            "to make it."
+        ) from None
     arguments = engine_arguments(backbone, adapter)
     if context <= CHUNK:  # vLLM samples a token after whatever it reads, so a whole chunk takes one position more
         arguments["hf_overrides"] |= {"max_position_embeddings": context + 1}
@@ -395,6 +411,7 @@ def _start(
         "max_model_len": context + (context <= CHUNK),
         "max_num_seqs": limits.max_batch,
         "max_num_batched_tokens": limits.prefill_tokens + limits.max_batch,
+        "enforce_eager": True,  # compiled, the first start takes minutes, and memories are not tested
         "disable_log_stats": True,
         "max_logprobs": 20,
     }

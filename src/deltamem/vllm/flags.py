@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from deltamem.models.loading import find_adapter, find_source, load_config
+from deltamem.models.catalog import find_source
+from deltamem.models.loading import find_adapter, load_config
 from deltamem.vllm import ARCHITECTURES
 from deltamem.vllm.check import ADAPTER, CONNECTOR, MODULE, UnfitError
 
@@ -33,6 +34,7 @@ def engine_arguments(model: str | Path, adapter: str | Path) -> dict[str, Any]:
     return {
         "model": source.place,
         "hf_overrides": {"architectures": found[:1]},
+        "dtype": "float32" if source.known else "auto",
         "enable_prefix_caching": False,
         "kv_transfer_config": {
             "kv_connector": CONNECTOR,

@@ -1,0 +1,159 @@
+"""What a memory costs on vLLM: the same backbone with and without, for some sessions at once.
+
+    python benchmarks/on_vllm.py --json benchmarks/results/on_vllm.json
+
+Run it where vLLM is installed (docs/vllm.md). (A script called vllm.py would hide the package.) Stock vLLM and the
+backbone that remembers each have a process, and take turns, so that a machine that slows down does so for both. Every
+session is one request: it reads a memory, writes all of its prompt and of its answer to it, and has it taken at the
+end, which is the most a turn can cost. Times are CPU time of one thread, which other work on the machine lengthens less
+than wall time, and the figures are the medians of the rounds; both run without torch.compile.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from common import machine
+
+KINDS = ("stock", "delta")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
+    parser.add_argument("--model", default="smollm2", help="as deltamem serve takes it")
+    parser.add_argument("--adapter", default="multi")
+    parser.add_argument("--sessions", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--prompt", type=int, default=64, help="tokens")
+    parser.add_argument("--answer", type=int, default=32, help="tokens")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        return serve(options)
+    report = {"machine": machine()} | {
+        name: getattr(options, name) for name in ("model", "adapter", "prompt", "answer")
+    }
+    report |= {"rounds": options.rounds, "sessions": measure(options)}
+    text = json.dumps(report, indent=2) + "\n"
+    if options.json in (None, "-"):
+        print(text, end="")
+    else:
+        Path(options.json).write_text(text, "utf-8")
+    return 0
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """For each number of sessions the figures of both, and the share of stock that is left."""
+    command = [sys.executable, *sys.argv]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    served = {kind: subprocess.Popen([*command, "--serve", kind], **pipes) for kind in KINDS}
+    try:
+        for kind in KINDS:
+            _ask(served[kind], max(options.sessions))  # compiles kernels
+        figures: dict[str, Any] = {}
+        for sessions in options.sessions:
+            rounds: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+            for number in range(options.rounds):
+                for kind in KINDS if number % 2 == 0 else reversed(KINDS):
+                    rounds[kind].append(_ask(served[kind], sessions))
+            medians = {
+                kind: {name: statistics.median(r[name] for r in found) for name in found[0]}
+                for kind, found in rounds.items()
+            }
+            stock, delta = (medians[kind] for kind in KINDS)
+            shares = {
+                f"{name}_share_of_stock": round(delta[name] / stock[name], 3) for name in ("tokens_s", "decoded_s")
+            }
+            shares["first_token_x"] = round(delta["first_token_s"] / stock["first_token_s"], 3)
+            figures[str(sessions)] = medians | shares
+        return figures
+    finally:
+        for process in served.values():
+            process.stdin.close()
+            process.wait(60)
+
+
+def _ask(process: "subprocess.Popen[str]", sessions: int) -> dict[str, float]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{sessions}\n")
+    process.stdin.flush()
+    for line in process.stdout:
+        if line.startswith("{"):
+            found: dict[str, float] = json.loads(line)
+            return found
+    raise RuntimeError("vLLM ended; what it said is above.")
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Measures a round for each number of sessions that is read."""
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    from vllm import LLM
+
+    from deltamem.vllm.flags import engine_arguments
+
+    arguments = engine_arguments(options.model, options.adapter)
+    if options.serve == "stock":
+        arguments = {name: arguments[name] for name in ("model", "dtype", "enable_prefix_caching")}
+    most = max(options.sessions)
+    llm = LLM(
+        **arguments,
+        skip_tokenizer_init=True,
+        enforce_eager=True,
+        max_model_len=options.prompt + options.answer + 1,
+        max_num_seqs=most,
+        max_num_batched_tokens=max(512, most),
+    )
+    for line in sys.stdin:
+        print(json.dumps(one_round(llm, int(line), options)), flush=True)
+    return 0
+
+
+def one_round(llm: Any, sessions: int, options: argparse.Namespace) -> dict[str, float]:
+    """Tokens a second of CPU time, all and decoded ones, and when every session had its first token."""
+    from vllm import SamplingParams
+
+    from deltamem.vllm.request import MemoryRequest
+
+    delta = options.serve == "delta"
+    engine = llm.llm_engine
+    begun = time.process_time()
+    for number in range(sessions):
+        wanted = MemoryRequest(write=True, ticket=f"session {number}").params() if delta else {}
+        params = SamplingParams(
+            temperature=0,
+            max_tokens=options.answer,
+            ignore_eos=True,
+            detokenize=False,
+            extra_args={"kv_transfer_params": wanted} if delta else None,
+        )
+        prompt = [3 + (7 * number + 5 * place) % 1000 for place in range(options.prompt)]
+        engine.add_request(f"session {number}", {"prompt_token_ids": prompt}, params)
+    started: set[str] = set()
+    first = begun
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            started.add(output.request_id)
+            if output.finished and delta:
+                llm.collective_rpc("deltamem_take", args=(output.request_id, options.prompt + options.answer - 1))
+        if len(started) == sessions and first == begun:
+            first = time.process_time()
+    ended = time.process_time()
+    return {
+        "tokens_s": sessions * (options.prompt + options.answer) / (ended - begun),
+        "decoded_s": sessions * (options.answer - 1) / (ended - first),
+        "first_token_s": first - begun,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""The server over vLLM answers, writes and commits as it does over its own engine."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from serving import SECRET, make_server, running
+
+from deltamem.demo.suggestions import SUGGESTIONS
+from deltamem.serve.server import Server
+from deltamem.serve.settings import Settings
+from deltamem.store import SessionStore
+
+CHAT = "/v1/chat/completions"
+
+
+def make_vllm_server(url: str) -> Server:
+    from deltamem.vllm.engine import open_hollow, vllm_engine
+
+    hollow = open_hollow("embedded", "multi")
+    store = SessionStore.open(url, keep_messages=True)
+    settings = Settings(secret=SECRET, model_name="demo")
+    return Server(*hollow, store, settings, engine=vllm_engine("embedded", "multi"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
+    return make_vllm_server(f"sqlite:///{tmp_path_factory.mktemp('vllm')}/sessions.db")
+
+
+@pytest.fixture(scope="module")
+def http(server: Server) -> Iterator[httpx.Client]:
+    with running(server) as url, httpx.Client(base_url=url, timeout=200) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[httpx.Client]:
+    with running(make_server()) as url, httpx.Client(base_url=url, timeout=200) as client:
+        yield client
+
+
+def say(client: httpx.Client, session: str, text: str, **more: Any) -> dict[str, Any]:
+    body = {"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 24} | more
+    answer = client.post(CHAT, json=body | {"memory": {"session": session} | more.pop("memory", {})})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def content(answer: dict[str, Any]) -> str:
+    return answer["choices"][0]["message"]["content"]
+
+
+def matrices(client: httpx.Client, session: str) -> torch.Tensor:
+    answer = client.get(f"/v1/sessions/{session}/memory")
+    assert answer.status_code == 200, answer.text
+    return torch.tensor(answer.json()["states"])
+
+
+def test_what_was_told_is_recalled_and_all_is_as_with_the_own_engine(http: httpx.Client, own: httpx.Client):
+    for told, asked in SUGGESTIONS:
+        for text in (told, asked):
+            (mine, theirs) = (say(client, "story", text, logprobs=True, top_logprobs=3) for client in (http, own))
+            assert content(mine) == content(theirs)
+            assert mine["usage"] == theirs["usage"]
+            assert mine["memory"].keys() == theirs["memory"].keys()
+            for name in ("version", "written_tokens", "tokens"):
+                assert mine["memory"][name] == theirs["memory"][name]
+            logprobs = [
+                [(t["token"], t["logprob"]) for t in answer["choices"][0]["logprobs"]["content"]]
+                for answer in (mine, theirs)
+            ]
+            assert [t for t, _ in logprobs[0]] == [t for t, _ in logprobs[1]]
+            assert [p for _, p in logprobs[0]] == pytest.approx([p for _, p in logprobs[1]], abs=1e-4)
+    assert "Porto" in content(say(http, "story", SUGGESTIONS[-1][1]))
+    say(own, "story", SUGGESTIONS[-1][1])
+    torch.testing.assert_close(matrices(http, "story"), matrices(own, "story"), atol=1e-4, rtol=0)
+
+
+def test_a_text_of_several_chunks_is_written_as_with_the_own_engine(http: httpx.Client, own: httpx.Client):
+    text = " ".join(f"My friend Ravi practises the cello daily, and that was {number}." for number in range(60))
+    for client in (http, own):
+        body = {"messages": [{"role": "user", "content": text}]}
+        answer = client.post("/v1/sessions/long/observe", json=body)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["written_tokens"] > 600
+    torch.testing.assert_close(matrices(http, "long"), matrices(own, "long"), atol=1e-4, rtol=0)
+
+
+def test_sessions_at_once_are_as_alone(http: httpx.Client, own: httpx.Client):
+    cities = ("Lisbon", "Porto", "Oslo", "Rome")
+
+    def talk(client: httpx.Client, number: int) -> list[str]:
+        session = f"crowd-{number}"
+        told = f"I settled in {cities[number % len(cities)]} some years ago."
+        return [content(say(client, session, text)) for text in (told, "Which city do I live in?")]
+
+    with ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(lambda number: talk(http, number), range(12)))
+    assert together == [talk(own, number) for number in range(12)]
+    assert len({answers[1] for answers in together}) > 1
+
+
+def test_a_stream_ends_before_a_stop_text_and_commits(http: httpx.Client, own: httpx.Client):
+    whole = content(say(own, "stop", "Hello!"))
+    stop = whole[2:5]
+    body = {
+        "messages": [{"role": "user", "content": "Hello!"}],
+        "temperature": 0,
+        "max_tokens": 24,
+        "stream": True,
+        "stop": [stop],
+        "memory": {"session": "stopped"},
+    }
+    pieces = []
+    with http.stream("POST", CHAT, json=body) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: {"):
+                pieces.append(json.loads(line[6:]))
+    text = "".join(p["choices"][0]["delta"].get("content") or "" for p in pieces if p["choices"])
+    assert text == whole[: whole.index(stop)]
+    assert [p for p in pieces if p.get("memory")][-1]["memory"]["version"] == 2  # 1 is empty
+
+
+def test_whoever_leaves_leaves_the_session_as_it_was(http: httpx.Client, server: Server):
+    say(http, "left", "My birthday falls on July 20.")
+    before = matrices(http, "left")
+    body = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 400, "stream": True}
+    with (
+        contextlib.suppress(httpx.ReadTimeout),
+        http.stream("POST", CHAT, json=body | {"memory": {"session": "left"}}) as stream,
+    ):
+        next(stream.iter_lines())
+    until = time.monotonic() + 60
+    while server.engine.load().decoding and time.monotonic() < until:
+        time.sleep(0.05)
+    assert server.engine.load().decoding == 0
+    assert torch.equal(matrices(http, "left"), before)
+    assert say(http, "left", "On what day was I born?")["memory"]["version"] == 3
+
+
+def test_what_needs_the_model_itself_says_so(http: httpx.Client):
+    answer = http.post("/v1/sessions/story/strengths", json={"version": 1})
+    assert answer.status_code == 501
+    assert "runs on vLLM" in answer.json()["error"]["message"]
+
+
+def test_a_failure_of_vllm_fails_its_jobs_and_changes_nothing(
+    http: httpx.Client, server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    say(http, "failing", "There is a tortoise at home with me.")
+    before = matrices(http, "failing")
+    engine: Any = server.engine
+    step, broken = engine._engine.step, threading.Event()
+
+    def fails_once() -> Any:
+        if not broken.is_set():
+            broken.set()
+            raise RuntimeError("out of luck")
+        return step()
+
+    monkeypatch.setattr(engine._engine, "step", fails_once)
+    body = {"messages": [{"role": "user", "content": "Hello!"}], "memory": {"session": "failing"}}
+    assert http.post(CHAT, json=body).status_code == 500
+    assert torch.equal(matrices(http, "failing"), before)
+    assert say(http, "failing", "What pet do I have?")["memory"]["version"] == 3
+
+
+@contextlib.contextmanager
+def command(home: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A `deltamem serve --engine vllm` of its own process, once it is ready."""
+    line = [sys.executable, "-m", "deltamem", "serve", "--engine", "vllm", "--model", "embedded"]
+    line += ["--port", url.rpartition(":")[2], "--store", f"sqlite:///{home}/sessions.db"]
+    environment = os.environ | {"DELTAMEM_HOME": str(home)}
+    with (home / "log").open("ab") as log, subprocess.Popen(line, env=environment, stderr=log, stdout=log) as process:
+        try:
+            until = time.monotonic() + 250
+            while time.monotonic() < until and process.poll() is None:
+                with contextlib.suppress(httpx.TransportError):
+                    if httpx.get(f"{url}/readyz").status_code == 200:
+                        break
+                time.sleep(0.3)
+            assert process.poll() is None, (home / "log").read_text()[-3000:]
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.timeout(900)
+def test_the_command_killed_in_mid_answer_keeps_what_it_acknowledged(tmp_path: Path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    told, asked = SUGGESTIONS[0]
+    body = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 400, "stream": True}
+    with command(tmp_path, url) as process, httpx.Client(base_url=url, timeout=200) as client:
+        assert say(client, "ravi", told)["memory"]["version"] == 2
+        before = matrices(client, "ravi")
+        with client.stream("POST", CHAT, json=body | {"memory": {"session": "ravi"}}) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGKILL)
+            with contextlib.suppress(httpx.TransportError):
+                list(lines)
+    with command(tmp_path, url), httpx.Client(base_url=url, timeout=200) as client:
+        assert torch.equal(matrices(client, "ravi"), before)
+        answer = say(client, "ravi", asked)
+        assert "Lisbon" in content(answer)
+        assert answer["memory"]["version"] == 3
