@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from deltamem.train.data.told.chats import Chats, conversations
-from deltamem.train.data.told.dialogues import Message, Mix, Split, sample_dialogue
+from deltamem.train.data.told.dialogues import Dialogue, Message, Mix, Split, sample_dialogue
 from deltamem.train.data.told.rendering import Renderer
 from deltamem.train.episodes import Episode, EpisodeBatch, collate, evenly
 
@@ -119,13 +119,24 @@ class ToldBatches(Dataset[EpisodeBatch]):
             self._last = (update, self._episodes(update))
         return collate(self._last[1][part], int(self.renderer.tokenizer.pad_token_id or 0))
 
-    def _episodes(self, update: int) -> list[list[Episode]]:
+    def dialogues(self, update: int) -> list[Dialogue]:
+        """What is told and asked in an update, without the chat around it."""
+        return [dialogue for dialogue, _ in self._drawn(update)[1]]
+
+    def _drawn(self, update: int) -> tuple[str | None, list[tuple[Dialogue, bool]]]:
+        """The system message of an update's questions; its dialogues, each with whether whole answers are trained."""
         stage, rng = self._stage(update), random.Random(f"told {self.seed}/{update}")
-        chat_rng = random.Random(f"chat {self.seed}/{update}")
         system = None if rng.random() < self.opened else ""
+        found: list[tuple[Dialogue, bool]] = []
+        while sum(len(dialogue.questions) for dialogue, _ in found) < stage.questions:
+            found.append((sample_dialogue(rng, stage.mix), rng.random() < self.lead_share))
+        return system, found
+
+    def _episodes(self, update: int) -> list[list[Episode]]:
+        stage, chat_rng = self._stage(update), random.Random(f"chat {self.seed}/{update}")
+        system, drawn = self._drawn(update)
         found: list[Episode] = []
-        while sum(len(episode.queries) for episode in found) < stage.questions:
-            dialogue, lead = sample_dialogue(rng, stage.mix), rng.random() < self.lead_share
+        for dialogue, lead in drawn:
             passage = None
             if self.chats and stage.filler[1]:
                 around = self.chats.around(chat_rng, dialogue.messages, chat_rng.randint(*stage.filler))
