@@ -6,8 +6,9 @@ Answers are greedy, to a question alone in the window after the chat template's 
 in its window, ``bm25`` the three turns it finds. An answer is right when the told value stands in it, word by word,
 whatever else it says. Intervals are 95 %, by a bootstrap over dialogues. Files of real text are not in the repository:
 ``--chats`` is one chat a line as Synthetic-Persona-Chat's, ``--stories`` one story a line as FairytaleQA's, and
-``--locomo`` is locomo10.json. Each section is written as soon as it is measured, each cell of told facts too; what the
-file has of the same adapters and to the same extent is not measured again, as by ``deltamem eval --suite real``.
+``--locomo`` is locomo10.json. Give ``--trained`` the recipes of the adapters, so that no value counts as unseen whose
+words were part of a trained one. Each section is written as soon as it is measured, each cell of told facts too; what
+the file has of the same adapters and to the same extent is not measured again, as by ``deltamem eval --suite real``.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import torch
 
 from deltamem_lab.real.chat import Chat, choose_adapters
 from deltamem_lab.real.sections import FILES, SECTIONS, Extent, choose_sections, measure
+from deltamem_lab.real.told import trained_words
 
 METHODS = ("multi", "token", "static")
 
@@ -29,6 +31,13 @@ def main() -> int:
     for name in METHODS:
         parser.add_argument(f"--{name}", default="", help=f"the adapter {name}: its name in the package or a folder")
     parser.add_argument("--adapter", action="append", default=[], metavar="NAME=FOLDER", help="one more")
+    parser.add_argument(
+        "--trained",
+        action="append",
+        default=[],
+        metavar="RECIPE[:UPDATES]",
+        help="a recipe of the adapters: no held-out value has a word that its training had",
+    )
     parser.add_argument("--json", type=Path, metavar="PATH")
     parser.add_argument("--dialogues", type=int, default=Extent.dialogues, help="questions a cell, about")
     parser.add_argument("--texts", type=int, default=Extent.texts, help="stories, and persona chats")
@@ -52,6 +61,9 @@ def main() -> int:
         parser.error(str(error))
     extent = Extent(arguments.dialogues, arguments.texts, arguments.conversations, arguments.questions)
     chat = Chat(arguments.model, adapters)
+    for one in arguments.trained:
+        recipe, _, updates = one.partition(":")
+        chat.trained |= trained_words(chat.tokenizer, Path(recipe), int(updates) if updates else None)
     measure(chat, sections, files, extent, arguments.json, answers=arguments.answers)
     return 0
 

@@ -10,11 +10,13 @@ from asking import called
 from deltamem.cli.main import main
 from deltamem.train.data.lines import BadDataError
 from deltamem.train.data.told.chats import Chats
+from deltamem.train.data.told.dialogues import everyday_words
+from deltamem.train.recipefile import RecipeError
 from deltamem_lab.real import told
 from deltamem_lab.real.chat import Chat, choose_adapters
 from deltamem_lab.real.sections import Extent, Results, choose_sections, measure
 from deltamem_lab.real.texts import Text, measure_share, persona_texts, ratio, read_chats, story_texts
-from deltamem_lab.real.told import FORMATS, Told, holds, last_within, packed, sampled
+from deltamem_lab.real.told import FORMATS, Told, holds, last_within, packed, plain_words, sampled, trained_words
 
 STORY = {
     "sections": [{"text": "A fox lived in Oslo."}, {"text": "It had a red hat."}],
@@ -215,3 +217,25 @@ def test_the_suite_measures_a_section_into_its_folder(tmp_path, capsys):
     ):
         assert called(main, [*command, *bad])
         assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_no_held_out_value_has_a_word_of_the_training(tmp_path, chat):
+    recipe = tmp_path / "told.yaml"
+    stage = "{updates: 40, questions: 8, facts: [1, 4]}"
+    recipe.write_text(
+        "backbone: {model: embedded}\ndata:\n  source: deltamem.train.data.told.batches:training_batches\n"
+        f"  options: {{stages: [{stage}]}}\nschedule: {{steps: 40}}\noutput: {{folder: run}}\n"
+    )
+    some, words = (trained_words(chat.tokenizer, recipe, updates) for updates in (4, None))
+    assert some < words
+    (free,) = sampled("values", 4, 1)
+    own = {word for question in free.questions for word in plain_words(question.value).split()} - everyday_words()
+    kept = sampled("values", 4, 2, trained=words | {min(own)})
+    assert free not in kept
+    assert sampled("values", 4, 1, trained=words - own) == [free]
+    assert sampled("known", 2, 3, trained=words) == sampled("known", 2, 3)
+    recipe.write_text(
+        "backbone: {model: embedded}\ndata: {path: chats.jsonl}\nschedule: {steps: 1}\noutput: {folder: run}"
+    )
+    with pytest.raises(RecipeError, match="its data is not of told facts"):
+        trained_words(chat.tokenizer, recipe)

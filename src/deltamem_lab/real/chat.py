@@ -63,6 +63,7 @@ class Chat:
 
     Attributes:
         methods: the adapters' names.
+        trained: words of the adapters' training, which no held-out value may have; none are known at first.
 
     Raises:
         OSError: the model is not here; the message names the command that fetches it.
@@ -80,6 +81,7 @@ class Chat:
         for name, place in places.items():
             load_adapter(self.model, place, name=name)
         self.methods = tuple(adapters)
+        self.trained: frozenset[str] = frozenset()
         self.renderer = Renderer(self.tokenizer)
         self.pad = int(self.tokenizer.pad_token_id or 0)
 

@@ -155,7 +155,12 @@ def measure(
     Raises:
         BadDataError: a file is not what it should be.
     """
-    about = {"model": chat.name, "adapters": chat.fingerprints, **asdict(extent)}
+    about = {
+        "model": chat.name,
+        "adapters": chat.fingerprints,
+        "trained_words": len(chat.trained),
+        **asdict(extent),
+    }
     results = Results(path, about)
     locomo = answers / f"locomo-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]}"
     talks = texts.read_chats(files["chats"]) if "chats" in files else []

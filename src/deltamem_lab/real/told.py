@@ -10,15 +10,28 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pyarrow
 from torch import Tensor
 
+from deltamem.extensions import load_object
 from deltamem.session.retrieval import best_matches
 from deltamem.state import MemoryState
+from deltamem.train.data.told.batches import ToldBatches
 from deltamem.train.data.told.chats import Chats
-from deltamem.train.data.told.dialogues import UNKNOWN, Dialogue, Message, Mix, Split, sample_dialogue
+from deltamem.train.data.told.dialogues import (
+    UNKNOWN,
+    Dialogue,
+    Message,
+    Mix,
+    Split,
+    everyday_words,
+    sample_dialogue,
+)
+from deltamem.train.recipe import Factory
+from deltamem.train.recipefile import RecipeError, load_recipe
 from deltamem_lab.real.chat import STATIC, Chat
 from deltamem_lab.statistics import Interval, rate_interval
 
@@ -139,15 +152,59 @@ class Told:
         return self.rates(answers, lambda asked: asked.value)
 
 
-def sampled(split: Split, facts: int, count: int, **mix: Any) -> list[Dialogue]:
-    """Held-out dialogues; the same ones each time."""
+def sampled(
+    split: Split, facts: int, count: int, *, trained: frozenset[str] = frozenset(), **mix: Any
+) -> list[Dialogue]:
+    """Held-out dialogues; the same ones each time.
+
+    Args:
+        split: what is held out.
+        facts: in each dialogue.
+        count: how many.
+        trained: words of the training: where values are held out, a dialogue with one of them in a value is left out.
+        mix: further fields of :class:`Mix`.
+    """
     rng = random.Random(f"real model {split}/{facts}/{sorted(mix.items())}")
-    return [sample_dialogue(rng, Mix(facts=(facts, facts), strict=True, **mix), split) for _ in range(count)]
+    found: list[Dialogue] = []
+    while len(found) < count:
+        dialogue = sample_dialogue(rng, Mix(facts=(facts, facts), strict=True, **mix), split)
+        if split != "values" or not any(trained & _own_words(question.value) for question in dialogue.questions):
+            found.append(dialogue)
+    return found
+
+
+def trained_words(tokenizer: Any, recipe: Path, updates: int | None = None) -> frozenset[str]:
+    """All words that a training on told facts tells, asks and answers; its dialogues are drawn again.
+
+    Args:
+        tokenizer: of the backbone.
+        recipe: of the training.
+        updates: how many were made; all of the recipe's by default.
+
+    Raises:
+        RecipeError: it is no recipe, or its data is not of told facts.
+    """
+    data = load_recipe(recipe).data
+    batches = load_object(data.source)(tokenizer, **data.options) if isinstance(data, Factory) else None
+    if not isinstance(batches, ToldBatches):
+        raise RecipeError(f"{recipe}: its data is not of told facts.")
+    words: set[str] = set()
+    for update in range(batches.updates if updates is None else updates):
+        for dialogue in batches.dialogues(update):
+            said = [message["content"] for message in dialogue.messages]
+            said += [text for question in dialogue.questions for text in (question.ask, question.answer)]
+            words.update(word for text in said for word in plain_words(text).split())
+    return frozenset(words)
+
+
+def _own_words(value: str) -> set[str]:
+    """The words of a value that wordings and lists do not have, such as "street"."""
+    return {word for word in plain_words(value).split() if word not in everyday_words()}
 
 
 def measure_told(chat: Chat, dialogues: int, split: Split, facts: int) -> Rates:
     """Recall by method where so many facts were told."""
-    told = Told(chat, sampled(split, facts, max(12, dialogues // facts)))
+    told = Told(chat, sampled(split, facts, max(12, dialogues // facts), trained=chat.trained))
     return told.recall(told.answers())
 
 
@@ -175,7 +232,7 @@ def measure_absence(chat: Chat, dialogues: int) -> Rates:
 
 def measure_formats(chat: Chat, dialogues: int) -> Rates:
     """What a state loses in fewer bits a number; four facts, values unseen."""
-    told = Told(chat, sampled("values", 4, max(12, dialogues // 4)))
+    told = Told(chat, sampled("values", 4, max(12, dialogues // 4), trained=chat.trained))
     chat.use(chat.memories[0])
     states = told.write()
     return {name: {"recall": found, "bytes": size} for name, size, found in _in_formats(told, states)}
@@ -183,7 +240,7 @@ def measure_formats(chat: Chat, dialogues: int) -> Rates:
 
 def measure_chat(chat: Chat, dialogues: int, chats: Chats) -> Rates:
     """Four facts told in the course of 4,000 tokens of real chat, values unseen: recall by method."""
-    told = Told(chat, _in_chat(dialogues, chats))
+    told = Told(chat, _in_chat(chat, dialogues, chats))
     return told.recall(told.answers())
 
 
@@ -203,7 +260,7 @@ def measure_bytes(chat: Chat, dialogues: int, chats: Chats | None) -> Rates:
         found["zstd"][str(facts)] = round(sum(map(packed, texts)) / len(texts))
     if chats is None:
         return found
-    told = Told(chat, _in_chat(dialogues, chats))
+    told = Told(chat, _in_chat(chat, dialogues, chats))
     whole = ["\n".join(message["content"] for message in dialogue.messages) for dialogue in told.dialogues]
     found["chat"] = {
         "text": round(sum(len(text.encode()) for text in whole) / len(whole)),
@@ -225,7 +282,7 @@ def measure_bytes(chat: Chat, dialogues: int, chats: Chats | None) -> Rates:
 def measure_forgetting(chat: Chat, dialogues: int, chats: Chats) -> Rates:
     """Four facts of unseen values, then real chat of other people: recall by adapter and tokens written since."""
     rng = random.Random("forgetting")
-    told = Told(chat, sampled("values", 4, max(12, dialogues // 8), answered=1.0, talk=0.0))
+    told = Told(chat, sampled("values", 4, max(12, dialogues // 8), trained=chat.trained, answered=1.0, talk=0.0))
     parts: list[list[Message]] = []
     for more in (after - before for before, after in pairwise(_FORGETTING)):
         parts.append([message for exchange in chats.draw(rng, more) for message in exchange.messages])
@@ -317,11 +374,11 @@ def last_within(messages: Sequence[Message], most: int) -> Sequence[Message]:
     return messages[len(messages) - low :]
 
 
-def _in_chat(dialogues: int, chats: Chats) -> list[Dialogue]:
+def _in_chat(chat: Chat, dialogues: int, chats: Chats) -> list[Dialogue]:
     rng = random.Random("told in chat")
     return [
         replace(one, messages=chats.around(rng, one.messages, _CHAT_TOKENS))
-        for one in sampled("values", 4, max(12, dialogues // 8))
+        for one in sampled("values", 4, max(12, dialogues // 8), trained=chat.trained)
     ]
 
 
