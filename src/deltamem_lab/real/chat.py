@@ -10,8 +10,8 @@ from transformers import DynamicCache
 
 from deltamem.attach import attached, disabled, memory_cache
 from deltamem.formats.hub import adapter_fingerprint, load_adapter
-from deltamem.models.catalog import MODELS
-from deltamem.models.loading import MAIN_ADAPTER, find_adapter, load_tokenizer, load_weights
+from deltamem.models.catalog import MAIN_ADAPTER, MODELS
+from deltamem.models.loading import find_adapter, load_tokenizer, load_weights
 from deltamem.observe import observe, positions
 from deltamem.state import MemoryState
 from deltamem.step import Step
