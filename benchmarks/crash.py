@@ -2,14 +2,16 @@
 
     python benchmarks/crash.py --json benchmarks/results/crash.json --check
 
-Again and again a server is started on the same SQLite file, clients hold turns through HTTP, and at a random moment
-the process is killed with SIGKILL. After each kill the file is checked: every acknowledged turn is there with its
-messages, nothing beyond one turn under way is, versions are without a gap, and every new version's memory is the one
-that its messages make of the version before. The next start goes on with the same sessions.
+Again and again a server is started on the same store, a SQLite file or an empty PostgreSQL database, clients hold turns
+through HTTP, and at a random moment the process is killed with SIGKILL. After each kill the store is checked: every
+acknowledged turn is there with its messages, nothing beyond one turn under way is, versions have no gap, and every
+new version's memory is the one that its messages make of the version before. The next start goes on with the same
+sessions.
 """
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -49,16 +51,17 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--clients", type=int, default=6)
     parser.add_argument("--turns", type=int, default=40, help="turns before a kill, at most")
+    parser.add_argument("--store", default="", help="an empty database; a SQLite file by default")
     parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
     parser.add_argument("--check", action="store_true", help="exit 1 if a turn was lost or half written")
-    parser.add_argument("--nursery", help=argparse.SUPPRESS)
+    parser.add_argument("--nursery", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.nursery:
-        return nurse(options.nursery)
+        return nurse(options.store)
 
     torch.set_num_threads(1)
     report = {"machine": machine()}
-    report |= measure(options.kills, options.clients, options.turns)
+    report |= measure(options.kills, options.clients, options.turns, store=options.store)
     text = json.dumps(report, indent=2)
     if options.json and options.json != "-":
         Path(options.json).write_text(text + "\n", "utf-8")
@@ -177,26 +180,39 @@ class Checker:
             yield f"{where} is not what its messages make of the version before: off by {difference}"
 
 
-def measure(kills: int, clients: int, turns: int) -> dict[str, Any]:
-    """Kills servers under load and checks what is left."""
+def measure(kills: int, clients: int, turns: int, *, store: str = "", until: float = math.inf) -> dict[str, Any]:
+    """Kills servers under load and checks what is left.
+
+    Args:
+        kills: how often, at most.
+        clients: that talk at once.
+        turns: before a kill, at most.
+        store: URL of an empty database; a SQLite file by default.
+        until: a time of ``time.monotonic``; no server is started after it.
+    """
     rng = random.Random("crash")
     talking = [Client(f"s{number}", random.Random(f"crash/{number}")) for number in range(clients)]
     checker, problems = Checker(), []
+    done = 0
     with tempfile.TemporaryDirectory() as folder:
-        nursery = Nursery(Path(folder))
-        for kill in range(kills):
-            pid, url = nursery.start()
-            load(lambda pid=pid: nursery.kill(pid), url, talking, rng.randint(1, turns), rng.uniform(0, 0.3))
-            with SessionStore.open(f"sqlite:///{folder}/sessions.db", keep_messages=True) as store:
-                store.check()
-                with store.database.read() as connection:
-                    if connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() != "ok":
-                        problems.append("the database is damaged")
+        url = store or f"sqlite:///{folder}/sessions.db"
+        nursery = Nursery(url, Path(folder) / "server.log")
+        while done < kills and time.monotonic() < until:
+            pid, address = nursery.start()
+            load(lambda pid=pid: nursery.kill(pid), address, talking, rng.randint(1, turns), rng.uniform(0, 0.3))
+            done += 1
+            with SessionStore.open(url, keep_messages=True) as sessions:
+                sessions.check()
+                if not store:
+                    with sessions.database.read() as connection:
+                        if connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() != "ok":
+                            problems.append(f"kill {done}: the database is damaged")
                 for client in talking:
-                    problems += [f"kill {kill + 1}: {problem}" for problem in checker.check(store, client)]
+                    problems += [f"kill {done}: {problem}" for problem in checker.check(sessions, client)]
         nursery.close()
     return {
-        "kills": kills,
+        "database": "postgresql" if store else "sqlite",
+        "kills": done,
         "clients": clients,
         "turns_acknowledged": sum(len(client.acknowledged) for client in talking),
         "versions_checked": checker.versions,
@@ -230,12 +246,13 @@ class Nursery:
     """A process that has loaded the model and forks servers, so that a start takes no more than a moment.
 
     Args:
-        folder: where the database is.
+        store: the database's URL.
+        log: the file that the servers write their log to.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._log = open(folder / "server.log", "ab")  # noqa: SIM115
-        command = [sys.executable, __file__, "--nursery", str(folder)]
+    def __init__(self, store: str, log: Path) -> None:
+        self._log = open(log, "ab")  # noqa: SIM115
+        command = [sys.executable, __file__, "--nursery", "--store", store]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
         self._process = subprocess.Popen(command, text=True, **pipes)
 
@@ -272,7 +289,7 @@ class Nursery:
         return answer
 
 
-def nurse(folder: str) -> int:
+def nurse(store: str) -> int:
     """What a nursery does: forks a server for every port it reads, and waits for it when told to."""
     torch.set_num_threads(1)
     model, tokenizer = load_backbone()
@@ -284,16 +301,16 @@ def nurse(folder: str) -> int:
             continue
         pid = os.fork()
         if not pid:
-            serve(model, tokenizer, folder, int(line))
+            serve(model, tokenizer, store, int(line))
             os._exit(0)
         print(pid, flush=True)
     return 0
 
 
-def serve(model: Any, tokenizer: Any, folder: str, port: int) -> None:
+def serve(model: Any, tokenizer: Any, store: str, port: int) -> None:
     """Serves as ``deltamem serve`` does."""
-    store = SessionStore.open(f"sqlite:///{folder}/sessions.db", keep_messages=True, keep_versions=None)
-    server = Server(model, tokenizer, store, Settings(secret=b"for one hour only"))
+    sessions = SessionStore.open(store, keep_messages=True, keep_versions=None)
+    server = Server(model, tokenizer, sessions, Settings(secret=b"for one hour only"))
     uvicorn.run(create_app(server), host="127.0.0.1", port=port, log_level="warning", access_log=False)
 
 

@@ -86,9 +86,9 @@ class Speaker:
     ask: str
 
 
-def measure(sessions: int, tenants: int, turns: int) -> dict[str, Any]:
-    """Holds all dialogues together and then one by one, and compares."""
-    speakers = cast(sessions, tenants, turns)
+def measure(sessions: int, tenants: int, turns: int, seed: int = 0) -> dict[str, Any]:
+    """Holds all dialogues together and then one by one, and compares; another seed, other dialogues."""
+    speakers = cast(sessions, tenants, turns, seed)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         with served(folder, "together", sessions, speakers) as (server, say):
@@ -132,14 +132,14 @@ def measure(sessions: int, tenants: int, turns: int) -> dict[str, Any]:
     }
 
 
-def cast(sessions: int, tenants: int, turns: int) -> list[Speaker]:
+def cast(sessions: int, tenants: int, turns: int, seed: int = 0) -> list[Speaker]:
     """The sessions and what each of them says, the first thing being its canary."""
     # What small talk may mention anyway would be no sign of anything.
     idle = json.dumps([lexicon().small_talk, lexicon().slots, lexicon().acks]).lower()
     secrets = [(k, v) for k in KINDS for v in lexicon().attributes[k].values if v.lower() not in idle]
     if sessions > len(secrets):
         raise ValueError(f"There are {len(secrets)} different canaries, not {sessions}.")
-    rng = random.Random("isolation")
+    rng = random.Random(f"isolation/{seed}" if seed else "isolation")
     speakers = []
     for number, (kind, value) in enumerate(rng.sample(secrets, sessions)):
         tell, ask = KINDS[kind]

@@ -25,7 +25,7 @@ from deltamem.demo.lexicon import lexicon
 from deltamem.demo.measure import ADAPTERS
 from deltamem.demo.reader import ASSISTANT, Asked, Reader
 from deltamem.demo.show import load_demo
-from deltamem.demo.world import USER, Dialogue, Fact, Message, chat, sample_dialogue
+from deltamem.demo.world import USER, Dialogue, Fact, Utterance, chat, sample_dialogue
 from deltamem.state import MemoryState
 from questions.common import arguments, finish, legend_below, line, panels, parse, rate, share_axis, style
 from questions.dialogues import contradiction, read_retrieved
@@ -57,10 +57,10 @@ class Victim:
 
     dialogue: Dialogue
     lies: dict[int, Fact]
-    idle: tuple[Message, ...]
+    idle: tuple[Utterance, ...]
 
 
-Dose = Callable[[random.Random, Victim], list[Message]]
+Dose = Callable[[random.Random, Victim], list[Utterance]]
 
 
 def doses(tokenizer: Any) -> dict[str, Dose]:
@@ -68,23 +68,23 @@ def doses(tokenizer: Any) -> dict[str, Dose]:
     special = set(tokenizer.all_special_ids)
     tokens = [token for token in range(len(tokenizer)) if token not in special]
 
-    def answered(said: str, reply: str) -> list[Message]:
-        return [Message(USER, said), Message(ASSISTANT, reply)]
+    def answered(said: str, reply: str) -> list[Utterance]:
+        return [Utterance(USER, said), Utterance(ASSISTANT, reply)]
 
-    def noise(rng: random.Random, victim: Victim) -> list[Message]:
+    def noise(rng: random.Random, victim: Victim) -> list[Utterance]:
         return answered(tokenizer.decode(rng.sample(tokens, NOISE_TOKENS)), rng.choice(lexicon().acks))
 
-    def repetition(rng: random.Random, victim: Victim) -> list[Message]:
+    def repetition(rng: random.Random, victim: Victim) -> list[Utterance]:
         return list(victim.idle)
 
-    def order(rng: random.Random, victim: Victim) -> list[Message]:
+    def order(rng: random.Random, victim: Victim) -> list[Utterance]:
         return answered(ORDER, rng.choice(lexicon().acks))
 
-    def user(rng: random.Random, victim: Victim) -> list[Message]:
+    def user(rng: random.Random, victim: Victim) -> list[Utterance]:
         told = [answered(lie.tell, rng.choice(lexicon().acks)) for lie in victim.lies.values()]
         return [message for exchange in told for message in exchange]
 
-    def assistant(rng: random.Random, victim: Victim) -> list[Message]:
+    def assistant(rng: random.Random, victim: Victim) -> list[Utterance]:
         told = [answered(chat(rng, 1)[0].text, lie.tell) for lie in victim.lies.values()]
         return [message for exchange in told for message in exchange]
 
@@ -120,7 +120,7 @@ class Scene:
 
     def suffer(self, times: int) -> None:
         """So many doses more."""
-        news: list[list[Message]] = []
+        news: list[list[Utterance]] = []
         for rng, victim in zip(self.rngs, self.victims, strict=True):
             news.append([message for _ in range(times) for message in self.dose(rng, victim)])
         self.states = {name: self.reader.remember(name, news, state) for name, state in self.states.items()}

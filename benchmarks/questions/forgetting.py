@@ -21,7 +21,7 @@ if not __package__:
 from deltamem.demo.measure import ADAPTERS
 from deltamem.demo.reader import Asked, Reader
 from deltamem.demo.show import load_demo
-from deltamem.demo.world import Dialogue, Message, chat, sample_dialogue
+from deltamem.demo.world import Dialogue, Utterance, chat, sample_dialogue
 from deltamem.state import MemoryState
 from deltamem_lab.statistics import paired_difference
 from questions.common import arguments, finish, legend_below, line, panels, parse, rate, share_axis, style
@@ -32,15 +32,15 @@ MARKS = (0, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 ROWS = (80, 80, 80, 80, 32, 16, 12)
 DRIFT_ROWS = 2
 
-Filler = Callable[[random.Random, Dialogue], list[Message]]
+Filler = Callable[[random.Random, Dialogue], list[Utterance]]
 
 
-def small_talk(rng: random.Random, dialogue: Dialogue) -> list[Message]:
+def small_talk(rng: random.Random, dialogue: Dialogue) -> list[Utterance]:
     """An exchange that says nothing about any attribute."""
     return chat(rng, 1)
 
 
-def others_facts(rng: random.Random, dialogue: Dialogue) -> list[Message]:
+def others_facts(rng: random.Random, dialogue: Dialogue) -> list[Utterance]:
     """A few facts about people who are not in the dialogue."""
     events, _ = about_strangers(rng, dialogue.people, facts=6)
     return [message for event in events for message in event.messages]
@@ -69,7 +69,7 @@ class Course:
 
     def read_on(self, mark: int, rows: int) -> None:
         """Has the first ``rows`` rows read filler until it is ``mark`` tokens long; the others are dropped."""
-        news: list[list[Message]] = [[] for _ in range(rows)]
+        news: list[list[Utterance]] = [[] for _ in range(rows)]
         for row, new in enumerate(news):
             while self.since[row] < mark:
                 said = self.filler(self.rngs[row], self.dialogues[row])

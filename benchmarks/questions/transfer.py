@@ -28,7 +28,7 @@ from deltamem.demo.lexicon import lexicon, sentence
 from deltamem.demo.measure import ADAPTERS
 from deltamem.demo.reader import ASSISTANT, Asked, Reader
 from deltamem.demo.show import load_demo
-from deltamem.demo.world import USER, Dialogue, Fact, Message, Question, chat, sample_dialogue
+from deltamem.demo.world import USER, Dialogue, Fact, Question, Utterance, chat, sample_dialogue
 from deltamem.train.checkpoints import RECIPE_FILE
 from deltamem.train.recipefile import load_recipe
 from questions.common import arguments, finish, legend_below, line, panels, parse, rate, share_axis, style
@@ -84,7 +84,7 @@ def long_after(rng: random.Random) -> Dialogue:
 def by_assistant(rng: random.Random) -> Dialogue:
     """The assistant says what it knows of the user."""
     dialogue = plain(rng)
-    told = [(Message(USER, "Tell me what you know."), Message(ASSISTANT, to_you(f.tell))) for f in dialogue.facts]
+    told = [(Utterance(USER, "Tell me what you know."), Utterance(ASSISTANT, to_you(f.tell))) for f in dialogue.facts]
     return _with(dialogue, [message for exchange in told for message in exchange], dialogue.questions)
 
 
@@ -92,14 +92,16 @@ def one_text(rng: random.Random) -> Dialogue:
     """All facts in one message."""
     dialogue = plain(rng)
     text = " ".join(fact.tell for fact in dialogue.facts)
-    return _with(dialogue, [Message(USER, text), Message(ASSISTANT, rng.choice(lexicon().acks))], dialogue.questions)
+    return _with(
+        dialogue, [Utterance(USER, text), Utterance(ASSISTANT, rng.choice(lexicon().acks))], dialogue.questions
+    )
 
 
 def framed(rng: random.Random) -> Dialogue:
     """Every fact within a phrase that no training dialogue has."""
     dialogue = plain(rng)
     told = {fact.tell: sentence(rng.choice(FRAMES).format(t=_lower(fact))) for fact in dialogue.facts}
-    messages = [Message(message.role, told.get(message.text, message.text)) for message in dialogue.messages]
+    messages = [Utterance(message.role, told.get(message.text, message.text)) for message in dialogue.messages]
     return _with(dialogue, messages, dialogue.questions)
 
 
@@ -192,7 +194,7 @@ def _lower(fact: Fact) -> str:
     return fact.tell if kept else fact.tell[:1].lower() + fact.tell[1:]
 
 
-def _with(dialogue: Dialogue, messages: Sequence[Message], questions: Sequence[Question]) -> Dialogue:
+def _with(dialogue: Dialogue, messages: Sequence[Utterance], questions: Sequence[Question]) -> Dialogue:
     return Dialogue(tuple(messages), dialogue.facts, tuple(questions), dialogue.people)
 
 

@@ -33,7 +33,7 @@ from common import timed
 from deltamem.chat import encode_chat
 from deltamem.demo.reader import Asked, Reader
 from deltamem.demo.show import load_demo
-from deltamem.demo.world import Message, sample_dialogue
+from deltamem.demo.world import Utterance, sample_dialogue
 from deltamem.state import NO_SEGMENT, MemoryState
 from deltamem.train.episodes import Text, TextBatch
 from questions.common import arguments, finish, legend_below, line, panels, parse, rate, share_axis
@@ -57,7 +57,7 @@ class Told:
     sentences: list[int]
 
     @classmethod
-    def of(cls, tokenizer: Any, messages: Sequence[Message]) -> "Told":
+    def of(cls, tokenizer: Any, messages: Sequence[Utterance]) -> "Told":
         """The tokens of messages, as the chat template gives them."""
         chat = encode_chat(tokenizer, [message.to_dict() for message in messages], segments="sentence")
         return cls(chat.input_ids[0].tolist(), chat.message[0].tolist(), chat.segment[0].tolist())

@@ -30,7 +30,7 @@ class ParityError(ValueError):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RecordedStep:
     """How one recorded step was run.
 
     Attributes:
@@ -47,14 +47,14 @@ class Recipe:
 
 
 RECIPES = (
-    Recipe("prefill"),
-    Recipe("read_only", "prefill", write=False),
-    Recipe("continue", "prefill"),
-    Recipe("right_padded"),
-    Recipe("left_padded"),
-    Recipe("cached_prefill", cached=True),
-    Recipe("cached_step0", "cached_prefill", cached=True),
-    *(Recipe(f"cached_step{i}", f"cached_step{i - 1}", cached=True) for i in range(1, 5)),
+    RecordedStep("prefill"),
+    RecordedStep("read_only", "prefill", write=False),
+    RecordedStep("continue", "prefill"),
+    RecordedStep("right_padded"),
+    RecordedStep("left_padded"),
+    RecordedStep("cached_prefill", cached=True),
+    RecordedStep("cached_step0", "cached_prefill", cached=True),
+    *(RecordedStep(f"cached_step{i}", f"cached_step{i - 1}", cached=True) for i in range(1, 5)),
 )
 
 
@@ -124,7 +124,7 @@ class _Case:
             self.strategies[True] = "segment"
         self.recipes = self._recorded()
 
-    def _recorded(self) -> list[Recipe]:
+    def _recorded(self) -> list[RecordedStep]:
         """The steps that were recorded, each of them whole."""
         path, found = self.folder / EXPECTED_FILE, self.expected.keys()
         wanted = ("input_ids", "logits", *(f"state.{layer}" for layer in self.attachment.layer_numbers("token")))

@@ -110,11 +110,11 @@ def load_results(path: Path) -> Results:
         lists: dict[str, Any] = {name: tuple(data.pop(name)) for name in _LISTS}
         found = Results(**data, **lists, entries=entries)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path} has no results of deltamem leaderboard; make it anew from its run.") from None
+        raise ValueError(f"{path} has no results of deltamem leaderboard; make it again from its run.") from None
     lists_of_items = (found.items, found.seeds, found.questions, found.sources)
     lengths = {*map(len, lists_of_items), *(len(entry.scores) for entry in entries)}
     if len(lengths) != 1:
-        raise ValueError(f"{path} is damaged: its lists have different lengths; make it anew from its run.")
+        raise ValueError(f"{path} is damaged: its lists have different lengths; make it again from its run.")
     return found
 
 

@@ -16,22 +16,20 @@ from deltamem_lab.backbone import Backbone
 from deltamem_lab.methods.base import Weights
 from deltamem_lab.methods.registry import STATIC, known_weights, static_of
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-
 
 @dataclass(frozen=True)
 class Placing:
     """How a model is loaded; what is empty is chosen by what there is.
 
     Attributes:
-        dtype: one of :data:`DTYPES`; by default bfloat16 on a GPU and float32 elsewhere.
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``; by default bfloat16 on a GPU and float32 elsewhere.
         attention: the implementation, as transformers names it.
         device_map: where its parts go, as transformers has it; by default all to one GPU if there is one.
     """
 
-    dtype: str = ""
-    attention: str = ""
-    device_map: str = ""
+    dtype: str | None = None
+    attention: str | None = None
+    device_map: str | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Those of :func:`~deltamem.models.loading.load_weights`."""
@@ -39,8 +37,8 @@ class Placing:
         return {
             "dtype": self.dtype or ("bfloat16" if torch.cuda.is_available() else "float32"),
             "device": device,
-            "attention": self.attention or None,
-            "device_map": self.device_map or None,
+            "attention": self.attention,
+            "device_map": self.device_map,
         }
 
 

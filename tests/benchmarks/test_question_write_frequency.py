@@ -8,15 +8,15 @@ import torch
 
 from deltamem.demo.reader import Reader
 from deltamem.demo.show import load_demo
-from deltamem.demo.world import Message
+from deltamem.demo.world import Utterance
 from questions import write_frequency
 from questions.write_frequency import WAYS, Told, remember
 
 MESSAGES = [
-    Message("user", "I live in Oslo."),
-    Message("assistant", "Hello! How are you?"),
-    Message("user", "My pet is a dog."),
-    Message("assistant", "Noted."),
+    Utterance("user", "I live in Oslo."),
+    Utterance("assistant", "Hello! How are you?"),
+    Utterance("user", "My pet is a dog."),
+    Utterance("assistant", "Noted."),
 ]
 
 

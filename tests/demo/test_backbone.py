@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deltamem.demo.backbone import Stage, curriculum, learning_rate, load_backbone
+from deltamem.demo.backbone import CurriculumStage, curriculum, learning_rate, load_backbone
 from deltamem.demo.incontext import Probe, answered_exactly
 from deltamem.demo.lessons import WINDOW, LessonTokens, sample_lesson
 from deltamem.demo.lexicon import lexicon
@@ -124,6 +124,6 @@ def test_a_probe_beyond_the_window_is_an_error(backbone) -> None:
 
 
 def test_training_starts_plain_and_ends_long() -> None:
-    assert curriculum(0.0) == Stage(max_facts=3, plain=True, batch_tokens=1024)
-    assert curriculum(1.0) == Stage(max_facts=16, plain=False, batch_tokens=4096)
+    assert curriculum(0.0) == CurriculumStage(max_facts=3, plain=True, batch_tokens=1024)
+    assert curriculum(1.0) == CurriculumStage(max_facts=16, plain=False, batch_tokens=4096)
     assert learning_rate(0, 1000) < learning_rate(99, 1000) > learning_rate(999, 1000) > 0

@@ -18,7 +18,7 @@ from deltamem.demo.reader import Asked, Reader
 from deltamem.demo.results import Rate
 from deltamem.demo.retrieval import relevant_turns
 from deltamem.demo.story import ASKED
-from deltamem.demo.world import Dialogue, Message, chat, sample_dialogue
+from deltamem.demo.world import Dialogue, Utterance, chat, sample_dialogue
 from deltamem.extensions import how_to_install
 
 TINY = Sizes(recall={1: 1}, updates=1, forgetting=1, loss=1)
@@ -47,7 +47,7 @@ def asked(rows: list[Dialogue]) -> list[Asked]:
     return right + wrong
 
 
-def generated(reader: Reader, messages: list[Message], **options: object) -> str:
+def generated(reader: Reader, messages: list[Utterance], **options: object) -> str:
     tokenizer = show.load_demo()[1]
     prompt = tokenizer.apply_chat_template(
         [message.to_dict() for message in messages], add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -61,7 +61,7 @@ def test_reading_is_graded_as_greedy_decoding(reader: Reader) -> None:
     questions = asked(rows)
     right = reader.read(None, [dialogue.messages for dialogue in rows], questions)
     with deltamem.disabled(reader.model):
-        said = [generated(reader, [*rows[q.row].messages, Message("user", q.ask)]) for q in questions]
+        said = [generated(reader, [*rows[q.row].messages, Utterance("user", q.ask)]) for q in questions]
     assert right == [answer == question.answer for answer, question in zip(said, questions, strict=True)]
     assert any(right)
     assert not all(right)
@@ -77,7 +77,7 @@ def test_recall_is_graded_as_greedy_decoding(reader: Reader, adapter: str) -> No
     said = [
         generated(
             reader,
-            [Message("user", q.ask)],
+            [Utterance("user", q.ask)],
             past_key_values=deltamem.memory_cache(reader.model, state.row(q.row), write=False),
         )
         for q in questions
@@ -117,7 +117,7 @@ def test_the_window_holds_the_last_tokens_only(reader: Reader) -> None:
 
 def test_bm25_finds_the_turns_with_the_words_of_the_question() -> None:
     said = ("Good morning.", "My pet is a tortoise.", "I have to clean the kitchen.", "My hobby is chess.", "Hello!")
-    messages = [m for text in said for m in (Message("user", text), Message("assistant", "Okay."))]
+    messages = [m for text in said for m in (Utterance("user", text), Utterance("assistant", "Okay."))]
     found = relevant_turns(messages, ["What is my hobby?", "What kind of animal is my pet?"], turns=1)
     assert [turns[0].text for turns in found] == ["My hobby is chess.", "My pet is a tortoise."]
     order = [message.text for message in relevant_turns(messages, ["hobby, pet"], turns=2)[0]]

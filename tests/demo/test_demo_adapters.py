@@ -19,7 +19,7 @@ from deltamem.chat import encode_chat
 from deltamem.demo.adapters import COURSES, TRAINING_FILE, Course, Stage, Which, load_demo_adapter, train
 from deltamem.demo.backbone import load_backbone
 from deltamem.demo.reader import Asked, Reader
-from deltamem.demo.world import Message, sample_dialogue
+from deltamem.demo.world import Utterance, sample_dialogue
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_the_grade_is_what_greedy_generation_says(demo: tuple[Qwen3ForCausalLM, 
     model, tokenizer = demo
     attached(model).activate("multi")
     reader = Reader(model, tokenizer)
-    told = [Message("user", "I live in Lisbon."), Message("assistant", "Noted.")]
+    told = [Utterance("user", "I live in Lisbon."), Utterance("assistant", "Noted.")]
     state = reader.remember("multi", [told])
     ask = "Where do I live?"
     prompt = encode_chat(tokenizer, [{"role": "user", "content": ask}], add_generation_prompt=True).input_ids

@@ -12,7 +12,7 @@ from deltamem.chat import encode_chat
 from deltamem.demo.episodes import EpisodeSampler, Mix
 from deltamem.demo.lessons import WINDOW, DialogueTokens
 from deltamem.demo.tokenizer import build_tokenizer
-from deltamem.demo.world import Message, chat
+from deltamem.demo.world import Utterance, chat
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def sampler(tokenizer: PreTrainedTokenizerFast) -> Callable[..., EpisodeSampler]
 
 
 def test_a_chat_has_the_ids_and_segments_of_the_chat_template(tokenizer: PreTrainedTokenizerFast) -> None:
-    messages = [Message("user", "I live in Lisbon."), Message("assistant", "Noted.")]
+    messages = [Utterance("user", "I live in Lisbon."), Utterance("assistant", "Noted.")]
     text = DialogueTokens(tokenizer).text([(messages[0], 0.0), (messages[1], 0.5)])
     expected = encode_chat(tokenizer, [message.to_dict() for message in messages])
     assert list(text.ids) == expected.input_ids[0].tolist()
@@ -36,7 +36,7 @@ def test_a_chat_has_the_ids_and_segments_of_the_chat_template(tokenizer: PreTrai
 
 
 def test_a_message_longer_than_the_window_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
-    long = Message("user", "I live in Lisbon. " * WINDOW)
+    long = Utterance("user", "I live in Lisbon. " * WINDOW)
     with pytest.raises(ValueError, match="longer than the window"):
         DialogueTokens(tokenizer).passages([(long, 0.0)])
 

@@ -115,7 +115,7 @@ def test_the_pages_files_may_load_nothing_from_elsewhere(url: str) -> None:
 @needs_chromium
 def test_what_is_told_is_seen_in_the_memory_and_answered_without_the_text(visit: Callable[..., Page], url: str) -> None:
     page = visit(url)
-    expect(page.locator("#held")).to_contain_text("The memory begins empty")
+    expect(page.locator("#held")).to_contain_text("The memory starts empty")
     expect(page.locator("#seen")).to_have_text("The memory is empty.")
     expect(page.locator("#compare")).to_be_disabled()
     for number, (tell, _) in enumerate(SUGGESTIONS, 1):
@@ -182,7 +182,7 @@ def test_tokens_are_shaded_by_what_the_server_weighs(visit: Callable[..., Page],
     expect(page.locator(f"{TURNS}:first-child .token.read").first).to_be_visible()
     expect(page.locator(f"{TURNS}:nth-child(2) .token")).to_have_count(0)
     page.locator(f"{TURNS}:first-child .meta button").click()
-    expect(page.locator("#token")).to_have_text("No token here is known to have been read by v2’s answer.")
+    expect(page.locator("#token")).to_have_text("v2’s answer read nothing that was written here.")
     page.locator("#shade input[value=none]").check(force=True)
     expect(page.locator(".token")).to_have_count(0)
 
@@ -424,7 +424,7 @@ def test_sessions_can_be_told_apart_and_found(visit: Callable[..., Page], url: s
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.get_by_role("searchbox").press_sequentially("nothing")
-    expect(page.locator("#sessions")).to_have_text("No name or label holds this.")
+    expect(page.locator("#sessions")).to_have_text("No session has this in its name or label.")
     assert len([address for address in asked if "search=" in address]) == 1
 
     late: list[Route] = []

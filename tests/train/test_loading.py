@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausa
 from deltamem import DeltaMemConfig, attach
 from deltamem.train.loading import load_backbone
 from deltamem.train.passes import read_bare
-from deltamem.train.recipe import Backbone, Factory
+from deltamem.train.recipe import BackboneSection, Factory
 
 
 def gpt2() -> tuple[GPT2LMHeadModel, None]:
@@ -25,7 +25,7 @@ def qwen3() -> tuple[Qwen3ForCausalLM, None]:
 
 @pytest.mark.parametrize("made", ["gpt2", "qwen3"])
 def test_a_backbone_drops_nothing_out_while_an_adapter_is_trained(made: str) -> None:
-    model = load_backbone(Backbone(factory=Factory(source=f"test_loading:{made}"))).model
+    model = load_backbone(BackboneSection(factory=Factory(source=f"test_loading:{made}"))).model
     attach(model, DeltaMemConfig())
     texts = pair_batch(0).queries
     trained, used = (read_bare(model.train(mode), texts).logits for mode in (True, False))

@@ -23,7 +23,7 @@ def ask(
 ) -> None:
     """Print the answer of a memory to one question, and nothing else.
 
-    The question is not written. A text on standard input is: it is read into the memory first, as a document.
+    The question is not written to the memory. Text on standard input is: it is read first, as a document.
 
     Example: deltamem ask "Where do I live?" --memory ravi.safetensors
     Another: cat notes.txt | deltamem ask "What is the budget?" --memory notes.safetensors

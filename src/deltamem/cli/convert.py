@@ -36,7 +36,7 @@ def convert(
     """Convert an adapter between this package's format and the published release's.
 
     The release keeps its tensors in a pickle; they are read without running any code from it, and
-    written as safetensors. What the release's format cannot keep is said.
+    written as safetensors. The command says what the release's format cannot keep.
 
     Example: deltamem convert declare-lab/delta-mem_qwen3_4b-instruct my-adapter
     --base-model Qwen/Qwen3-4B-Instruct-2507

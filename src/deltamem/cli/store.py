@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 store = typer.Typer(
     no_args_is_help=True,
-    help="Look after a server's store: count, clean up, encrypt anew, delete.\n\nExample: deltamem store stats",
+    help="Look after a server's store: count, clean up, re-encrypt, delete.\n\nExample: deltamem store stats",
 )
 _Store = Annotated[
     str, typer.Option("--store", envvar=STORE_VARIABLE, help="The server's store; the user's own if left out.")
@@ -53,7 +53,7 @@ def purge(
     keep_versions: Annotated[
         int | None, typer.Option(min=1, help="Also delete all but this many of the latest versions of every session.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell how many that would be.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many that would be.")] = False,
     as_json: _Json = False,
 ) -> None:
     """Delete the sessions that have expired, as a running server does every minute, and if asked to old versions.

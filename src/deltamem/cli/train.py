@@ -21,7 +21,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in output.folder.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell what the run would be; loads no weights.")
+        bool, typer.Option("--dry-run", help="Only print what the run would be; load no weights.")
     ] = False,
     auto_size: Annotated[
         bool, typer.Option("--auto-size", help="First find the adapter's rank and states by short runs (section auto).")
@@ -31,8 +31,8 @@ def train(
     """Train an adapter by a recipe, on one machine or many.
 
     SIGINT or SIGTERM ends it after the step it is in, with a checkpoint to go on from. For several processes start
-    it by accelerate launch -m deltamem train RECIPE, or torchrun. --auto-size takes one process; with it the same
-    command goes on with sizes that were not finished.
+    it by accelerate launch -m deltamem train RECIPE, or torchrun. --auto-size takes one process; run the
+    same command again to go on with sizes that were not finished.
 
     Example: deltamem train recipes/embedded.yaml schedule.steps=200 output.folder=runs/short
     """

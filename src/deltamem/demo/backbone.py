@@ -75,7 +75,7 @@ def backbone_config(tokenizer: "PreTrainedTokenizerFast") -> "Qwen3Config":
 
 
 @dataclass(frozen=True)
-class Stage:
+class CurriculumStage:
     """What lessons are like at one point of the training."""
 
     max_facts: int
@@ -83,15 +83,15 @@ class Stage:
     batch_tokens: int
 
 
-def curriculum(progress: float) -> Stage:
+def curriculum(progress: float) -> CurriculumStage:
     """The stage after a share of the training.
 
     Recall forms after a number of steps, whatever their size: so plain lessons in small batches come first.
     """
     if progress < PLAIN_SHARE:
-        return Stage(max_facts=3, plain=True, batch_tokens=BATCH_TOKENS // 4)
+        return CurriculumStage(max_facts=3, plain=True, batch_tokens=BATCH_TOKENS // 4)
     grown = (progress - PLAIN_SHARE) / GROWTH_SHARE
-    return Stage(min(MAX_FACTS, 4 + int(grown * (MAX_FACTS - 4))), plain=False, batch_tokens=BATCH_TOKENS)
+    return CurriculumStage(min(MAX_FACTS, 4 + int(grown * (MAX_FACTS - 4))), plain=False, batch_tokens=BATCH_TOKENS)
 
 
 def learning_rate(step: int, steps: int) -> float:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from deltamem.demo.lessons import DialogueTokens
 from deltamem.demo.world import (
     Event,
-    Message,
     Person,
     Question,
+    Utterance,
     current_facts,
     question,
     sample_events,
@@ -143,12 +143,12 @@ class EpisodeSampler:
 
     def _turns(
         self, rng: random.Random, events: list[Event], people: tuple[Person, ...]
-    ) -> list[tuple[Message, float]]:
+    ) -> list[tuple[Utterance, float]]:
         """The messages of a history, in some dialogues with a few questions among them, answered and trained on."""
         answered = rng.random() < self.mix.answered
         # Half of the questions come at the end, where there is most to keep apart.
         places = [rng.choice((rng.randint(0, len(events)), len(events))) for _ in range(rng.randint(2, 5) * answered)]
-        turns: list[tuple[Message, float]] = []
+        turns: list[tuple[Utterance, float]] = []
         for place in range(len(events) + 1):
             for _ in range(places.count(place)):
                 known = current_facts(events[:place])
@@ -156,7 +156,7 @@ class EpisodeSampler:
                     asked = question(rng, rng.choice(known), people)
                 else:
                     asked = unanswerable_question(rng, known, people, "train", self.mix.attributes)
-                turns += [(Message("user", asked.ask), 0.0), (Message("assistant", asked.answer), 1.0)]
+                turns += [(Utterance("user", asked.ask), 0.0), (Utterance("assistant", asked.answer), 1.0)]
             if place < len(events):
                 for message in events[place].messages:
                     trained = answered and message.role == "assistant"

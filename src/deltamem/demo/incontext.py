@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from deltamem.demo.lessons import WINDOW, LessonTokens, Turn
-from deltamem.demo.world import Message, Question, chat, sample_dialogue, unanswerable_question
+from deltamem.demo.world import Question, Utterance, chat, sample_dialogue, unanswerable_question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
@@ -21,7 +21,7 @@ _QUESTIONS = 4
 class Probe:
     """A history and the exchange that should follow it."""
 
-    history: tuple[Message, ...]
+    history: tuple[Utterance, ...]
     ask: str
     answer: str
 
@@ -94,8 +94,8 @@ def answered_exactly(
 def _turns(probe: Probe) -> list[Turn]:
     return [
         *[Turn(message, 0.0) for message in probe.history],
-        Turn(Message("user", probe.ask), 0.0),
-        Turn(Message("assistant", probe.answer), 1.0),
+        Turn(Utterance("user", probe.ask), 0.0),
+        Turn(Utterance("assistant", probe.answer), 1.0),
     ]
 
 

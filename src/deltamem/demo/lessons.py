@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from deltamem.demo.tokenizer import END, START
 from deltamem.demo.world import (
     Event,
-    Message,
     Person,
     Question,
+    Utterance,
     current_facts,
     question,
     sample_events,
@@ -35,7 +35,7 @@ _ANSWER_WEIGHT, _UNKNOWN_WEIGHT, _REPLY_WEIGHT, _USER_WEIGHT = 1.0, 1.0, 0.2, 0.
 class Turn:
     """A message and the weight of its tokens in the loss."""
 
-    message: Message
+    message: Utterance
     weight: float
 
 
@@ -82,10 +82,10 @@ def _next_question(rng: random.Random, told: list[Event], people: tuple[Person, 
 
 def _answered(asked: Question) -> list[Turn]:
     weight = _ANSWER_WEIGHT if asked.fact else _UNKNOWN_WEIGHT
-    return [Turn(Message("user", asked.ask), _USER_WEIGHT), Turn(Message("assistant", asked.answer), weight)]
+    return [Turn(Utterance("user", asked.ask), _USER_WEIGHT), Turn(Utterance("assistant", asked.answer), weight)]
 
 
-def _reply(messages: tuple[Message, ...]) -> list[Turn]:
+def _reply(messages: tuple[Utterance, ...]) -> list[Turn]:
     return [Turn(message, _REPLY_WEIGHT if message.role == "assistant" else _USER_WEIGHT) for message in messages]
 
 
@@ -101,7 +101,7 @@ class DialogueTokens:
         }
         self._encode = lru_cache(maxsize=50_000)(lambda text: tokenizer.encode(text, add_special_tokens=False))
 
-    def text(self, turns: list[tuple[Message, float]]) -> Text:
+    def text(self, turns: list[tuple[Utterance, float]]) -> Text:
         """A chat in which each message's words, and its end, have a loss weight; every message is a segment."""
         ids: list[int] = []
         weights: list[float] = []
@@ -114,7 +114,7 @@ class DialogueTokens:
             segments += [number] * (len(head) + len(body) + 1)
         return Text(tuple(ids), tuple(weights), tuple(segments))
 
-    def passages(self, turns: list[tuple[Message, float]]) -> tuple[Text, ...]:
+    def passages(self, turns: list[tuple[Utterance, float]]) -> tuple[Text, ...]:
         """A chat as one text or, beyond the backbone's window, as several that break between messages.
 
         Raises:
@@ -137,7 +137,7 @@ class DialogueTokens:
         weights: list[float] = []
         segments: list[int] = []
         for number, (ask, answer) in enumerate(asked):
-            said = self.text([(Message("user", ask), 0.0), (Message("assistant", answer), 1.0)])
+            said = self.text([(Utterance("user", ask), 0.0), (Utterance("assistant", answer), 1.0)])
             ids += said.ids
             weights += said.weights
             segments += [NO_SEGMENT if segment else number for segment in said.segments]

@@ -13,7 +13,7 @@ import torch
 from deltamem.demo.reader import ASSISTANT, Asked, Reader
 from deltamem.demo.results import Cost, Curve, Rate, Results, Updates
 from deltamem.demo.retrieval import TURNS, relevant_turns
-from deltamem.demo.world import USER, Dialogue, Message, chat, sample_dialogue
+from deltamem.demo.world import USER, Dialogue, Utterance, chat, sample_dialogue
 from deltamem.state import MemoryState
 
 ADAPTERS = ("token", "segment", "multi")
@@ -77,7 +77,7 @@ class Exam:
         }
 
     def _retrieved(self, asked: Sequence[Asked]) -> list[bool]:
-        prompts: list[list[Message]] = [[]] * len(asked)
+        prompts: list[list[Utterance]] = [[]] * len(asked)
         for row, history in enumerate(self.histories):
             places = [place for place, question in enumerate(asked) if question.row == row]
             if places:
@@ -173,7 +173,7 @@ def measure_forgetting(reader: Reader, count: int) -> dict[str, Curve]:
     asked = _asked(dialogues)
     rows = [question.row for question in asked]
     rng = random.Random("forgetting")
-    texts: list[list[Message]] = [[] for _ in dialogues]
+    texts: list[list[Utterance]] = [[] for _ in dialogues]
     news = [list(dialogue.messages) for dialogue in dialogues]
     since = [0] * count
     states: dict[str, MemoryState | None] = dict.fromkeys(ADAPTERS)
@@ -198,7 +198,7 @@ def measure_loss(reader: Reader, count: int) -> dict[str, float]:
     """The loss of the assistant's tokens in ``count`` dialogues with their questions and answers, in nats."""
     histories = []
     for dialogue in _held_out(count, _LOSS_FACTS):
-        exchanges = [(Message(USER, q.ask), Message(ASSISTANT, q.answer)) for q in dialogue.questions]
+        exchanges = [(Utterance(USER, q.ask), Utterance(ASSISTANT, q.answer)) for q in dialogue.questions]
         histories.append([*dialogue.messages, *(message for exchange in exchanges for message in exchange)])
     return {"bare": reader.loss(None, histories), "adapted": reader.loss("multi", histories)}
 

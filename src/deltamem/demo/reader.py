@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from deltamem.attach import attached
 from deltamem.chat.input import using
 from deltamem.demo.lessons import WINDOW, DialogueTokens
-from deltamem.demo.world import Message
+from deltamem.demo.world import Utterance
 from deltamem.state import MemoryState
 from deltamem.train.episodes import Text, TextBatch
 from deltamem.train.passes import read, trained_logits, write
@@ -23,7 +23,7 @@ ASSISTANT = "assistant"
 _BATCH_TOKENS = 4096
 _NOTHING = Text((), (), ())
 
-History = Sequence[Message]
+History = Sequence[Utterance]
 
 
 @dataclass(frozen=True)

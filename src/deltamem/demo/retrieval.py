@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 
-from deltamem.demo.world import Message
+from deltamem.demo.world import Utterance
 from deltamem.session.retrieval import best_matches
 
 TURNS = 3
 
 
-def relevant_turns(messages: Sequence[Message], questions: Sequence[str], turns: int = TURNS) -> list[list[Message]]:
+def relevant_turns(
+    messages: Sequence[Utterance], questions: Sequence[str], turns: int = TURNS
+) -> list[list[Utterance]]:
     """For each question the ``turns`` exchanges that BM25 ranks highest, in their original order.
 
     Args:

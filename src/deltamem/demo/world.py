@@ -17,7 +17,7 @@ _RELATION_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Message:
+class Utterance:
     """One turn of a chat; ``role`` is "user" or "assistant"."""
 
     role: str
@@ -55,7 +55,7 @@ class Question:
 class Dialogue:
     """A history of turns, the facts that hold at its end, and one question for each of them."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[Utterance, ...]
     facts: tuple[Fact, ...]
     questions: tuple[Question, ...]
     people: tuple["Person", ...] = ()
@@ -73,7 +73,7 @@ class Person:
 class Event:
     """One step of a dialogue: the messages it adds, and the fact it makes current (None for small talk)."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[Utterance, ...]
     fact: Fact | None = None
 
 
@@ -181,13 +181,13 @@ def unanswerable_question(
             told = []
 
 
-def chat(rng: random.Random, exchanges: int) -> list[Message]:
+def chat(rng: random.Random, exchanges: int) -> list[Utterance]:
     """Small talk: ``exchanges`` pairs of a user and an assistant message that say nothing about any attribute."""
     messages = []
     for _ in range(exchanges):
         said, reply = rng.choice(lexicon().small_talk)
         words = {slot: rng.choice(options) for slot, options in lexicon().slots.items()}
-        messages += [Message("user", said.format(**words)), Message("assistant", reply.format(**words))]
+        messages += [Utterance("user", said.format(**words)), Utterance("assistant", reply.format(**words))]
     return messages
 
 
@@ -243,7 +243,7 @@ def _say(rng: random.Random, plan: _Plan, met: set[Person], split: Split) -> Eve
         text, acks = opening.format(t=text), lexicon().correction_acks
     tell = sentence(text)
     fact = Fact(plan.person.name if plan.person else USER, plan.attribute, plan.value, tell, plan.replaces)
-    return Event((Message("user", tell), Message("assistant", rng.choice(acks))), fact)
+    return Event((Utterance("user", tell), Utterance("assistant", rng.choice(acks))), fact)
 
 
 def _ask(rng: random.Random, person: Person | None, attribute: str) -> str:

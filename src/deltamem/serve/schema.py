@@ -94,7 +94,7 @@ class MemoryOptions(Options):
     )
     mode: Literal["read_write", "read_only", "off"] = "read_write"
     must_exist: bool = Field(default=False, description="404 instead of a new session.")
-    fresh: bool = Field(default=False, description="Leave the session's memory behind, begin anew.")
+    fresh: bool = Field(default=False, description="Leave the session's memory behind and start fresh.")
     roles: Roles = Field(default=["user", "assistant", "tool"], description="Whose messages are written.")
     state: str | None = Field(default=None, description="A memory from return_state, instead of a session.")
     return_state: bool = Field(default=False, description="Hand the memory after the turn to the client, signed.")

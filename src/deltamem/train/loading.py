@@ -18,7 +18,7 @@ from deltamem.train.data.lines import find_files
 from deltamem.train.data.options import DataOptions
 from deltamem.train.episodes import EpisodeBatch
 from deltamem.train.plain import WithPlain, has_plain
-from deltamem.train.recipe import Backbone, Factory, Recipe
+from deltamem.train.recipe import BackboneSection, Factory, Recipe
 from deltamem.train.strangers import texts_of
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Part(Dataset[Any]):
         return self.dataset[self.places[index]]
 
 
-def load_backbone(backbone: Backbone) -> Loaded:
+def load_backbone(backbone: BackboneSection) -> Loaded:
     """The backbone and its tokenizer.
 
     Raises:

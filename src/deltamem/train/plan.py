@@ -12,7 +12,7 @@ from deltamem.models.loading import load_config
 from deltamem.train.arguments import processes
 from deltamem.train.data.options import DataOptions
 from deltamem.train.loading import load_backbone
-from deltamem.train.recipe import Backbone, Recipe
+from deltamem.train.recipe import BackboneSection, Recipe
 
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "auto": 2}
 # Weights, gradients and the two moments of AdamW, in float32.
@@ -122,7 +122,7 @@ def meta_backbone(shape: dict[str, Any]) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config)  # type: ignore[no-any-return]
 
 
-def _shape(backbone: Backbone) -> PreTrainedModel:
+def _shape(backbone: BackboneSection) -> PreTrainedModel:
     if backbone.shape is not None:
         return meta_backbone(backbone.shape)
     if backbone.factory is not None:

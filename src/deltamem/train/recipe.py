@@ -34,7 +34,7 @@ class Factory(Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class Backbone(Section):
+class BackboneSection(Section):
     """The frozen model.
 
     Attributes:
@@ -257,7 +257,7 @@ class Recipe(Section):
         seed: of the initial weights, the order of the data and all draws.
     """
 
-    backbone: Backbone
+    backbone: BackboneSection
     adapter: DeltaMemConfig = Field(default_factory=DeltaMemConfig)
     start: str | None = None
     data: Data

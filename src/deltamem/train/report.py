@@ -21,7 +21,7 @@ _SHOWN = {
 _SHARES = ("recovered_share", "memory_share")
 
 
-class Progress(ProgressCallback):
+class ProgressLines(ProgressCallback):
     """A line on stderr for every logged step and every evaluation, from the main process; on a terminal also a bar.
 
     Args:

@@ -1,12 +1,21 @@
 """``deltamem eval``: methods of memory on benchmarks, with controls, one record a question."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltamem.extensions import how_to_install
+
+if TYPE_CHECKING:
+    from deltamem_lab.backbone import Backbone
+
 
 def eval(
+    recipe: Annotated[
+        Path | None, typer.Option(help="What to run, as YAML; the options that you give beside it change it.")
+    ] = None,
     suite: Annotated[
         str, typer.Option(help="embedded, smoke, paper, real or module:SUITE; or name tasks with --task.")
     ] = "",
@@ -32,7 +41,9 @@ def eval(
         list[str] | None,
         typer.Option(help="The control, trained on strangers' memories: FOLDER, or ADAPTER=FOLDER for one of several."),
     ] = None,
-    output: Annotated[Path, typer.Option(help="The run's folder; a run that stopped goes on.")] = Path("runs/eval"),
+    output: Annotated[
+        Path | None, typer.Option(help="The run's folder, runs/eval by default; a run that stopped goes on.")
+    ] = None,
     data: Annotated[list[str] | None, typer.Option(help="The data, as FILE for one task, or TASK=FILE.")] = None,
     option: Annotated[
         list[str] | None,
@@ -44,9 +55,11 @@ def eval(
     model_revision: Annotated[str | None, typer.Option(help="Of the backbone on the Hub.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The most items a task.")] = None,
     questions: Annotated[int | None, typer.Option(min=1, help="The most questions about each item.")] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, such as 0,1,2: other dialogues, other samples.")] = "0",
+    seeds: Annotated[str, typer.Option(help="Seeds, such as 0,1,2: other dialogues and samples; 0 by default.")] = "",
     shard: Annotated[str, typer.Option(help="i/n: only every n-th item, from the i-th (1/n … n/n).")] = "",
-    batch: Annotated[int, typer.Option(min=1, help="The most questions answered at once.")] = 16,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="The most questions answered at once; 16 by default.")
+    ] = None,
     dtype: Annotated[
         str, typer.Option(help="Of --model: float32, bfloat16, float16 or auto; bfloat16 on a GPU by default.")
     ] = "",
@@ -55,132 +68,126 @@ def eval(
     ] = "",
     device_map: Annotated[str, typer.Option(help="Of --model: auto, cpu, cuda:1, as transformers has.")] = "",
     window: Annotated[int | None, typer.Option(min=1, help="Prompt tokens of the method window.")] = None,
-    turns: Annotated[int, typer.Option(min=1, help="How many units retrieval brings back.")] = 3,
+    turns: Annotated[
+        int | None, typer.Option(min=1, help="How many units retrieval brings back; 3 by default.")
+    ] = None,
     unit: Annotated[
-        int, typer.Option(min=0, help="Tokens of a unit of retrieval; by default it is a turn or a passage.")
-    ] = 0,
+        int | None, typer.Option(min=0, help="Tokens of a unit of retrieval; by default it is a turn or a passage.")
+    ] = None,
     compressor: Annotated[str, typer.Option(help="Hub id or folder of the classifier that compresses.")] = "",
     no_train: Annotated[
         bool, typer.Option("--no-train", help="Train nothing for the suite; what is not trained is left out.")
     ] = False,
-    thinking: Annotated[bool, typer.Option(help="Let backbones that can think do so; the paper does not.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would run; loads no weights.")] = False,
+    thinking: Annotated[
+        bool | None, typer.Option(help="Let backbones that can think do so; the paper does not.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would run; load no weights.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Evaluate ways to remember, side by side, with the controls that tell memory from habit.
 
-    Answers go to records.jsonl in --output as they come; run the same command again to go on. Start several
-    processes by accelerate launch, torchrun or --shard; they share the folder. Then: deltamem report FOLDER.
+    Answers go to records.jsonl in --output as they come; run the same command again to go on. evaluation.yaml there is
+    the recipe that repeats the run. Start several processes by accelerate launch, torchrun or --shard; they share the
+    folder. Then: deltamem report FOLDER.
     The suite embedded first trains what is compared with the memory into --output/trained, and says how long it takes.
 
     Example: deltamem eval --suite embedded --output runs/embedded
     """
+    if recipe is not None and not recipe.is_file():
+        raise FileNotFoundError(f"There is no recipe {recipe}.")
+    if suite and task:
+        raise typer.BadParameter("Give a --suite, or one or more of --task.")
+    if protocol and not (task or harness):
+        raise typer.BadParameter("A suite has its own protocols; give --protocol with --task.")
+    try:
+        from deltamem_lab.commands.evaluation.recipe import placed, read_recipe
+    except ImportError as error:
+        raise ImportError(f"Evaluation needs {error.name}: {how_to_install('eval')}") from None
     from deltamem_lab.commands.evaluation import arguments, planning, preparing, real, running
     from deltamem_lab.commands.evaluation import harness as harness_tasks
     from deltamem_lab.methods import MethodOptions
     from deltamem_lab.methods.registry import import_methods
     from deltamem_lab.suites import REAL
 
-    asked, model = model, "" if model == "embedded" else model
-    placing = arguments.read_placing(dtype, attention, device_map, has_model=bool(model))
-    if suite == REAL:
-        real.refuse(
-            {
-                "--task": task,
-                "--harness": harness,
-                "--protocol": protocol,
-                "--method": method,
-                "--revision": revision or model_revision,
-                "--limit": limit,
-                "--seeds": seeds != "0",
-                "--shard": shard,
-                "--window": window,
-                "--turns": turns != 3,
-                "--unit": unit,
-                "--compressor": compressor,
-                "--attention": attention,
-                "--device-map": device_map,
-            }
-        )
-        real.run(
-            asked or "smollm2",
-            adapter or [],
-            static_adapter or [],
-            output,
-            data or [],
-            option or [],
-            questions,
-            dtype,
-            dry_run=dry_run,
-            as_json=as_json,
-        )
+    changes = {
+        "suite": suite,
+        "harness": harness.split(",") if harness else (),
+        "methods": method,
+        "model.name": model,
+        "model.revision": model_revision,
+        "model.dtype": dtype,
+        "model.attention": attention,
+        "model.device_map": device_map,
+        "model.thinking": thinking,
+        "adapters": adapter,
+        "static_adapters": static_adapter,
+        "output": output,
+        "limit": limit,
+        "questions": questions,
+        "seeds": arguments.read_seeds(seeds) if seeds else (),
+        "batch": batch,
+        "window": window,
+        "turns": turns,
+        "unit": unit,
+        "compressor": compressor,
+        "train": False if no_train else None,
+    }
+    given = {key: value for key, value in changes.items() if value not in (None, "", [], ())}
+    asked, part = read_recipe(recipe, given, task or (), protocol), arguments.read_shard(shard)
+    besides: dict[str, object] = {"--protocol": protocol, "--revision": revision, "--shard": shard}
+    if asked.suite == REAL:
+        arguments.refuse(asked, real.WITHOUT_EFFECT, besides | {"--task": task}, "--suite real")
+        real.run(asked, data or (), option or (), dry_run=dry_run, as_json=as_json)
         return
-    if harness:
-        others: dict[str, object] = {"--suite": suite, "--task": task, "--protocol": protocol}
-        others |= {
-            "--static-adapter": static_adapter,
-            "--option": option,
-            "--revision": revision,
-            "--seeds": seeds != "0",
-            "--questions": questions,
-            "--shard": shard,
-            "several processes": not shard and arguments.read_shard(shard)[1] > 1,
-            "--no-train": no_train,
-        }
-        others |= {
-            "--window": window,
-            "--turns": turns != 3,
-            "--unit": unit,
-            "--compressor": compressor,
-            "--dry-run": dry_run,
-        }
-        harness_tasks.refuse(others, adapter or [])
-        names = harness.split(",")
-        sources = arguments.read_sources(data or [], (), (), names)
-        backbone = running.load(
-            model, adapter or [], (), model_revision, batch, weights=True, thinking=thinking, placing=placing
-        )
-        chosen_methods = harness_tasks.choose_methods(method or [], backbone.adapters)
-        answered = harness_tasks.run(names, chosen_methods, backbone, output, sources.files, limit)
-        running.take_notes(output, {}, list(chosen_methods))
-        running.finish(output, answered, as_json, quiet=False)
+    if asked.harness:
+        besides |= {"--option": option, "several processes": not shard and part[1] > 1, "--dry-run": dry_run}
+        arguments.refuse(asked, harness_tasks.WITHOUT_EFFECT, besides, "--harness")
+        harness_tasks.check_adapters(placed(asked.adapters))
+    asked = arguments.with_sources(asked, data or (), revision or (), option or ())
+    placing = arguments.placing_of(asked)
+
+    def load(adapters: Sequence[str], statics: Sequence[str] = (), *, weights: bool = True) -> "Backbone":
+        return running.load(asked, adapters, statics, weights=weights, placing=placing)
+
+    if asked.harness:
+        backbone = load(placed(asked.adapters))
+        chosen_methods = harness_tasks.choose_methods(asked.methods, backbone.adapters)
+        answered = harness_tasks.run(chosen_methods, backbone, asked)
+        running.take_notes(asked, {}, list(chosen_methods))
+        running.finish(asked.output, answered, as_json, quiet=False)
         return
-    chosen = arguments.choose_suite(suite, task or [], protocol, has_model=bool(model))
-    part = arguments.read_shard(shard)
-    seeded = arguments.read_seeds(seeds)
-    sources = arguments.read_sources(data or [], revision or [], option or [], [one.task for one in chosen.tasks])
-    import_methods(method or chosen.methods)
+    chosen = arguments.choose_suite(asked.suite, asked.tasks, has_model=asked.has_model)
+    import_methods(asked.methods or chosen.methods)
     preparation = preparing.find_preparation(
-        chosen, output, method or [], adapter or [], static_adapter or [], compressor, train=not no_train
+        chosen,
+        asked.output,
+        asked.methods,
+        placed(asked.adapters),
+        placed(asked.static_adapters),
+        asked.compressor,
+        train=asked.train,
     )
-    if chosen.seconds and not (method or limit or questions):
-        running.tell_time(chosen.seconds, len(seeded))
+    if chosen.seconds and not (asked.methods or asked.limit or asked.questions):
+        running.tell_time(chosen.seconds, len(asked.seeds))
     if preparation.left and not dry_run:
         preparation = preparing.train(preparation, shared=part[1] > 1)
-    backbone = running.load(
-        model,
-        preparation.adapters,
-        preparation.statics,
-        model_revision,
-        batch,
-        weights=not dry_run,
-        thinking=thinking,
-        placing=placing,
-    )
-    options = MethodOptions(window=window, turns=turns, unit=unit, compressor=preparation.compressor)
+    backbone = load(preparation.adapters, preparation.statics, weights=not dry_run)
+    options = MethodOptions(window=asked.window, turns=asked.turns, unit=asked.unit, compressor=preparation.compressor)
     untrained = {*preparation.absent, *(one.method for one in preparation.left)}
-    names, lacking = planning.choose_methods(chosen, method or [], backbone, options, untrained)
+    names, lacking = planning.choose_methods(chosen, asked.methods, backbone, options, untrained)
     absent = {**preparation.absent, **lacking}
-    most = limit or chosen.limit
-    jobs, missing = arguments.make_jobs(chosen, sources, seeded, most, questions, skip=dry_run)
+    most = asked.limit or chosen.limit
+    jobs, missing = arguments.make_jobs(chosen, asked, most, skip=dry_run)
     if dry_run:
-        plan = planning.make_plan(jobs, missing, chosen, len(seeded), most, questions, names, backbone, options)
+        plan = planning.make_plan(
+            jobs, missing, chosen, len(asked.seeds), most, asked.questions, names, backbone, options
+        )
         planning.print_plan(plan[0], missing, preparation, absent, plan[1], as_json)
         return
 
     def take_notes() -> None:
         if not part[0]:
-            running.take_notes(output, absent, names)
+            running.take_notes(asked, absent, names)
 
-    answered = running.run(jobs, names, backbone, output, options, part, take_notes)
-    running.finish(output, answered, as_json, quiet=part[1] > 1)
+    answered = running.run(jobs, names, backbone, asked.output, options, part, take_notes)
+    running.finish(asked.output, answered, as_json, quiet=part[1] > 1)

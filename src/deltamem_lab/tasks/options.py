@@ -1,4 +1,4 @@
-"""What a task can be told beside its data, as texts from the command line."""
+"""What a task can be told beside its data: texts from the command line, or values from a recipe."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -12,14 +12,14 @@ _GENERAL = ("data", "revision", "seed")
 _JUDGE = ("judge", "judge_url", "judge_key")
 
 
-def task_options(build: Callable[..., Any], options: Mapping[str, str]) -> dict[str, Any]:
-    """The keyword arguments for what makes a task: the texts as its parameters are annotated.
+def task_options(build: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments for what makes a task: what is given, as its parameters are annotated.
 
     Args:
         build: the task's class. A parameter can be a path, a number, a text, or a collection of numbers or texts, which
-            is written with commas; a :class:`Judge` takes ``judge`` (a model's name), ``judge_url`` and ``judge_key``
-            (the name of the variable with the key).
-        options: the texts by name.
+            is a list or a text with commas; a :class:`Judge` takes ``judge`` (a model's name), ``judge_url`` and
+            ``judge_key`` (the name of the variable with the key).
+        options: texts or values by name.
 
     Raises:
         ValueError: the task has no such option, or one is no such value.
@@ -42,7 +42,7 @@ def known_options(build: Callable[..., Any]) -> set[str]:
     return known | set(_JUDGE) if "judge" in known else known
 
 
-def _judge(options: Mapping[str, str]) -> Judge | None:
+def _judge(options: Mapping[str, Any]) -> Judge | None:
     if "judge" in options:
         return Judge(options["judge"], options.get("judge_url"), options.get("judge_key", "OPENAI_API_KEY"))
     if given := sorted(set(options) & set(_JUDGE)):
@@ -50,15 +50,16 @@ def _judge(options: Mapping[str, str]) -> Judge | None:
     return None
 
 
-def _parsed(name: str, text: str, wanted: Any) -> Any:
+def _parsed(name: str, given: Any, wanted: Any) -> Any:
     if get_origin(wanted) in (Union, UnionType):
         wanted = next(one for one in get_args(wanted) if one is not NoneType)
     try:
         if wanted in (Path, int, float, str):
-            return wanted(text)
+            return wanted(given)
         kind = next((one for one in get_args(wanted) if one in (int, float)), str)
-        return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
-    except ValueError:
+        parts = given if isinstance(given, (list, tuple)) else [part for part in str(given).split(",") if part.strip()]
+        return tuple(kind(str(part).strip()) for part in parts)
+    except (ValueError, TypeError):
         raise ValueError(
-            f"{name} must be a number, or numbers between commas where it takes several, not {text!r}."
+            f"{name} must be a number, or numbers between commas where it takes several, not {given!r}."
         ) from None

@@ -71,7 +71,7 @@ def build_task(
     *,
     revision: str | None = None,
     seed: int = 0,
-    options: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Task:
     """A benchmark by its name.
 
@@ -80,7 +80,7 @@ def build_task(
         data: its file; the Hub's data if not given.
         revision: of the Hub's data.
         seed: for benchmarks that are made up.
-        options: of the benchmark, as texts; see :func:`~deltamem_lab.tasks.options.task_options`.
+        options: of the benchmark; see :func:`~deltamem_lab.tasks.options.task_options`.
 
     Raises:
         ValueError: there is no such benchmark, or what was given does not fit it.

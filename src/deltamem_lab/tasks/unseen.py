@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 
 from deltamem.demo.lexicon import lexicon, render, sentence
-from deltamem.demo.world import USER, Dialogue, Event, Fact, Message, Person, Question
+from deltamem.demo.world import USER, Dialogue, Event, Fact, Person, Question, Utterance
 
 # By attribute of the world, each of one kind with those it has.
 VALUES = {
@@ -129,7 +129,7 @@ def crowd(rng: random.Random, facts: int, others: int) -> Dialogue:
 
 def _dialogue(rng: random.Random, plan: list[tuple[str, str, str, str]]) -> Dialogue:
     """A dialogue of the user's facts: attribute, value, and how it is told and asked; its facts are the world's own."""
-    messages: list[Message] = []
+    messages: list[Utterance] = []
     facts, questions = [], []
     for name, value, tell, ask in plan:
         said = sentence(render(tell, value=value))
@@ -142,4 +142,4 @@ def _dialogue(rng: random.Random, plan: list[tuple[str, str, str, str]]) -> Dial
 
 
 def _said(rng: random.Random, tell: str, fact: Fact) -> Event:
-    return Event((Message(USER, tell), Message("assistant", rng.choice(lexicon().acks))), fact)
+    return Event((Utterance(USER, tell), Utterance("assistant", rng.choice(lexicon().acks))), fact)

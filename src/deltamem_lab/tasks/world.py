@@ -8,8 +8,7 @@ from pathlib import Path
 
 from deltamem.chat import Message
 from deltamem.demo.lessons import DialogueTokens
-from deltamem.demo.world import UNKNOWN, USER, Dialogue, chat, sample_dialogue, unanswerable_question
-from deltamem.demo.world import Message as Said
+from deltamem.demo.world import UNKNOWN, USER, Dialogue, Utterance, chat, sample_dialogue, unanswerable_question
 from deltamem.demo.world import Question as Asked
 from deltamem_lab.interface import Average, Budget, Decoding, Entry, Item, Question, as_messages
 from deltamem_lab.tasks import unseen
@@ -124,7 +123,9 @@ class WorldTask:
         )
 
 
-def _questions(rng: random.Random, dialogue: Dialogue, messages: Sequence[Said], source: str) -> Iterator[Question]:
+def _questions(
+    rng: random.Random, dialogue: Dialogue, messages: Sequence[Utterance], source: str
+) -> Iterator[Question]:
     unknown = unanswerable_question(rng, dialogue.facts, dialogue.people, "test")
     ago = _tokens_since(messages)
     for number, asked in enumerate((*dialogue.questions, unknown)):
@@ -153,7 +154,7 @@ def _axes(asked: Asked, dialogue: Dialogue, source: str, ago: Mapping[str, int])
     return {AGO: ago[asked.fact.tell], **({FACTS: len(dialogue.facts)} if plain else {})}
 
 
-def _tokens_since(messages: Sequence[Said]) -> Mapping[str, int]:
+def _tokens_since(messages: Sequence[Utterance]) -> Mapping[str, int]:
     """For what the user said, the tokens that follow it, of its last time."""
     tokens, since = _tokens(), 0
     found: dict[str, int] = {}

@@ -8,7 +8,8 @@ import pytest
 import typer
 
 from deltamem.cli.main import main
-from deltamem_lab.commands.evaluation.arguments import read_sources
+from deltamem_lab.commands.evaluation.arguments import read_sources, with_sources
+from deltamem_lab.commands.evaluation.recipe import RECIPE_FILE, read_recipe, save_recipe
 from deltamem_lab.commands.evaluation.running import Lines
 from deltamem_lab.notes import read_notes
 from deltamem_lab.records import read_run
@@ -132,8 +133,10 @@ def test_numbers_attention_and_devices_can_be_chosen(tmp_path: Path, capsys: pyt
     assert (options["dtype"], options["attention"]) == ("float16", "eager")
     assert len(read_run(folder)) == 1
     capsys.readouterr()
-    assert run("eval", *chosen, "--dtype", "float8") == 2
-    assert "float32, bfloat16, float16, not 'float8'" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert run("eval", *chosen, "--dtype", "float8") == 1
+    assert (
+        "model.dtype: Input should be 'auto', 'float32', 'bfloat16' or 'float16' ('float8')" in capsys.readouterr().err
+    )
     assert run("eval", "--task", "world", "--dtype", "float16") == 2
     assert "of a --model" in capsys.readouterr().err
 
@@ -206,19 +209,75 @@ def test_what_is_named_twice_is_asked_once(tmp_path: Path, capsys: pytest.Captur
 def test_options_and_revisions_are_for_tasks() -> None:
     tasks = ["locomo", "memoryagentbench", "longmemeval"]
     options = ["categories=1", "judge=m", "longmemeval.judge_url=http://x", "memoryagentbench.sources=icl"]
-    found = read_sources(["locomo=a.json"], ["longmemeval=abc"], options, tasks)
-    assert found.options == {
-        "locomo": {"categories": "1"},
-        "memoryagentbench": {"judge": "m", "sources": "icl"},
-        "longmemeval": {"judge": "m", "judge_url": "http://x"},
+    assert read_sources(["locomo=a.json"], ["longmemeval=abc"], options, tasks) == {
+        "locomo": {"data": "a.json", "options": {"categories": "1", "judge": "m"}},
+        "memoryagentbench": {"options": {"judge": "m", "sources": "icl"}},
+        "longmemeval": {"revision": "abc", "options": {"judge": "m", "judge_url": "http://x"}},
     }
-    assert found.revisions == {"longmemeval": "abc"}
-    assert read_sources([], ["abc"], [], ["gpqa"]).revisions == {"gpqa": "abc"}
+    assert read_sources([], ["abc"], [], ["gpqa"]) == {"gpqa": {"revision": "abc"}}
     for wrong in ("nothing=1", "hotpotqa.categories=1", "categories"):
         with pytest.raises(typer.BadParameter, match=r"TASK\.NAME=VALUE"):
             read_sources([], [], [wrong], tasks)
     with pytest.raises(typer.BadParameter, match="TASK=REVISION"):
         read_sources([], ["abc"], [], tasks)
+
+
+RECIPE = """
+tasks:
+  locomo: {protocol: official, data: locomo.json, options: {categories: [1, 4]}}
+  world: {}
+model: {name: model, dtype: float32}
+adapters: {mine: ADAPTER}
+methods: [none, mine]
+seeds: [3]
+"""
+
+
+def test_a_recipe_says_what_the_options_say_and_they_change_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(RECIPE.replace("ADAPTER", str(ASSETS / "adapters" / "multi")), "utf-8")
+    asked = read_recipe(Path("own.yaml"), {})
+    assert asked.tasks["locomo"].options == {"categories": [1, 4]}
+    assert (asked.model.name, asked.model.dtype, asked.has_model) == ("model", "float32", True)
+    changed = read_recipe(Path("own.yaml"), {"model.dtype": "bfloat16", "limit": 2})
+    changed = with_sources(changed, (), (), ("categories=2",))
+    assert (changed.model.name, changed.model.dtype, changed.limit) == ("model", "bfloat16", 2)
+    assert changed.tasks["locomo"].options == {"categories": "2"}
+    assert changed.tasks["locomo"].data == Path("locomo.json")
+    assert list(read_recipe(Path("own.yaml"), {}, ["world"], "beyond").tasks) == ["world"]
+    save_recipe(changed)
+    assert read_recipe(changed.output / RECIPE_FILE, {}) == changed
+
+
+def test_a_run_is_repeated_by_the_recipe_that_it_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    given = ("--task", "world", "--method", "none", "--limit", "1", "--questions", "2", "--seeds", "4")
+    assert run("eval", *given, "--output", str(folder)) == 0
+    assert run("eval", "--recipe", str(folder / RECIPE_FILE)) == 0
+    assert "Answered 0 questions now" in capsys.readouterr().out
+    assert run("eval", "--recipe", str(folder / RECIPE_FILE), "--output", str(tmp_path / "again"), "--limit", "2") == 0
+    assert {record.seed for record in read_run(tmp_path / "again")} == {4}
+    assert len(read_run(tmp_path / "again")) == 2 * len(read_run(folder))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("task: {world: {}}", "unknown keys: task (did you mean tasks?)"),
+        ("tasks: {world: {protocoll: x}}", "tasks.world.protocoll (did you mean protocol?)"),
+        ("seeds: one", "seeds: "),
+        ("{suite: smoke, tasks: {gpqa: {}}}", "The suite smoke has no task gpqa"),
+        ("{suite: smoke, tasks: {world: {protocol: beyond}}}", "A suite has its own protocols"),
+        ("tasks: [", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_its_key(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.yaml").write_text(text, "utf-8")
+    assert run("eval", "--recipe", str(tmp_path / "own.yaml"), "--output", str(tmp_path / "run")) > 0
+    assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:

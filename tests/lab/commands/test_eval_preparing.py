@@ -18,6 +18,7 @@ from deltamem.train.recipefile import load_recipe
 from deltamem_lab.commands.evaluation.arguments import choose_suite
 from deltamem_lab.commands.evaluation.planning import choose_methods
 from deltamem_lab.commands.evaluation.preparing import Preparation, find_preparation, train
+from deltamem_lab.commands.evaluation.recipe import TaskSection
 from deltamem_lab.loading import embedded_backbone
 from deltamem_lab.methods import MethodOptions
 from deltamem_lab.suites import SUITES, TRAININGS, SuiteTraining
@@ -131,7 +132,7 @@ def test_nothing_is_trained_that_was_given_or_is_not_wanted(tmp_path: Path) -> N
     assert "lora" not in [one.name for one in given.left]
     assert "context2lora" in given.methods
     assert find(tmp_path, "none", "multi").left == ()
-    assert choose_suite("embedded", (), "", has_model=True).trainings == ()
+    assert choose_suite("embedded", {}, has_model=True).trainings == ()
     assert [one.name for one in find(tmp_path, "empty:static").left] == ["static"]
     assert [one.name for one in find(tmp_path, "static-token").left] == ["static-token"]
     own = find_preparation(SUITE, tmp_path, (), (), ("here", "token=there"), "", train=True)
@@ -197,7 +198,9 @@ def test_the_whole_table_has_every_method_or_says_why_not(trained: Path) -> None
     assert names.index("empty") > names.index("context2lora_fitted")
     assert choose_methods(SUITE, ["none"], backbone, given) == (["none"], {})
     assert choose_methods(SUITES["smoke"], (), backbone, given) == (list(SUITES["smoke"].methods), {})
-    alone, nothing = choose_methods(choose_suite("", ["world"], "", has_model=False), (), backbone, MethodOptions())
+    alone, nothing = choose_methods(
+        choose_suite("", {"world": TaskSection()}, has_model=False), (), backbone, MethodOptions()
+    )
     assert ("context2lora" in alone, nothing) == (True, {})
 
 

@@ -61,19 +61,6 @@ def by_update(sampler: LengthGroupedBatches) -> list[list[list[int]]]:
     return [batches[i : i + sampler.together] for i in range(0, len(batches), sampler.together)]
 
 
-def test_an_epoch_goes_on_where_it_stopped() -> None:
-    sampler = LengthGroupedBatches(LENGTHS, 4)
-    sampler.set_epoch(2)
-    whole = list(sampler)
-    resumed = LengthGroupedBatches(LENGTHS, 4)
-    resumed.start_at(2, 5)
-    resumed.set_epoch(2)
-    assert list(resumed) == whole[5:]
-    assert list(resumed) == whole
-    with pytest.raises(ValueError, match="batch 27 of an epoch of 26"):
-        resumed.start_at(0, 27)
-
-
 def test_accelerate_shares_the_batches_between_processes() -> None:
     sampler = LengthGroupedBatches(LENGTHS[:96], 4, together=2)
     shards = [list(BatchSamplerShard(sampler, 2, rank)) for rank in (0, 1)]

@@ -24,7 +24,7 @@ export async function drawMemory() {
   if (!session) {
     $("held-title").textContent = "What it holds";
     $("facts").textContent = "Empty so far.";
-    held.show(null, [], "The memory begins empty. What is told is written into small matrices, which will be drawn here.");
+    held.show(null, [], "The memory starts empty. What you say is written into small matrices, which are drawn here.");
     return;
   }
   const parent = state.timeline.find((point) => point.version === version)?.parent;
@@ -32,7 +32,7 @@ export async function drawMemory() {
   const [now, before] = await Promise.all([api.memory(session.id, version), kept ? api.memory(session.id, parent) : null]);
   if (state.version !== version || state.session?.id !== session.id) return;
   held.show(now.states, about.layers);
-  const none = parent ? `Version ${parent} is no longer kept.` : "This is where it began.";
+  const none = parent ? `Version ${parent} is no longer kept.` : "This is the first version.";
   change.show(before && minus(now.states, before.states), about.layers, none);
   $("held-title").textContent = `What v${version} holds`;
   $("change-title").textContent = parent ? `Changed since v${parent}` : "Change";

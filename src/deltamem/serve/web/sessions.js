@@ -37,7 +37,7 @@ function drawSessions() {
     item.append(link);
     return item;
   });
-  const none = $("search").value.trim() ? "No name or label holds this." : "No sessions yet.";
+  const none = $("search").value.trim() ? "No session has this in its name or label." : "No sessions yet.";
   $("sessions").replaceChildren(...(items.length ? items : [element("li", { className: "none" }, none)]));
   $("more").hidden = !state.after;
 }

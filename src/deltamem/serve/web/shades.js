@@ -46,7 +46,7 @@ function explain(by, least, most, answer) {
   if (most) [$("least").textContent, $("most").textContent] = [shown(least), shown(most)];
   const read = answer ? `v${answer.version}’s answer` : "no answer";
   const how = by === "write" ? "What each token changed in memory" : `What ${read} read of each token before it`;
-  const nothing = by === "write" ? "Nothing was written here yet." : `No token here is known to have been read by ${read}.`;
+  const nothing = by === "write" ? "Nothing was written here yet." : `${read} read nothing that was written here.`;
   $("token").textContent = most ? `${how} (point, or ←\u00a0→)` : nothing;
 }
 

@@ -55,13 +55,13 @@ export function pairItem(question) {
   const both = element("div", { className: "both" });
   both.append(...answers);
   item.append(bubble({ role: "user", content: question }), both);
-  item.append(element("p", { className: "meta" }, "A comparison: nothing of it was written."));
+  item.append(element("p", { className: "meta" }, "A comparison. It was not written to memory."));
   return { item, push: answers.map((said) => (text) => said.querySelector(".text").append(text)) };
 }
 
 /** What stands where the visible context begins. */
 export const cutItem = () =>
-  element("li", { className: "cut" }, "The model sees nothing of what is above. Only its memory answers.");
+  element("li", { className: "cut" }, "The model does not see what is above. It answers from memory.");
 
 /**
  * Shades a turn's messages; text stays text.

@@ -42,7 +42,6 @@ class LengthGroupedBatches(Sampler[list[int]]):
         self.seed = seed
         self.drop_last = drop_last
         self.epoch = 0
-        self._start = 0
 
     @property
     def sampler(self) -> "LengthGroupedBatches":
@@ -50,29 +49,14 @@ class LengthGroupedBatches(Sampler[list[int]]):
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Another epoch, another order; the same one changes nothing."""
-        if epoch != self.epoch:
-            self.epoch, self._start = epoch, 0
-
-    def start_at(self, epoch: int, batch: int) -> None:
-        """The next iteration is that of ``epoch`` without its first ``batch`` batches, counted over all processes.
-
-        Raises:
-            ValueError: the epoch has no such batch.
-        """
-        if not 0 <= batch <= len(self):
-            raise ValueError(f"Cannot start at batch {batch} of an epoch of {len(self)} batches.")
-        self.epoch, self._start = epoch, batch
+        """Another epoch, another order."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.lengths), self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:
-        start, self._start = self._start, 0
-        yield from self._batches()[start:]
-
-    def _batches(self) -> list[list[int]]:
         rng = random.Random(f"batches {self.seed}/{self.epoch}")
         order = list(range(len(self.lengths)))
         rng.shuffle(order)
@@ -82,4 +66,4 @@ class LengthGroupedBatches(Sampler[list[int]]):
             # accelerate takes a short batch for the end of the epoch, so it has to be there: the last of the last.
             episodes = sorted(order[begin : begin + update], key=self.lengths.__getitem__)
             batches += [episodes[i : i + size] for i in range(0, len(episodes), size)]
-        return batches[: len(self)]
+        yield from batches[: len(self)]

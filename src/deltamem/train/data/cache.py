@@ -11,10 +11,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from deltamem.files import cache_folder, write_atomically
-from deltamem.train.data.table import EpisodeTable
+from deltamem.train.data.table import COLUMNS, EpisodeTable
 
-_FORMAT = 3
-_TENSORS = ("ids", "segments", "places", "texts")
+_FORMAT = 4
 _log = logging.getLogger(__name__)
 
 
@@ -43,7 +42,9 @@ def load_table(path: Path) -> tuple[EpisodeTable, dict[str, Any]] | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            table = EpisodeTable(*(file.get_tensor(name) for name in _TENSORS))
+            columns = {name: file.get_tensor(name) for name in COLUMNS}
+            ids, segments, texts = (file.get_tensor(name) for name in ("ids", "segments", "texts"))
+            table = EpisodeTable(ids, segments, texts, columns)
             header = file.metadata()
         if header["digest"] != _digest(table):
             raise ValueError("its contents do not match their checksum")
@@ -58,15 +59,18 @@ def save_table(table: EpisodeTable, report: dict[str, Any], path: Path) -> None:
     """Writes a table and its report; where that is impossible, says so and goes on."""
     metadata = {"format": "deltamem-episodes", "digest": _digest(table), "report": json.dumps(report)}
     try:
-        write_atomically(path, save({name: getattr(table, name) for name in _TENSORS}, metadata))
+        write_atomically(path, save(_tensors(table), metadata))
     except OSError as error:
         _log.warning("Cannot keep the tokenised data (%s); it will be tokenised again next time.", error)
 
 
+def _tensors(table: EpisodeTable) -> dict[str, Tensor]:
+    return {"ids": table.ids, "segments": table.segments, "texts": table.texts, **table.columns}
+
+
 def _digest(table: EpisodeTable) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for name in _TENSORS:
-        tensor: Tensor = getattr(table, name)
+    for name, tensor in _tensors(table).items():
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()

@@ -10,6 +10,20 @@ from torch import Tensor
 from deltamem.train.data.encode import EncodedEpisode, EncodedLine, Numbers, Tokens
 from deltamem.train.episodes import Episode, Text
 
+# Of each episode, where in the text it begins or ends.
+COLUMNS = {
+    "history": "its history begins",
+    "history_end": "and ends",
+    "read": "its visible part begins",
+    "target": "the target in that begins",
+    "read_end": "both end",
+    "before": "of its full text, what comes before the history begins; -1 without a full text, as all that follow",
+    "after": "that ends, and what comes after the history begins",
+    "shared": "the part of the history that is in the full text begins",
+    "full_target": "the first trained token of what comes after lies",
+    "full_end": "that ends",
+}
+
 
 @dataclass(frozen=True)
 class EpisodeTable:
@@ -18,31 +32,28 @@ class EpisodeTable:
     Attributes:
         ids: ``[T]`` int32, the tokens of histories and visible parts.
         segments: ``[T]`` int32, the segment of each.
-        places: ``[E, 10]`` int64, where an episode's history begins and ends, where its visible part begins, where
-            the target in it begins, and where both end; then of its full text where what comes before the history
-            begins and ends, from where on the history is part of it, and of what comes after, which follows what
-            comes before, where the target's first trained token is and where it ends. The last five are -1 without one.
         texts: ``[E]`` int64, a number that is the same for episodes whose histories are of one text.
+        columns: the places of :data:`COLUMNS` by name, each ``[E]`` int64.
     """
 
     ids: Tensor
     segments: Tensor
-    places: Tensor
     texts: Tensor
+    columns: dict[str, Tensor]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.texts)
 
     def episode(self, index: int) -> Episode:
         """One episode; its target's tokens weigh 1."""
-        begin, end, read, target, read_end, before, after, shared, full_target, full_end = self.places[index].tolist()
-        history = (self._text(begin, end, end),) if end > begin else ()
-        query = self._text(read, target, read_end)
-        if before < 0:
+        at = {name: int(column[index]) for name, column in self.columns.items()}
+        end, after = at["history_end"], at["after"]
+        history = (self._text(at["history"], end, end),) if end > at["history"] else ()
+        query = self._text(at["read"], at["target"], at["read_end"])
+        if at["before"] < 0:
             return Episode(history, (query,))
-        first, told, last = (
-            self._text(*place) for place in ((before, after, after), (shared, end, end), (after, full_target, full_end))
-        )
+        parts = ((at["before"], after, after), (at["shared"], end, end), (after, at["full_target"], at["full_end"]))
+        first, told, last = (self._text(*part) for part in parts)
         full = Text(
             first.ids + told.ids + last.ids,
             first.weights + told.weights + last.weights,
@@ -53,17 +64,17 @@ class EpisodeTable:
     @property
     def written(self) -> Tensor:
         """``[E]``, the tokens of each history."""
-        return self.places[:, 1] - self.places[:, 0]
+        return self.columns["history_end"] - self.columns["history"]
 
     @property
     def read(self) -> Tensor:
         """``[E]``, the tokens of each visible part, the target's included."""
-        return self.places[:, 4] - self.places[:, 2]
+        return self.columns["read_end"] - self.columns["read"]
 
     @property
     def trained(self) -> Tensor:
         """``[E]``, the tokens of each target."""
-        return self.places[:, 4] - self.places[:, 3]
+        return self.columns["read_end"] - self.columns["target"]
 
     def _text(self, begin: int, target: int, end: int) -> Text:
         weights = (0.0,) * (target - begin) + (1.0,) * (end - target)
@@ -85,7 +96,7 @@ class TableBuilder:
     cut_reads: int = 0
     _ids: list[Numbers] = field(default_factory=list)
     _segments: list[Numbers] = field(default_factory=list)
-    _places: list[tuple[int, ...]] = field(default_factory=list)
+    _columns: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
     _texts: list[int] = field(default_factory=list)
     _numbers: dict[bytes, int] = field(default_factory=dict)
     _size: int = 0
@@ -100,28 +111,33 @@ class TableBuilder:
         for episode in line.episodes:
             begin = max(0, episode.history - self.write_tokens)
             read = self._store(episode.read, 0)
-            place = (first + begin, first + episode.history, read, read + episode.target, self._size)
-            self._places.append((*place, *self._full(episode, place[1])))
+            end = first + episode.history
+            place = {"history": first + begin, "history_end": end, "read": read, "target": read + episode.target}
+            place["read_end"] = self._size
+            place |= self._full(episode, end)
+            for name, column in self._columns.items():
+                column.append(place.get(name, -1))
             self._texts.append(number)
             self.cut_histories += begin > 0
             self.cut_reads += episode.cut
 
     def build(self) -> EpisodeTable:
         """The table."""
-        places = torch.tensor(self._places, dtype=torch.int64).view(-1, 10)
+        columns = {name: torch.tensor(column, dtype=torch.int64) for name, column in self._columns.items()}
         texts = torch.tensor(self._texts, dtype=torch.int64)
-        return EpisodeTable(_tensor(self._ids), _tensor(self._segments), places, texts)
+        return EpisodeTable(_tensor(self._ids), _tensor(self._segments), texts, columns)
 
-    def _full(self, episode: EncodedEpisode, history_end: int) -> tuple[int, int, int, int, int]:
-        """Stores what of an episode's full text is not its history, and gives the five places of it."""
+    def _full(self, episode: EncodedEpisode, history_end: int) -> dict[str, int]:
+        """Stores what of an episode's full text is not its history, and gives the places of it; none without one."""
         full = episode.full
         if full is None:
-            return (-1,) * 5
+            return {}
         before = self._store(full.before, 0)
         after = self._store(full.after, 0)
         # Nothing predicts the first token of a visible part that is all target, so it does not train here either.
         target = after + full.target + (episode.target == 0)
-        return before, after, history_end - full.shared, target, self._size
+        shared = history_end - full.shared
+        return {"before": before, "after": after, "shared": shared, "full_target": target, "full_end": self._size}
 
     def _number(self, tokens: Tokens) -> int:
         """The number of a history's text; episodes without a history share none."""

@@ -1,29 +1,20 @@
 """What the options of ``deltamem eval`` mean: the suite, the jobs and their data, the seeds and the shard."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from deltamem_lab.commands.evaluation.recipe import EvalRecipe, TaskSection
     from deltamem_lab.loading import Placing
     from deltamem_lab.runner import Job
     from deltamem_lab.suites import Suite
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Where the tasks' data comes from, by task: files, revisions of the Hub's, and the tasks' options."""
-
-    files: dict[str, Path]
-    revisions: dict[str, str]
-    options: dict[str, dict[str, str]]
-
-
-def choose_suite(suite: str, tasks: Sequence[str], protocol: str, *, has_model: bool) -> "Suite":
+def choose_suite(suite: str, tasks: "Mapping[str, TaskSection]", *, has_model: bool) -> "Suite":
     """The suite of that name, or one of the tasks.
 
     Raises:
@@ -31,15 +22,17 @@ def choose_suite(suite: str, tasks: Sequence[str], protocol: str, *, has_model: 
     """
     from deltamem_lab.suites import Suite, SuiteTask, find_suite
 
-    if bool(suite) == bool(tasks):
+    if not suite and not tasks:
         raise typer.BadParameter("Give a --suite, or one or more of --task.")
-    if tasks:
-        return Suite(tuple(SuiteTask(name, protocol) for name in dict.fromkeys(tasks)), embedded=not has_model)
+    if not suite:
+        return Suite(tuple(SuiteTask(name, one.protocol) for name, one in tasks.items()), embedded=not has_model)
     try:
         found = find_suite(suite)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    if protocol:
+    if other := sorted(tasks.keys() - {one.task for one in found.tasks}):
+        raise typer.BadParameter(f"The suite {suite} has no task {', '.join(other)}. Give a --suite, or --task.")
+    if any(one.protocol for one in tasks.values()):
         raise typer.BadParameter("A suite has its own protocols; give --protocol with --task.")
     if not found.embedded and not has_model:
         raise typer.BadParameter(f"The suite {suite} needs a --model.")
@@ -47,29 +40,72 @@ def choose_suite(suite: str, tasks: Sequence[str], protocol: str, *, has_model: 
     return replace(found, trainings=(), seconds=0) if has_model else found
 
 
-def read_placing(dtype: str, attention: str, device_map: str, *, has_model: bool) -> "Placing":
+def refuse(recipe: "EvalRecipe", keys: Mapping[str, str], given: Mapping[str, object], where: str) -> None:
+    """Refuses what would have no effect.
+
+    Args:
+        recipe: what is asked for.
+        keys: of the recipe that must be as they are by default, with the option that each goes by.
+        given: options beside it, each with something true if it was given.
+        where: what has no use for them.
+
+    Raises:
+        typer.BadParameter: one of them was given.
+    """
+    fresh = type(recipe)()
+    names = [option for key, option in keys.items() if getattr(recipe, key) != getattr(fresh, key)]
+    if names := [*names, *(option for option, value in given.items() if value)]:
+        raise typer.BadParameter(f"{', '.join(names)} cannot be used with {where}.")
+
+
+def placing_of(recipe: "EvalRecipe") -> "Placing":
     """How a model is loaded.
 
     Raises:
-        typer.BadParameter: there is no such type of numbers, or no model to load.
+        typer.BadParameter: there is no model to load.
     """
-    from deltamem_lab.loading import DTYPES, Placing
+    from deltamem_lab.loading import Placing
 
-    if not has_model and (dtype or attention or device_map):
+    placing = Placing(recipe.model.dtype, recipe.model.attention, recipe.model.device_map)
+    if not recipe.has_model and placing != Placing():
         raise typer.BadParameter(
             "--dtype, --attention and --device-map are of a --model; the embedded one has its own."
         )
-    if dtype and dtype not in DTYPES:
-        raise typer.BadParameter(f"--dtype is one of {', '.join(DTYPES)}, not {dtype!r}.")
-    return Placing(dtype, attention, device_map)
+    return placing
+
+
+def with_sources(
+    recipe: "EvalRecipe", data: Sequence[str], revisions: Sequence[str], options: Sequence[str]
+) -> "EvalRecipe":
+    """The recipe with the values of ``--data``, ``--revision`` and ``--option`` in the sections of its tasks."""
+    from deltamem_lab.commands.evaluation.recipe import TaskSection
+    from deltamem_lab.suites import find_suite
+
+    if not (data or revisions or options):
+        return recipe
+    names = [one.task for one in find_suite(recipe.suite).tasks] if recipe.suite else recipe.harness or [*recipe.tasks]
+    tasks = dict(recipe.tasks)
+    for name, more in read_sources(data, revisions, options, names).items():
+        before = tasks.get(name, TaskSection())
+        changed = {**more, "options": {**before.options, **more.get("options", {})}}
+        tasks[name] = TaskSection.model_validate({**before.model_dump(), **changed})
+    return recipe.model_copy(update={"tasks": tasks})
 
 
 def read_sources(
     data: Sequence[str], revisions: Sequence[str], options: Sequence[str], tasks: Sequence[str]
-) -> Sources:
-    """The values of ``--data``, ``--revision`` and ``--option``."""
-    files = {name: Path(place) for name, place in _by_task("--data", "FILE", data, tasks).items()}
-    return Sources(files, _by_task("--revision", "REVISION", revisions, tasks), _options(options, tasks))
+) -> dict[str, dict[str, Any]]:
+    """The values of ``--data``, ``--revision`` and ``--option``, as a recipe has them in the section of each task."""
+    found: dict[str, dict[str, Any]] = {}
+    given: dict[str, Mapping[str, Any]] = {
+        "data": _by_task("--data", "FILE", data, tasks),
+        "revision": _by_task("--revision", "REVISION", revisions, tasks),
+        "options": _options(options, tasks),
+    }
+    for key, values in given.items():
+        for task, value in values.items():
+            found.setdefault(task, {})[key] = value
+    return found
 
 
 def _by_task(option: str, what: str, given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
@@ -125,31 +161,28 @@ def read_shard(text: str) -> tuple[int, int]:
 
 
 def make_jobs(
-    suite: "Suite", sources: Sources, seeds: Sequence[int], limit: int | None, questions: int | None, *, skip: bool
+    suite: "Suite", recipe: "EvalRecipe", limit: int | None, *, skip: bool
 ) -> tuple[list["Job"], dict[str, str]]:
     """The jobs, and if ``skip`` the tasks whose data is not here, each with the reason."""
+    from deltamem_lab.commands.evaluation.recipe import TaskSection
     from deltamem_lab.runner import Job
     from deltamem_lab.tasks.registry import build_task, pick_protocol
     from deltamem_lab.tasks.rows import BadDataError
 
+    seeds = list(dict.fromkeys(recipe.seeds))
     jobs: list[Job] = []
     missing: dict[str, str] = {}
     for one in suite.tasks:
+        said = recipe.tasks.get(one.task, TaskSection())
         for seed in seeds:
             try:
-                built = build_task(
-                    one.task,
-                    sources.files.get(one.task),
-                    revision=sources.revisions.get(one.task),
-                    seed=seed,
-                    options=sources.options.get(one.task),
-                )
+                built = build_task(one.task, said.data, revision=said.revision, seed=seed, options=said.options)
             except (OSError, ImportError, BadDataError) as error:
-                if not skip or one.task in sources.files:
+                if not skip or said.data is not None:
                     raise
                 missing[one.task] = " ".join(str(error).split())
                 continue
-            jobs.append(Job(built, pick_protocol(built, one.protocol), seed, limit, questions))
+            jobs.append(Job(built, pick_protocol(built, one.protocol), seed, limit, recipe.questions))
     named = [f"{job.task.name}, protocol {job.protocol}" for job in jobs if job.seed == seeds[0]]
     if twice := sorted({name for name in named if named.count(name) > 1}):
         raise ValueError(f"Several tasks are named {'; '.join(twice)}, and their records could not be told apart.")

@@ -4,13 +4,13 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
     from deltamem_lab.backbone import Backbone
+    from deltamem_lab.commands.evaluation.recipe import EvalRecipe
 
 
 def choose_methods(named: Sequence[str], adapters: Sequence[str]) -> dict[str, str | None]:
@@ -25,34 +25,35 @@ def choose_methods(named: Sequence[str], adapters: Sequence[str]) -> dict[str, s
     return {name: known[name] for name in named} if named else known
 
 
-def refuse(given: Mapping[str, object], adapters: Sequence[str]) -> None:
-    """Refuses what would have no effect with ``--harness``.
+# What has no effect on them, by its key in a recipe.
+WITHOUT_EFFECT = {
+    "suite": "--suite",
+    "static_adapters": "--static-adapter",
+    "seeds": "--seeds",
+    "questions": "--questions",
+    "train": "--no-train",
+    "window": "--window",
+    "turns": "--turns",
+    "unit": "--unit",
+    "compressor": "--compressor",
+}
 
-    Args:
-        given: the other options, each with something true if it was given.
-        adapters: the values of ``--adapter``.
+
+def check_adapters(adapters: Sequence[str]) -> None:
+    """Refuses what is trained for a method and is no adapter.
 
     Raises:
-        typer.BadParameter: something was.
+        typer.BadParameter: one of them is.
     """
     from deltamem_lab.loading import adapter_kind, is_memory
 
-    if names := [name for name, value in given.items() if value]:
-        raise typer.BadParameter(f"{', '.join(names)} cannot be used with --harness.")
     for one in adapters:
         if not is_memory(place := one.rpartition("=")[2]):
             kind = adapter_kind(place)
             raise typer.BadParameter(f"--adapter {one} is not a δ-mem adapter ({kind}), which --harness cannot use.")
 
 
-def run(
-    tasks: Sequence[str],
-    methods: Mapping[str, str | None],
-    backbone: "Backbone",
-    output: Path,
-    data: Mapping[str, Path],
-    limit: int | None,
-) -> int:
+def run(methods: Mapping[str, str | None], backbone: "Backbone", recipe: "EvalRecipe") -> int:
     """Runs what has not run yet, a task by a method at a time; keeps the harness's own results, and a record a sample.
 
     Returns:
@@ -65,9 +66,11 @@ def run(
     from deltamem_lab.harness.records import begin, keep
     from deltamem_lab.harness.run import HarnessOptions, run_harness
 
-    begin(output, tasks, methods, backbone, data, limit)
+    output, limit = recipe.output, recipe.limit
+    data = {name: one.data for name, one in recipe.tasks.items() if one.data is not None}
+    begin(output, recipe.harness, methods, backbone, data, limit)
     answered = 0
-    for task in tasks:
+    for task in recipe.harness:
         for method, adapter in methods.items():
             whole = output / "harness" / f"{task}-{method}.json"
             if whole.exists():

@@ -1,55 +1,48 @@
 """``deltamem eval --suite real``: a real chat model with its adapters, by sections instead of tasks."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
+    from deltamem_lab.commands.evaluation.recipe import EvalRecipe
     from deltamem_lab.real.sections import Extent
 
 RESULTS = "real_model.json"
 _NUMBERS = ("dialogues", "texts", "conversations")
 
 
-def refuse(given: Mapping[str, object]) -> None:
-    """Refuses what would have no effect with this suite.
+# What has no effect on them, by its key in a recipe.
+WITHOUT_EFFECT = {
+    "harness": "--harness",
+    "methods": "--method",
+    "limit": "--limit",
+    "seeds": "--seeds",
+    "window": "--window",
+    "turns": "--turns",
+    "unit": "--unit",
+    "compressor": "--compressor",
+}
 
-    Args:
-        given: the other options, each with something true if it was given.
 
-    Raises:
-        typer.BadParameter: something was.
-    """
-    if names := [name for name, value in given.items() if value]:
-        raise typer.BadParameter(f"{', '.join(names)} cannot be used with --suite real.")
-
-
-def run(
-    model: str,
-    adapters: Sequence[str],
-    statics: Sequence[str],
-    output: Path,
-    data: Sequence[str],
-    options: Sequence[str],
-    questions: int | None,
-    dtype: str,
-    *,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+def run(recipe: "EvalRecipe", data: Sequence[str], options: Sequence[str], *, dry_run: bool, as_json: bool) -> None:
     """Measures the sections that the folder does not have yet, into ``real_model.json``.
 
     Raises:
         typer.BadParameter: there is no such option or section, or a section's file was not given.
     """
     from deltamem_lab.commands.evaluation.arguments import read_sources
+    from deltamem_lab.commands.evaluation.recipe import placed
     from deltamem_lab.real.sections import FILES, SECTIONS, choose_sections
 
-    files = read_sources(data, (), (), list(FILES)).files
-    only, extent = _read(options, questions)
+    if recipe.model.revision or recipe.model.attention or recipe.model.device_map:
+        raise typer.BadParameter("--model-revision, --attention and --device-map cannot be used with --suite real.")
+    files = {name: one.data for name, one in recipe.tasks.items() if one.data is not None}
+    files |= {name: Path(one["data"]) for name, one in read_sources(data, (), (), list(FILES)).items()}
+    only, extent = _read(options, recipe.questions)
     try:
         sections = choose_sections(only, files)
     except ValueError as error:
@@ -63,12 +56,13 @@ def run(
     from deltamem_lab.real.chat import STATIC, Chat, choose_adapters
     from deltamem_lab.real.sections import measure
 
-    chosen = choose_adapters(model, adapters)
+    model, output, statics = recipe.model.name or "smollm2", recipe.output, placed(recipe.static_adapters)
+    chosen = choose_adapters(model, placed(recipe.adapters))
     if len(statics) > 1:
         raise typer.BadParameter("--suite real has one --static-adapter, the control of its first adapter.")
     if statics:
         chosen[STATIC] = statics[0].rpartition("=")[2]
-    chat = Chat(model, chosen, dtype=dtype or "bfloat16")
+    chat = Chat(model, chosen, dtype=recipe.model.dtype or "bfloat16")
     found = measure(chat, sections, files, extent, output / RESULTS, answers=output / "answers")
     print(json.dumps(found, indent=1) if as_json else f"Results in {output / RESULTS}.")
 

@@ -10,21 +10,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deltamem_lab.backbone import Backbone
+    from deltamem_lab.commands.evaluation.recipe import EvalRecipe
     from deltamem_lab.loading import Placing
     from deltamem_lab.methods import MethodOptions
     from deltamem_lab.runner import Job, Progress
 
 
 def load(
-    model: str,
-    adapters: Sequence[str],
-    statics: Sequence[str],
-    revision: str | None,
-    batch: int,
-    *,
-    weights: bool,
-    thinking: bool,
-    placing: "Placing",
+    recipe: "EvalRecipe", adapters: Sequence[str], statics: Sequence[str], *, weights: bool, placing: "Placing"
 ) -> "Backbone":
     """The backbone of a run with its adapters."""
     from transformers.utils import logging
@@ -32,11 +25,17 @@ def load(
     from deltamem_lab.loading import embedded_backbone, load_backbone
 
     logging.set_verbosity_error()
-    if not model:
-        return embedded_backbone(statics, batch=batch, adapters=adapters)
-    template = {} if thinking else {"enable_thinking": False}
+    if not recipe.has_model:
+        return embedded_backbone(statics, batch=recipe.batch, adapters=adapters)
     return load_backbone(
-        model, adapters, statics, revision=revision, batch=batch, weights=weights, template=template, placing=placing
+        recipe.model.name,
+        adapters,
+        statics,
+        revision=recipe.model.revision,
+        batch=recipe.batch,
+        weights=weights,
+        template={} if recipe.model.thinking else {"enable_thinking": False},
+        placing=placing,
     )
 
 
@@ -98,11 +97,13 @@ class Lines:
             print(f"{now.done:,} of {now.total:,} ({now.label}) {_left(now)}".rstrip(), file=sys.stderr, flush=True)
 
 
-def take_notes(output: Path, absent: Mapping[str, str], methods: Sequence[str]) -> None:
-    """Keeps the command, and which methods it left out."""
+def take_notes(recipe: "EvalRecipe", absent: Mapping[str, str], methods: Sequence[str]) -> None:
+    """Keeps the command, the recipe that repeats the run, and which methods were left out."""
+    from deltamem_lab.commands.evaluation.recipe import save_recipe
     from deltamem_lab.notes import add_notes
 
-    add_notes(output, shlex.join(["deltamem", *sys.argv[1:]]), absent, tuple(methods))
+    save_recipe(recipe)
+    add_notes(recipe.output, shlex.join(["deltamem", *sys.argv[1:]]), absent, tuple(methods))
 
 
 def finish(output: Path, answered: int, as_json: bool, *, quiet: bool) -> None:
