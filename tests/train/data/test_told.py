@@ -16,7 +16,7 @@ pytest.importorskip("faker")
 pytest.importorskip("xkcdpass")
 
 from deltamem.train.data.lines import BadDataError
-from deltamem.train.data.told.batches import held_out_episodes, training_batches
+from deltamem.train.data.told.batches import held_out_episodes, static_batches, training_batches
 from deltamem.train.data.told.chats import Chats, conversations
 from deltamem.train.data.told.dialogues import (
     ACKS,
@@ -448,3 +448,9 @@ def test_updates_have_prompts_that_need_no_memory(chat: Path, chat_tokenizer: An
     assert training_batches(chat_tokenizer, stages=[STAGE])[0].plain is None
     with pytest.raises(ValueError, match="give plain, a file of JSON lines"):
         training_batches(chat_tokenizer, stages=[STAGE], prompts=4)
+
+
+def test_a_static_control_meets_other_dialogues_memories(chat_tokenizer: Any) -> None:
+    own, static = (make(chat_tokenizer, stages=[STAGE], parts=1)[0] for make in (training_batches, static_batches))
+    assert static.queries.ids.equal(own.queries.ids)
+    assert (static.episode_of != own.episode_of).all()

@@ -12,6 +12,7 @@ from deltamem.train.data.told.chats import Chats, conversations
 from deltamem.train.data.told.dialogues import Dialogue, Message, Mix, Split, sample_dialogue
 from deltamem.train.data.told.rendering import Renderer
 from deltamem.train.episodes import Episode, EpisodeBatch, collate, evenly
+from deltamem.train.strangers import Strangers
 
 # How words are put is learned soon, and each trained token costs a pass through the output layer.
 _LEAD_SHARE = 0.25
@@ -208,6 +209,20 @@ def training_batches(
         renderer, made, parts=parts, opened=opened, lead_share=lead_share, seed=seed, chats=chats, plain=kept,
         prompts=prompts,
     )  # fmt: skip
+
+
+def static_batches(tokenizer: Any, **options: Any) -> Strangers:
+    """The same batches for a static control: every question meets the memory of another dialogue.
+
+    Args:
+        tokenizer: of the backbone.
+        options: of :func:`training_batches`.
+
+    Raises:
+        BadDataError: as :func:`training_batches`.
+        ValueError: as :func:`training_batches`.
+    """
+    return Strangers(training_batches(tokenizer, **options))
 
 
 def held_out_episodes(
