@@ -137,6 +137,7 @@ def test_without_the_real_model_the_command_shows_the_toy_and_says_so(
     ran: list[str] = []
     monkeypatch.setattr("deltamem.demo.show.run_demo", lambda *_, **__: ran.append("toy"))
     monkeypatch.setattr(show, "run_real_demo", lambda *_, **__: ran.append("real"))
+    monkeypatch.setattr("deltamem.cli.models.choose_model", lambda *_: None)
     for options in ([], ["--embedded"], ["--adapter", "somewhere"]):
         with pytest.raises(SystemExit):
             main(["demo", "--output", str(tmp_path), *options])
