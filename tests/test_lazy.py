@@ -24,6 +24,7 @@ MISTAKES = {
     "chat --model ./nothing": "There is no model folder ./nothing.",
     "chat --adapter multi": "--adapter needs the --model that it is for.",
     "chat --model embedded --adapter dual": "The package has no adapter 'dual' for embedded;",
+    "ask Where? --memory nothing.safetensors": "There is no memory nothing.safetensors.",
     "ask Where? --model gemma3-270m": "gemma3-270m is not on this machine.",
     "serve --model nothing.gguf": "There is no GGUF file nothing.gguf.",
     "init ./nothing out": "There is no model folder ./nothing.",

@@ -82,6 +82,18 @@ def installed(group: str) -> dict[str, EntryPoint]:
     return found
 
 
+def load_named(name: str, group: str) -> Any:
+    """What an installed package declares by that name in a group, or what ``module:attribute`` names; else ``None``.
+
+    Raises:
+        ValueError: there is no such module or attribute.
+    """
+    declared = installed(group)
+    if name in declared:
+        return declared[name].load()
+    return load_object(name) if ":" in name else None
+
+
 def load_object(where: str) -> Any:
     """What ``module:attribute`` names. The module is imported, so name only what you trust.
 

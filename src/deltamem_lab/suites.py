@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltamem.demo.adapters import COURSES, TRAINING_FILE, Which, recipe_of
-from deltamem.extensions import installed, load_object
+from deltamem.extensions import installed, load_named
 from deltamem_lab.methods.registry import STATIC, static_of
 
 GROUP = "deltamem.suites"
@@ -192,14 +192,12 @@ def find_suite(name: str) -> Suite:
     Raises:
         ValueError: there is none.
     """
-    added = installed(GROUP)
     if name in SUITES:
         return SUITES[name]
-    if name not in added and ":" not in name:
-        raise ValueError(
-            f"There is no suite {name!r}; there are: {', '.join([*SUITES, REAL, *added])}, and module:SUITE."
-        )
-    found = added[name].load() if name in added else load_object(name)
+    found = load_named(name, GROUP)
+    if found is None:
+        known = ", ".join([*SUITES, REAL, *installed(GROUP)])
+        raise ValueError(f"There is no suite {name!r}; there are: {known}, and module:SUITE.")
     if not isinstance(found, Suite):
         raise ValueError(f"{name} is not a suite: it must be a {Suite.__module__}.Suite.")
     return found

@@ -252,6 +252,7 @@ def test_every_option_may_be_an_environment_variable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DELTAMEM_DEMO_FACTS", "1")
+    monkeypatch.setenv("DELTAMEM_VERSION", "1")  # of an image, say; no command is left for it
     with pytest.raises(SystemExit) as exit_:
         main(["demo"])
     assert exit_.value.code == 0

@@ -5,21 +5,18 @@ from typing import Annotated
 
 import typer
 
+from deltamem.cli.models import Adapter, Device, Model
+
 
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     memory: Annotated[
         Path | None, typer.Option(help="File with the memory; what standard input brings is saved to it.")
     ] = None,
-    model: Annotated[
-        str,
-        typer.Option(help="smollm2, embedded, or a Hub id, folder or GGUF file; smollm2 if it is here, else embedded."),
-    ] = "",
-    adapter: Annotated[
-        str, typer.Option(help="Hub id or folder of an adapter for it; for a model with a name also multi or token.")
-    ] = "",
+    model: Model = "",
+    adapter: Adapter = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
-    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Print the answer of a memory to one question, and nothing else.
 
@@ -32,8 +29,12 @@ def ask(
 
     from deltamem.cli.chat import open_session
 
-    _, session = open_session(model, adapter, memory, window=0, device=device)
     told = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
+    if memory is not None and not memory.exists() and not told.strip():
+        raise FileNotFoundError(
+            f"There is no memory {memory}. Pipe in a text to make one, or talk: deltamem chat --memory"
+        )
+    _, session = open_session(model, adapter, memory, window=0, device=device)
     if told.strip():
         session.observe(iter([told]))
     typer.echo(session.ask(question, max_new_tokens=max_new_tokens, do_sample=False))

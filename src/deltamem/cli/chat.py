@@ -5,18 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deltamem.cli.models import Adapter, Device, Model, choose_model, open_model
+
 if TYPE_CHECKING:
     from deltamem.session import Session
 
 
 def chat(
-    model: Annotated[
-        str,
-        typer.Option(help="smollm2, embedded, or a Hub id, folder or GGUF file; smollm2 if it is here, else embedded."),
-    ] = "",
-    adapter: Annotated[
-        str, typer.Option(help="Hub id or folder of an adapter for it; for a model with a name also multi or token.")
-    ] = "",
+    model: Model = "",
+    adapter: Adapter = "",
     memory: Annotated[
         Path | None, typer.Option(help="File to keep the memory in, saved at every change; made if it does not exist.")
     ] = None,
@@ -28,7 +25,7 @@ def chat(
     temperature: Annotated[
         float | None, typer.Option(min=0, help="0 takes the likeliest word each time; the model's own way if left out.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Device = "auto",
     dtype: Annotated[str, typer.Option(help="Of its weights: auto, bfloat16, float16, float32.")] = "auto",
     history: Annotated[
         Path | None,
@@ -77,8 +74,6 @@ def open_session(
     dtype: str = "auto",
 ) -> tuple[str, "Session"]:
     """The name of a model, and a session of it that goes on from a memory's file if there is one."""
-    from deltamem.cli.models import choose_model, open_model
-
     choose_model(model, adapter)  # what is not there is said before anything heavy is imported
     from transformers.utils import logging
 

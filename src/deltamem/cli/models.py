@@ -1,8 +1,18 @@
 """The model and adapter that a command works with."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import typer
 
 from deltamem.models.catalog import EMBEDDED, MAIN_ADAPTER, MODELS, find_source, lacks_adapter
+
+Model = Annotated[
+    str, typer.Option(help="smollm2, embedded, or a Hub id, folder or GGUF file; smollm2 if it is here, else embedded.")
+]
+Adapter = Annotated[
+    str, typer.Option(help="Hub id or folder of an adapter for it; for a model with a name also multi or token.")
+]
+Device = Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1, mps.")]
 
 
 class Chosen(NamedTuple):

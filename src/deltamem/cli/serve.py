@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltamem.cli.models import Adapter, Device, Model, choose_model, open_model
 from deltamem.cli.places import STORE_VARIABLE
 from deltamem.extensions import how_to_install
 
@@ -20,13 +21,8 @@ class EngineName(StrEnum):
 
 
 def serve(
-    model: Annotated[
-        str,
-        typer.Option(help="smollm2, embedded, or a Hub id, folder or GGUF file; smollm2 if it is here, else embedded."),
-    ] = "",
-    adapter: Annotated[
-        str, typer.Option(help="Hub id or folder of an adapter for it; for a model with a name also multi or token.")
-    ] = "",
+    model: Model = "",
+    adapter: Adapter = "",
     host: Annotated[
         str, typer.Option(help="Address to bind to; one beyond this machine needs API keys.")
     ] = "127.0.0.1",
@@ -51,7 +47,7 @@ def serve(
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request; larger ones get 413.")] = 4 * 2**20,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take; then it gets 504.")] = 600.0,
     allow_origin: Annotated[list[str] | None, typer.Option(help="A web origin that browsers may call from.")] = None,
-    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Device = "auto",
     engine: Annotated[
         EngineName, typer.Option(help="What runs the model: deltamem's own engine, or vLLM (docs/vllm.md).")
     ] = EngineName.own,
@@ -62,7 +58,6 @@ def serve(
     X-Memory-Session: ravi. Keys for others: deltamem keys create TENANT. Encryption at rest, if wanted: DELTAMEM_KEYS.
     Each option may be an environment variable, such as DELTAMEM_SERVE_PORT.
     """
-    from deltamem.cli.models import choose_model
     from deltamem.serve.logs import configure_logging
 
     name, adapter = choose_model(model, adapter)
@@ -75,7 +70,6 @@ def serve(
         from deltamem.serve.settings import EngineLimits, Settings
     except ModuleNotFoundError as missing:
         raise ImportError(f"The server needs {missing.name}: {how_to_install('serve')}") from None
-    from deltamem.cli.models import open_model
     from deltamem.cli.places import state_secret
     from deltamem.demo.suggestions import SUGGESTIONS
     from deltamem.models.catalog import EMBEDDED

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, TypeVar, get_args
 
-from deltamem.extensions import installed, load_object
+from deltamem.extensions import installed, load_named
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Weights
 
@@ -109,14 +109,11 @@ def find_method(name: str) -> MethodEntry:
     Raises:
         ValueError: there is none, or it is no method.
     """
-    own, added = own_methods(), installed(GROUP)
+    own = own_methods()
     if name in own:
         return own[name]
-    if name in added:
-        made = added[name].load()
-    elif ":" in name:
-        made = load_object(name)
-    else:
+    made = load_named(name, GROUP)
+    if made is None:
         raise ValueError("not known")
     if not (isinstance(made, type) and issubclass(made, BackboneMethod)):
         raise ValueError(f"{name} is not a method: its class must inherit from deltamem_lab.methods.BackboneMethod.")

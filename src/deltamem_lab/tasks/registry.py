@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deltamem.extensions import installed, load_object
+from deltamem.extensions import installed, load_named
 from deltamem_lab.interface import Task
 from deltamem_lab.tasks.options import task_options
 
@@ -50,15 +50,13 @@ def find_task(name: str) -> type[Any]:
     Raises:
         ValueError: there is none, or it is no benchmark.
     """
-    own, added = own_tasks(), installed(GROUP)
+    own = own_tasks()
     if name in own:
         return own[name]
-    if name in added:
-        made = added[name].load()
-    elif ":" in name:
-        made = load_object(name)
-    else:
-        raise ValueError(f"There is no task {name!r}; there are: {', '.join([*own, *added])}, and module:Class.")
+    made: Any = load_named(name, GROUP)
+    if made is None:
+        known = ", ".join([*own, *installed(GROUP)])
+        raise ValueError(f"There is no task {name!r}; there are: {known}, and module:Class.")
     lacking = [one for one in _NEEDED if not hasattr(made, one)]
     if not isinstance(made, type) or lacking:
         raise ValueError(f"{name} is not a task: its class needs {', '.join(lacking or _NEEDED)}.")
