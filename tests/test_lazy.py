@@ -32,6 +32,8 @@ MISTAKES = {
     "sweep nothing.yaml": "There is no sweep nothing.yaml.",
     "data convert qasper nothing.json out.jsonl": "nothing.json: no such file or folder.",
     "data check nothing.jsonl --tokenizer embedded": "nothing.jsonl: no such file.",
+    "eval --recipe nothing.yaml": "There is no recipe nothing.yaml.",
+    "eval --task world --model ./nothing": "There is no model folder ./nothing.",
     "report nothing": "There is no run nothing.",
     "bench generation --model ./nothing": "There is no model folder ./nothing.",
     "store stats --store sqlite:///nothing.db": "nothing.db",

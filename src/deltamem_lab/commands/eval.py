@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltamem.extensions import how_to_install
+from deltamem.models.catalog import find_source
 
 if TYPE_CHECKING:
     from deltamem_lab.backbone import Backbone
@@ -95,7 +96,9 @@ def eval(
     """
     if recipe is not None and not recipe.is_file():
         raise FileNotFoundError(f"There is no recipe {recipe}.")
-    if suite and task:
+    if model:
+        find_source(model)
+    if bool(suite) == bool(task) and (suite or not (recipe or harness)):
         raise typer.BadParameter("Give a --suite, or one or more of --task.")
     if protocol and not (task or harness):
         raise typer.BadParameter("A suite has its own protocols; give --protocol with --task.")
