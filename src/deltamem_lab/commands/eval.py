@@ -76,6 +76,9 @@ def eval(
         int | None, typer.Option(min=0, help="Tokens of a unit of retrieval; by default it is a turn or a passage.")
     ] = None,
     compressor: Annotated[str, typer.Option(help="Hub id or folder of the classifier that compresses.")] = "",
+    product: Annotated[
+        str, typer.Option(help="Of the method product: module:function, or a JSON file with mem0's configuration.")
+    ] = "",
     no_train: Annotated[
         bool, typer.Option("--no-train", help="Train nothing for the suite; what is not trained is left out.")
     ] = False,
@@ -133,6 +136,7 @@ def eval(
         "turns": turns,
         "unit": unit,
         "compressor": compressor,
+        "product": product,
         "train": False if no_train else None,
     }
     given = {key: value for key, value in changes.items() if value not in (None, "", [], ())}
@@ -175,7 +179,13 @@ def eval(
     if preparation.left and not dry_run:
         preparation = preparing.train(preparation, shared=part[1] > 1)
     backbone = load(preparation.adapters, preparation.statics, weights=not dry_run)
-    options = MethodOptions(window=asked.window, turns=asked.turns, unit=asked.unit, compressor=preparation.compressor)
+    options = MethodOptions(
+        window=asked.window,
+        turns=asked.turns,
+        unit=asked.unit,
+        compressor=preparation.compressor,
+        product=asked.product,
+    )
     untrained = {*preparation.absent, *(one.method for one in preparation.left)}
     names, lacking = planning.choose_methods(chosen, asked.methods, backbone, options, untrained)
     absent = {**preparation.absent, **lacking}

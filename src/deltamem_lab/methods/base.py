@@ -51,12 +51,14 @@ class MethodOptions:
             are within so many tokens, of which long ones are cut.
         compressor: Hub id or folder of the token classifier of ``llmlingua2``, or folder of that of ``compression``;
             without one ``llmlingua2`` does not run unless it is named, and has its authors' then.
+        product: of the method ``product``; see :func:`~deltamem_lab.products.load_product`.
     """
 
     window: int | None = None
     turns: int = 3
     unit: int = 0
     compressor: str = ""
+    product: str = ""
 
 
 @dataclass(frozen=True)

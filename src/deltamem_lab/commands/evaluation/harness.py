@@ -36,6 +36,7 @@ WITHOUT_EFFECT = {
     "turns": "--turns",
     "unit": "--unit",
     "compressor": "--compressor",
+    "product": "--product",
 }
 
 

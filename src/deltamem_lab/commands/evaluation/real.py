@@ -25,6 +25,7 @@ WITHOUT_EFFECT = {
     "turns": "--turns",
     "unit": "--unit",
     "compressor": "--compressor",
+    "product": "--product",
 }
 
 

@@ -72,6 +72,7 @@ class EvalRecipe(Section):
         turns: how many units retrieval brings back.
         unit: tokens of such a unit; 0 takes turns and passages as they are.
         compressor: Hub id or folder of the classifier that compresses.
+        product: of the method ``product``: ``module:function``, or a JSON file with mem0's configuration.
         train: train first what the suite compares with.
     """
 
@@ -91,6 +92,7 @@ class EvalRecipe(Section):
     turns: PositiveInt = 3
     unit: NonNegativeInt = 0
     compressor: str = ""
+    product: str = ""
     train: bool = True
 
     @property
