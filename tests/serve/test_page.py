@@ -500,7 +500,7 @@ def test_failures_are_told_in_words(browser: Browser) -> None:
         page.goto(address(web))
         page.get_by_role("textbox", name="Key").fill("wrong")
         page.get_by_role("button", name="Use it").click()
-        expect(page.get_by_role("alert")).to_contain_text("opens nothing")
+        expect(page.get_by_role("alert")).to_contain_text("unknown or was revoked")
         page.get_by_role("button", name="Cancel").click()
     finally:
         web.should_exit = True

@@ -133,7 +133,7 @@ def test_bad_names_are_refused_and_shown_safely(memory: SessionStore, name: str)
         lambda: memory.delete_tenant(name),
         lambda: memory.list(name),
     ):
-        with pytest.raises(InvalidError, match=r"is no (session|tenant) name: use 1 to 128 of") as error:
+        with pytest.raises(InvalidError, match=r"is not a valid (session|tenant) name: use 1 to 128 of") as error:
             call()
         assert str(error.value).isprintable()
         assert len(str(error.value)) < 200

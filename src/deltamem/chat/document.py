@@ -61,7 +61,9 @@ def _frame(tokenizer: Any) -> tuple[str, str]:
     rendered = render_chat(tokenizer, [{"role": "user", "content": _EXAMPLE}])
     (begin, end), content = rendered.messages[0], rendered.contents[0]
     if content is None or rendered.text[slice(*content)] != _EXAMPLE:
-        raise ValueError("The chat template does not show a message's text once as it is; observe messages instead.")
+        raise ValueError(
+            "The chat template changes or repeats a message's text, so it cannot cut documents; observe messages instead."
+        )
     return rendered.text[begin : content[0]], rendered.text[content[1] : end]
 
 

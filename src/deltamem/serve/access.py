@@ -48,7 +48,7 @@ class Access:
         """The caller behind an ``Authorization`` header; the local tenant where no key is needed.
 
         Raises:
-            ApiError: 401, there is no key or it opens nothing.
+            ApiError: 401, there is no key, or it is unknown or revoked.
             UnavailableError: the store is out of reach.
         """
         if not self.required and not await self._by_now():
@@ -58,7 +58,7 @@ class Access:
             raise _refused("This server needs an API key: Authorization: Bearer <key>.", "missing_api_key")
         record = await asyncio.to_thread(self._keys.authenticate, secret.strip())
         if record is None:
-            raise _refused("This API key opens nothing: it is unknown or was revoked.", "invalid_api_key")
+            raise _refused("This API key is unknown or was revoked.", "invalid_api_key")
         return Caller(record.tenant, record.id, record.limits)
 
     async def _by_now(self) -> bool:
@@ -104,11 +104,11 @@ class RateLimits:
         requests = self._bucket(self._requests, caller, caller.limits.requests_per_minute)
         tokens = self._bucket(self._tokens, caller, caller.limits.tokens_per_minute)
         if tokens is not None and tokens.level <= 0:
-            raise too_many("This API key is over its tokens a minute.", "rate_limit_exceeded", tokens.wait(1))
+            raise too_many("This API key has used up this minute's tokens.", "rate_limit_exceeded", tokens.wait(1))
         if requests is None:
             return
         if requests.level < 1:
-            raise too_many("This API key is over its requests a minute.", "rate_limit_exceeded", requests.wait(1))
+            raise too_many("This API key has used up this minute's requests.", "rate_limit_exceeded", requests.wait(1))
         requests.level -= 1
 
     def charge(self, caller: Caller, tokens: int) -> None:

@@ -24,7 +24,7 @@ from deltamem.version import __version__
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "Something about the request is wrong; the message says what."},
-    401: {"model": ErrorBody, "description": "The API key is missing or opens nothing."},
+    401: {"model": ErrorBody, "description": "The API key is missing, unknown or revoked."},
     403: {"model": ErrorBody, "description": "This server does not answer to that host name."},
     404: {"model": ErrorBody, "description": "There is no such session, version or path for this tenant."},
     409: {"model": ErrorBody, "description": "The session moved on, is frozen, exists, or has another adapter."},

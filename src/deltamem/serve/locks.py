@@ -39,7 +39,7 @@ class Locks:
             try:
                 await asyncio.wait_for(lock.acquire(), deadline - time.monotonic())
             except TimeoutError:
-                raise DeadlineError("The requests before this one took until its deadline.") from None
+                raise DeadlineError("The requests before this one were not done by its deadline.") from None
             try:
                 yield
             finally:

@@ -24,7 +24,7 @@ def check_name(what: str, name: str) -> str:
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (".", ".."):
         raise InvalidError(
-            f"{_shown(name)} is no {what} name: use 1 to 128 of A-Z a-z 0-9 . _ : - (not . or .. alone)."
+            f"{_shown(name)} is not a valid {what} name: use 1 to 128 of A-Z a-z 0-9 . _ : - (not . or .. alone)."
         )
     return name
 

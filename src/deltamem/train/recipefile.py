@@ -115,7 +115,7 @@ def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise RecipeError(f"{path} must hold keys and values: backbone, data, schedule, output and others.")
+        raise RecipeError(f"{path} must hold keys and values, such as output: runs/mine.")
     base = values.pop(_EXTENDS, None)
     if base is not None and not isinstance(base, str):
         raise RecipeError(f"{path} extends {base!r}; give the path of one other recipe.")

@@ -28,7 +28,7 @@ def recall_at(output: str, golds: Sequence[str], movies: dict[int, str] | None) 
     if not movies:
         raise ValueError(
             "Recommendations need the films' names: pass entity2id.json of the benchmark's data as `movies` "
-            "(--movies FILE), or leave the source recsys_redial_full out."
+            "(--option movies=FILE), or leave the source recsys_redial_full out."
         )
     try:
         wanted = [movies[int(gold)] for gold in golds]

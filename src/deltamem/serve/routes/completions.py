@@ -30,9 +30,9 @@ async def completions(
     options = memory_options(body, session)
     prompts = await asyncio.to_thread(_prompts, body.prompt, server.prompts)
     if len(prompts) * body.n > _MOST_CHOICES:
-        raise ApiError(400, f"At most {_MOST_CHOICES} choices come of one request.", "invalid_value", "prompt")
+        raise ApiError(400, f"One request gives at most {_MOST_CHOICES} choices.", "invalid_value", "prompt")
     if options.writes and len(prompts) > 1:
-        raise ApiError(400, "One prompt at a time is written to memory.", "invalid_value", "prompt")
+        raise ApiError(400, "Only one prompt at a time can be written to memory.", "invalid_value", "prompt")
     samplings = [body.sampling(server.sampling, body.logprobs, i) for i in range(body.n)]
     opening = Generations.open(server, caller, request, options, prompts, samplings, continues=True)
 
