@@ -62,7 +62,7 @@ def _frame(tokenizer: Any) -> tuple[str, str]:
     (begin, end), content = rendered.messages[0], rendered.contents[0]
     if content is None or rendered.text[slice(*content)] != _EXAMPLE:
         raise ValueError(
-            "The chat template changes or repeats a message's text, so it cannot cut documents; observe messages instead."
+            "The chat template changes or repeats a message's text, so documents cannot be cut; observe messages."
         )
     return rendered.text[begin : content[0]], rendered.text[content[1] : end]
 
