@@ -27,6 +27,7 @@ def eval(
         ),
     ] = None,
     harness: Annotated[str, typer.Option(help="Tasks of lm-evaluation-harness instead, such as ifeval.")] = "",
+    lengths: Annotated[str, typer.Option(help="Tokens of the texts of RULER and BABILong: 4096,8192.")] = "",
     protocol: Annotated[str, typer.Option(help="One of the task's protocols; its first by default.")] = "",
     method: Annotated[
         list[str] | None,
@@ -118,6 +119,7 @@ def eval(
     changes = {
         "suite": suite,
         "harness": harness.split(",") if harness else (),
+        "lengths": lengths.split(",") if lengths else (),
         "methods": method,
         "model.name": model,
         "model.revision": model_revision,

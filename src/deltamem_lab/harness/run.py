@@ -32,6 +32,8 @@ class HarnessOptions:
         write: whether prompts and answers are written.
         seed: of everything random.
         samples: keep every item's output and scores in the results.
+        lengths: of the texts that RULER makes and that BABILong has, in tokens, such as 4,096; the tasks' own by
+            default.
     """
 
     tasks: tuple[str, ...]
@@ -43,6 +45,7 @@ class HarnessOptions:
     write: bool = True
     seed: int = 42
     samples: bool = True
+    lengths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -65,6 +68,7 @@ def run_harness(model: Any, tokenizer: Any, options: HarnessOptions, **model_opt
     Raises:
         ImportError: lm-eval is not installed; the message names the extra.
         ValueError: there is no such task, or the state does not fit the model.
+        OSError: a task's data is on the Hub and cannot be had.
     """
     try:
         from lm_eval import simple_evaluate
@@ -73,37 +77,56 @@ def run_harness(model: Any, tokenizer: Any, options: HarnessOptions, **model_opt
         raise ImportError(f"Tasks of lm-evaluation-harness need lm-eval: {how_to_install('harness')}") from None
     from deltamem_lab.harness.model import MemoryLM
 
-    known = TaskManager()
-    if unknown := sorted(set(options.tasks) - set(known.all_tasks)):
-        raise ValueError(f"lm-evaluation-harness has no task {', '.join(unknown)}; `lm-eval ls tasks` lists them.")
-    language_model = MemoryLM(
-        model,
-        tokenizer,
-        batch_size=options.batch_size,
-        state=options.state,
-        write=options.write,
-        **model_options,
-    )
     with tempfile.TemporaryDirectory() as folder:
-        results = simple_evaluate(
-            language_model,
-            tasks=[
-                _changed(
-                    name, known.task_index[name].yaml_path, options.data, _answer_tokens(name, model), Path(folder)
-                )
-                for name in options.tasks
-            ],
-            limit=options.limit,
-            task_manager=known,
-            apply_chat_template=options.chat,
-            log_samples=options.samples,
-            bootstrap_iters=0,
-            random_seed=options.seed,
-            numpy_random_seed=options.seed,
-            torch_random_seed=options.seed,
-            fewshot_random_seed=options.seed,
+        known = TaskManager(metadata=_metadata(options, tokenizer, Path(folder)))
+        if unknown := sorted(set(options.tasks) - set(known.all_tasks)):
+            raise ValueError(f"lm-evaluation-harness has no task {', '.join(unknown)}; `lm-eval ls tasks` lists them.")
+        language_model = MemoryLM(
+            model,
+            tokenizer,
+            batch_size=options.batch_size,
+            state=options.state,
+            write=options.write,
+            **model_options,
         )
+        tasks = [
+            _changed(name, known.task_index[name].yaml_path, options.data, _answer_tokens(name, model), Path(folder))
+            for name in options.tasks
+        ]
+        try:
+            results = simple_evaluate(
+                language_model,
+                tasks=tasks,
+                limit=options.limit,
+                task_manager=known,
+                apply_chat_template=options.chat,
+                log_samples=options.samples,
+                bootstrap_iters=0,
+                random_seed=options.seed,
+                numpy_random_seed=options.seed,
+                torch_random_seed=options.seed,
+                fewshot_random_seed=options.seed,
+            )
+        except OSError as error:
+            said, names = " ".join(str(error).split()), ", ".join(options.tasks)
+            raise OSError(
+                f"lm-evaluation-harness could not get what {names} reads, which is on the Hub unless the task makes it "
+                f"({said}). Fetch it once online, or give a file with --data TASK=FILE where the task "
+                "has a single data set."
+            ) from error
     return dict(results) if results else {}
+
+
+def _metadata(options: HarnessOptions, tokenizer: Any, folder: Path) -> dict[str, Any]:
+    """What RULER and BABILong are told: the tokenizer that texts are measured by, in a folder, and their lengths."""
+    tokenizer.save_pretrained(place := folder / "tokenizer")
+    told: dict[str, Any] = {"tokenizer": str(place)}
+    if not options.lengths:
+        return told
+    names = [name for name in options.tasks if name.startswith("babilong")]
+    if names and (len(names) < len(options.tasks) or len(options.lengths) > 1):
+        raise ValueError("BABILong has texts of one length at a time, and is run without other tasks.")
+    return told | {"max_seq_lengths": f"{options.lengths[0] // 1024}k" if names else list(options.lengths)}
 
 
 def _answer_tokens(name: str, model: Any) -> int | None:

@@ -76,7 +76,13 @@ def run(methods: Mapping[str, str | None], backbone: "Backbone", recipe: "EvalRe
             whole = output / "harness" / f"{task}-{method}.json"
             if whole.exists():
                 continue
-            options = HarnessOptions(tasks=(task,), data=data.get(task), limit=limit, batch_size=backbone.batch)
+            options = HarnessOptions(
+                tasks=(task,),
+                data=data.get(task),
+                limit=limit,
+                batch_size=backbone.batch,
+                lengths=recipe.lengths,
+            )
             with backbone.using(adapter), redirect_stdout(sys.stderr):
                 found = run_harness(backbone.model, backbone.tokenizer, options, **backbone.template)
             answered += keep(output, task, method, adapter, backbone, found)

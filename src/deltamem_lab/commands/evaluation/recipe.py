@@ -59,6 +59,7 @@ class EvalRecipe(Section):
         suite: what is run together, by its name or as ``module:SUITE``. Then ``tasks`` only says more of its tasks.
         tasks: by name or ``module:Class``.
         harness: tasks of lm-evaluation-harness instead.
+        lengths: of the texts of RULER and BABILong in the harness, in tokens.
         methods: by name or ``module:Class``; by default all that the adapters allow, and the controls.
         model: the backbone.
         adapters: folders or Hub ids by name, or a list that names them by what they write.
@@ -79,6 +80,7 @@ class EvalRecipe(Section):
     suite: str = ""
     tasks: dict[str, TaskSection] = Field(default_factory=dict)
     harness: tuple[str, ...] = ()
+    lengths: tuple[PositiveInt, ...] = ()
     methods: tuple[str, ...] = ()
     model: ModelSection = Field(default_factory=ModelSection)
     adapters: Places = ()
