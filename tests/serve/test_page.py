@@ -130,7 +130,7 @@ def test_what_is_told_is_seen_in_the_memory_and_answered_without_the_text(visit:
     expect(page.locator("#seen")).to_have_text("The model sees the last 5 turns.")
 
     page.get_by_role("button", name="Drop context").click()
-    expect(page.locator("#log .cut")).to_contain_text("Only its memory answers")
+    expect(page.locator("#log .cut")).to_contain_text("It answers from memory")
     expect(page.locator("#seen")).to_have_text("Answers come from memory alone.")
     questions = page.get_by_role("group", name="Ask it").get_by_role("button")
     answers = {}
