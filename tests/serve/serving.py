@@ -33,10 +33,13 @@ def make_server(
     keep_messages: bool = True,
     keys: StateKeys | None = None,
     template: str | None = None,
+    model: Any = None,
     **settings: Any,
 ) -> Server:
-    model, tokenizer = load_backbone()
-    load_demo_adapter(model, "multi")
+    backbone, tokenizer = load_backbone()
+    model = model or backbone
+    if model is backbone:
+        load_demo_adapter(model, "multi")
     if template is not None:
         tokenizer = tokenizer.__class__(tokenizer_object=tokenizer.backend_tokenizer, chat_template=template)
     settings = {"secret": SECRET, "model_name": "demo", **settings}

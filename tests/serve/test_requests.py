@@ -84,7 +84,11 @@ REASONS: list[tuple[bytes, str | None, str]] = [
     (chat(stop={"function": 1}), "stop", "Input should be a text or a list of texts."),
     (said(5), "messages.0.content", "Input should be a text or a list of text parts."),
     (said({"text": "x"}), "messages.0.content", "Input should be a text or a list of text parts."),
-    (said([IMAGE]), "messages.0.content.0.type", "Input should be 'text'."),
+    (
+        said([IMAGE]),
+        "messages.0.content.0",
+        "the model reads text only, so a part of the type 'image_url' cannot be sent.",
+    ),
     (said([{"type": "text", "text": 5}]), "messages.0.content.0.text", "Input should be a valid string."),
     (said("\ud800"), "messages.0.content", "it holds half of a surrogate pair, which is not a character."),
     (chat(top_logprobs=2), None, "top_logprobs needs logprobs: true."),

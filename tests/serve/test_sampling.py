@@ -88,3 +88,25 @@ def test_what_has_come_already_is_penalised_and_its_logprob_is_not() -> None:
     assert (first.token, second.token) == (1, 0)
     assert first.alternatives == second.alternatives
     assert first.logprob == pytest.approx(float(logits[0].log_softmax(-1)[1]))
+
+
+@pytest.mark.parametrize(
+    ("options", "made", "chosen"),
+    [
+        ({}, [0, 0], 0),
+        ({"frequency_penalty": 0.4}, [0], 0),
+        ({"frequency_penalty": 0.6}, [0, 0], 1),  # twice as much for what came twice
+        ({"presence_penalty": 0.6}, [0, 0], 0),
+        ({"presence_penalty": 1.1}, [0], 1),
+        ({"logit_bias": ((2, 5.0),)}, [], 2),
+        ({"logit_bias": ((0, -100.0),)}, [], 1),
+    ],
+)
+def test_penalties_count_what_the_answer_had_and_biases_are_added(
+    options: dict[str, Any], made: list[int], chosen: int
+) -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0]])
+    sampling = Sampling(temperature=0, **options)
+    prompt = [0, 0, 0]  # what the prompt had does not count
+    (one,) = choose(logits, [(sampling, sampling.draws())], [[*prompt, *made]], [len(prompt)])
+    assert one.token == chosen

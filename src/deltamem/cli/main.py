@@ -30,6 +30,7 @@ COMMANDS = (
     "leaderboard",
     "parity",
     "serve",
+    "mcp",
     "keys",
     "store",
     "doctor",

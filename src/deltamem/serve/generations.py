@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from deltamem.serve.access import Caller
 from deltamem.serve.bridge import Jobs, Start
+from deltamem.serve.engine.constraint import Form
 from deltamem.serve.engine.jobs import Deliver, Done, Piece, Ticket
 from deltamem.serve.engine.sampling import Chosen, Sampling
 from deltamem.serve.engine.text import CONTEXT
@@ -96,6 +97,7 @@ class Generations:
         prompts: the token ids of each prompt.
         samplings: how each answer to a prompt is sampled; the answers to one prompt are neighbours.
         continues: the answers go on from the prompts' texts.
+        form: that every answer must have; any by default.
 
     Raises:
         ApiError: a prompt does not fit.
@@ -103,9 +105,15 @@ class Generations:
     """
 
     def __init__(
-        self, turn: Turn, prompts: Sequence[list[int]], samplings: Sequence[Sampling], continues: bool
+        self,
+        turn: Turn,
+        prompts: Sequence[list[int]],
+        samplings: Sequence[Sampling],
+        continues: bool,
+        form: Form | None = None,
     ) -> None:
         self.turn = turn
+        self._form = form
         self.continues = continues
         self.held = AsyncExitStack()
         self._answers = len(samplings)
@@ -129,11 +137,12 @@ class Generations:
         samplings: Sequence[Sampling],
         *,
         continues: bool = False,
+        form: Form | None = None,
     ) -> "Generations":
         """Opens the memory and starts; ``held`` ends both. The refusals come before anything is sent."""
         async with AsyncExitStack() as stack:
             turn = await stack.enter_async_context(open_turn(server, caller, options, server.deadline(request)))
-            generations = cls(turn, prompts, samplings, continues)
+            generations = cls(turn, prompts, samplings, continues, form)
             stack.callback(generations._close, request)
             generations.held = stack.pop_all()
         return generations
@@ -176,11 +185,17 @@ class Generations:
         request.scope["deltamem_usage"] = noted
 
     def _start(self, ids: list[int], sampling: Sampling) -> Start:
-        turn = self.turn
+        turn, server = self.turn, self.turn.server
 
         def start(deliver: Deliver) -> Ticket:
-            return turn.server.engine.generate(
-                ids, sampling, deliver, state=turn.state, deadline=turn.deadline, continues=self.continues
+            return server.engine.generate(
+                ids,
+                sampling,
+                deliver,
+                state=turn.state,
+                deadline=turn.deadline,
+                continues=self.continues,
+                constraint=None if self._form is None else server.forms().begin(self._form),
             )
 
         return start

@@ -1,7 +1,8 @@
 """Messages as the tokens of a prompt, and as the tokens that a turn writes."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -9,6 +10,7 @@ from deltamem.chat import ChatTokens, Message, TemplateRefusedError
 from deltamem.chat.input import TextInput, WriteInput
 from deltamem.chat.template import render_text
 from deltamem.serve.errors import ApiError
+from deltamem.serve.tools import explained, knows_tools, syntax_of
 
 
 class Prompts:
@@ -21,6 +23,8 @@ class Prompts:
     Attributes:
         source: the model and its tokenizer.
         vocabulary: how many tokens there are.
+        syntax: how the model writes calls of tools.
+        knows_tools: whether its chat template tells it of tools.
     """
 
     def __init__(self, text: TextInput, context: int) -> None:
@@ -28,8 +32,13 @@ class Prompts:
         self._tokenizer = text.tokenizer
         self._context = context
         self.vocabulary = len(text.tokenizer)
+        template = str(getattr(text.tokenizer, "chat_template", None) or "")
+        self.syntax = syntax_of(template)
+        self.knows_tools = knows_tools(template)
 
-    def chat(self, messages: Sequence[Message], *, shorten: bool) -> tuple[list[int], int]:
+    def chat(
+        self, messages: Sequence[Message], *, shorten: bool, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> tuple[list[int], int]:
         """The prompt's tokens, and how many messages were left out of it.
 
         Args:
@@ -37,11 +46,14 @@ class Prompts:
             shorten: leave out the oldest messages, but no system message nor the last, until there is room. What
                 stays begins with a user's message: an answer without its question misleads the model, and many
                 templates refuse it.
+            tools: what the model is told of, as chat templates take it.
 
         Raises:
             ApiError: the messages cannot be rendered, or do not fit.
         """
-        ids = self._render(messages)
+        if tools and not self.knows_tools:
+            messages, tools = _with_system(messages, explained(tools)), ()
+        ids = self._render(messages, tools)
         if len(ids) < self._context:
             return ids, 0
         cuts = _cuts(messages) if shorten else []
@@ -49,7 +61,7 @@ class Prompts:
         def fits(count: int) -> bool:
             nonlocal ids
             try:
-                ids = self._render(without_oldest(messages, count))
+                ids = self._render(without_oldest(messages, count), tools)
             except ApiError:  # a template that begins with a user's message refuses a last one of another's
                 return False
             return len(ids) < self._context
@@ -97,9 +109,10 @@ class Prompts:
         """A bare text from its tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def _render(self, messages: Sequence[Message]) -> list[int]:
+    def _render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        more = {"tools": [dict(tool) for tool in tools]} if tools else {}
         try:
-            text = render_text(self._tokenizer, messages, add_generation_prompt=True)
+            text = render_text(self._tokenizer, messages, add_generation_prompt=True, **more)
         except TemplateRefusedError as error:
             raise _unrenderable(error) from None
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -120,6 +133,14 @@ def without_oldest(messages: Sequence[Message], count: int) -> list[Message]:
     """The messages without the oldest ``count`` that are not a system's."""
     gone = set([i for i, message in enumerate(messages) if message["role"] != "system"][:count])
     return [message for i, message in enumerate(messages) if i not in gone]
+
+
+def _with_system(messages: Sequence[Message], text: str) -> list[Message]:
+    """The messages, with a text after what the system says."""
+    if messages and messages[0]["role"] == "system":
+        before = messages[0]["content"]
+        return [{**messages[0], "content": f"{before}\n\n{text}" if before else text}, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]
 
 
 def _cuts(messages: Sequence[Message]) -> list[int]:

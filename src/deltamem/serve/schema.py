@@ -1,12 +1,14 @@
 """The bodies of requests, checked field by field. What the server cannot do it refuses instead of ignoring it."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from deltamem.serve.engine.sampling import MAX_LOGPROBS, Sampling
+from deltamem.serve.tools import HERMES, Syntax, written
 from deltamem.store import NAME_PATTERN
 
 
@@ -51,7 +53,6 @@ SessionName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$", max_length=128, 
 Label = Annotated[str, Field(min_length=1, max_length=200)]
 Seconds = Annotated[float, Field(gt=0, le=10 * 366 * 86400)]
 MaxTokens = Annotated[int, Field(ge=1, le=2**20)]
-Zero = Annotated[float, Field(ge=0, le=0)]
 Nothing = Annotated[list[Any], Field(max_length=0)]
 
 StopText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_whole)]
@@ -66,6 +67,14 @@ class TextPart(Body):
 
     type: Literal["text"]
     text: WholeText
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_other_kind(cls, data: Any) -> Any:
+        kind = data.get("type") if isinstance(data, dict) else None
+        if isinstance(kind, str) and kind != "text":
+            raise ValueError(f"the model reads text only, so a part of the type {kind!r} cannot be sent")
+        return data
 
 
 Content = Annotated[
@@ -116,6 +125,37 @@ class MemoryOptions(Options):
         return self
 
 
+class CalledFunction(Body):
+    """A tool and the arguments that it was called with, which are JSON as text."""
+
+    name: str = Field(min_length=1, max_length=128)
+    arguments: str
+
+    @field_validator("arguments")
+    @classmethod
+    def _an_object(cls, text: str) -> str:
+        try:
+            found = json.loads(text or "{}")
+        except ValueError:
+            raise ValueError("it is no JSON") from None
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+        return text
+
+
+class ToolCall(Body):
+    """A call of a tool, as an answer had it."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The tool's name, and its arguments as values."""
+        return {"name": self.function.name, "arguments": json.loads(self.function.arguments or "{}")}
+
+
 class ChatMessage(Options):
     """A message. Those that OpenAI's clients make of an answer may be sent back whole."""
 
@@ -127,18 +167,34 @@ class ChatMessage(Options):
     annotations: Nothing | None = None
     audio: None = None
     function_call: None = None
-    tool_calls: Nothing | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=64)] | None = None
 
     @model_validator(mode="after")
     def _has_content(self) -> "ChatMessage":
         if self.role != "assistant" and "content" not in self.model_fields_set:
             raise ValueError(f"a message of the role {self.role} needs a content")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only an assistant's message has tool_calls")
         return self
 
-    def plain(self) -> dict[str, str]:
-        """Role and content as a chat template takes them."""
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+    @property
+    def text(self) -> str:
+        """Its content."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+    def plain(self, syntax: Syntax = HERMES) -> dict[str, str]:
+        """Role and content as every chat template takes them; calls of tools are text."""
+        calls = written([call.plain() for call in self.tool_calls or ()], syntax)
+        content = "\n".join(part for part in (self.text, calls) if part)
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
+
+    def structured(self) -> dict[str, Any]:
+        """The same for a chat template that knows tools."""
+        found: dict[str, Any] = {**self.plain(), "content": self.text}
+        if self.tool_calls:
+            calls = self.tool_calls
+            found["tool_calls"] = [{"id": c.id, "type": "function", "function": c.plain()} for c in calls]
+        return found | {name: value for name in ("name", "tool_call_id") if (value := getattr(self, name)) is not None}
 
 
 class StreamOptions(Options):
@@ -146,6 +202,31 @@ class StreamOptions(Options):
 
     include_usage: bool = False
     include_obfuscation: bool = False
+
+
+Choices = Annotated[list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(min_length=1, max_length=1000)]
+Biases = Annotated[
+    dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+    Field(max_length=1024),
+]
+
+
+class StructuredOutputs(Options):
+    """One form that an answer must have."""
+
+    json_schema: dict[str, Any] | None = Field(default=None, alias="json", description="A JSON schema.")
+    regex: Annotated[str, Field(min_length=1, max_length=10_000)] | None = None
+    choice: Choices | None = None
+    grammar: Annotated[str, Field(min_length=1, max_length=100_000)] | None = Field(
+        default=None, description="A grammar in Lark's notation."
+    )
+    json_object: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "StructuredOutputs":
+        if len(self.model_fields_set) != 1:
+            raise ValueError("give exactly one of json, regex, choice, grammar and json_object")
+        return self
 
 
 class Generation(Options):
@@ -167,9 +248,14 @@ class Generation(Options):
     stop: Stop | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    frequency_penalty: Zero | None = Field(default=None, description="Not supported; 0 is accepted.")
-    presence_penalty: Zero | None = Field(default=None, description="Not supported; 0 is accepted.")
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(None, description="Not supported.")
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    logit_bias: Biases | None = Field(default=None, description="Added to the logits of tokens, by their ids.")
+    structured_outputs: StructuredOutputs | None = Field(default=None, description="A form of the answer, as in vLLM.")
+    guided_json: dict[str, Any] | None = Field(default=None, description="structured_outputs.json by its older name.")
+    guided_regex: str | None = Field(default=None, description="structured_outputs.regex by its older name.")
+    guided_choice: Choices | None = Field(default=None, description="structured_outputs.choice by its older name.")
+    guided_grammar: str | None = Field(default=None, description="structured_outputs.grammar by its older name.")
     ignore_eos: bool = Field(default=False, description="Go on after the end token, up to max_tokens.")
     user: str | None = Field(default=None, description="Accepted and not used.")
     memory: MemoryOptions | None = None
@@ -179,6 +265,31 @@ class Generation(Options):
     def most_tokens(self) -> int | None:
         """The most tokens to generate; ``None`` for the server's own bound."""
         return self.max_tokens
+
+    @property
+    def wanted(self) -> StructuredOutputs | None:
+        """The form of the answer.
+
+        Raises:
+            ValueError: several are asked for.
+        """
+        older = {
+            "json": self.guided_json,
+            "regex": self.guided_regex,
+            "choice": self.guided_choice,
+            "grammar": self.guided_grammar,
+        }
+        asked = {name: value for name, value in older.items() if value is not None}
+        if not asked:
+            return self.structured_outputs
+        if self.structured_outputs is not None:
+            raise ValueError("give structured_outputs or one of the guided_ fields")
+        return StructuredOutputs.model_validate(asked)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "Generation":
+        _ = self.wanted
+        return self
 
     def sampling(self, defaults: Sampling, logprobs: int | None, choice: int) -> Sampling:
         """How choice number ``choice`` is sampled: as the request says, else as ``defaults`` do."""
@@ -190,6 +301,9 @@ class Generation(Options):
             "top_k": None if self.top_k is None else max(0, self.top_k),
             "min_p": self.min_p,
             "repetition_penalty": self.repetition_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "presence_penalty": self.presence_penalty,
+            "logit_bias": tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
         }
         return replace(
             defaults,
@@ -201,10 +315,75 @@ class Generation(Options):
         )
 
 
-class ResponseFormat(Body):
-    """Text, and nothing else."""
+class JsonSchema(Options):
+    """A JSON schema with a name."""
 
-    type: Literal["text"]
+    name: str
+    description: str | None = None
+    schema_: dict[str, Any] = Field(default={"type": "object"}, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Options):
+    """The form of an answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _with_schema(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema belongs to the type json_schema, and that needs one")
+        return self
+
+    @property
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """What the answer's JSON must be; ``None`` for text."""
+        if self.type == "text":
+            return None
+        return {"type": "object"} if self.json_schema is None else self.json_schema.schema_
+
+
+ToolName = Annotated[str, Field(pattern="^[a-zA-Z0-9_.-]+$", max_length=128)]
+
+
+class Function(Options):
+    """A function that the model may call."""
+
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] = Field(default={"type": "object", "properties": {}}, description="A JSON schema.")
+    strict: bool | None = Field(default=None, description="Accepted; calls that are required always fit the schema.")
+
+
+class Tool(Body):
+    """A tool that the model may use."""
+
+    type: Literal["function"]
+    function: Function
+
+    def shown(self) -> dict[str, Any]:
+        """As a chat template takes it."""
+        return {"type": "function", "function": self.function.model_dump(exclude_none=True, exclude={"strict"})}
+
+
+class NamedTool(Body):
+    """A tool by its name."""
+
+    name: ToolName
+
+
+class ChosenTool(Body):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedTool
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("str")] | Annotated[ChosenTool, Tag("dict")],
+    _checked_by(_type, "Input should be none, auto, required, or a function"),
+]
 
 
 class ChatRequest(Generation):
@@ -217,9 +396,11 @@ class ChatRequest(Generation):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     response_format: ResponseFormat | None = None
-    tools: Nothing | None = Field(default=None, description="Not supported.")
-    tool_choice: Literal["none", "auto"] | None = None
-    parallel_tool_calls: bool | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: ToolChoice | None = Field(default=None, description="auto by default.")
+    parallel_tool_calls: bool | None = Field(
+        default=None, description="Whether several calls may be made at once; where calls are required, true allows it."
+    )
     metadata: dict[str, str] | None = Field(default=None, description="Accepted and not used.")
     store: bool | None = Field(default=None, description="Accepted and not used.")
     service_tier: str | None = Field(default=None, description="Accepted and not used.")
@@ -228,7 +409,29 @@ class ChatRequest(Generation):
     def _alternatives(self) -> "ChatRequest":
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
+        names = [tool.function.name for tool in self.tools or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("two tools have one name")
+        if isinstance(self.tool_choice, ChosenTool) and self.tool_choice.function.name not in names:
+            raise ValueError(f"tool_choice: there is no tool {self.tool_choice.function.name!r}")
+        if self.tool_choice == "required" and not names:
+            raise ValueError("tool_choice: a call is required, and there are no tools")
+        if self.wanted is not None and (self.response_format is not None or self.shown_tools):
+            raise ValueError("structured_outputs goes neither with response_format nor with tools")
         return self
+
+    @property
+    def shown_tools(self) -> list[Tool]:
+        """The tools that the model is told of."""
+        return [] if self.tool_choice == "none" else list(self.tools or ())
+
+    @property
+    def required_tools(self) -> list[Tool]:
+        """Those of which one must be called; none if the model may answer otherwise."""
+        if isinstance(self.tool_choice, ChosenTool):
+            wanted = self.tool_choice.function.name
+            return [tool for tool in self.tools or () if tool.function.name == wanted]
+        return list(self.tools or ()) if self.tool_choice == "required" else []
 
     @property
     def most_tokens(self) -> int | None:

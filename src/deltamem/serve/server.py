@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import threading
 import time
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -16,8 +17,9 @@ from deltamem.recall import Interview
 from deltamem.serve.access import Access, Caller, RateLimits
 from deltamem.serve.bridge import Inbox
 from deltamem.serve.committer import Committer
+from deltamem.serve.engine.constraint import Forms
 from deltamem.serve.engine.engine import Engine
-from deltamem.serve.engine.interface import AnyEngine, MakeEngine
+from deltamem.serve.engine.interface import AnyEngine, MakeEngine, end_tokens
 from deltamem.serve.engine.sampling import Sampling
 from deltamem.serve.errors import ApiError
 from deltamem.serve.locks import Locks
@@ -80,6 +82,8 @@ class Server:
         self.model_again = Locks()  # what calls the model beside the engine does so alone
         self.started = int(time.time())
         self._interview: Interview | None = None
+        self._forms: Forms | None = None
+        self._making_forms = threading.Lock()
 
     async def admit(self, request: Request) -> Caller:
         """Who a request comes from, counted against the limits.
@@ -116,6 +120,18 @@ class Server:
         if self._interview is None:
             self._interview = Interview(self.engine.model, self.engine.tokenizer)
         return self._interview
+
+    def forms(self) -> Forms:
+        """The forms that answers can be given; made when they are first needed, in whatever thread.
+
+        Raises:
+            ImportError: llguidance is not installed; the message names the extra.
+        """
+        with self._making_forms:
+            if self._forms is None:
+                engine = self.engine
+                self._forms = Forms(engine.tokenizer, sorted(end_tokens(engine.model, engine.tokenizer)))
+            return self._forms
 
     def exclusively(self, tenant: str, session: str, deadline: float) -> AbstractAsyncContextManager[None]:
         """One turn at a time: within the block no other turn of the session runs in this process.

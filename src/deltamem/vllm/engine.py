@@ -28,6 +28,7 @@ from deltamem.formats.state import StateCodec
 from deltamem.models.catalog import find_source
 from deltamem.models.loading import find_adapter, load_config, load_tokenizer
 from deltamem.observe import CHUNK, positions
+from deltamem.serve.engine.constraint import Constraint
 from deltamem.serve.engine.interface import MakeEngine, check_prompt, end_tokens
 from deltamem.serve.engine.jobs import (
     ClosedError,
@@ -51,7 +52,17 @@ from deltamem.vllm.flags import engine_arguments
 from deltamem.vllm.request import MemoryRequest
 
 _log = logging.getLogger(__name__)
-_PASSED_ON = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "max_tokens")
+_PASSED_ON = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "seed",
+    "max_tokens",
+)
 _DONE_HERE = ("stop", "logprobs", "ignore_end")
 
 
@@ -192,8 +203,11 @@ class VllmEngine:
         state: MemoryState | None = None,
         deadline: float | None = None,
         continues: bool = False,
+        constraint: Constraint | None = None,
     ) -> Ticket:
         """Continues a prompt, reading a memory and not writing it."""
+        if constraint is not None:
+            raise ValueError("The vLLM engine gives answers no form; deltamem's own does (--engine own).")
         check_prompt(prompt, self.context)
         _check_sampling(sampling)
         ticket = Ticket(deliver, deadline)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from deltamem.observe import positions
 from deltamem.serve.engine.batch import RowBatch, WriteBatch, check_model
+from deltamem.serve.engine.constraint import Constraint
 from deltamem.serve.engine.interface import check_prompt, end_tokens
 from deltamem.serve.engine.jobs import (
     ClosedError,
@@ -112,6 +113,7 @@ class Engine:
         state: MemoryState | None = None,
         deadline: float | None = None,
         continues: bool = False,
+        constraint: Constraint | None = None,
     ) -> Ticket:
         """Continues a prompt, reading a memory and not writing it: delivers pieces, then ``Done`` or ``Failed``.
 
@@ -121,7 +123,8 @@ class Engine:
         ticket = Ticket(deliver, deadline)
         text = TextStream(self.tokenizer, sampling.stop, prompt if continues else ())
         state = state if state is not None else self.new_state()
-        self._submit(Row(ticket, state, list(prompt), len(prompt), sampling, sampling.draws(), text))
+        row = Row(ticket, state, list(prompt), len(prompt), sampling, sampling.draws(), text, constraint=constraint)
+        self._submit(row)
         return ticket
 
     def write(
@@ -257,9 +260,17 @@ class Engine:
         """Chooses the next token of each row and ends the rows that it completes."""
         if logits is None:
             return
-        chosen = choose(logits, [(row.sampling, row.draws) for row in rows], [row.tokens for row in rows])
+        chosen = choose(
+            logits,
+            [(row.sampling, row.draws) for row in rows],
+            [row.tokens for row in rows],
+            [row.prompt for row in rows],
+            [row.constraint for row in rows],
+        )
         for row, choice in zip(rows, chosen, strict=True):
             row.tokens.append(choice.token)
+            if row.constraint is not None:
+                row.constraint.take(choice.token)
             made = len(row.tokens) - row.prompt
             if choice.token in self._ends and not row.sampling.ignore_end:
                 self._end(row, Done(row.text.finish(), "stop", row.prompt, made))
@@ -268,6 +279,8 @@ class Engine:
             row.ticket.deliver(Piece(piece, choice, row.text.length))
             if row.text.stopped:
                 self._end(row, Done("", "stop", row.prompt, made))
+            elif row.constraint is not None and row.constraint.finished:
+                self._end(row, Done(row.text.finish(), "stop", row.prompt, made))
             elif made >= row.sampling.max_tokens or len(row.tokens) >= self.context:
                 rest = row.text.finish()
                 self._end(row, Done(rest, "stop" if row.text.stopped else "length", row.prompt, made))

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from deltamem.serve.engine.constraint import Constraint
 from deltamem.serve.engine.jobs import Deliver, Load, Ticket, results
 from deltamem.serve.engine.sampling import Sampling
 from deltamem.serve.settings import EngineLimits
@@ -46,6 +47,7 @@ class AnyEngine(Protocol):
         state: MemoryState | None = None,
         deadline: float | None = None,
         continues: bool = False,
+        constraint: Constraint | None = None,
     ) -> Ticket:
         """Continues a prompt, reading a memory and not writing it: delivers pieces, then ``Done`` or ``Failed``.
 
@@ -56,6 +58,7 @@ class AnyEngine(Protocol):
             state: the memory, one row; empty by default, which is the bare backbone.
             deadline: in the terms of ``time.monotonic()``.
             continues: the text goes on from the prompt's, instead of beginning anew.
+            constraint: what it may say, of this generation alone; anything by default.
 
         Raises:
             ValueError: the prompt is empty or leaves no position for an answer.

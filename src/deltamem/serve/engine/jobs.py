@@ -9,6 +9,7 @@ from queue import SimpleQueue
 
 from torch import Tensor
 
+from deltamem.serve.engine.constraint import Constraint
 from deltamem.serve.engine.sampling import Chosen, Sampling
 from deltamem.serve.engine.text import TextStream
 from deltamem.state import MemoryState
@@ -128,10 +129,11 @@ class Row:
         state: the memory it reads, one row.
         tokens: prompt and answer so far.
         prompt: how many of them are the prompt.
-        fed: how many the model has seen.
         sampling: how it samples.
         draws: its random numbers.
         text: its text so far.
+        fed: how many the model has seen.
+        constraint: what it may say; anything if ``None``.
     """
 
     ticket: Ticket
@@ -142,6 +144,7 @@ class Row:
     draws: random.Random
     text: TextStream
     fed: int = 0
+    constraint: Constraint | None = None
 
 
 @dataclass(eq=False)

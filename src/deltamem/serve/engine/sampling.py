@@ -1,11 +1,14 @@
 """How the next token is chosen, row by row: what one row draws does not depend on its neighbours."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from deltamem.serve.engine.constraint import Constraint, mask
 
 MAX_LOGPROBS = 20
 
@@ -22,6 +25,9 @@ class Sampling:
         min_p: draws among the tokens that have this share of the likeliest one's probability.
         repetition_penalty: what has come already, prompt included, has its logit divided by this, or multiplied
             where it is below 0. 1 changes nothing.
+        frequency_penalty: taken from a token's logit each time the answer has had it.
+        presence_penalty: taken from a token's logit once the answer has had it.
+        logit_bias: added to the logits of some tokens, by their ids.
         seed: makes the draws repeatable; ``None`` for new ones every time.
         stop: texts before which the generation ends.
         logprobs: how many alternatives to report beside each token's log-probability; ``None`` reports nothing.
@@ -37,6 +43,9 @@ class Sampling:
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
@@ -55,10 +64,18 @@ class Sampling:
             raise ValueError(f"min_p must lie between 0 and 1, not {self.min_p}.")
         if not 0 < self.repetition_penalty <= 10:
             raise ValueError(f"repetition_penalty must be above 0 and at most 10, not {self.repetition_penalty}.")
+        for name in ("frequency_penalty", "presence_penalty"):
+            if not -2 <= getattr(self, name) <= 2:
+                raise ValueError(f"{name} must lie between -2 and 2, not {getattr(self, name)}.")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise ValueError(f"At most {MAX_LOGPROBS} alternatives can be reported, not {self.logprobs}.")
         if not all(self.stop):
             raise ValueError("A stop string must not be empty.")
+
+    @property
+    def shifted(self) -> bool:
+        """Whether logits are changed before a token is chosen."""
+        return bool(self.repetition_penalty != 1 or self.frequency_penalty or self.presence_penalty or self.logit_bias)
 
     @property
     def narrowed(self) -> bool:
@@ -86,17 +103,24 @@ class Chosen:
 
 
 def choose(
-    logits: Tensor, rows: Sequence[tuple[Sampling, random.Random]], seen: Sequence[Sequence[int]] = ()
+    logits: Tensor,
+    rows: Sequence[tuple[Sampling, random.Random]],
+    seen: Sequence[Sequence[int]] = (),
+    prompts: Sequence[int] = (),
+    constraints: Sequence[Constraint | None] = (),
 ) -> list[Chosen]:
     """The next token of every row.
 
     Args:
         logits: ``[B, V]``.
         rows: for each row how it samples, and its own random numbers.
-        seen: for each row its tokens so far, prompt included; rows that penalise repetition need them.
+        seen: for each row its tokens so far, prompt included; rows with a penalty need them.
+        prompts: how many of them are the prompt; none by default.
+        constraints: for each row what it may say; anything by default.
     """
     raw = logits.float()
-    logits = _penalised(raw, [sampling.repetition_penalty for sampling, _ in rows], seen)
+    logits = _shifted(raw, [sampling for sampling, _ in rows], seen, prompts)
+    logits = mask(logits, constraints)
     tokens = logits.argmax(-1).tolist()
     drawn = [number for number, (sampling, _) in enumerate(rows) if sampling.temperature > 0]
     whole = [number for number in drawn if not rows[number][0].narrowed]
@@ -111,15 +135,27 @@ def choose(
     ]
 
 
-def _penalised(logits: Tensor, penalties: Sequence[float], seen: Sequence[Sequence[int]]) -> Tensor:
-    if all(penalty == 1 for penalty in penalties):
+def _shifted(
+    logits: Tensor, samplings: Sequence[Sampling], seen: Sequence[Sequence[int]], prompts: Sequence[int]
+) -> Tensor:
+    """Logits with the penalties and biases of each row."""
+    if not any(sampling.shifted for sampling in samplings):
         return logits
     logits = logits.clone()
-    for number, penalty in enumerate(penalties):
-        if penalty != 1:
+    for number, sampling in enumerate(samplings):
+        row = logits[number]
+        if sampling.repetition_penalty != 1:
             come = torch.tensor(sorted(set(seen[number])), device=logits.device)
-            old = logits[number, come]
-            logits[number, come] = torch.where(old > 0, old / penalty, old * penalty)
+            penalty = sampling.repetition_penalty
+            row[come] = torch.where(row[come] > 0, row[come] / penalty, row[come] * penalty)
+        if sampling.frequency_penalty or sampling.presence_penalty:
+            made = Counter(seen[number][prompts[number] if prompts else 0 :])
+            tokens = torch.tensor(list(made), dtype=torch.int64, device=logits.device)
+            times = torch.tensor(list(made.values()), dtype=row.dtype, device=logits.device)
+            row[tokens] -= sampling.frequency_penalty * times + sampling.presence_penalty
+        if sampling.logit_bias:
+            ids, biases = zip(*sampling.logit_bias, strict=True)
+            row[torch.tensor(ids, device=logits.device)] += torch.tensor(biases, device=logits.device)
     return logits
 
 

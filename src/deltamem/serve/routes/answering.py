@@ -51,6 +51,19 @@ class Shape(ABC):
     def part(self, text: str, tokens: Sequence[Token]) -> dict[str, Any]:
         """The fields of a choice in a chunk, which is the last one if it brings nothing."""
 
+    def parts(self, index: int, text: str, tokens: Sequence[Token]) -> Iterator[dict[str, Any]]:
+        """The fields of a choice in the chunks that a piece of it makes."""
+        if text or (tokens and self.logprobs):
+            yield self.part(text, tokens)
+
+    def rest(self, index: int) -> Iterator[dict[str, Any]]:
+        """The same for what was held back, once the choice has ended."""
+        yield from ()
+
+    def reason(self, index: int, choice: Choice) -> str | None:
+        """Why a choice ended."""
+        return choice.reason
+
 
 def probed(tokenizer: Any, token: Token) -> Iterator[Probed]:
     """A token, and then its alternatives, as they stand in the text."""
@@ -93,7 +106,7 @@ async def respond(
             pass
         memory = await finish(generations)
         choices = [
-            {"index": index, **shape.choice(choice), "finish_reason": choice.reason}
+            {"index": index, **shape.choice(choice), "finish_reason": shape.reason(index, choice)}
             for index, choice in enumerate(generations.choices)
         ]
         return {**head, "object": shape.whole, "choices": choices, "usage": generations.usage, "memory": memory}
@@ -123,10 +136,13 @@ async def _chunks(
         for index in range(len(generations.choices)):
             yield chunk(index, shape.opening)
     async for index, text, tokens in generations.pieces():
-        if text or (tokens and shape.logprobs):
-            yield chunk(index, shape.part(text, tokens))
+        for fields in shape.parts(index, text, tokens):
+            yield chunk(index, fields)
+    for index in range(len(generations.choices)):
+        for fields in shape.rest(index):
+            yield chunk(index, fields)
     memory = await finish(generations)
     for index, choice in enumerate(generations.choices):
-        yield {**chunk(index, shape.part("", []), choice.reason), "memory": memory}
+        yield {**chunk(index, shape.part("", []), shape.reason(index, choice)), "memory": memory}
     if usage:
         yield {**head, "choices": [], "usage": generations.usage}

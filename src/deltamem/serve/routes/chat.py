@@ -1,6 +1,7 @@
 """``/v1/chat/completions``: OpenAI's chat, with a memory."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request
@@ -8,11 +9,13 @@ from fastapi.responses import Response
 
 from deltamem.chat import Message
 from deltamem.serve.bridge import encoded
+from deltamem.serve.forms import form_of
 from deltamem.serve.generations import Choice, Generations, Token
 from deltamem.serve.prompts import answer_message, new_messages
 from deltamem.serve.routes.answering import Shape, probed, respond
-from deltamem.serve.routes.common import CallerOf, ServerOf, SessionHeader, memory_options
+from deltamem.serve.routes.common import CallerOf, ServerOf, SessionHeader, check_biases, memory_options
 from deltamem.serve.schema import ChatRequest
+from deltamem.serve.tools import Called, CallReader, Event, Said, Syntax, read_calls
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -30,36 +33,101 @@ async def chat_completions(
     the model answers as its bare backbone.
     """
     options = memory_options(body, session)
-    messages = [message.plain() for message in body.messages]
+    prompts = server.prompts
+    messages = [message.plain(prompts.syntax) for message in body.messages]
+    tools = [tool.shown() for tool in body.shown_tools]
+    shown = [message.structured() for message in body.messages] if prompts.knows_tools else messages
     shorten = options.session is not None
-    ids, dropped = await encoded(lambda: server.prompts.chat(messages, shorten=shorten), _texts(messages))
+    ids, dropped = await encoded(lambda: prompts.chat(shown, shorten=shorten, tools=tools), _texts(messages))
+    check_biases(body, prompts.vocabulary)
+    form = await form_of(server, body)
     samplings = [body.sampling(server.sampling, body.alternatives, i) for i in range(body.n)]
-    opening = Generations.open(server, caller, request, options, [ids], samplings)
+    opening = Generations.open(server, caller, request, options, [ids], samplings, form=form)
 
     async def finish(generations: Generations) -> dict[str, Any]:
         turn = generations.turn
         added = [*new_messages(messages), answer_message(generations.choices[0].text)]
-        written = await encoded(lambda: server.prompts.written(added, turn.options.roles), _texts(added))
+        written = await encoded(lambda: prompts.written(added, turn.options.roles), _texts(added))
         return {**await turn.write(written, "turn", added), "dropped_messages": dropped}
 
-    return await respond(request, body, opening, _Chat(server.engine.tokenizer, bool(body.logprobs)), finish)
+    shape = _Chat(server.engine.tokenizer, bool(body.logprobs), prompts.syntax if tools else None)
+    return await respond(request, body, opening, shape, finish)
 
 
 def _texts(messages: Sequence[Message]) -> Iterator[str]:
     return (text for message in messages for text in message.values())
 
 
+@dataclass(frozen=True)
 class _Chat(Shape):
+    """Chat, whose answers may call tools.
+
+    Attributes:
+        syntax: how the model writes calls; ``None`` where it was told of no tools.
+    """
+
     prefix, whole, chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
     opening: ClassVar = {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
 
+    syntax: Syntax | None = None
+    _readers: dict[int, CallReader] = field(default_factory=dict, init=False)
+
     def choice(self, choice: Choice) -> dict[str, Any]:
         shown = {**self._logprobs(choice.tokens), "refusal": None} if self.logprobs else None
-        return {"message": {"role": "assistant", "content": choice.text, "refusal": None}, "logprobs": shown}
+        message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+        text, calls = self._read(choice)
+        if calls:
+            message |= {"content": text or None, "tool_calls": calls}
+        return {"message": message, "logprobs": shown}
 
     def part(self, text: str, tokens: Sequence[Token]) -> dict[str, Any]:
         shown = self._logprobs(tokens) if self.logprobs and tokens else None
         return {"delta": {"content": text} if text or tokens else {}, "logprobs": shown}
+
+    def parts(self, index: int, text: str, tokens: Sequence[Token]) -> Iterator[dict[str, Any]]:
+        if self.syntax is None:
+            yield from super().parts(index, text, tokens)
+            return
+        deltas = self._deltas(self._reader(index, self.syntax).push(text))
+        shown = self._logprobs(tokens) if self.logprobs and tokens else None
+        if shown is not None and not deltas:
+            deltas = [{}]
+        for place, delta in enumerate(deltas):
+            yield {"delta": delta, "logprobs": None if place else shown}
+
+    def rest(self, index: int) -> Iterator[dict[str, Any]]:
+        if self.syntax is not None:
+            for delta in self._deltas(self._reader(index, self.syntax).finish()):
+                yield {"delta": delta, "logprobs": None}
+
+    def reason(self, index: int, choice: Choice) -> str | None:
+        called = index in self._readers and self._readers[index].calls
+        if choice.reason == "stop" and (called or self._read(choice)[1]):
+            return "tool_calls"
+        return choice.reason
+
+    def _reader(self, index: int, syntax: Syntax) -> CallReader:
+        return self._readers.setdefault(index, CallReader(syntax))
+
+    def _read(self, choice: Choice) -> tuple[str, list[dict[str, Any]]]:
+        """A whole answer's text, and its calls."""
+        if self.syntax is None:
+            return choice.text, []
+        return read_calls(choice.text, self.syntax)
+
+    def _deltas(self, events: Sequence[Event]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for event in events:
+            if isinstance(event, Said):
+                found.append({"content": event.text})
+            elif isinstance(event, Called):
+                function = {"name": event.name, "arguments": ""}
+                call = {"index": event.number, "id": event.id, "type": "function", "function": function}
+                found.append({"tool_calls": [call]})
+            else:
+                call = {"index": event.number, "function": {"arguments": event.text}}
+                found.append({"tool_calls": [call]})
+        return found
 
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
         def item(text: str, data: bytes, logprob: float | None) -> dict[str, Any]:

@@ -63,6 +63,16 @@ def memory_options(body: Generation, header: str | None) -> MemoryOptions:
     return options
 
 
+def check_biases(body: Generation, vocabulary: int) -> None:
+    """Refuses biases of tokens that are not there.
+
+    Raises:
+        ApiError: there is one.
+    """
+    if any(int(token) >= vocabulary for token in body.logit_bias or ()):
+        raise ApiError(400, f"Token ids go from 0 to {vocabulary - 1}.", "invalid_value", "logit_bias")
+
+
 class EventStream(StreamingResponse):
     """Server-sent events; what the stream holds is let go however it ends, even before it began.
 

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from deltamem.serve.errors import ApiError
+from deltamem.serve.forms import form_of
 from deltamem.serve.generations import Choice, Generations, Token
 from deltamem.serve.prompts import Prompts
 from deltamem.serve.routes.answering import Shape, probed, respond
-from deltamem.serve.routes.common import CallerOf, ServerOf, SessionHeader, memory_options
+from deltamem.serve.routes.common import CallerOf, ServerOf, SessionHeader, check_biases, memory_options
 from deltamem.serve.schema import CompletionRequest
 
 router = APIRouter(prefix="/v1", tags=["openai"])
@@ -33,8 +34,10 @@ async def completions(
         raise ApiError(400, f"One request gives at most {_MOST_CHOICES} choices.", "invalid_value", "prompt")
     if options.writes and len(prompts) > 1:
         raise ApiError(400, "Only one prompt at a time can be written to memory.", "invalid_value", "prompt")
+    check_biases(body, server.prompts.vocabulary)
+    form = await form_of(server, body)
     samplings = [body.sampling(server.sampling, body.logprobs, i) for i in range(body.n)]
-    opening = Generations.open(server, caller, request, options, prompts, samplings, continues=True)
+    opening = Generations.open(server, caller, request, options, prompts, samplings, continues=True, form=form)
 
     async def finish(generations: Generations) -> dict[str, Any]:
         choice = generations.choices[0]

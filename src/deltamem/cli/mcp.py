@@ -1,0 +1,86 @@
+"""``deltamem mcp``: a memory as tools of the Model Context Protocol."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from deltamem.cli.places import STORE_VARIABLE
+
+
+def mcp(
+    transport: Annotated[
+        Literal["stdio", "http"], typer.Option(help="stdio for a client that starts it, http for streamable HTTP.")
+    ] = "stdio",
+    session: Annotated[str, typer.Option(help="The session of tools that are given none.")] = "default",
+    server: Annotated[
+        str, typer.Option(help="Address of a running deltamem serve to ask, instead of a model in this process.")
+    ] = "",
+    key: Annotated[str, typer.Option(envvar="DELTAMEM_API_KEY", help="API key for that server.")] = "",
+    model: Annotated[
+        str,
+        typer.Option(help="smollm2, embedded, or a Hub id, folder or GGUF file; smollm2 if it is here, else embedded."),
+    ] = "",
+    adapter: Annotated[
+        str, typer.Option(help="Hub id or folder of an adapter for it; for a model with a name also multi or token.")
+    ] = "",
+    store: Annotated[
+        str,
+        typer.Option(
+            envvar=STORE_VARIABLE,
+            help="sqlite:///file or postgresql://user@host/database; a file of the user's if left out.",
+        ),
+    ] = "",
+    keep_messages: Annotated[
+        bool,
+        typer.Option(
+            "--keep-messages/--no-keep-messages",
+            help="Store what is remembered as text too: recall then tells where from, and forget is exact.",
+        ),
+    ] = True,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of http, on 127.0.0.1.")] = 8001,
+    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+) -> None:
+    """Serve memories to agents: remember, recall, ask, forget, list, export.
+
+    Example: claude mcp add memory -- deltamem mcp
+    Another: deltamem mcp --transport http, then http://127.0.0.1:8001/mcp
+    """
+    import asyncio
+    from contextlib import AbstractAsyncContextManager
+
+    from deltamem.extensions import how_to_install
+    from deltamem.serve.logs import configure_logging
+
+    configure_logging()
+    try:
+        import httpx
+
+        from deltamem.serve.mcp import local, mcp_server, remote
+        from deltamem.serve.server import Server
+        from deltamem.serve.settings import Settings
+    except ModuleNotFoundError as missing:
+        raise ImportError(f"The MCP server needs {missing.name}: {how_to_install('mcp')}") from None
+    from deltamem.cli.models import open_model
+    from deltamem.cli.places import state_secret
+    from deltamem.cli.serve import open_store
+
+    def opened() -> AbstractAsyncContextManager[httpx.AsyncClient]:
+        if server:
+            return remote(server, key)
+        sessions = open_store(store, keep_messages=keep_messages)
+        try:
+            name, backbone, tokenizer = open_model(model, adapter, device)
+            return local(Server(backbone, tokenizer, sessions, Settings(secret=state_secret(), model_name=name)))
+        except BaseException:
+            sessions.close()
+            raise
+
+    async def run() -> None:
+        async with opened() as client:
+            tools = mcp_server(client, session)
+            if transport == "http":
+                await tools.run_streamable_http_async(port=port)
+            else:
+                await tools.run_stdio_async()
+
+    asyncio.run(run())
