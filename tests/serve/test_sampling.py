@@ -1,4 +1,5 @@
 import random
+from typing import Any
 
 import pytest
 import torch
