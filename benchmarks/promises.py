@@ -15,6 +15,7 @@ failure, and so is a class that ``pickle`` is made to look up.
 import argparse
 import base64
 import collections
+import copy
 import json
 import math
 import random
@@ -211,18 +212,23 @@ def broken_request(rng: random.Random, state: str) -> Sent:
     return method, path, headers, changed_bytes(rng, data) if rng.random() < 0.2 else data
 
 
+def odd(rng: random.Random) -> Any:
+    """A value of :data:`ODD`, a copy of its own: what comes of it may be changed again."""
+    return copy.deepcopy(rng.choice(ODD))
+
+
 def changed_value(rng: random.Random, value: Any) -> Any:
     """The value with one part of it, at any depth, replaced, removed or named otherwise."""
     if not value or not isinstance(value, dict | list) or rng.random() < 0.15:
-        return rng.choice(ODD)
+        return odd(rng)
     places: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value)))
     place, way = rng.choice(places), rng.randrange(5)
     if way == 0:
         del value[place]
     elif way == 1 and isinstance(value, dict):
-        value[rng.choice(["store", "user", "memory", "n", "x", ""])] = rng.choice(ODD)
+        value[rng.choice(["store", "user", "memory", "n", "x", ""])] = odd(rng)
     elif way == 2 and isinstance(value, list):
-        value.append(rng.choice(ODD))
+        value.append(odd(rng))
     else:
         value[place] = changed_value(rng, value[place])
     return value

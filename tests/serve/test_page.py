@@ -138,7 +138,7 @@ def test_what_is_told_is_seen_in_the_memory_and_answered_without_the_text(visit:
         questions.get_by_text(question).click()
         answers[question] = answered(page, number).inner_text()
     assert list(answers.values()) == ["Porto.", "tortoise.", "cello.", "July 20."]
-    expect(page.get_by_role("status")).to_contain_text("July 20.")
+    expect(page.locator("#said[role=status]")).to_contain_text("July 20.")
     assert picture(page, "#held") != told
 
     page.fill("#message", ASK_CITY)
