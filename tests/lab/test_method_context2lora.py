@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 
 import tiny
 from deltamem.demo.backbone import load_backbone
-from deltamem_lab.backbone import Backbone
+from deltamem_lab.backbone import Backbone, Generated
 from deltamem_lab.interface import as_messages
 from deltamem_lab.loading import embedded_backbone
 from deltamem_lab.methods import build_method
-from deltamem_lab.methods.context2lora import FITTED, FittedLora
+from deltamem_lab.methods.context2lora import FITTED, AskedLora, FittedLora, asked_and_answered
 from deltamem_lab.methods.lora import (
     LoraPlan,
     add_lora,
@@ -201,3 +201,40 @@ def test_the_command_trains_what_eval_reads(tmp_path: Path, capsys: pytest.Captu
     assert '"method": "context2lora"' in capsys.readouterr().out
     assert called(main, [*task, "--output", str(run)]) == 0
     assert '"lora":"mine"' in (run / "records.jsonl").read_text().replace(" ", "")
+
+
+def test_a_lora_is_fitted_to_the_questions_that_the_backbone_writes(
+    own: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedded backbone writes none; what a larger one writes stands in for it here."""
+    method = AskedLora("context2lora_asked", own, LoraPlan(rate=2e-2, steps=6, batch=1))
+    question = ITEM.questions[0]
+    wanted = [one for one in asks(own) if one.question is question]
+    monkeypatch.setattr("deltamem_lab.methods.context2lora._WRITTEN", 8)
+    method.reset(0)
+    method.observe(ITEM.history[:1])
+    (alone,) = method.answer(wanted)
+    assert alone.notes["questions"] == 0
+    assert alone.text == build_method("none", own).answer(wanted)[0].text
+    generate = own.generate
+
+    def writes(prompts, *arguments, **options):  # type: ignore[no-untyped-def]
+        if "Write four short questions" not in prompts[0][-1]["content"]:
+            return generate(prompts, *arguments, **options)
+        assert ITEM.history[0]["content"] in prompts[0][-1]["content"]  # type: ignore[index]
+        text = f"Question: {question.text}\nAnswer: zebra"
+        return [Generated(text, "", 100, 9) for _ in prompts]
+
+    monkeypatch.setattr(own, "generate", writes)
+    method.reset(0)
+    method.observe(ITEM.history[:1])
+    (asked,) = method.answer(wanted)
+    assert asked.notes["questions"] == 1
+    assert asked.notes["loss_after"] < 0.5 * asked.notes["loss_before"]
+    assert asked.cost.write_tokens > 109
+
+
+def test_questions_are_read_in_the_form_asked_for() -> None:
+    text = "Here:\n**Question 1:** Where is she?\n**Answer:** In Oslo.\n\nQuestion: Who?\nAnswer: Ada\nQuestion: lost\n"
+    assert asked_and_answered(text) == [("Where is she?", "In Oslo."), ("Who?", "Ada")]
+    assert asked_and_answered("I cannot.") == []

@@ -1,5 +1,6 @@
 """Context2LoRA in both readings: a LoRA trained beforehand, and one that is fitted to each history."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 from deltamem.chat import Message, encode_chat
 from deltamem.extensions import how_to_install
 from deltamem_lab.backbone import Backbone, Generated
-from deltamem_lab.interface import Ask, Entry, as_messages
+from deltamem_lab.interface import Ask, Decoding, Entry, as_messages, as_text
 from deltamem_lab.methods.base import MethodOptions, Size, Weights
+from deltamem_lab.methods.fitting import chunks, packed
 from deltamem_lab.methods.lora import (
     LoraPlan,
     add_lora,
@@ -30,6 +32,13 @@ FITTED = "context2lora_fitted"
 # Rate, updates, and the length and overlap of the pieces are those of Back et al., arXiv 2603.01097.
 FIT = LoraPlan(rate=5e-4, steps=150, batch=4)
 _PIECE, _OVERLAP = 2048, 200
+# Of the questions that a backbone is to write: tokens of a passage, of what it writes about one, and of an answer.
+_PASSAGE, _WRITTEN, _SHORT = 256, 192, 16
+_WRITE = (
+    "{}\n\nWrite four short questions about the text above that can be answered from it, each with a short answer, in "
+    "this form:\nQuestion: ...\nAnswer: ..."
+)
+_PAIR = re.compile(r"Question[ \d]*:[ *]*(\S[^\n]*)\n+[* ]*Answer[ \d]*:[ *]*(\S[^\n]*)")
 
 
 @method("context2lora", "Context2LoRA, trained beforehand", "trained")
@@ -148,6 +157,75 @@ class FittedLora(NoContext):
         step = self._length - min(_OVERLAP, self._length // 10)
         last = max(1, len(ids) - (self._length - step))
         return [ids[start : start + self._length] for start in range(0, last, step)]
+
+
+@method("context2lora_asked", "Context2LoRA, fitted to questions of the backbone's own", "trained", on_demand=True)
+class AskedLora(FittedLora):
+    """The question alone, asked of the backbone with a LoRA fitted to questions that it wrote about the history itself.
+
+    It reads the history passage by passage and writes questions with their answers; the loss is the answers', each
+    after its question alone. Where a backbone writes none in the form asked for, it answers without a history; the
+    notes say how many there were.
+
+    Args:
+        name: as in records and tables.
+        backbone: what answers and asks; it is given a LoRA, which other methods do not see.
+        plan: how it is fitted.
+    """
+
+    def __init__(self, name: str, backbone: Backbone, plan: LoraPlan = FIT) -> None:
+        super().__init__(name, backbone, plan)
+        self._pairs: list[tuple[str, str]] = []
+
+    def forget(self) -> None:
+        """A fresh LoRA, and no questions."""
+        super().forget()
+        self._pairs = []
+
+    def keep(self, history: Sequence[Entry]) -> int:
+        """Has the backbone ask about what is new, and fits the LoRA to all questions there are."""
+        units = packed(chunks(history, 4 * _PASSAGE), _PASSAGE, self.backbone.count)
+        texts = ["\n".join(as_text(entry) for entry in unit) for unit in units]
+        prompts: list[list[Message]] = [[{"role": "user", "content": _WRITE.format(text)}] for text in texts]
+        written = self.backbone.generate(prompts, Decoding(_WRITTEN)) if prompts else []
+        self._pairs += [pair for one in written for pair in asked_and_answered(one.text)]
+        read = sum(one.prompt_tokens + one.new_tokens for one in written)
+        if not self._pairs:
+            return read
+        rows = [self._row(question, answer) for question, answer in self._pairs]
+        used: list[int] = []
+        with self.backbone.using(None):
+            self._losses = fit_lora(self.backbone.model, FITTED, _dealt(rows, self.plan, used), self.plan)
+        return read + sum(used)
+
+    def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
+        """Nothing: the text is gone."""
+        return [(shown, {**notes, "questions": len(self._pairs)}) for shown, notes in super().show(asks)]
+
+    def estimate(self, size: Size) -> tuple[int, int]:
+        """The history is read once; how much is asked about it is not known, a batch of short questions an update."""
+        return size.history + self.plan.steps * self.plan.batch * (size.bare + _SHORT), size.bare
+
+    def _row(self, question: str, answer: str) -> tuple[list[int], list[float]]:
+        asked: list[Message] = [{"role": "user", "content": question}]
+        prompt = self.backbone.text.encode(asked, prompt=True).input_ids[0].tolist()
+        whole = self.backbone.text.encode([*asked, {"role": "assistant", "content": answer}]).input_ids[0].tolist()
+        shared = next((place for place, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
+        return whole, [0.0] * shared + [1.0] * (len(whole) - shared)
+
+
+def asked_and_answered(text: str) -> list[tuple[str, str]]:
+    """The questions with their answers in what a model wrote, in the form that it was asked for."""
+    return [(question.strip(), answer.strip()) for question, answer in _PAIR.findall(text)]
+
+
+def _dealt(rows: Sequence[tuple[list[int], list[float]]], plan: LoraPlan, used: list[int]) -> Iterator[list[TokenRows]]:
+    """The rows in turn, a batch an update; ``used`` takes the number of tokens of each."""
+    size = min(plan.batch, len(rows))
+    for step in range(plan.steps):
+        part = [rows[(step * size + place) % len(rows)] for place in range(size)]
+        used.append(sum(len(ids) for ids, _ in part))
+        yield [TokenRows.pad(part)]
 
 
 def _trained(backbone: Backbone) -> list[str]:
