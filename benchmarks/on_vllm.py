@@ -28,7 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
     parser.add_argument("--model", default="smollm2", help="as deltamem serve takes it")
-    parser.add_argument("--adapter", default="multi")
+    parser.add_argument("--adapter", default="first")
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--prompt", type=int, default=64, help="tokens")
     parser.add_argument("--answer", type=int, default=32, help="tokens")

@@ -64,9 +64,11 @@ def test_no_acknowledged_turn_is_lost_with_a_replica(tmp_path: Path):
     store = f"sqlite:///{tmp_path}/sessions.db"
     command = [sys.executable, str(EXAMPLE), "--store", store, "--port", str(port), "--cpus", "0.1"]
     command += ["--engine", os.environ.get("DELTAMEM_RAY_ENGINE", "own")]
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_DOCKER_CPU_WARNING": "1"}
-    log = (tmp_path / "log").open("wb")
-    with subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True) as process:
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300"}
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True) as process,
+    ):
         try:
             until = time.monotonic() + 400
             while b"Serving at" not in (tmp_path / "log").read_bytes() and time.monotonic() < until:

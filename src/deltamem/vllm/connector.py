@@ -11,6 +11,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
@@ -19,8 +20,11 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 
+from deltamem.formats.state import StateInfo, pack_state
+from deltamem.state import MemoryState
 from deltamem.vllm.check import adapter_of, check_pages, check_setup, check_version
 from deltamem.vllm.request import MemoryRequest
+from deltamem.vllm.rings import MemoryLostError
 
 _log = logging.getLogger(__name__)
 
@@ -140,13 +144,13 @@ class MemoryConnector(KVConnectorBase_V1, SupportsHMA):
             try:
                 wanted = MemoryRequest.of(begin.params)
                 ticket = wanted.ticket
-                state = wanted.read_state(self.memories.fingerprint, rings.shape)
+                state, written = wanted.read_state(self.memories.fingerprint, rings.shape)
                 flags = wanted.flags(begin.prompt)
             except ValueError as error:
                 _log.warning("a request's memory is refused: %s", error)
                 rings.refuse(begin.slot, begin.page, str(error), ticket)
             else:
-                rings.begin(begin.slot, begin.page, state, flags, ticket)
+                rings.begin(begin.slot, begin.page, state, flags, ticket, written)
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         """The pages of requests whose memory cannot be trusted: vLLM fails these requests, and no others."""
@@ -175,7 +179,17 @@ class MemoryWorker:
 
     def deltamem_take(self, ticket: str, tokens: int) -> Tensor:
         """The memory ``[L, N, R, R]`` of a request that has finished; see :meth:`Rings.take`."""
-        return _memories(self.vllm_config).rings.take(ticket, tokens)
+        return _memories(self.vllm_config).rings.take(ticket, tokens).value
+
+    def deltamem_take_file(self, ticket: str, tokens: int) -> bytes | str:
+        """The same as the bytes of a saved memory; or, as text, why it cannot be had."""
+        memories = _memories(self.vllm_config)
+        try:
+            taken = memories.rings.take(ticket, tokens)
+        except MemoryLostError as error:
+            return str(error)
+        state = MemoryState(tuple(layer[None] for layer in taken.value), torch.tensor([taken.written]))
+        return pack_state(state, StateInfo(memories.fingerprint, None, (taken.written,)))
 
 
 def _memories(vllm_config: Any) -> Any:

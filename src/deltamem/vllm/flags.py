@@ -1,5 +1,13 @@
-"""How vLLM has to be started for a backbone to remember."""
+"""How vLLM has to be started for a backbone to remember.
 
+    python -m deltamem.vllm.flags MODEL ADAPTER
+
+prints the command.
+"""
+
+import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +53,27 @@ def engine_arguments(model: str | Path, adapter: str | Path) -> dict[str, Any]:
         },
         "worker_extension_cls": f"{MODULE}.MemoryWorker",
     }
+
+
+def serve_command(model: str | Path, adapter: str | Path) -> list[str]:
+    """The command `vllm serve` with the flags that make a backbone remember; see :func:`engine_arguments`."""
+    arguments = engine_arguments(model, adapter)
+    return [
+        "vllm",
+        "serve",
+        arguments["model"],
+        "--dtype",
+        arguments["dtype"],
+        "--no-enable-prefix-caching",
+        "--enforce-eager",
+        "--hf-overrides",
+        json.dumps(arguments["hf_overrides"]),
+        "--worker-extension-cls",
+        arguments["worker_extension_cls"],
+        "--kv-transfer-config",
+        json.dumps(arguments["kv_transfer_config"]),
+    ]
+
+
+if __name__ == "__main__":
+    print(shlex.join(serve_command(*sys.argv[1:3])))

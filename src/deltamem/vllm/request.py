@@ -53,8 +53,8 @@ class MemoryRequest:
         state = said.get("state")
         return cls(None if state is None else _bytes("state", state), write, ticket)
 
-    def read_state(self, fingerprint: str, shape: tuple[int, int, int]) -> Tensor | None:
-        """The memory ``[L, N, R, R]``, checked; ``None`` for an empty one.
+    def read_state(self, fingerprint: str, shape: tuple[int, int, int]) -> tuple[Tensor | None, int]:
+        """The memory ``[L, N, R, R]``, checked, ``None`` for an empty one; and how many tokens it has written.
 
         Args:
             fingerprint: of the adapter.
@@ -64,11 +64,11 @@ class MemoryRequest:
             ValueError: it is damaged, of another adapter or another number of sessions, or not finite.
         """
         if self.state is None:
-            return None
+            return None, 0
         state, info = unpack_state(self.state)
         if info.fingerprint != fingerprint:
             raise ValueError(f"This memory was written by another adapter ({info.fingerprint[:12]}…).")
-        return stacked(state, shape)
+        return _stacked(state, shape), info.tokens[0]
 
     def flags(self, prompt: int) -> Tensor:
         """Which tokens write: uint8, one for each token of a prompt, and one for all that follow.
@@ -85,7 +85,7 @@ class MemoryRequest:
         return torch.frombuffer(bytearray(self.write) + b"\0", dtype=torch.uint8)
 
 
-def stacked(state: MemoryState, shape: tuple[int, int, int]) -> Tensor:
+def _stacked(state: MemoryState, shape: tuple[int, int, int]) -> Tensor:
     """The one row of a memory as ``[L, N, R, R]``.
 
     Raises:

@@ -6,7 +6,7 @@ the last tokens it fed: K is two more than it may speculate.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,20 @@ class MemoryLostError(RuntimeError):
     """A request's memory is not there, or not what the engine takes it for."""
 
 
+class Taken(NamedTuple):
+    """The memory of a request that has finished.
+
+    Attributes:
+        value: ``[L, N, R, R]``.
+        fed: how many tokens the engine fed.
+        written: how many tokens have written to it, before this request and in it.
+    """
+
+    value: Tensor
+    fed: int
+    written: int
+
+
 @dataclass
 class Running:
     """A request that runs.
@@ -27,11 +41,13 @@ class Running:
     Attributes:
         page: its first page.
         flags: which of its tokens write, see :meth:`MemoryRequest.flags`.
+        written: how many tokens had written to its memory when it began.
         problem: why its memory cannot be trusted, if so.
     """
 
     page: int
     flags: Tensor
+    written: int = 0
     problem: str | None = None
 
 
@@ -56,7 +72,7 @@ class Rings:
         self._by_page = torch.zeros(1, dtype=torch.int64)
         self._running: dict[int, Running] = {}
         self._tickets: dict[str, int] = {}
-        self._kept: dict[str, tuple[int, Tensor] | str] = {}
+        self._kept: dict[str, Taken | str] = {}
         self._seen: Any = None
         self._batch: Batch | None = None
         self.lost: set[int] = set()
@@ -65,13 +81,15 @@ class Rings:
         """Says how many pages the engine has."""
         self._by_page = torch.zeros(pages, dtype=torch.int64)
 
-    def begin(self, slot: int, page: int, state: Tensor | None, flags: Tensor, ticket: str | None) -> None:
+    def begin(
+        self, slot: int, page: int, state: Tensor | None, flags: Tensor, ticket: str | None, written: int = 0
+    ) -> None:
         """Has a request begin, or begin again after a preemption, with a memory ``[L, N, R, R]``."""
         self._tags[slot] = -1
         self._tags[slot, 0] = 0
         self.values[:, slot, 0] = 0 if state is None else state
         self._by_page[page] = slot
-        self._running[slot] = Running(page, flags)
+        self._running[slot] = Running(page, flags, written)
         if ticket is not None:
             self._tickets[ticket] = slot
 
@@ -92,8 +110,8 @@ class Rings:
         self._tickets.pop(ticket, None)
         self._kept.pop(ticket, None)
 
-    def take(self, ticket: str, tokens: int) -> Tensor:
-        """The memory ``[L, N, R, R]`` of a request that has finished, after so many tokens; only once.
+    def take(self, ticket: str, tokens: int) -> Taken:
+        """The memory of a request that has finished, after so many tokens; only once.
 
         Raises:
             MemoryLostError: it is not there, or cannot be trusted.
@@ -103,10 +121,9 @@ class Rings:
         found = self._kept.pop(ticket, "There is no memory of this ticket; it was taken before, or never asked for.")
         if isinstance(found, str):
             raise MemoryLostError(found)
-        count, value = found
-        if count != tokens:
-            raise MemoryLostError(f"The engine fed {count} tokens, and {tokens} were wanted.")
-        return value
+        if found.fed != tokens:
+            raise MemoryLostError(f"The engine fed {found.fed} tokens, and {tokens} were wanted.")
+        return found
 
     def batch(self, metadata: Any) -> Batch:
         """Whose the tokens of a step are, by the engine's attention metadata; worked out once for all layers."""
@@ -141,10 +158,12 @@ class Rings:
             self._tags[slots[some], after % self.places] = after
         return Batch(starts, slots, counts, torch.cat(writes) if writes else torch.zeros(0, dtype=torch.uint8))
 
-    def _read(self, slot: int, tokens: int) -> tuple[int, Tensor] | str:
-        problem = self._running[slot].problem
-        if problem is not None:
-            return problem
+    def _read(self, slot: int, tokens: int) -> Taken | str:
+        running = self._running[slot]
+        if running.problem is not None:
+            return running.problem
         if int(self._tags[slot, tokens % self.places]) != tokens:
             return f"The memory after {tokens} tokens is not there any more."
-        return tokens, self.values[:, slot, tokens % self.places].clone()
+        said, rest = running.flags[:-1][:tokens], max(0, tokens - len(running.flags) + 1)
+        written = running.written + int(said.sum()) + rest * int(running.flags[-1])
+        return Taken(self.values[:, slot, tokens % self.places].clone(), tokens, written)
