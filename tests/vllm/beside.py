@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 
 import deltamem
 import tiny
+from deltamem.formats.hub import adapter_file
+from deltamem.formats.release import write_release
 from deltamem.formats.state import state_to_bytes
 from deltamem.vllm.flags import engine_arguments
 from deltamem.vllm.request import MemoryRequest
@@ -79,12 +82,26 @@ def turns(*lengths: int, seed: int = 0, **same: Any) -> list[Turn]:
 
 
 class Beside:
-    """Args: the family, a folder to work in, vLLM's own arguments, and the adapter's configuration."""
+    """A backbone with its adapter, twice.
 
-    def __init__(self, family: str, folder: Path, engine: dict[str, Any] | None = None, **adapter: Any) -> None:
+    Args:
+        family: which backbone.
+        folder: a folder to work in.
+        engine: vLLM's own arguments.
+        release: give vLLM the adapter in the release's format.
+        adapter: the adapter's configuration.
+    """
+
+    def __init__(
+        self, family: str, folder: Path, engine: dict[str, Any] | None = None, *, release: bool = False, **adapter: Any
+    ) -> None:
         from vllm import LLM
 
         self.model = make_model(family, folder, **adapter)
+        if release:
+            shutil.rmtree(folder / "adapter")
+            (folder / "adapter").mkdir()
+            write_release(adapter_file(self.model), folder / "adapter")
         given = {
             "dtype": "float32",
             "enforce_eager": True,

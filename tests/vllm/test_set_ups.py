@@ -10,7 +10,7 @@ from beside import Beside, Turn, turns
 @pytest.mark.parametrize(
     ("family", "adapter"),
     [
-        ("mistral", {"heads": ("q", "o")}),
+        ("mistral", {"heads": ("q", "o"), "release": True}),
         ("qwen2", {"states": 2, "coupled_gates": False}),
         ("qwen3", {"layers": "middle:2", "rowwise_gates": False}),
         ("smollm3", {"output_norm": True, "scale": "head"}),

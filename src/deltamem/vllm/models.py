@@ -6,13 +6,13 @@ stay as they are.
 # vLLM is not there where the product's own checks run, and its classes are then of any type
 # mypy: allow-subclassing-any, disable-error-code="no-any-return"
 
+import itertools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from vllm.config import VllmConfig
-from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.forward_context import get_forward_context
 from vllm.model_executor.models.llama import LlamaForCausalLM
 from vllm.model_executor.models.mistral import MistralForCausalLM
@@ -56,19 +56,14 @@ class _SteeredProjection(nn.Module):
     def __init__(self, base: nn.Module, widths: dict[Head, int]) -> None:
         super().__init__()
         self.base_layer = base
-        rank, replicas = get_tensor_model_parallel_rank(), getattr(base, "num_kv_head_replicas", 1)
-        self.parts: list[tuple[Head, slice, slice]] = []
-        start = 0
-        for head, width in widths.items():
-            shard = rank if head == "q" else rank // replicas
-            self.parts.append((head, slice(start, start + width), slice(shard * width, (shard + 1) * width)))
-            start += width
+        ends = itertools.accumulate(widths.values())
+        self.parts = {head: slice(end - widths[head], end) for head, end in zip(widths, ends, strict=True)}
 
     def forward(self, steered: _Steered) -> tuple[Tensor, Any]:
         output, bias = self.base_layer(steered.hidden_states)
-        for head, here, mine in self.parts:
+        for head, part in self.parts.items():
             if head in steered.corrections:
-                output[..., here] += steered.corrections[head][..., mine].to(output.dtype)
+                output[..., part] += steered.corrections[head].to(output.dtype)
         return output, bias
 
 
