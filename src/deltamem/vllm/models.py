@@ -73,7 +73,8 @@ class RememberingAttention(nn.Module):
     Args:
         attention: vLLM's module, with a packed `qkv_proj` and an `o_proj`.
         memory: the layer's memory.
-        rings: `[S, K, N, R, R]`, the memories of this layer.
+        memories: what the process keeps.
+        index: which of the layers that remember it is.
         name: what the layer is called in vLLM's `static_forward_context`.
     """
 
