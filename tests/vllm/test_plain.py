@@ -1,11 +1,10 @@
-"""Plain `vllm serve`, with the flags and the route that the page on vLLM names."""
+"""vLLM's own server, with the flags and the route that the page on vLLM names."""
 
 import base64
 import contextlib
 import os
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ def test_a_memory_goes_from_request_to_request(tmp_path: Path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "vllm"), *serve_command("embedded", "multi")[1:], "--port", str(port)]
+    command = [*serve_command("embedded", "multi"), "--port", str(port)]
     environment = os.environ | {"VLLM_PLUGINS": "deltamem", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     log = tmp_path / "log"
     with (

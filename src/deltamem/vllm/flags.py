@@ -56,11 +56,16 @@ def engine_arguments(model: str | Path, adapter: str | Path) -> dict[str, Any]:
 
 
 def serve_command(model: str | Path, adapter: str | Path) -> list[str]:
-    """The command `vllm serve` with the flags that make a backbone remember; see :func:`engine_arguments`."""
+    """The command of vLLM's own server with the flags that make a backbone remember; see :func:`engine_arguments`.
+
+    It is what `vllm serve` runs, which in the package for CPUs does not find its own name.
+    """
     arguments = engine_arguments(model, adapter)
     return [
-        "vllm",
-        "serve",
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
         arguments["model"],
         "--dtype",
         arguments["dtype"],
