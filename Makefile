@@ -8,7 +8,7 @@ WORKERS ?= 2
 # torchao looks for compiled kernels of other Pythons and says so at length; the tests need none of them.
 export TORCHAO_FORCE_SKIP_LOADING_SO_FILES := 1
 
-.PHONY: demo model test vllm-test lint format docs bench clean
+.PHONY: clients demo model test vllm-test lint format docs bench clean
 
 demo: .venv/.runtime model  ## watch a frozen chat model remember; offline once it is set up
 	$(BIN)/deltamem demo
@@ -22,6 +22,10 @@ test: .venv/.dev model  ## every check that CI runs
 
 vllm-test: .vllm/.ready  ## the tests on vLLM, in an environment of its own; CI does not run them
 	NUMBA_CACHE_DIR=$(CURDIR)/.vllm/numba .vllm/bin/python -m pytest tests/vllm
+
+clients: .venv/.dev  ## agent frameworks against the server; they are large, so tests of theirs are skipped without
+	$(PIP) install --constraint constraints.txt --group clients
+	$(BIN)/pytest tests/serve/test_responses.py
 
 lint: .venv/.dev
 	$(BIN)/ruff check

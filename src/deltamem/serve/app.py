@@ -16,6 +16,7 @@ from deltamem.serve.routes.completions import router as completions
 from deltamem.serve.routes.lookback import router as lookback
 from deltamem.serve.routes.page import add_page
 from deltamem.serve.routes.recall import router as recall
+from deltamem.serve.routes.responses import router as responses
 from deltamem.serve.routes.sessions import router as sessions
 from deltamem.serve.routes.system import models
 from deltamem.serve.routes.system import router as system
@@ -56,7 +57,7 @@ def create_app(server: Server) -> FastAPI:
         openapi_url="/openapi.json",
     )
     app.state.server = server
-    for part in (chat, completions, sessions, recall, lookback, models):
+    for part in (chat, completions, responses, sessions, recall, lookback, models):
         app.include_router(part, responses=_ERRORS)
     app.include_router(system)
     add_page(app)

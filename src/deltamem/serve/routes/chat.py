@@ -1,6 +1,6 @@
 """``/v1/chat/completions``: OpenAI's chat, with a memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -8,13 +8,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from deltamem.chat import Message
+from deltamem.serve.access import Caller
 from deltamem.serve.bridge import encoded
 from deltamem.serve.forms import form_of
 from deltamem.serve.generations import Choice, Generations, Token
 from deltamem.serve.prompts import answer_message, new_messages
-from deltamem.serve.routes.answering import Shape, probed, respond
+from deltamem.serve.routes.answering import Finish, Shape, probed, respond
 from deltamem.serve.routes.common import CallerOf, ServerOf, SessionHeader, check_biases, memory_options
-from deltamem.serve.schema import ChatRequest
+from deltamem.serve.schema import ChatRequest, MemoryOptions
+from deltamem.serve.server import Server
 from deltamem.serve.tools import Called, CallReader, Event, Said, Syntax, read_calls
 
 router = APIRouter(prefix="/v1", tags=["openai"])
@@ -32,26 +34,50 @@ async def chat_completions(
     kept. Older messages that do not fit the model's positions are left out; the memory has them. Without a session
     the model answers as its bare backbone.
     """
-    options = memory_options(body, session)
-    prompts = server.prompts
-    messages = [message.plain(prompts.syntax) for message in body.messages]
-    tools = [tool.shown() for tool in body.shown_tools]
-    shown = [message.structured() for message in body.messages] if prompts.knows_tools else messages
-    shorten = options.session is not None
-    ids, dropped = await encoded(lambda: prompts.chat(shown, shorten=shorten, tools=tools), _texts(messages))
-    check_biases(body, prompts.vocabulary)
-    form = await form_of(server, body)
-    samplings = [body.sampling(server.sampling, body.alternatives, i) for i in range(body.n)]
-    opening = Generations.open(server, caller, request, options, [ids], samplings, form=form)
+    conversation = await Conversation.of(body, request, server, caller, memory_options(body, session))
+    tools, tokenizer = body.shown_tools, server.engine.tokenizer
+    shape = _Chat(tokenizer, bool(body.logprobs), server.prompts.syntax if tools else None)
+    return await respond(request, body, conversation.opening, shape, conversation.finish)
 
-    async def finish(generations: Generations) -> dict[str, Any]:
-        turn = generations.turn
-        added = [*new_messages(messages), answer_message(generations.choices[0].text)]
-        written = await encoded(lambda: prompts.written(added, turn.options.roles), _texts(added))
-        return {**await turn.write(written, "turn", added), "dropped_messages": dropped}
 
-    shape = _Chat(server.engine.tokenizer, bool(body.logprobs), prompts.syntax if tools else None)
-    return await respond(request, body, opening, shape, finish)
+@dataclass(frozen=True)
+class Conversation:
+    """A request for chat on its way to an answer.
+
+    Attributes:
+        opening: opens the memory and starts the generations.
+        finish: writes the turn, and gives what the answer says of the memory.
+    """
+
+    opening: Coroutine[Any, Any, Generations]
+    finish: Finish
+
+    @classmethod
+    async def of(
+        cls, body: ChatRequest, request: Request, server: Server, caller: Caller, options: MemoryOptions
+    ) -> "Conversation":
+        """Makes the prompt of a request.
+
+        Raises:
+            ApiError: the messages cannot be rendered or do not fit, or the answer's form cannot be followed.
+        """
+        prompts = server.prompts
+        messages = [message.plain(prompts.syntax) for message in body.messages]
+        tools = [tool.shown() for tool in body.shown_tools]
+        shown = [message.structured() for message in body.messages] if prompts.knows_tools else messages
+        shorten = options.session is not None
+        ids, dropped = await encoded(lambda: prompts.chat(shown, shorten=shorten, tools=tools), _texts(messages))
+        check_biases(body, prompts.vocabulary)
+        form = await form_of(server, body)
+        samplings = [body.sampling(server.sampling, body.alternatives, i) for i in range(body.n)]
+
+        async def finish(generations: Generations) -> dict[str, Any]:
+            turn = generations.turn
+            added = [*new_messages(messages), answer_message(generations.choices[0].text)]
+            written = await encoded(lambda: prompts.written(added, turn.options.roles), _texts(added))
+            return {**await turn.write(written, "turn", added), "dropped_messages": dropped}
+
+        return cls(Generations.open(server, caller, request, options, [ids], samplings, form=form), finish)
 
 
 def _texts(messages: Sequence[Message]) -> Iterator[str]:

@@ -1,0 +1,185 @@
+"""``/v1/responses``: OpenAI's Responses, whose conversations are memory sessions."""
+
+import asyncio
+import itertools
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
+
+from deltamem.serve.access import Caller
+from deltamem.serve.bridge import unless_disconnected
+from deltamem.serve.errors import ApiError
+from deltamem.serve.generations import Generations
+from deltamem.serve.responses import Output, ResponseRequest, response_id, session_of
+from deltamem.serve.routes.chat import Conversation
+from deltamem.serve.routes.common import CallerOf, EventStream, ServerOf, SessionHeader, memory_options
+from deltamem.serve.schema import ChatMessage, MemoryOptions
+from deltamem.serve.server import Server
+from deltamem.serve.tools import CallReader
+
+router = APIRouter(prefix="/v1", tags=["openai"])
+_KEPT = timedelta(days=30)
+
+
+@router.post("/responses", summary="Answer, going on from an earlier response or in a conversation")
+async def responses(
+    body: ResponseRequest, request: Request, server: ServerOf, caller: CallerOf, session: SessionHeader = None
+) -> Response:
+    """Answers as chat does.
+
+    A ``conversation`` is the memory session of that name. ``previous_response_id`` goes on from the memory that the
+    response left, and shows the messages before it where the server keeps them; if its session has gone on since, in
+    a fork. Without either, a session of its own is made for a response that is stored, and kept for thirty days;
+    ``store: false`` writes nothing.
+    """
+    options, before, made = await _memory(body, session, server, caller)
+    try:
+        chat = body.chat(before)
+    except ValidationError as error:
+        raise ApiError(400, error.errors()[0]["msg"], "invalid_value") from None
+    conversation = await Conversation.of(chat, request, server, caller, options)
+    generations = await conversation.opening
+    turn = generations.turn
+    writes = options.writes and options.session is not None
+    number = turn.version + 1 + (turn.version == 0 or turn.fresh)
+    name = response_id(str(options.session), number) if writes else f"resp_{uuid.uuid4().hex}"
+    head = _head(body, server, name, options)
+
+    async def finish(output: Output) -> dict[str, Any]:
+        memory = await conversation.finish(generations)
+        if made and writes:
+            expires = datetime.now(UTC) + _KEPT
+            await asyncio.to_thread(server.store.change, caller.tenant, str(options.session), expires=expires)
+        return _whole(head, generations, output, memory)
+
+    reader = CallReader(server.prompts.syntax) if chat.shown_tools else None
+    if body.stream:
+        held = AsyncExitStack()
+        held.push_async_callback(generations.held.aclose)
+        return EventStream(request, _events(generations, Output(reader), head, finish), held)
+
+    async def answer() -> dict[str, Any]:
+        output = Output(reader)
+        async for _, text, _ in generations.pieces():
+            for _ in output.push(text):
+                pass
+        for _ in output.finish():
+            pass
+        return await finish(output)
+
+    async with generations.held:
+        return JSONResponse(await unless_disconnected(request, answer()))
+
+
+async def _events(
+    generations: Generations, output: Output, head: dict[str, Any], finish: Any
+) -> AsyncIterator[dict[str, Any]]:
+    count = itertools.count()
+
+    def numbered(event: dict[str, Any]) -> dict[str, Any]:
+        return {**event, "sequence_number": next(count)}
+
+    yield numbered({"type": "response.created", "response": head})
+    yield numbered({"type": "response.in_progress", "response": head})
+    async for _, text, _ in generations.pieces():
+        for event in output.push(text):
+            yield numbered(event)
+    for event in output.finish():
+        yield numbered(event)
+    done = await finish(output)
+    yield numbered({"type": f"response.{done['status']}", "response": done})
+
+
+async def _memory(
+    body: ResponseRequest, header: str | None, server: Server, caller: Caller
+) -> tuple[MemoryOptions, list[ChatMessage], bool]:
+    """Which memory is used, the messages that are shown of before, and whether the session is made for this."""
+    given = body.chat([]) if body.memory is not None else None
+    options = memory_options(given, header) if given is not None else MemoryOptions(session=header)
+    named = body.named_session
+    elsewhere = options.session is not None or options.state is not None
+    if elsewhere and (named is not None or body.previous_response_id is not None):
+        raise ApiError(400, "conversation and memory name different memories.", "invalid_value", "memory")
+    if named is not None:
+        return options.model_copy(update={"session": named}), [], False
+    if body.previous_response_id is not None:
+        session, version = session_of(body.previous_response_id)
+        record = await asyncio.to_thread(server.store.get, caller.tenant, session)
+        log = await asyncio.to_thread(server.store.messages, caller.tenant, session, version=version, limit=500)
+        before = [ChatMessage(role=one.message["role"], content=one.message["content"]) for one in log]
+        if record.head != version:
+            copy = await asyncio.to_thread(
+                server.store.fork, caller.tenant, session, None, version=version, expires=datetime.now(UTC) + _KEPT
+            )
+            session = copy.session
+        mode = options.mode if body.store else "read_only"
+        return options.model_copy(update={"session": session, "must_exist": True, "mode": mode}), before, False
+    if options.session is None and options.state is None and body.store and options.mode == "read_write":
+        return options.model_copy(update={"session": f"resp-{uuid.uuid4().hex}"}), [], True
+    return options, [], False
+
+
+def _head(body: ResponseRequest, server: Server, name: str, options: MemoryOptions) -> dict[str, Any]:
+    """A response before anything was said."""
+    sent = body.model_dump(exclude_none=True, by_alias=True)
+    return {
+        "id": name,
+        "object": "response",
+        "created_at": int(time.time()),
+        "status": "in_progress",
+        "model": server.settings.model_name,
+        "output": [],
+        "error": None,
+        "incomplete_details": None,
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "parallel_tool_calls": bool(body.parallel_tool_calls),
+        "previous_response_id": body.previous_response_id,
+        "conversation": None if body.named_session is None else {"id": body.named_session},
+        "store": body.store,
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "text": sent.get("text") or {"format": {"type": "text"}},
+        "tool_choice": sent.get("tool_choice", "auto"),
+        "tools": sent.get("tools", []),
+        "metadata": body.metadata or {},
+        "usage": None,
+    }
+
+
+def _whole(head: dict[str, Any], generations: Generations, output: Output, memory: dict[str, Any]) -> dict[str, Any]:
+    cut = generations.choices[0].reason == "length"
+    usage = generations.usage
+    return {
+        **head,
+        "status": "incomplete" if cut else "completed",
+        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "output": output.items,
+        "usage": {
+            "input_tokens": usage["prompt_tokens"],
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens": usage["completion_tokens"],
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": usage["total_tokens"],
+        },
+        "memory": memory,
+    }
+
+
+@router.post("/embeddings", summary="Not served")
+async def embeddings(server: ServerOf, caller: CallerOf) -> Response:
+    """There is no model for embeddings here.
+
+    Raises:
+        ApiError: 404.
+    """
+    raise ApiError(
+        404, f"{server.settings.model_name} is a chat model: this server has no model for embeddings.", "not_found"
+    )
