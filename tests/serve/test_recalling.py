@@ -143,6 +143,8 @@ def test_forgetting_everything_needs_no_body(http: httpx.Client) -> None:
         ("recall", {"threshold": 2}, 400, "threshold"),
         ("forget", {}, 400, "say what to forget"),
         ("forget", {"question": CITY}, 400, "belong together"),
+        ("forget", {"text": " . "}, 400, "give words"),
+        ("forget", {"question": "€" * 499, "answer": "x"}, 400, "leaves no room"),
         ("forget", {"text": "Paris"}, 404, "No turn that was kept says so"),
     ],
 )

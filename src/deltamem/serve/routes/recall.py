@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from deltamem.recall import Recollection
 from deltamem.serve.access import Caller
+from deltamem.serve.errors import ApiError
 from deltamem.serve.lookback import Check, beside_engine
 from deltamem.serve.recalling import LoggedTurn, recall, says_any, without
 from deltamem.serve.routes.common import CallerOf, ServerOf
@@ -166,7 +167,10 @@ async def _erase(session: str, body: ForgetFact, request: Request, server: Serve
 
         def work(check: Check) -> MemoryState:
             state = turn.state if turn.state is not None else server.engine.new_state()
-            return server.interview().erase(str(body.question), str(body.answer), state, check=check)
+            try:
+                return server.interview().erase(str(body.question), str(body.answer), state, check=check)
+            except ValueError as error:
+                raise ApiError(400, str(error), "invalid_value", "question") from None
 
         await turn.commit(await beside_engine(server, caller, request, work), "erase")
     return Forgotten(turns=0, exact=False)

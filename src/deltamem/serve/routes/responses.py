@@ -20,7 +20,7 @@ from deltamem.serve.generations import Generations
 from deltamem.serve.responses import Output, ResponseRequest, response_id, session_of
 from deltamem.serve.routes.chat import Conversation
 from deltamem.serve.routes.common import CallerOf, EventStream, ServerOf, SessionHeader, memory_options
-from deltamem.serve.schema import ChatMessage, MemoryOptions
+from deltamem.serve.schema import ChatMessage, ChatRequest, MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.serve.tools import CallReader
 
@@ -40,10 +40,7 @@ async def responses(
     ``store: false`` writes nothing.
     """
     options, before, made = await _memory(body, session, server, caller)
-    try:
-        chat = body.chat(before)
-    except ValidationError as error:
-        raise ApiError(400, error.errors()[0]["msg"], "invalid_value") from None
+    chat = _chat(body, before)
     conversation = await Conversation.of(chat, request, server, caller, options)
     generations = await conversation.opening
     turn = generations.turn
@@ -101,7 +98,7 @@ async def _memory(
     body: ResponseRequest, header: str | None, server: Server, caller: Caller
 ) -> tuple[MemoryOptions, list[ChatMessage], bool]:
     """Which memory is used, the messages that are shown of before, and whether the session is made for this."""
-    given = body.chat([]) if body.memory is not None else None
+    given = _chat(body, []) if body.memory is not None else None
     options = memory_options(given, header) if given is not None else MemoryOptions(session=header)
     named = body.named_session
     elsewhere = options.session is not None or options.state is not None
@@ -124,6 +121,18 @@ async def _memory(
     if options.session is None and options.state is None and body.store and options.mode == "read_write":
         return options.model_copy(update={"session": f"resp-{uuid.uuid4().hex}"}), [], True
     return options, [], False
+
+
+def _chat(body: ResponseRequest, before: list[ChatMessage]) -> ChatRequest:
+    """A request as one for chat.
+
+    Raises:
+        ApiError: its parts do not belong together.
+    """
+    try:
+        return body.chat(before)
+    except ValidationError as error:
+        raise ApiError(400, error.errors()[0]["msg"], "invalid_value") from None
 
 
 def _head(body: ResponseRequest, server: Server, name: str, options: MemoryOptions) -> dict[str, Any]:
