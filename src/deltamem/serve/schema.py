@@ -531,7 +531,7 @@ class ForgetFact(Options):
             raise ValueError("question and answer belong together")
         if not (self.text or self.versions or self.question):
             raise ValueError("say what to forget: text, versions, or question and answer; without a body, everything")
-        if self.text is not None and not self.text.strip(" .!?\t\r\n"):
+        if self.text is not None and not " ".join(self.text.split()).strip(" .!?"):
             raise ValueError("text: give words of what is to be forgotten")
         return self
 
