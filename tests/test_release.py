@@ -145,6 +145,16 @@ def test_a_truncated_or_missing_file_is_named(folder: Path) -> None:
         read_release(folder)
 
 
+@pytest.mark.parametrize(
+    "data", [b"\x80\x02a.", b"\x80\x02}K\x01s.", b"\x80\x02R.", b"\x80\x02h\x07.", b"\x80\x02X\x02\0\0\0\xff\xfe."]
+)
+def test_malformed_bytes_are_refused_whatever_they_come_to(folder: Path, data: bytes) -> None:
+    """A fuzzed file had its reader pop from an empty stack."""
+    (folder / "delta_mem_adapter.pt").write_bytes(data)
+    with pytest.raises(AdapterFileError, match=r"delta_mem_adapter\.pt is damaged"):
+        read_release(folder)
+
+
 class _Payload:
     def __init__(self, target: Path) -> None:
         self.target = str(target)

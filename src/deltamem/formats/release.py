@@ -6,7 +6,6 @@ MECHANISM.md section 7 has the table. The tensors are read without unpickling co
 import dataclasses
 import io
 import json
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -245,8 +244,8 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
         found = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except OSError as error:
         raise AdapterFileError(f"Cannot read {path}: {error.strerror}.") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
-        # torch's own message advises to load the file with its code.
+    except Exception:
+        # Malformed bytes raise whatever they come to. torch's own message advises to load the file with its code.
         raise AdapterFileError(
             f"{path} is damaged, or holds code or other things than tensors; nothing of it was loaded or run. "
             "Fetch it again from someone you trust."
