@@ -12,7 +12,7 @@ answers here, and only these figures are kept: the data's text may not be passed
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,9 @@ def dense(texts: Sequence[str], asked: Sequence[str]) -> list[list[int]]:
     return [nearest(row, max(COUNTS)) for row in store.likeness(list(asked), list(texts))]
 
 
+METHODS: dict[str, tuple[Ranked, int | None]] = {"bm25": (bm25, None), "dense": (dense, PASSAGE)}
+
+
 def named_turns(data: Path) -> dict[str, dict[str, str]]:
     """The text of each turn by its name, by conversation."""
     found: dict[str, dict[str, str]] = {}
@@ -65,12 +68,14 @@ def share(wanted: Sequence[str], shown: Sequence[Entry]) -> float:
     return sum(any(text and text in turn for text in texts) for turn in wanted) / len(wanted)
 
 
-def sweep(data: Path, backbone: Backbone, units: Sequence[int], conversations: int | None) -> list[dict[str, Any]]:
-    """A row for each method, unit and k."""
-    turns, rows = named_turns(data), []
+def sweep(
+    data: Path, backbone: Backbone, methods: Sequence[str], units: Sequence[int], conversations: int | None
+) -> Iterator[list[dict[str, Any]]]:
+    """A row for each k, of one method and unit after the other."""
+    turns = named_turns(data)
     items = list(LoCoMo(data).items("official", conversations))
-    methods: list[tuple[str, Ranked, int | None]] = [("bm25", bm25, None), ("dense", dense, PASSAGE)]
-    for name, ranked, characters in methods:
+    for name in methods:
+        ranked, characters = METHODS[name]
         for unit in units:
             options = MethodOptions(turns=max(COUNTS), unit=unit)
             make = Units(backbone, options) if characters is None else Units(backbone, options, characters)
@@ -85,6 +90,7 @@ def sweep(data: Path, backbone: Backbone, units: Sequence[int], conversations: i
                         best = places[:count]
                         shown = [entry for place in best for entry in parts[place]]
                         found[count].append((item.id, share(wanted, shown), sum(sizes[place] for place in best)))
+            rows: list[dict[str, Any]] = []
             for count, values in found.items():
                 interval = rate_interval([one for _, one, _ in values], [item for item, _, _ in values])
                 rows.append(
@@ -100,7 +106,7 @@ def sweep(data: Path, backbone: Backbone, units: Sequence[int], conversations: i
                 print(
                     f"{name:6} unit {unit or 'turn':>5} k {count:3}  {interval.value:.3f}", file=sys.stderr, flush=True
                 )
-    return rows
+            yield rows
 
 
 def main() -> int:
@@ -108,14 +114,17 @@ def main() -> int:
     parser.add_argument("data", type=Path, help="locomo10.json")
     parser.add_argument("--model", default="smollm2", help="whose tokens count")
     parser.add_argument("--units", default=",".join(map(str, UNITS)), help="tokens of a unit, by commas; 0 for turns")
+    parser.add_argument("--methods", default=",".join(METHODS), help="bm25, dense")
     parser.add_argument("--conversations", type=int, help="how many; all by default")
     parser.add_argument("--json", type=Path, metavar="PATH")
     options = parser.parse_args()
     backbone = load_backbone(options.model, weights=False)
     units = [int(unit) for unit in options.units.split(",")]
-    rows = sweep(options.data, backbone, units, options.conversations)
-    if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+    rows = []
+    for more in sweep(options.data, backbone, options.methods.split(","), units, options.conversations):
+        rows += more
+        if options.json:
+            options.json.write_text(json.dumps({"machine": machine(), "rows": rows}) + "\n")
     return 0
 
 
