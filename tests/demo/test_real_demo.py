@@ -142,4 +142,4 @@ def test_without_the_real_model_the_command_shows_the_toy_and_says_so(
         with pytest.raises(SystemExit):
             main(["demo", "--output", str(tmp_path), *options])
     assert ran == ["toy", "toy", "real"]
-    assert capfd.readouterr().err.startswith("This is the toy. A real chat model")
+    assert capfd.readouterr().err.startswith("This is the toy. For the demo with a real chat model")

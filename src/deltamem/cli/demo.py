@@ -19,10 +19,10 @@ def demo(
 ) -> None:
     """Watch a frozen language model remember: two cores, no network, two minutes.
 
-    A toy backbone in its own small world is told things, the text is dropped, and it answers from a memory of
-    kilobytes. Then tables: recall, corrections, forgetting over 2,000 tokens, and what the adapter costs the backbone.
-    With --adapter first it is a real chat model, SmolLM2-135M-Instruct (deltamem pull smollm2), beside the bare model,
-    BM25 and the full text, and a small table on held-out dialogues.
+    SmolLM2-135M-Instruct, a real chat model (deltamem pull smollm2), is told things, the text is dropped, and it is
+    asked: beside the bare model, BM25 and the full text. Then a small table on held-out dialogues. Without that model,
+    or with --embedded, it is a toy backbone in its own small world, with tables on recall, corrections, forgetting over
+    2,000 tokens, and what the adapter costs the backbone.
 
     Example: deltamem demo --output pictures
     """
@@ -50,8 +50,7 @@ def demo(
 
         if not embedded:
             print(
-                "This is the toy. A real chat model with a first, experimental adapter: deltamem pull smollm2, then "
-                "deltamem demo --adapter first",
+                "This is the toy. For the demo with a real chat model: deltamem pull smollm2",
                 file=sys.stderr,
             )
         data = run_demo(output, as_data=as_json)

@@ -76,7 +76,7 @@ def load_model(
     Args:
         model: a name (``smollm2``, ``gemma3-270m``, ``embedded``), a folder, a GGUF file or a Hub id. The first two are
             fetched by ``deltamem pull``.
-        adapter: one that comes with the package for a model with a name, such as ``first``; or a folder or Hub id;
+        adapter: one that comes with the package for a model with a name, such as ``multi``; or a folder or Hub id;
             ``None`` leaves the model bare.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         dtype: of the weights, such as ``bfloat16``; ``auto`` chooses. A memory computes in float32 all the same.
