@@ -19,7 +19,7 @@ from deltamem.ops import decode
 from deltamem.rules import UPDATE_RULES, WRITE_STRATEGIES
 from deltamem.train.data import DataOptions
 from deltamem.train.data.encode import EpisodeEncoder
-from session.talkers import chat_tokenizer, talker
+from talkers import chat_tokenizer, talker
 from tiny import adapted, assert_same_state, backbone, enliven, live_state, tokens
 
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from talkers import SHORT, chat_tokenizer, talker
 
 import deltamem
+from talkers import SHORT, chat_tokenizer, talker
 from tiny import assert_same_state
 
 LONG = {"max_new_tokens": 400, "min_new_tokens": 400, "do_sample": False}

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from talkers import SHORT, chat_tokenizer, talker
 
 import deltamem
 from deltamem.chat.document import BLOCK, encode_document
 from deltamem.demo.tokenizer import build_tokenizer
 from deltamem.observe import observe_stream
+from talkers import SHORT, chat_tokenizer, talker
 from tiny import assert_same_state, enliven
 
 WORDS = st.sampled_from(

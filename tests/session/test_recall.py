@@ -3,13 +3,13 @@
 from typing import Any
 
 import pytest
-from talkers import chat_tokenizer, talker
 
 import deltamem
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.recall import PROFILE, Calibration, Evidence, Interview, WrittenTurn, find_sources
 from deltamem.recall.forgetting import says
+from talkers import chat_tokenizer, talker
 from tiny import assert_same_state
 
 CITY = "Which city do I live in?"

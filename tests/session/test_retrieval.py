@@ -3,11 +3,11 @@
 import sys
 
 import pytest
-from talkers import SHORT, chat_tokenizer, talker
 
 import deltamem
 from deltamem.demo.show import load_demo
 from deltamem.session.retrieval import best_matches, exchanges, words
+from talkers import SHORT, chat_tokenizer, talker
 from tiny import assert_same_state
 
 TOLD = ("My pet is a tortoise.", "I have to clean the kitchen.", "My hobby is chess.", "Good morning.")

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from talkers import SHORT, chat_tokenizer, talker
 from transformers import MistralConfig, MistralForCausalLM
 
 import deltamem
+from talkers import SHORT, chat_tokenizer, talker
 from tiny import enliven
 
 SAID = ("I live in Lisbon.", "I like tea.", "My friend Ravi plays the cello.", "Where do I live?", "What do I like?")

@@ -1,9 +1,9 @@
 """A conversation with a memory, on a tiny random backbone: what is written, when, and what survives."""
 
 import pytest
-from talkers import SHORT, chat_tokenizer, talker
 
 import deltamem
+from talkers import SHORT, chat_tokenizer, talker
 from tiny import assert_same_state, enliven
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from talkers import SHORT, chat_tokenizer, talker
 from transformers import PreTrainedTokenizerFast
 
 import deltamem
 from deltamem.session.window import first_visible
+from talkers import SHORT, chat_tokenizer, talker
 from tiny import assert_same_state
 
 SAID = ("I live in Lisbon.", "I like tea.", "My friend Ravi plays the cello.", "Where do I live?")
