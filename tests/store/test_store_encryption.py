@@ -203,7 +203,11 @@ def test_keys_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
         StateKeys.from_environment()
 
 
-@pytest.mark.parametrize("text", ["x", "one:", ":", "one:***", f"{ONE},", f"{ONE},{ONE}", "a b:" + ONE[4:], ONE[4:]])
+@pytest.mark.parametrize(
+    "text",
+    ["x", "one:", ":", "one:***", f"{ONE},", f"{ONE},{ONE}", "a b:" + ONE[4:], ONE[4:]],
+    ids=["word", "no key", "neither", "no base64", "comma", "twice", "blank in name", "no name"],
+)
 def test_malformed_keys_are_refused_and_not_shown(text: str) -> None:
     with pytest.raises(EncryptionError) as error:
         StateKeys.from_text(text)
