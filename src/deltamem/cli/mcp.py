@@ -42,7 +42,7 @@ def mcp(
 ) -> None:
     """Serve memories to agents: remember, recall, ask, forget, list, export.
 
-    Example: claude mcp add memory -- deltamem mcp
+    Example: deltamem mcp --store memories.db
     Another: deltamem mcp --transport http, then http://127.0.0.1:8001/mcp
     """
     import asyncio
