@@ -184,7 +184,7 @@ def test_weighing_ends_with_the_deadline_or_the_client_and_its_line_is_short() -
             time.sleep(0.01)
         assert time.monotonic() - started < 0.2 + whole / 2
         with ThreadPoolExecutor(12) as pool:
-            assert sorted(pool.map(ask, [str(whole / 4)] * 12)) == [429] * 4 + [504] * 8
+            assert sorted(pool.map(ask, [f"{whole / 4:.2f}"] * 12)) == [429] * 4 + [504] * 8
         http.post("/v1/sessions/longer/observe", json={"text": "The bus was late on a day in May. " * 120})
         refused = http.post("/v1/sessions/longer/strengths", json={"version": 2})
         assert (refused.status_code, "up to 1024" in refused.json()["error"]["message"]) == (400, True)

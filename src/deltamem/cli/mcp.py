@@ -42,8 +42,9 @@ def mcp(
 ) -> None:
     """Serve memories to agents: remember, recall, ask, forget, list, export.
 
-    Example: deltamem mcp --store memories.db
-    Another: deltamem mcp --transport http, then http://127.0.0.1:8001/mcp
+    With --transport http it answers at http://127.0.0.1:8001/mcp.
+
+    Example: deltamem mcp --store sqlite:///memories.db
     """
     import asyncio
     from contextlib import AbstractAsyncContextManager
