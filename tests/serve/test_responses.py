@@ -66,7 +66,8 @@ def test_what_is_not_stored_leaves_nothing(told: openai.OpenAI) -> None:
 
 
 def test_a_stream_has_openais_events(told: openai.OpenAI) -> None:
-    with told.responses.stream(model="demo", input=CITY, temperature=0, conversation="ravi") as stream:
+    ask(told, LISBON, conversation="stream")
+    with told.responses.stream(model="demo", input=CITY, temperature=0, conversation="stream") as stream:
         kinds = [event.type for event in stream]
         final = stream.get_final_response()
     assert kinds[:4] == [
