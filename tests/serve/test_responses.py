@@ -1,6 +1,5 @@
-"""OpenAI's Responses, asked for by its own client and by its Agents SDK."""
+"""OpenAI's Responses, asked for by its own client."""
 
-import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -121,35 +120,3 @@ def test_what_cannot_be_done_is_said(told: openai.OpenAI) -> None:
             told.responses.create(model="demo", input="x", extra_body=options)
     with pytest.raises(openai.NotFoundError, match="no model for embeddings"):
         told.embeddings.create(model="demo", input="x")
-
-
-def test_an_agent_of_openais_sdk_calls_its_tool(talking: openai.OpenAI) -> None:
-    agents = pytest.importorskip("agents")
-    agents.set_tracing_disabled(True)
-    asked: list[str] = []
-
-    @agents.function_tool
-    def weather(city: str) -> str:
-        """Tells the weather."""
-        asked.append(city)
-        return "It rains."
-
-    settings = agents.ModelSettings(tool_choice="required", temperature=0, max_tokens=400)
-
-    async def run(kind: Any) -> Any:
-        async with openai.AsyncOpenAI(base_url=str(talking.base_url), api_key="none", max_retries=0) as client:
-            agent = agents.Agent(
-                name="guide",
-                instructions="Help.",
-                tools=[weather],
-                model=kind(model="demo", openai_client=client),
-                model_settings=settings,
-                tool_use_behavior="stop_on_first_tool",
-            )
-            return await agents.Runner.run(agent, "How is it?", max_turns=3)
-
-    for kind in (agents.OpenAIResponsesModel, agents.OpenAIChatCompletionsModel):
-        asked.clear()
-        result = asyncio.run(run(kind))
-        assert asked
-        assert result.final_output == "It rains."
