@@ -83,7 +83,12 @@ def commanded(home: Path, *options: str) -> Iterator[str]:
 
 def start(server: Server) -> tuple[uvicorn.Server, threading.Thread]:
     """A uvicorn that has started to serve ``server``."""
-    config = uvicorn.Config(create_app(server), host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=20)
+    return start_app(create_app(server))
+
+
+def start_app(app: Any) -> tuple[uvicorn.Server, threading.Thread]:
+    """A uvicorn that has started to serve an application."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=20)
     web = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(web.serve()))
     thread.start()
