@@ -27,7 +27,8 @@ vllm-test: .vllm/.ready  ## the tests on vLLM, in an environment of its own; CI 
 clients: .venv/.dev  ## agent frameworks against the server; they are large, so tests of theirs are skipped without
 	$(PIP) install --constraint constraints.txt --group clients
 	$(PIP) install --no-deps llama-index-llms-openai==0.8.3 llama-index-llms-openai-like==0.8.1
-	$(BIN)/pytest tests/serve/test_frameworks.py
+	command -v npm >/dev/null && npm ci --prefix examples/node --ignore-scripts --no-audit --no-fund || echo "no npm: nothing of Node is tried"
+	$(BIN)/pytest tests/serve/test_frameworks.py tests/serve/test_node_clients.py
 
 lint: .venv/.dev
 	$(BIN)/ruff check

@@ -10,7 +10,12 @@ import deltamem
 
 
 @pytest.mark.parametrize(
-    "action", ["import deltamem; deltamem.__version__", "from deltamem.cli.main import build_app; build_app()"]
+    "action",
+    [
+        "import deltamem; deltamem.__version__",
+        "from deltamem.cli.main import build_app; build_app()",
+        "import deltamem.serve.mcp",  # deltamem mcp --server: clients wait only so long for it
+    ],
 )
 def test_nothing_heavy_is_loaded(action: str) -> None:
     check = f"import sys; {action}; assert not {{'torch', 'transformers', 'numpy'}} & set(sys.modules)"

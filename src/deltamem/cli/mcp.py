@@ -57,17 +57,18 @@ def mcp(
         import httpx
 
         from deltamem.serve.mcp import local, mcp_server, remote
-        from deltamem.serve.server import Server
-        from deltamem.serve.settings import Settings
     except ModuleNotFoundError as missing:
         raise ImportError(f"The MCP server needs {missing.name}: {how_to_install('mcp')}") from None
-    from deltamem.cli.models import open_model
-    from deltamem.cli.places import state_secret
-    from deltamem.cli.serve import open_store
 
     def opened() -> AbstractAsyncContextManager[httpx.AsyncClient]:
         if server:
             return remote(server, key)
+        from deltamem.cli.models import open_model
+        from deltamem.cli.places import state_secret
+        from deltamem.cli.serve import open_store
+        from deltamem.serve.server import Server
+        from deltamem.serve.settings import Settings
+
         sessions = open_store(store, keep_messages=keep_messages)
         try:
             name, backbone, tokenizer = open_model(model, adapter, device)

@@ -3,13 +3,11 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from deltamem.extensions import how_to_install
-from deltamem.serve.app import create_app
-from deltamem.serve.server import Server
 from deltamem.store import NAME_PATTERN
 from deltamem.version import __version__
 
@@ -19,6 +17,9 @@ try:
     from mcp.server.mcpserver.exceptions import ToolError
 except ImportError as missing:
     raise ImportError(f"The MCP server needs {missing.name}: {how_to_install('mcp')}") from None
+
+if TYPE_CHECKING:  # before a server elsewhere nothing heavy is imported: clients wait only so long for the first answer
+    from deltamem.serve.server import Server
 
 _INSTRUCTIONS = (
     "A memory that lasts. remember what should be known later; ask it a question, or recall what it knows, with how "
@@ -73,8 +74,10 @@ class Api:
 
 
 @asynccontextmanager
-async def local(server: Server) -> AsyncIterator[httpx.AsyncClient]:
+async def local(server: "Server") -> AsyncIterator[httpx.AsyncClient]:
     """Asks a server of this process, which is closed at the end."""
+    from deltamem.serve.app import create_app
+
     app = create_app(server)
     transport = httpx.ASGITransport(app)
     async with (
