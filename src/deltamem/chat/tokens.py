@@ -13,7 +13,6 @@ from deltamem.chat.template import ANSWER, ASK, Message, Rendered, Span, Templat
 from deltamem.rules import WRITE_STRATEGIES
 from deltamem.state import NO_SEGMENT
 
-NO_MESSAGE = -1
 _HALF = re.compile("[\ud800-\udfff]")
 # What stands before and after a message that is rendered by itself, best first.
 _PLACES: dict[str, tuple[tuple[Sequence[Message], Sequence[Message]], ...]] = {

@@ -1,9 +1,6 @@
 """What the efficiency protocol found: as data, as a table, and as a picture."""
 
-import os
-import platform
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ from rich.table import Table
 
 from deltamem.figures import figure_class, write_png
 from deltamem_lab.generation.protocol import MEASURES, Case, Outcome
+from deltamem_lab.machine import machine
 
 _MIB = 2**20
 _WIDTH = 120
@@ -32,18 +30,7 @@ def outcome_data(outcome: Outcome) -> dict[str, Any]:
 
 def machine_data(device: torch.device) -> dict[str, Any]:
     """What the figures were measured on, and how busy it was."""
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cpu": names[0] if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "numba")},
-    }
+    return {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", **machine()}
 
 
 def print_outcome(outcome: Outcome) -> None:

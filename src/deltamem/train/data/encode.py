@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deltamem.chat import ChatTokens, TemplateRefusedError, encode_chat, encode_to_write
+from deltamem.chat import ChatTokens, Message, TemplateRefusedError, encode_chat, encode_to_write
 from deltamem.config import DeltaMemConfig
 from deltamem.state import NO_SEGMENT
-from deltamem.train.data.lines import Message
 from deltamem.train.data.options import DataOptions
 from deltamem.train.episodes import UNWRITTEN
 

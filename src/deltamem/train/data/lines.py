@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deltamem.chat import Message
 from deltamem.extensions import how_to_install
 from deltamem.files import write_atomically
 from deltamem.train.data.options import DataOptions
 
-Message = dict[str, str]
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 _BOM = b"\xef\xbb\xbf"
 

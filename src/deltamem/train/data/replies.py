@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deltamem.train.data.lines import Message
+from deltamem.chat import Message
 from deltamem.train.data.told.dialogues import TALK, Mix, sample_dialogue
 
 # The longest conversation that a prompt is cut from: its last messages.

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from deltamem.chat import Message
 from deltamem.train.data.converters.example import Example, Row, Skipped, Style, need
-from deltamem.train.data.lines import Message, read_messages
+from deltamem.train.data.lines import read_messages
 
 # What the many exports in ShareGPT's layout call the speakers.
 _SPEAKERS = {

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deltamem.train.data.lines import Message
+from deltamem.chat import Message
 
 Row = dict[str, Any]
 

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
+from deltamem.chat import Message
 from deltamem.train.data.converters.example import Example, Row, Skipped, Style, chat_example, need
-from deltamem.train.data.lines import Message
 
 # A sentence of a persona, the question that asks for it, and the answer; {} is what the pattern's group holds.
 _FORMS = (

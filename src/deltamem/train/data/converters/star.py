@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from deltamem.chat import Message
 from deltamem.train.data.converters.example import Example, Row, Skipped, Style, chat_example, need
-from deltamem.train.data.lines import Message
 from deltamem.train.data.told.values import sample_value
 
 _ROLES = {"User": "user", "user": "user", "Wizard": "assistant", "wizard": "assistant"}

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from deltamem.chat import Message
 from deltamem.train.data.told.chats import Chats, conversations
-from deltamem.train.data.told.dialogues import Dialogue, Message, Mix, Split, sample_dialogue
+from deltamem.train.data.told.dialogues import Dialogue, Mix, Split, sample_dialogue
 from deltamem.train.data.told.rendering import Renderer
 from deltamem.train.episodes import Episode, EpisodeBatch, collate, evenly
 from deltamem.train.strangers import Strangers

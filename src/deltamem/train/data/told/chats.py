@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from deltamem.chat import Message
 from deltamem.train.data.lines import BadDataError, parse_messages, raw_lines
 from deltamem.train.data.options import DataOptions
-from deltamem.train.data.told.dialogues import Message
 
 # How often a conversation may be drawn that has no room left, before a history counts as full.
 _TRIES = 3

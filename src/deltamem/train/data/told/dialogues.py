@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
+from deltamem.chat import Message
 from deltamem.train.data.told.relations import Relation, put, relations
 from deltamem.train.data.told.values import FRAMES, OPEN, listed, parts, sample_value
 
-Message = dict[str, str]
 Split = Literal["train", "known", "values", "relations"]
 """What a dialogue has that training dialogues never have.
 

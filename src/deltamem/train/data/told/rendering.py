@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from deltamem.chat.template import ANSWER, ASK, Message
 from deltamem.state import NO_SEGMENT
-from deltamem.train.data.told.dialogues import Dialogue, Message, Question
+from deltamem.train.data.told.dialogues import Dialogue, Question
 from deltamem.train.episodes import Episode, Text
-
-_USER: Message = {"role": "user", "content": "?"}
-_ASSISTANT: Message = {"role": "assistant", "content": "."}
 
 
 class Renderer:
@@ -36,8 +34,8 @@ class Renderer:
                 "The told facts need a fast tokenizer with a chat template, as instruction-tuned models have."
             )
         self.tokenizer, self.lead, self.unknown = tokenizer, lead, unknown
-        alone, pair = self._text([_USER]), self._text([_USER, _ASSISTANT])
-        turn = self._text([_USER, _ASSISTANT, _USER])[len(pair) :]
+        alone, pair = self._text([ASK]), self._text([ASK, ANSWER])
+        turn = self._text([ASK, ANSWER, ASK])[len(pair) :]
         if not alone.endswith(turn):
             raise ValueError(
                 "The chat template renders a first message otherwise than a later one, which the told facts cannot "
@@ -78,7 +76,7 @@ class Renderer:
 
     @cached_property
     def _frame(self) -> int:
-        pair = self.history([_USER, _ASSISTANT])
+        pair = self.history([ASK, ANSWER])
         return max(map(pair.segments.count, (0, 1))) - 1
 
     def query(self, question: Question, system: str | None = "", *, lead: bool = True) -> Text:
