@@ -24,11 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from deltamem_lab.interface import Budget, Item, Question
-from deltamem_lab.metrics.choices import chosen_letter
-from deltamem_lab.metrics.hotpotqa import hotpotqa_scores_as_released
 from deltamem_lab.metrics.memoryagentbench import mab_scores_as_released
-from deltamem_lab.tasks.gpqa import GPQA
-from deltamem_lab.tasks.hotpotqa import HotpotQA
+from deltamem_lab.tasks.gpqa import GPQA, chosen_letter
+from deltamem_lab.tasks.hotpotqa import HotpotQA, hotpotqa_scores_as_released
 from deltamem_lab.tasks.locomo import LoCoMo
 from deltamem_lab.tasks.memoryagentbench import MemoryAgentBench
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from deltamem.demo.lexicon import Split, lexicon, render, sentence
+from deltamem.demo.measure import relevant_turns
 from deltamem.demo.reader import Asked, History, Reader
-from deltamem.demo.retrieval import relevant_turns
 from deltamem.demo.world import (
     USER,
     Dialogue,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deltamem.config import DeltaMemConfig, Head
-from deltamem.ops import decode, formulas, packed, scan
+from deltamem.ops import decode, packed, reference, scan
 from deltamem.ops.packed import Batch
 from deltamem.writing import ReadPlan, SegmentPlan, TokenPlan, WritePlan
 
@@ -146,7 +146,7 @@ class DeltaMemory(nn.Module):
         start = 3 * self.config.width
         rows = self.projection[start : start + self.gates]
         raw = F.linear(hidden_states.to(rows.dtype), rows).float()
-        return formulas.gate(raw, self.gate_bias[: self.gates])
+        return reference.gate(raw, self.gate_bias[: self.gates])
 
     def reads(self, hidden_states: Tensor, state: Tensor) -> Tensor:
         """What every token reads of a state, ``[B, T, N, R]`` float32, from the input ``[B, T, D]`` of the layer.
@@ -209,14 +209,14 @@ class DeltaMemory(nn.Module):
     def _address(self, raw: Tensor) -> Tensor:
         if not self.config.normalize_qk:
             return raw
-        address = formulas.bounded(raw)
-        return formulas.scaled(address, torch.linalg.vector_norm(address, dim=-1, keepdim=True))
+        address = reference.bounded(raw)
+        return reference.scaled(address, torch.linalg.vector_norm(address, dim=-1, keepdim=True))
 
     def _value_and_gates(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Value and the three gates, each ``[B, T, N, R]``, from the projections that follow the addresses."""
         config, width = self.config, self.config.width
         value = self._by_state(projected[..., :width])
-        gates = formulas.gate(projected[..., width:], self.gate_bias) if self.gate_kinds else self._fixed(projected)
+        gates = reference.gate(projected[..., width:], self.gate_bias) if self.gate_kinds else self._fixed(projected)
         if config.coupled_gates:
             beta = self._by_row(gates)
             keep = 1 - beta

@@ -13,10 +13,9 @@ import torch
 import deltamem
 from deltamem.cli.main import build_app, main
 from deltamem.demo import show
-from deltamem.demo.measure import ADAPTERS, FORGETTING_TOKENS, METHODS, Sizes, measure
+from deltamem.demo.measure import ADAPTERS, FORGETTING_TOKENS, METHODS, Sizes, measure, relevant_turns
 from deltamem.demo.reader import Asked, Reader
 from deltamem.demo.results import Rate
-from deltamem.demo.retrieval import relevant_turns
 from deltamem.demo.story import ASKED
 from deltamem.demo.world import Dialogue, Utterance, chat, sample_dialogue
 from deltamem.extensions import how_to_install

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltamem_lab.metrics.choices import chosen_letter
-from deltamem_lab.metrics.hotpotqa import hotpotqa_scores, hotpotqa_scores_as_released
 from deltamem_lab.metrics.judge import QUESTION_TYPES, Judge, judge_prompt
 from deltamem_lab.metrics.locomo import locomo_score, official_answer, released_answer
 from deltamem_lab.metrics.memoryagentbench import mab_scores, mab_scores_as_released, parsed_answer
 from deltamem_lab.metrics.movies import film_names, nearest_name, recall_at
 from deltamem_lab.metrics.text import first_line, normalise, normalise_as_released, strict_f1, token_f1
+from deltamem_lab.tasks.gpqa import chosen_letter
+from deltamem_lab.tasks.hotpotqa import hotpotqa_scores, hotpotqa_scores_as_released
 
 WORDS = st.lists(st.sampled_from(["red", "blue", "house", "seven"]), min_size=1, max_size=6).map(" ".join)
 

@@ -8,7 +8,7 @@ import deltamem
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.recall import PROFILE, Calibration, Evidence, Interview, WrittenTurn, find_sources
-from deltamem.recall.forgetting import says
+from deltamem.recall.sources import says
 from talkers import chat_tokenizer, talker
 from tiny import assert_same_state
 

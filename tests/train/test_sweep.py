@@ -16,7 +16,7 @@ from deltamem.train.hf import EpisodeTrainer
 from deltamem.train.recipefile import RecipeError, parse_recipe
 from deltamem.train.run import run
 from deltamem_lab.sweep import Sweep, collect, load_sweep, run_sweep
-from deltamem_lab.sweep.table import sweep_table
+from deltamem_lab.sweep.report import sweep_table
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 HELD_OUT = {

@@ -12,10 +12,11 @@ import torch
 
 from deltamem.demo.reader import ASSISTANT, Asked, Reader
 from deltamem.demo.results import Cost, Curve, Rate, Results, Updates
-from deltamem.demo.retrieval import TURNS, relevant_turns
 from deltamem.demo.world import USER, Dialogue, Utterance, chat, sample_dialogue
+from deltamem.session.retrieval import best_matches
 from deltamem.state import MemoryState
 
+TURNS = 3
 ADAPTERS = ("token", "segment", "multi")
 LABELS = {
     "none": "no context",
@@ -54,6 +55,24 @@ class Sizes:
     def steps(self) -> int:
         """How often :func:`measure` tells its progress."""
         return len(self.recall) + 3
+
+
+def relevant_turns(
+    messages: Sequence[Utterance], questions: Sequence[str], turns: int = TURNS
+) -> list[list[Utterance]]:
+    """For each question the ``turns`` exchanges that BM25 ranks highest, in their original order.
+
+    Args:
+        messages: a dialogue, of which every two messages are one exchange.
+        questions: what is asked about it.
+        turns: the most exchanges put back.
+
+    Raises:
+        ImportError: bm25s is not installed; the message names the extra.
+    """
+    exchanges = [messages[i : i + 2] for i in range(0, len(messages), 2)]
+    ranked = best_matches([" ".join(m.text for m in exchange) for exchange in exchanges], questions, turns)
+    return [[message for place, _ in row for message in exchanges[place]] for row in ranked]
 
 
 class Exam:

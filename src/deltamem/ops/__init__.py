@@ -1,6 +1,6 @@
 """The scan: reads and gated delta-rule writes of a small associative memory (arXiv 2605.12357).
 
-`formulas` and `reference` are the definition; `cpu`, `chunked` and `triton` are the same numbers, faster; `decode` is
+`reference` is the definition; `cpu`, `chunked` and `triton` are the same numbers, faster; `decode` is
 one token with what surrounds its scan, compiled from the same formulas. Letters: B batch rows, T tokens, N states,
 R rank.
 """

@@ -1,6 +1,6 @@
 """The loops of `decode` and `packed`, compiled by numba for one update rule; imported at first use: it takes a while.
 
-They walk the layer's token as `DeltaMemory.forward` does and take every formula from `formulas` and from the rule.
+They walk the layer's token as `DeltaMemory.forward` does and take every formula from `reference` and from the rule.
 """
 # what is compiled gets its types from the signature
 # mypy: allow-untyped-defs, no-check-untyped-defs, allow-untyped-calls, allow-untyped-decorators
@@ -20,7 +20,7 @@ from numba.extending import overload, register_jitable
 
 from .backends import MOST
 from .cpu_vector import FLOATS, stack
-from .formulas import bounded, gate, scaled, step
+from .reference import bounded, gate, scaled, step
 
 _ONE, _ZERO = np.float32(1), np.float32(0)
 _FLAGS = types.CPointer(types.uint8)

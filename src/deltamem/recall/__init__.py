@@ -2,8 +2,7 @@
 
 from deltamem.recall.calibration import Calibration, calibration_of
 from deltamem.recall.evidence import Evidence, Interview
-from deltamem.recall.questions import PROFILE, questions_of
-from deltamem.recall.recollection import Recollection, recollect
+from deltamem.recall.recollection import PROFILE, Recollection, questions_of, recollect
 from deltamem.recall.sources import Source, SourceMessage, WrittenTurn, find_sources
 
 __all__ = [

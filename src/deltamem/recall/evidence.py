@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,11 +15,47 @@ from deltamem.attribution import ReadProbe
 from deltamem.chat import Message
 from deltamem.chat.input import TextInput
 from deltamem.observe import positions
-from deltamem.recall.strangers import strangers
 from deltamem.state import MemoryState
 
 LONGEST = 32
 _STEPS = 8
+# What other people say: their memories tell what an answer is worth that any full memory would give.
+_SAID = (
+    "My name is {}.",
+    "I live in {}.",
+    "I work as a {}.",
+    "My birthday is on {}.",
+    "I have a {} as a pet.",
+    "My favourite food is {}.",
+    "My favourite colour is {}.",
+    "My hobby is {}.",
+    "My sister {}.",
+    "I hope to visit {} next year.",
+)
+_PEOPLE = (
+    ("Hanna", "Oslo", "nurse", "March 3", "rabbit", "soup", "green", "pottery", "Olga plays the harp", "Peru"),
+    ("Marcus", "Dublin", "plumber", "June 14", "parrot", "curry", "grey", "chess", "Ines lives in Rome", "Japan"),
+    ("Leila", "Athens", "lawyer", "October 30", "dog", "pizza", "purple", "sewing", "Samira is a vet", "Iceland"),
+    ("Piotr", "Warsaw", "baker", "May 21", "goldfish", "lasagne", "black", "fishing", "Ewa has two cats", "Kenya"),
+    ("Amelia", "Sydney", "pilot", "August 8", "cat", "sushi", "orange", "drawing", "Grace studies law", "Norway"),
+    ("Tomas", "Prague", "gardener", "December 1", "hamster", "stew", "white", "cycling", "Jana collects maps", "Chile"),
+)
+
+
+@cache
+def strangers() -> tuple[Sequence[Message], ...]:
+    """Conversations with people who have nothing to do with anybody."""
+    return tuple(
+        [
+            message
+            for said, value in zip(_SAID, person, strict=True)
+            for message in (
+                {"role": "user", "content": said.format(value)},
+                {"role": "assistant", "content": "Noted."},
+            )
+        ]
+        for person in _PEOPLE
+    )
 
 
 @dataclass(frozen=True)

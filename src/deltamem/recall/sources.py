@@ -1,5 +1,6 @@
-"""Which turn wrote an answer into a memory, and which of its words."""
+"""Which turn wrote an answer into a memory, which of its words, and which messages say a text."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -144,3 +145,16 @@ def _messages(turn: WrittenTurn, shares: Tensor) -> tuple[SourceMessage, ...]:
         )
         for number, message in enumerate(turn.messages)
     )
+
+
+def says(messages: Sequence[Message], text: str) -> bool:
+    """Whether one of some messages has a text in it, as whole words, in any case; what ends a sentence is not counted.
+
+    Raises:
+        ValueError: the text has no words.
+    """
+    wanted = " ".join(text.split()).strip(" .!?")
+    if not wanted:
+        raise ValueError("An empty text says nothing: give words of what is to be forgotten.")
+    pattern = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)", re.IGNORECASE)
+    return any(pattern.search(" ".join(message["content"].split())) for message in messages)

@@ -7,8 +7,7 @@ from datetime import datetime
 from deltamem.chat import Message
 from deltamem.observe import observe
 from deltamem.recall import Recollection, WrittenTurn, calibration_of, questions_of, recollect
-from deltamem.recall.forgetting import says
-from deltamem.recall.sources import MOST_TRACED
+from deltamem.recall.sources import MOST_TRACED, says
 from deltamem.serve.access import Caller
 from deltamem.serve.errors import ApiError
 from deltamem.serve.lookback import DRIFT, Check

@@ -20,7 +20,7 @@ from deltamem.chat.input import TextInput
 from deltamem.formats.state import load_state, save_state, state_from_bytes, state_to_bytes
 from deltamem.observe import positions
 from deltamem.recall import Calibration, Interview, Recollection, WrittenTurn, calibration_of, questions_of, recollect
-from deltamem.recall.forgetting import says
+from deltamem.recall.sources import says
 from deltamem.session.answering import Stop, from_loop, generate, in_thread, stream
 from deltamem.session.retrieval import Exchange, Retriever, exchanges
 from deltamem.session.reuse import ReadText

@@ -1,13 +1,16 @@
-"""What a run tells: progress lines, and the training section of the model card."""
+"""What a run tells: progress lines, the training section of the model card, and the picture of losses and recall."""
 
 import sys
 import time
+from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
+from deltamem.figures import figure_class, write_png
 from deltamem.rates import wilson
 from deltamem.train.measure import Measured
 
@@ -19,6 +22,16 @@ _SHOWN = {
     "full_loss": "full text (bare backbone)",
 }
 _SHARES = ("recovered_share", "memory_share")
+# Colours that stay apart for the colour-blind (M. Okabe and K. Ito, 2008).
+_LOSSES = {
+    "loss": ("training", "#999999", "-"),
+    "eval_nothing_loss": ("held out: nothing", "#000000", ":"),
+    "eval_static_loss": ("held out: static control", "#CC79A7", "--"),
+    "eval_other_loss": ("held out: another's memory", "#E69F00", "-"),
+    "eval_own_loss": ("held out: own memory", "#0072B2", "-"),
+    "eval_full_loss": ("held out: full text", "#000000", "--"),
+}
+_RECALL = {"recall": ("training", "#999999", "-"), "eval_recall": ("held out", "#0072B2", "-")}
 
 
 class ProgressLines(ProgressCallback):
@@ -135,3 +148,33 @@ def training_section(recipe: str, measured: Measured | None, steps: int) -> str:
     """The model card's section on how the adapter was made and what it was worth on held-out episodes."""
     numbers = f"\n## Measured on held-out episodes\n\n{measured_table(measured)}\n" if measured else ""
     return f"{numbers}\n## Training\n\n{steps} updates by this recipe:\n\n```yaml\n{recipe}```\n"
+
+
+def draw_training(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draws the log of a training as a PNG.
+
+    Args:
+        history: what was logged, each with its ``step``.
+        path: the file.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        OSError: the file cannot be written.
+    """
+    figure = figure_class("train")(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _lines(left, history, _LOSSES)
+    left.set(xlabel="step", ylabel="loss, nats a token")
+    _lines(right, history, _RECALL)
+    right.set(xlabel="step", ylabel="recall", ylim=(-0.02, 1.02))
+    write_png(figure, path)
+
+
+def _lines(axes: Any, history: Sequence[dict[str, Any]], styles: dict[str, tuple[str, str, str]]) -> None:
+    for name, (label, colour, style) in styles.items():
+        points = [(entry["step"], entry[name]) for entry in history if name in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, color=colour, label=label, marker="." * (len(points) < 12))
+    if axes.lines:
+        axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)

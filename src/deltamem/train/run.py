@@ -39,10 +39,9 @@ from deltamem.train.loading import (
 )
 from deltamem.train.measure import Condition, Measured, mean_loss
 from deltamem.train.module import EpisodeModule, fill_adapter, gather_adapter
-from deltamem.train.plots import draw_training
 from deltamem.train.recipe import Metric, Recipe
 from deltamem.train.recipefile import recipe_yaml, save_recipe
-from deltamem.train.report import ProgressLines, training_section
+from deltamem.train.report import ProgressLines, draw_training, training_section
 from deltamem.train.stopping import Patience, StopOnSignal
 from deltamem.train.strangers import Strangers
 

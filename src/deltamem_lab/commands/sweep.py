@@ -62,8 +62,8 @@ def auto_size(recipe: "Recipe") -> "Recipe":
         typer.Exit: it was stopped.
     """
     from deltamem_lab.sweep import collect, run_sweep, write_all
+    from deltamem_lab.sweep.report import sweep_table
     from deltamem_lab.sweep.sizing import choose_size, plan_sizes
-    from deltamem_lab.sweep.table import sweep_table
 
     sizes = plan_sizes(recipe)
     if stopped := run_sweep(sizes):

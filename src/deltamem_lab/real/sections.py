@@ -15,8 +15,8 @@ from deltamem_lab.machine import machine
 from deltamem_lab.real import texts, told
 from deltamem_lab.real.chat import Chat
 from deltamem_lab.real.locomo import measure_locomo
+from deltamem_lab.real.told import Rates
 
-Rates = dict[str, Any]
 Measure = Callable[[], Any]
 # Everything, by the file that it needs beside the model.
 SECTIONS: Mapping[str, str] = {

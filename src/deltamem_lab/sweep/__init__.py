@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from deltamem_lab.sweep.plan import Place, Point, Sweep, SweepOptions, load_sweep, plan_sweep
-from deltamem_lab.sweep.plots import draw_sweep
+from deltamem_lab.sweep.report import draw_sweep, write_table
 from deltamem_lab.sweep.results import PointResults, Results, collect, write_results
 from deltamem_lab.sweep.running import run_sweep
-from deltamem_lab.sweep.table import write_table
 
 __all__ = [
     "Place",

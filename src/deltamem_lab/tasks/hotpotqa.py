@@ -7,7 +7,7 @@ from typing import Any
 from deltamem.chat import Message
 from deltamem.train.data.converters.example import rows_of
 from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question, as_text
-from deltamem_lab.metrics.hotpotqa import hotpotqa_scores, hotpotqa_scores_as_released
+from deltamem_lab.metrics.text import exact, first_line, normalise_as_released, strict_f1, token_f1_as_released
 from deltamem_lab.tasks.registry import task
 from deltamem_lab.tasks.rows import HubData, need, rows_from
 
@@ -103,3 +103,18 @@ def _words(entry: Entry) -> str:
 
 def _titled(entry: Entry) -> str:
     return f"{entry.title}:\n{entry.text}" if isinstance(entry, Document) else as_text(entry)
+
+
+def hotpotqa_scores(output: str, gold: str) -> dict[str, float]:
+    """Exact match and F1 by the official script: punctuation deleted, a wrong yes or no scores nothing."""
+    answer = first_line(output)
+    return {"em": exact(answer, gold), "f1": strict_f1(answer, gold)}
+
+
+def hotpotqa_scores_as_released(output: str, gold: str) -> dict[str, float]:
+    """Exact match and F1 of the first line by the release's rules: punctuation to spaces, no rule for yes and no."""
+    answer = first_line(output)
+    return {
+        "em": exact(answer, gold, normalise_as_released),
+        "f1": token_f1_as_released(answer, gold),
+    }

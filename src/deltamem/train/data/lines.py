@@ -183,7 +183,7 @@ def read_messages(value: Any, where: str) -> list[Message]:
     """
     if not isinstance(value, list) or not value:
         raise ValueError(f"{where} must be a list of messages, not {_kind(value)}")
-    result = []
+    result: list[Message] = []
     for number, item in enumerate(value, start=1):
         place = f"{where}, message {number}"
         if not isinstance(item, dict):

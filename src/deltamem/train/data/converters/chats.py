@@ -1,7 +1,6 @@
 """Conversations as chat programs keep them: ShareGPT's export, and requests and answers of OpenAI's API."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from deltamem.chat import Message
 from deltamem.train.data.converters.example import Example, Row, Skipped, Style, need
@@ -68,7 +67,7 @@ def _line(name: str, messages: Sequence[Message]) -> Example | Skipped:
     words = [place for place, one in enumerate(messages) if one["role"] == "assistant" and one["content"].strip()]
     if not words:
         return Skipped("no answer in words")
-    kept: list[dict[str, Any]] = [
+    kept: list[Message] = [
         {**one, "role": "system"} if one["role"] == "developer" else one for one in messages[: words[-1] + 1]
     ]
     if sum(one["role"] == "user" for one in kept) < 2:

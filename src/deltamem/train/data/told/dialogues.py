@@ -197,7 +197,7 @@ def _messages(rng: random.Random, facts: Sequence[Fact], mix: Mix, train: bool) 
         if again:
             text = rng.choice(CORRECTIONS).format(text)
         if told_last and not again and messages[-1]["role"] == "user" and rng.random() < mix.together:
-            messages[-1]["content"] += f" {text}"
+            messages[-1] = {"role": "user", "content": f"{messages[-1]['content']} {text}"}
             continue
         messages.append({"role": "user", "content": text})
         told_last = True
