@@ -172,7 +172,7 @@ class Terminal:
         self._shown = self._shown.partition(text)[2]
 
     def close(self) -> int:
-        code = self.process.wait(30)
+        code = self.process.wait(300)
         os.close(self._keyboard)
         return code
 

@@ -9,13 +9,13 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from deltamem.attach import attached, disabled, memory_cache
+from deltamem.chat import Message
 from deltamem.formats.hub import adapter_fingerprint, load_adapter
 from deltamem.models.catalog import MAIN_ADAPTER, MODELS
 from deltamem.models.loading import find_adapter, load_tokenizer, load_weights
 from deltamem.observe import observe, positions
 from deltamem.state import MemoryState
 from deltamem.step import Step
-from deltamem.train.data.told.dialogues import Message
 from deltamem.train.data.told.rendering import Renderer
 from deltamem_lab.loading import adapter_kind
 

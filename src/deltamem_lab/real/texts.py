@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from deltamem.chat import Message
 from deltamem.state import MemoryState
 from deltamem.train.data.converters.example import Example, Row, Style
 from deltamem.train.data.converters.persona import persona
 from deltamem.train.data.lines import BadDataError
 from deltamem.train.data.told.chats import conversations
-from deltamem.train.data.told.dialogues import Message
 from deltamem_lab.real.chat import STATIC, Chat
 from deltamem_lab.real.told import Rates, measure_window_harm
 from deltamem_lab.statistics import Interval

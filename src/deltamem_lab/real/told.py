@@ -16,20 +16,13 @@ from typing import Any
 import pyarrow
 from torch import Tensor
 
+from deltamem.chat import Message
 from deltamem.extensions import load_object
 from deltamem.session.retrieval import best_matches
 from deltamem.state import MemoryState
 from deltamem.train.data.told.batches import ToldBatches
 from deltamem.train.data.told.chats import Chats
-from deltamem.train.data.told.dialogues import (
-    UNKNOWN,
-    Dialogue,
-    Message,
-    Mix,
-    Split,
-    everyday_words,
-    sample_dialogue,
-)
+from deltamem.train.data.told.dialogues import UNKNOWN, Dialogue, Mix, Split, everyday_words, sample_dialogue
 from deltamem.train.recipe import Factory
 from deltamem.train.recipefile import RecipeError, load_recipe
 from deltamem_lab.real.chat import STATIC, Chat
