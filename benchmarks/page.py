@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
-from deltamem.demo.suggestions import SUGGESTIONS
+from deltamem.demo.world import SUGGESTIONS
 from deltamem.serve.server import Server
 from deltamem.serve.settings import Settings
 from deltamem.store import SessionStore

@@ -340,6 +340,11 @@ def as_text(entry: Entry) -> str:
     return _message(entry)["content"]
 
 
+def date_of(entry: Entry) -> str:
+    """The date of an entry as it was written; empty for none."""
+    return entry.date if isinstance(entry, Document) else ""
+
+
 def _message(entry: Entry) -> Message:
     if not isinstance(entry, Document):
         return {"role": entry["role"], "content": entry["content"]}

@@ -110,49 +110,36 @@ def _static(which: Which, name: str, seconds: int) -> SuiteTraining:
     )
 
 
+def _baseline(
+    command: str, method: str, about: str, steps: int, seconds: int, *needs: tuple[str, str], name: str = ""
+) -> SuiteTraining:
+    """A published baseline, by its command, on the data of so many updates of the adapter ``multi``."""
+    return SuiteTraining(
+        name=name or command,
+        method=method,
+        about=about,
+        command=("deltamem", "baseline", command, "{recipe}", "--output", "{folder}"),
+        recipe=lambda folder: _recipe(folder, steps),
+        done="training.json",
+        seconds=seconds,
+        needs=(*_TRAINER, *needs),
+    )
+
+
 TRAININGS: tuple[SuiteTraining, ...] = (
     _static("multi", STATIC, 6200),
     _static("token", static_of("token"), 3100),
     _static("segment", static_of("segment"), 2900),
-    SuiteTraining(
-        name="lora",
-        method="context2lora",
-        about="the LoRA of context2lora, 250 updates",
-        command=("deltamem", "baseline", "lora", "{recipe}", "--output", "{folder}"),
-        recipe=lambda folder: _recipe(folder, 250),
-        done="training.json",
-        seconds=300,
-        needs=(*_TRAINER, _PEFT),
-    ),
-    SuiteTraining(
-        name="memgen",
-        method="memgen",
-        about="the weaver of memgen, 800 updates",
-        command=("deltamem", "baseline", "memgen", "{recipe}", "--output", "{folder}"),
-        recipe=lambda folder: _recipe(folder, 800),
-        done="training.json",
-        seconds=180,
-        needs=(*_TRAINER, _PEFT),
-    ),
-    SuiteTraining(
-        name="mlp",
-        method="mlp_memory",
-        about="the MLP of mlp_memory, 600 updates on 30,000 tokens",
-        command=("deltamem", "baseline", "mlp-memory", "{recipe}", "--output", "{folder}"),
-        recipe=lambda folder: _recipe(folder, 400),
-        done="training.json",
-        seconds=60,
-        needs=_TRAINER,
-    ),
-    SuiteTraining(
-        name="compression",
-        method="compression",
-        about="the classifier of compression, 300 updates on 3,200 histories",
-        command=("deltamem", "baseline", "compression", "{recipe}", "--output", "{folder}"),
-        recipe=lambda folder: _recipe(folder, 200),
-        done="training.json",
-        seconds=60,
-        needs=(*_TRAINER, ("llmlingua", "llmlingua")),
+    _baseline("lora", "context2lora", "the LoRA of context2lora, 250 updates", 250, 300, _PEFT),
+    _baseline("memgen", "memgen", "the weaver of memgen, 800 updates", 800, 180, _PEFT),
+    _baseline("mlp-memory", "mlp_memory", "the MLP of mlp_memory, 600 updates on 30,000 tokens", 400, 60, name="mlp"),
+    _baseline(
+        "compression",
+        "compression",
+        "the classifier of compression, 300 updates on 3,200 histories",
+        200,
+        60,
+        ("llmlingua", "llmlingua"),
     ),
 )
 

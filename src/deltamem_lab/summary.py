@@ -187,10 +187,10 @@ def _method(
         method=name,
         questions=len(records),
         items=len({record.item for record in records}),
-        mean=_mean(records),
+        mean=mean_score(records),
         averages={kind: _average(records, kind) for kind in records[0].averages},
-        categories={one: _mean([r for r in records if r.category == one]) for one in categories},
-        subsets={one: _mean([r for r in records if one in r.subsets]) for one in subsets},
+        categories={one: mean_score([r for r in records if r.category == one]) for one in categories},
+        subsets={one: mean_score([r for r in records if one in r.subsets]) for one in subsets},
         metrics=_metrics(records),
         differences=differences,
         known=_mean_or_none([record for key, record in answers.items() if key in known]) if has_bare else None,
@@ -222,12 +222,13 @@ def _average(records: Sequence[Record], kind: str) -> float:
     return sum(sum(scores) / len(scores) for scores in groups.values()) / len(groups)
 
 
-def _mean(records: Sequence[Record]) -> Interval:
+def mean_score(records: Sequence[Record]) -> Interval:
+    """The mean score of questions, with its interval over items."""
     return rate_interval([r.score for r in records], [r.item for r in records], [r.question for r in records])
 
 
 def _mean_or_none(records: Sequence[Record]) -> Interval | None:
-    return _mean(records) if records else None
+    return mean_score(records) if records else None
 
 
 def _metrics(records: Sequence[Record]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 
 from deltamem.cli.main import main
 from deltamem.cli.terminal.chat import Chat
-from deltamem.demo.suggestions import SUGGESTIONS
+from deltamem.demo.world import SUGGESTIONS
 from deltamem.session import Session
 
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, Request, Route, expect, 
 from serving import address, make_server, running, start
 
 import deltamem.serve
-from deltamem.demo.suggestions import SUGGESTIONS
+from deltamem.demo.world import SUGGESTIONS
 from deltamem.serve.engine.interface import warm_up
 from deltamem.store import ApiKeys
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from serving import SECRET, make_server, running
 
-from deltamem.demo.suggestions import SUGGESTIONS
+from deltamem.demo.world import SUGGESTIONS
 from deltamem.serve.server import Server
 from deltamem.serve.settings import Settings
 from deltamem.store import SessionStore

@@ -5,21 +5,18 @@ from typing import Annotated
 
 import typer
 
-from deltamem.cli.places import STORE_VARIABLE
+from deltamem.cli.places import Store
 
 keys = typer.Typer(
     no_args_is_help=True,
     help="Make, list and revoke the API keys of a server's store.\n\nExample: deltamem keys create acme",
 )
-_Store = Annotated[
-    str, typer.Option("--store", envvar=STORE_VARIABLE, help="The server's store; the user's own if left out.")
-]
 
 
 @keys.command("create")
 def create(
     tenant: Annotated[str, typer.Argument(help="Whose sessions the key opens.")],
-    store: _Store = "",
+    store: Store = "",
     label: Annotated[str | None, typer.Option(help="A line that says what the key is for.")] = None,
     requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
     tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Tokens read and generated.")] = None,
@@ -42,7 +39,7 @@ def create(
 @keys.command("list")
 def list_keys(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
-    store: _Store = "",
+    store: Store = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """List keys with their limits and last use, the revoked ones too."""
@@ -66,7 +63,7 @@ def list_keys(
 
 
 @keys.command("revoke")
-def revoke(key_id: Annotated[str, typer.Argument(help="Its id, as in the list.")], store: _Store = "") -> None:
+def revoke(key_id: Annotated[str, typer.Argument(help="Its id, as in the list.")], store: Store = "") -> None:
     """Revoke a key, at once."""
     from deltamem.cli.serve import open_store
     from deltamem.store import ApiKeys

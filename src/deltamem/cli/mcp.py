@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from deltamem.cli.places import STORE_VARIABLE
+from deltamem.cli.places import Store
 
 
 def mcp(
@@ -23,13 +23,7 @@ def mcp(
     adapter: Annotated[
         str, typer.Option(help="Hub id or folder of an adapter for it; for a model with a name also multi or token.")
     ] = "",
-    store: Annotated[
-        str,
-        typer.Option(
-            envvar=STORE_VARIABLE,
-            help="sqlite:///file or postgresql://user@host/database; a file of the user's if left out.",
-        ),
-    ] = "",
+    store: Store = "",
     keep_messages: Annotated[
         bool,
         typer.Option(

@@ -2,11 +2,22 @@
 
 import os
 import secrets
+from typing import Annotated
+
+import typer
 
 from deltamem.files import data_folder
 
 SECRET = "DELTAMEM_STATE_SECRET"
-STORE_VARIABLE = "DELTAMEM_STORE"
+Store = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="DELTAMEM_STORE",
+        help="sqlite:///file or postgresql://user@host/database; a file in your data folder by default.",
+    ),
+]
+"""The store of a server's sessions."""
 
 
 def store_url(given: str) -> str:

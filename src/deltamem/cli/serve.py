@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltamem.cli.models import Adapter, Device, Model, choose_model, open_model
-from deltamem.cli.places import STORE_VARIABLE
+from deltamem.cli.places import Store
 from deltamem.extensions import how_to_install
 
 if TYPE_CHECKING:
@@ -27,13 +27,7 @@ def serve(
         str, typer.Option(help="Address to bind to; one beyond this machine needs API keys.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    store: Annotated[
-        str,
-        typer.Option(
-            envvar=STORE_VARIABLE,
-            help="sqlite:///file or postgresql://user@host/database; a file of the user's if left out.",
-        ),
-    ] = "",
+    store: Store = "",
     max_batch: Annotated[int, typer.Option(min=1, help="Answers that are generated together.")] = 16,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait beyond those; more get 429.")] = 64,
     keep_messages: Annotated[
@@ -71,7 +65,7 @@ def serve(
     except ModuleNotFoundError as missing:
         raise ImportError(f"The server needs {missing.name}: {how_to_install('serve')}") from None
     from deltamem.cli.places import state_secret
-    from deltamem.demo.suggestions import SUGGESTIONS
+    from deltamem.demo.world import SUGGESTIONS
     from deltamem.models.catalog import EMBEDDED
     from deltamem.store import ApiKeys
 

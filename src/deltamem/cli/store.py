@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deltamem.cli.places import STORE_VARIABLE
+from deltamem.cli.places import Store
 from deltamem.wording import counted
 
 if TYPE_CHECKING:
@@ -16,9 +16,6 @@ store = typer.Typer(
     no_args_is_help=True,
     help="Look after a server's store: count, clean up, re-encrypt, delete.\n\nExample: deltamem store stats",
 )
-_Store = Annotated[
-    str, typer.Option("--store", envvar=STORE_VARIABLE, help="The server's store; the user's own if left out.")
-]
 _Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 _PLAIN = "(plain)"
 _Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
@@ -26,7 +23,7 @@ _Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 @store.command("stats")
 def stats(
-    url: _Store = "",
+    url: Store = "",
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
     as_json: _Json = False,
 ) -> None:
@@ -49,7 +46,7 @@ def stats(
 
 @store.command("purge")
 def purge(
-    url: _Store = "",
+    url: Store = "",
     keep_versions: Annotated[
         int | None, typer.Option(min=1, help="Also delete all but this many of the latest versions of every session.")
     ] = None,
@@ -73,7 +70,7 @@ def purge(
 
 
 @store.command("rekey")
-def rekey(url: _Store = "", as_json: _Json = False) -> None:
+def rekey(url: Store = "", as_json: _Json = False) -> None:
     """Encrypt with the first key of DELTAMEM_KEYS what is not yet; servers may keep running.
 
     Put a new key first, restart the servers, run this, and remove the old key.
@@ -106,7 +103,7 @@ def new_key(
 def delete_session(
     tenant: Annotated[str, typer.Argument(help="Whose; 'default' on a server without API keys.")],
     session: Annotated[str, typer.Argument(help="Which.")],
-    url: _Store = "",
+    url: Store = "",
     yes: _Yes = False,
     as_json: _Json = False,
 ) -> None:
@@ -124,7 +121,7 @@ def delete_session(
 @store.command("delete-tenant")
 def delete_tenant(
     tenant: Annotated[str, typer.Argument(help="Whose sessions and API keys.")],
-    url: _Store = "",
+    url: Store = "",
     yes: _Yes = False,
     as_json: _Json = False,
 ) -> None:

@@ -14,6 +14,14 @@ UNKNOWN = "I don't know."
 USER = "user"
 _OTHERS_SHARE = 0.28
 _RELATION_SHARE = 0.5
+SUGGESTIONS = (
+    ("I settled in Lisbon some years ago.", "Which city do I live in?"),
+    ("There is a tortoise at home with me.", "What pet do I have?"),
+    ("My friend Ravi practises the cello daily.", "What is Ravi's instrument?"),
+    ("My birthday falls on July 20.", "On what day was I born?"),
+    ("Actually, I live in Porto now.", "Which city do I live in?"),
+)
+"""What you can tell the embedded backbone, and the question that asks for it."""
 
 
 @dataclass(frozen=True)

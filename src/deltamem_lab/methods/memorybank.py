@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from deltamem.chat import Message
 from deltamem_lab.backbone import Backbone
-from deltamem_lab.interface import Ask, Decoding, Document, Entry, as_messages, as_text
+from deltamem_lab.interface import Ask, Decoding, Document, Entry, as_messages, as_text, date_of
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
 from deltamem_lab.methods.fitting import chunks
 from deltamem_lab.methods.registry import method
@@ -56,11 +56,6 @@ def days_of(history: Sequence[Entry]) -> list[int]:
             day, last = max(day, day_of(text) or day + 1), text
         days.append(day)
     return days
-
-
-def date_of(entry: Entry) -> str:
-    """The date of an entry as it was written; empty for none."""
-    return entry.date if isinstance(entry, Document) else ""
 
 
 def _month(name: str) -> int:

@@ -8,7 +8,8 @@ from deltamem_lab.methods import describe_method, is_control
 from deltamem_lab.records import Record
 from deltamem_lab.report.blocks import Block, Chart, Heading, Table
 from deltamem_lab.report.charts import Line, Panel, panels
-from deltamem_lab.statistics import Interval, rate_interval
+from deltamem_lab.statistics import Interval
+from deltamem_lab.summary import mean_score
 
 _BINS = 6
 _COMPARED = "full"
@@ -44,12 +45,8 @@ def curve(records: Sequence[Record], axis: str, parts: Sequence[Range]) -> dict[
         inside = [record for record in records if low <= record.axes[axis] <= high]
         if inside:
             at = sum(record.axes[axis] for record in inside) / len(inside)
-            points[low, high] = at, _mean(inside)
+            points[low, high] = at, mean_score(inside)
     return points
-
-
-def _mean(records: Sequence[Record]) -> Interval:
-    return rate_interval([r.score for r in records], [r.item for r in records], [r.question for r in records])
 
 
 def _axis(axis: str, records: Sequence[Record], methods: Sequence[str]) -> list[Block]:

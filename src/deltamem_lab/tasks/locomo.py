@@ -25,6 +25,7 @@ from deltamem_lab.interface import (
     Question,
     as_messages,
     as_text,
+    date_of,
 )
 from deltamem_lab.metrics.judge import LOCOMO_PROMPTS, Judge
 from deltamem_lab.metrics.locomo import (
@@ -222,7 +223,7 @@ def _turns(conversation: dict[str, Any]) -> Iterator[Document]:
 
 def _as_sessions(history: Sequence[Entry]) -> tuple[Message, ...]:
     """A history as the release replays it: the system prompt, and a message of the user a session."""
-    sessions = (_HEADING.format(date) + "".join(map(_turn, turns)) for date, turns in groupby(history, key=_date))
+    sessions = (_HEADING.format(date) + "".join(map(_turn, turns)) for date, turns in groupby(history, key=date_of))
     told: list[Message] = [{"role": "user", "content": session.strip()} for session in sessions]
     return ({"role": "system", "content": _SYSTEM}, *told)
 
@@ -248,7 +249,7 @@ def _released(start: str, history: Sequence[Entry], asked: str, budget: Budget) 
 
 def _newest_first(history: Sequence[Entry], room: int, budget: Budget) -> str:
     sessions, used = "", 0
-    for date, turns in groupby(history, key=_date):
+    for date, turns in groupby(history, key=date_of):
         heading, shown, full = _HEADING.format(date), "", False
         for turn in map(_turn, reversed(list(turns))):
             if full := used + _count(heading.lstrip() + turn, budget) >= room:
@@ -266,17 +267,13 @@ def _count(text: str, budget: Budget) -> int:
 
 
 def _sessions(history: Sequence[Entry]) -> list[str]:
-    return [_HEADING.format(date) + "".join(map(_turn, turns)) for date, turns in groupby(history, key=_date)]
+    return [_HEADING.format(date) + "".join(map(_turn, turns)) for date, turns in groupby(history, key=date_of)]
 
 
 def _turn(entry: Entry) -> str:
     """A turn and the white space after it, which the authors' code has twice where no picture is shared."""
     text = entry.text if isinstance(entry, Document) else as_text(entry)
     return f"{text}\n\n" if text.endswith('"') else f"{text}\n"
-
-
-def _date(entry: Entry) -> str:
-    return entry.date if isinstance(entry, Document) else ""
 
 
 def _asked(question: Question) -> str:

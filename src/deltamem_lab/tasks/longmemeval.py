@@ -6,7 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.chat import Message
-from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question, as_text
+from deltamem_lab.interface import (
+    Average,
+    Budget,
+    Decoding,
+    Document,
+    Entry,
+    Item,
+    PublishedSize,
+    Question,
+    as_text,
+    date_of,
+)
 from deltamem_lab.metrics.judge import LONGMEMEVAL_PROMPTS, QUESTION_TYPES, Judge, judge_prompt
 from deltamem_lab.metrics.text import contains, normalise, token_f1
 from deltamem_lab.tasks.registry import task
@@ -129,7 +140,7 @@ def _turns(row: dict[str, Any]) -> Iterator[Document]:
 
 def _sessions(history: Sequence[Entry]) -> str:
     blocks = []
-    by_date = groupby(history, key=lambda entry: entry.date if isinstance(entry, Document) else "")
+    by_date = groupby(history, key=date_of)
     for number, (date, turns) in enumerate(by_date, start=1):
         said = "".join(f"\n\n{t.text if isinstance(t, Document) else as_text(t)}" for t in turns)
         blocks.append(f"\n### Session {number}:\nSession Date: {date}\nSession Content:\n{said}\n")

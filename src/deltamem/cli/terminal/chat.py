@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deltamem.cli.terminal.commands import COMMANDS, help_text
-from deltamem.demo.suggestions import SUGGESTIONS
+from deltamem.demo.world import SUGGESTIONS
 from deltamem.models.catalog import EMBEDDED
 
 if TYPE_CHECKING:
