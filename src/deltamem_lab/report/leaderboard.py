@@ -22,16 +22,15 @@ from deltamem_lab.summary import reference_of, references
 Scores = Sequence[float | None]
 
 _INTRODUCTION = (
-    "Scores are percent, of all questions of all seeds, with 95 % intervals by a bootstrap over items. A seed draws "
-    "other items; what was trained is the same in each. “Over seeds” is the standard deviation of the seeds' means, "
-    "and the lowest and the highest of them. Controls show what is not memory and have no rank, nor has what ran on "
-    "fewer items than the others. Costs are those of a question asked alone: the tokens that were read to keep its "
-    "history (by an encoder or a classifier in dense, memorybank and compression), the tokens of its prompt, and the "
-    "bytes kept of the history between turns. The weights of what was trained serve every history and are not counted. "
-    "Methods that retrieve show different amounts of text; a part of the order of bm25, dense and memorybank is that "
-    "budget."
+    "Scores are percent of all questions of all seeds, with 95 % intervals by a bootstrap over items. Each seed draws "
+    "other items; the trained weights are the same. “Over seeds” is the standard deviation of the seeds' means, with "
+    "the lowest and the highest. Controls show what is not memory and have no rank; nor do methods that ran on fewer "
+    "items. Costs are those of a question asked alone: the tokens read to keep its history (by an encoder or a "
+    "classifier for dense, memorybank and compression), the tokens of its prompt, and the bytes kept of the history "
+    "between turns. Trained weights serve every history and are not counted. Methods that retrieve show different "
+    "amounts of text, which partly explains the order of bm25, dense and memorybank."
 )
-_KINDS = "By the part of the benchmark, percent: what leads in all of them together need not lead in each."
+_KINDS = "Percent by part of the benchmark: the best method overall need not be the best in each part."
 
 
 def leaderboard(several: Sequence[Results]) -> list[Block]:
