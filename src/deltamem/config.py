@@ -131,7 +131,8 @@ class DeltaMemConfig:
             )
         if self.gates == "fixed" and not self.coupled_gates:
             raise ConfigError(
-                "coupled_gates", "must be true with gates='fixed', which leaves no weights to a keep gate of its own."
+                "coupled_gates",
+                "must be true with gates='fixed', because fixed gates have no weights for a separate keep gate.",
             )
         chosen = tuple(head for head in HEADS if head in self.heads)
         if not chosen or len(chosen) != len(self.heads):

@@ -218,7 +218,7 @@ def _backbone_folder(case: Path) -> Path:
         return max(named, key=lambda path: len(path.name))
     if not folders:
         wanted = case.parent / f"{BACKBONE_PREFIX}{case.name.partition('_')[0]}"
-        raise ParityError(f"The backbone of {case.name} should be at {wanted}, and is not there.")
+        raise ParityError(f"The backbone of {case.name} is missing: it should be at {wanted}.")
     if len(folders) > 1:
         raise ParityError(
             f"Which backbone does {case.name} belong to? Its name must begin as that of one of "

@@ -99,7 +99,7 @@ class Step:
         ids = self.segment_ids
         if ids is None:
             raise ValueError(
-                f"This adapter writes once a {config.write} and needs segment ids: pass segment_ids "
+                f"This adapter writes once per {config.write} and needs segment ids: pass segment_ids "
                 "(deltamem.encode_chat(...).segment has them for messages), or write=False to read only."
             )
         if ids.dtype not in _INTEGERS:

@@ -155,8 +155,8 @@ def _entry(
     if unfinished := [item for item, found in scores.items() if len(found) != len(asked[item])]:
         item, seed = unfinished[0]
         raise ValueError(
-            f"{method} has answered a part of what is asked about item {item}, seed {seed}: the run is not done. Go on "
-            "with its own command."
+            f"{method} has answered only some questions about item {item}, seed {seed}: the run is not finished. "
+            "Continue it with the same command."
         )
     return MethodResults(
         method=method,

@@ -182,7 +182,9 @@ def read_records(path: Path) -> Iterator[Record]:
         try:
             yield Record.from_json(line)
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}; remove the line to have it answered again.") from None
+            raise ValueError(
+                f"{path}, line {number}: {error}; remove the line, and the question is asked again."
+            ) from None
 
 
 class Writer:

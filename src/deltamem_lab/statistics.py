@@ -95,7 +95,7 @@ class Difference:
             ValueError: the difference is not positive.
         """
         if difference <= 0:
-            raise ValueError(f"A difference to be found is positive, not {difference}.")
+            raise ValueError(f"The difference to detect must be positive, not {difference}.")
         return max(LEAST_ITEMS, math.ceil(self.clusters * (self.findable(verdicts) / difference) ** 2))
 
 

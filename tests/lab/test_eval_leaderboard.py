@@ -98,7 +98,7 @@ def test_kinds_and_differences_stand_beside_the_ranks() -> None:
 
 
 def test_an_unfinished_run_has_no_place() -> None:
-    with pytest.raises(ValueError, match="multi has answered a part of what is asked about item 0/1, seed 0"):
+    with pytest.raises(ValueError, match="multi has answered only some questions about item 0/1, seed 0"):
         collect([r for r in records() if (r.method, r.item, r.question) != ("multi", "0/1", "1")], Notes())
 
 

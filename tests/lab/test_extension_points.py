@@ -200,7 +200,7 @@ def test_a_record_is_no_reason_to_import_a_module(tmp_path: Path, monkeypatch: p
         (["--task", "nothing"], "There is no task 'nothing'; there are: gpqa"),
         (["--task", "world", "--method", "colours_pkg.methods:NoMethod"], "is not a method: its class must inherit"),
         (["--task", "world", "--method", "broken"], "is not a method: its class must inherit"),
-        (["--task", "world", "--method", "colours_pkg.methods:FirstTurn:multi"], "it is not about an adapter"),
+        (["--task", "world", "--method", "colours_pkg.methods:FirstTurn:multi"], "it does not use an adapter"),
         (["--task", "world", "--method", "nothing"], "There is no method 'nothing' (not known); there are: none"),
         (["--suite", "colours_pkg.task:Colours"], "is not a suite"),
         (["--task", "colours", "--option", "new=many"], "new must be a number, or numbers"),

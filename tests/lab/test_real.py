@@ -177,7 +177,7 @@ def test_what_is_there_is_not_measured_again_unless_something_changed(chat, tmp_
     run(Extent(dialogues=5))
     assert len(measured) == 1 + 2 * len(told.CELLS)
     (tmp_path / "other.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"other\.json is no file of such results"):
+    with pytest.raises(ValueError, match=r"other\.json is not a file of these results"):
         Results(tmp_path / "other.json", {})
 
 

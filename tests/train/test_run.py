@@ -83,7 +83,7 @@ def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
         run(parse_recipe(values))
     with pytest.raises(ValueError, match=r"another recipe \(different: adapter, seed\)"):
         run(parse_recipe(recipe(tmp_path / "run", schedule={"steps": 2}, seed=3, adapter={"rank": 2})), resume=True)
-    with pytest.raises(ValueError, match="no run to go on with"):
+    with pytest.raises(ValueError, match="no run to resume"):
         run(parse_recipe(recipe(tmp_path / "other")), resume=True)
 
 
@@ -94,7 +94,7 @@ def test_a_run_is_not_gone_on_with_after_its_data_was_replaced(tmp_path: Path) -
     values["data"] = {"source": "toy:filed", "options": {"path": str(source)}}
     run(parse_recipe(values))
     source.write_text("1")
-    with pytest.raises(ValueError, match=r"data of the run in .* is not what it was .*\(other lines: data\)"):
+    with pytest.raises(ValueError, match=r"data of the run in .* has changed since it started .*\(other lines: data\)"):
         run(parse_recipe(values), resume=True)
     source.write_text("0")
     assert run(parse_recipe(values), resume=True).steps == 4

@@ -133,8 +133,8 @@ class SteeredAttention(nn.Module):
             step = getattr(cache, "step", None)
         if step is None:
             raise RuntimeError(
-                f"No memory reached {type(self.attention).__name__}. Call the model that was attached to; "
-                "where its blocks pass no keywords on (GPT-Neo), gradient checkpointing cannot be used."
+                f"No memory reached {type(self.attention).__name__}. Call the model that you attached the memory to. "
+                "If its blocks pass no keywords on (GPT-Neo), switch gradient checkpointing off."
             )
         if args:
             hidden_states, args = args[0], args[1:]

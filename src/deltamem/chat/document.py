@@ -62,7 +62,8 @@ def _frame(tokenizer: Any) -> tuple[str, str]:
     (begin, end), content = rendered.messages[0], rendered.contents[0]
     if content is None or rendered.text[slice(*content)] != _EXAMPLE:
         raise ValueError(
-            "The chat template changes or repeats a message's text, so documents cannot be cut; observe messages."
+            "The chat template changes or repeats a message's text, so a document cannot be cut; observe it as "
+            "messages."
         )
     return rendered.text[begin : content[0]], rendered.text[content[1] : end]
 

@@ -173,8 +173,8 @@ def _marked_ends(text: str, render: _Render, messages: Sequence[Message], prompt
         before, found, after = render(marked, prompt).partition(mark)
         if not found or mark in after or not text.startswith(before) or not text.endswith(after):
             raise ValueError(
-                f"The chat template does not show the text of message {number + 1} once and by itself, so its tokens "
-                "cannot be told apart; encode the messages one by one, or use another template."
+                f"The chat template does not show the text of message {number + 1} exactly once, so its tokens cannot "
+                "be found; encode the messages one by one, or use another template."
             )
         try:
             closing = render(marked[: number + 1]).rpartition(mark)[2]

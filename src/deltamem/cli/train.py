@@ -30,7 +30,7 @@ def train(
 ) -> None:
     """Train an adapter by a recipe, on one machine or many.
 
-    SIGINT or SIGTERM ends it after the step it is in, with a checkpoint to go on from. For several processes start
+    SIGINT or SIGTERM ends it after the step it is in, with a checkpoint to continue from. For several processes start
     it by accelerate launch -m deltamem train RECIPE, or torchrun. --auto-size takes one process; run the
     same command again to go on with sizes that were not finished.
 

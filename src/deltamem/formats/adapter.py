@@ -175,7 +175,9 @@ def write_adapter(adapter: AdapterFile, folder: Path, dtype: torch.dtype = torch
         OSError: the folder cannot be written.
     """
     if (folder / "config.json").exists():
-        raise AdapterFileError(f"{folder} is the folder of a model (it has a config.json); give the adapter its own.")
+        raise AdapterFileError(
+            f"{folder} is the folder of a model (it has a config.json); give the adapter its own folder."
+        )
     stored = {name: tensor.to(dtype) for name, tensor in adapter.tensors.items()}
     adapter = dataclasses.replace(adapter, tensors={name: tensor.float() for name, tensor in stored.items()})
     description = {

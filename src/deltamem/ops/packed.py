@@ -2,7 +2,7 @@
 
 An engine may take tokens back: those of a draft that was wrong, or the one that it fed before it knew that the answer
 had ended. So the state of a request is a ring of K places. The one after n tokens is at place n modulo K, and the last
-K states are there to go on from.
+K states are there to continue from.
 """
 
 import functools

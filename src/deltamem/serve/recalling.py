@@ -132,8 +132,8 @@ def without(
     if not _same(state, server.states.unpack(head.state)):
         raise ApiError(
             409,
-            "The turns that were kept do not lead to the memory as it is (something else was written, or the roles are "
-            "others), so it cannot be written without one of them. Give the question and its answer instead.",
+            "The turns that were kept do not lead to the present memory (something else was written, or other roles "
+            "were), so it cannot be rebuilt without one of them. Give the question and its answer instead.",
             "cannot_replay",
         )
     state = turns[begin].written.before

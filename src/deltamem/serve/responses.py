@@ -171,7 +171,7 @@ class ResponseRequest(Options):
     model: str = ""
     input: Input
     instructions: WholeText | None = None
-    previous_response_id: str | None = Field(default=None, description="The response to go on from.")
+    previous_response_id: str | None = Field(default=None, description="The response to continue from.")
     conversation: SessionName | ConversationId | None = Field(default=None, description="The memory session to use.")
     store: bool = Field(default=True, description="Whether the response can be gone on from.")
     stream: bool = False

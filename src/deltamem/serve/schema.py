@@ -139,7 +139,7 @@ class CalledFunction(Body):
         except ValueError:
             raise ValueError("it is no JSON") from None
         if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         return text
 
 
@@ -333,7 +333,7 @@ class ResponseFormat(Options):
     @model_validator(mode="after")
     def _with_schema(self) -> "ResponseFormat":
         if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema belongs to the type json_schema, and that needs one")
+            raise ValueError("give json_schema with the type json_schema, and only with it")
         return self
 
     @property

@@ -374,7 +374,7 @@ class Session:
         if any(turn.messages is None for turn in again):
             raise ValueError(
                 "After the fact a document was observed in pieces. Its text was not kept, so it cannot be written "
-                "again, and nothing was forgotten. Observe documents as one text if they are to stay."
+                "again, and nothing was forgotten. To keep documents, observe each as one text."
             )
         for turn in again:
             kept.append(replace(turn, before=state))

@@ -39,18 +39,18 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
     if not resume:
         if any(last_checkpoint(path) or (path / METRICS_FILE).exists() for path in (folder, folder / CONTROL)):
             raise ValueError(
-                f"{folder} holds a run already. Go on with it by --resume, or choose another output.folder."
+                f"{folder} holds a run already. Continue it with --resume, or choose another output.folder."
             )
         return
     if not (folder / RECIPE_FILE).exists():
-        raise ValueError(f"{folder} holds no run to go on with; leave --resume out.")
+        raise ValueError(f"{folder} holds no run to resume; leave --resume out.")
     saved = yaml.safe_load((folder / RECIPE_FILE).read_text("utf-8"))
     now = recipe.model_dump(mode="json", exclude_none=True)
     changed = sorted(key for key in {*saved, *now} if key not in _FREE and saved.get(key) != now.get(key))
     if changed:
         raise ValueError(
-            f"The run in {folder} was started with another recipe (different: {', '.join(changed)}), so it cannot go "
-            f"on to the same result. Use its own, {folder / RECIPE_FILE}, or another output.folder."
+            f"The run in {folder} was started with another recipe (different: {', '.join(changed)}), so it cannot "
+            f"reach the same result. Use its own recipe, {folder / RECIPE_FILE}, or another output.folder."
         )
 
 
@@ -76,7 +76,7 @@ def check_data(folder: Path, datasets: Mapping[str, Any], *, resume: bool) -> by
         changed = sorted(name for name in now if name in before and before[name] != now[name])
         if changed:
             raise ValueError(
-                f"The data of the run in {folder} is not what it was started with (other lines: {', '.join(changed)}), "
-                "so it cannot go on to the same result. Bring the data back, or choose another output.folder."
+                f"The data of the run in {folder} has changed since it started (other lines: {', '.join(changed)}), "
+                "so it cannot reach the same result. Restore the data, or choose another output.folder."
             )
     return (json.dumps(now, indent=2) + "\n").encode()

@@ -30,7 +30,7 @@ class Text:
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.weights) == len(self.segments):
             raise ValueError(
-                f"A text needs one weight and one segment a token; it has {len(self.ids)} tokens, "
+                f"A text needs one weight and one segment for each token; it has {len(self.ids)} tokens, "
                 f"{len(self.weights)} weights and {len(self.segments)} segments."
             )
 

@@ -88,7 +88,7 @@ def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def add_trained_adapter(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Puts the adapter that is to be trained on a bare backbone: fresh, or the one to go on from.
+    """Puts the adapter that is to be trained on a bare backbone: fresh, or the one to continue from.
 
     Raises:
         ValueError: the adapter to go on from has another configuration than the recipe's.
@@ -191,7 +191,7 @@ def halves(held: Dataset[Any], seed: int) -> tuple[Dataset[Any], Dataset[Any]]:
             raise ValueError
     except ValueError:
         raise ValueError(
-            f"evaluation.every chooses the best checkpoint on one half of the held-out episodes and reports it on the "
+            "evaluation.every chooses the best checkpoint on one half of the held-out episodes and reports it on the "
             f"other; these {len(held)} cannot be halved so that each half has several histories. Hold out more, or "
             "leave evaluation.every out."
         ) from None

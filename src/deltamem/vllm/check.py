@@ -71,9 +71,7 @@ def check_version() -> None:
     lacking = [name for name in _HOOKS if not callable(getattr(KVConnectorBase_V1, name, None))]
     lacking += sorted(set(_METADATA) - set(inspect.signature(CPUAttentionMetadata).parameters))
     if lacking:
-        raise UnfitError(
-            f"vLLM {version} lacks {', '.join(lacking)}, which δ-mem leans on; it is tested with {TESTED}."
-        )
+        raise UnfitError(f"vLLM {version} lacks {', '.join(lacking)}, which δ-mem needs; it is tested with {TESTED}.")
 
 
 def check_setup(vllm_config: Any) -> None:
@@ -96,7 +94,9 @@ def check_setup(vllm_config: Any) -> None:
             vllm_config.device_config.device_type != "cpu",
     }  # fmt: skip
     if any(wrong.values()):
-        raise UnfitError("Memories cannot be served so: " + "; ".join(text for text, bad in wrong.items() if bad) + ".")
+        raise UnfitError(
+            "These settings do not work with memories: " + "; ".join(text for text, bad in wrong.items() if bad) + "."
+        )
 
 
 def check_pages(kv_cache_config: Any) -> None:

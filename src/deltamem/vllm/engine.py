@@ -415,8 +415,7 @@ def _start(
         from vllm.v1.engine.llm_engine import LLMEngine
     except ImportError as missing:
         raise UnfitError(
-            f"vLLM is not installed here ({missing}). It wants an environment of its own: docs/vllm.md says how "
-            "to make it."
+            f"vLLM is not installed here ({missing}). It needs its own environment: docs/vllm.md says how to make one."
         ) from None
     arguments = engine_arguments(backbone, adapter)
     if context <= CHUNK:  # vLLM samples a token after whatever it reads, so a whole chunk takes one position more

@@ -157,7 +157,7 @@ class _Remembering:
         config = adapter.config
         if config.writes_segments:
             raise AdapterFileError(
-                f"This adapter writes once a {config.write}; on vLLM memories are written token by token only. Serve "
+                f"This adapter writes once per {config.write}; on vLLM memories are written token by token only. Serve "
                 "it with deltamem's own engine (--engine own), or take an adapter with write='token'."
             )
         numbers = config.select_layers(len(layers))

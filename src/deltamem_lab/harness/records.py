@@ -70,7 +70,10 @@ def _records(
         for sample in _once(samples):
             scores = {name: float(sample[name]) for name in sample["metrics"] if _is_rate(sample[name])}
             if not scores:
-                raise ValueError(f"{part} of lm-evaluation-harness has no score a sample between 0 and 1 to keep.")
+                raise ValueError(
+                    f"{part} of lm-evaluation-harness has no score between 0 and 1 for each sample, so there is "
+                    "nothing to keep."
+                )
             prompt = str(sample["arguments"][0][0])
             yield Record(
                 task=task,

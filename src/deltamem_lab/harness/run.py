@@ -125,7 +125,7 @@ def _metadata(options: HarnessOptions, tokenizer: Any, folder: Path) -> dict[str
         return told
     names = [name for name in options.tasks if name.startswith("babilong")]
     if names and (len(names) < len(options.tasks) or len(options.lengths) > 1):
-        raise ValueError("BABILong has texts of one length at a time, and is run without other tasks.")
+        raise ValueError("BABILong takes texts of one length at a time; run it without other tasks.")
     return told | {"max_seq_lengths": f"{options.lengths[0] // 1024}k" if names else list(options.lengths)}
 
 
@@ -154,7 +154,7 @@ def _changed(name: str, base: Path | None, data: Path | None, tokens: int | None
     if not changes:
         return name
     if base is None:
-        raise ValueError(f"{name} is several tasks; a file can be the data of one.")
+        raise ValueError(f"{name} is several tasks, and a file can be the data of only one.")
     # JSON is YAML too.
     text = json.dumps({"include": str(base), "task": name, **changes})
     file = folder / f"{name}.yaml"

@@ -36,7 +36,7 @@ def fit(render: Render, history: Sequence[Entry], budget: Budget) -> tuple[list[
         return whole, budget.tokens is not None and whole != render(history, replace(budget, tokens=None))
     bare = render((), budget)
     if not budget.fits(bare):
-        raise NoRoomError(f"A question alone has {budget.length(bare)} tokens, and {budget.tokens} fit.")
+        raise NoRoomError(f"A question alone has {budget.length(bare)} tokens, but only {budget.tokens} fit.")
 
     def last(number: int) -> Sequence[Entry]:
         return history[len(history) - number :]

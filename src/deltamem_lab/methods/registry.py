@@ -156,7 +156,7 @@ def parse_method(name: str, adapters: Sequence[str]) -> tuple[str, str]:
     try:
         entry = find_method(kind)
         if adapter and not entry.made.adapted:
-            raise ValueError("it is not about an adapter")
+            raise ValueError("it does not use an adapter")
     except ValueError as error:
         known = [*own_methods(), *installed(GROUP), *adapters, *(f"{adapter}+context" for adapter in adapters)]
         raise ValueError(

@@ -73,7 +73,7 @@ class Chat:
 
     def __init__(self, model: str, adapters: Mapping[str, str], *, dtype: str = "bfloat16") -> None:
         if not set(adapters) - {STATIC}:
-            raise ValueError("Name an adapter that is no control, such as multi=first.")
+            raise ValueError("Name an adapter that is not a control, such as multi=first.")
         places = {name: find_adapter(model, place) for name, place in adapters.items()}
         self.name = model
         self.tokenizer = load_tokenizer(model)

@@ -93,7 +93,7 @@ class Results:
                 self.data = json.loads(path.read_text("utf-8"))
                 self.data["sections"] = dict(self.data.get("sections", {}))
             except (ValueError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path} is no file of such results: {error}. Give another one.") from None
+                raise ValueError(f"{path} is not a file of these results: {error}. Give another file.") from None
 
     def begin(self, name: str) -> None:
         """Drops what a section has of other adapters or another extent."""

@@ -90,7 +90,7 @@ def persona_texts(path: Path, count: int) -> list[Text]:
         if len(found) >= count:
             break
     if not found:
-        raise BadDataError(f"{path} has no chat of Synthetic-Persona-Chat that says anything to ask for.")
+        raise BadDataError(f"{path} has no chat of Synthetic-Persona-Chat with anything to ask about.")
     return list(found.values())[:count]
 
 

@@ -33,7 +33,7 @@ def plan_sizes(recipe: Recipe) -> Sweep:
             finished adapter, whose size is fixed.
     """
     if recipe.start is not None:
-        raise RecipeError(f"The recipe goes on from {recipe.start}, which has its size; leave --auto-size out.")
+        raise RecipeError(f"The recipe starts from {recipe.start}, which has a fixed size; leave --auto-size out.")
     auto, values = recipe.auto, recipe.model_dump(mode="json", exclude_none=True)
     schedule = values["schedule"]
     if "steps" in schedule:

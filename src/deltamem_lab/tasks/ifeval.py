@@ -135,7 +135,7 @@ def _checkers(cuts_sentences: bool) -> Any:
             nltk.data.find("tokenizers/punkt_tab")
         except LookupError:
             raise ValueError(
-                "Some of IFEval's prompts ask for numbers of sentences or words, which NLTK counts with its data "
-                "punkt_tab: python -m nltk.downloader punkt_tab"
+                "Some of IFEval's prompts ask for a number of sentences or words. NLTK needs its data punkt_tab to "
+                "count them: python -m nltk.downloader punkt_tab"
             ) from None
     return utils

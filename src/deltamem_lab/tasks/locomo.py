@@ -317,6 +317,6 @@ def _downloaded(revision: str) -> Path:
         except OSError as error:
             raise BadDataError(f"Cannot fetch {address} ({error}); pass a file with --data.") from None
         if hashlib.sha256(data).hexdigest() != SHA256:
-            raise BadDataError(f"{address} is not the file that published scores are about; pass one with --data.")
+            raise BadDataError(f"{address} is not the file behind the published scores; pass your file with --data.")
         write_atomically(path, data)
     return path

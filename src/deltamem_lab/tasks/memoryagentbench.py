@@ -231,7 +231,7 @@ def _split(row: dict[str, Any]) -> str:
 def _answers(value: Any) -> tuple[str, ...]:
     golds = [value] if isinstance(value, str) else value
     if not isinstance(golds, list) or not golds or not all(isinstance(gold, str) for gold in golds):
-        raise ValueError("answers must be texts, at least one a question")
+        raise ValueError("answers must be texts, at least one for each question")
     return tuple(golds)
 
 

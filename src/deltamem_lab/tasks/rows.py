@@ -86,7 +86,7 @@ def rows_from(data: Path | None, hub: HubData, revision: str | None) -> Rows:
         ValueError: a file and a revision are given.
     """
     if data is not None and revision is not None:
-        raise ValueError("Only data on the Hub has a revision, a file has none. Leave out one of the two.")
+        raise ValueError("Only data on the Hub has a revision. Give a file or a revision, not both.")
     if data is not None:
         found, said = list(_file_rows(data)), digest(data)
     else:

@@ -410,14 +410,19 @@ def test_text_files_of_a_folder_are_documents(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "data", "message"),
     [
-        ("qasper", "a.jsonl", b'{"title": "x"}', "a.jsonl:1 is not laid out as qasper is: expected a list of rows"),
+        (
+            "qasper",
+            "a.jsonl",
+            b'{"title": "x"}',
+            "a.jsonl:1 does not have the layout of qasper: expected a list of rows",
+        ),
         (
             "hotpotqa",
             "a.json",
             b'[{"question": "x", "answer": "y"}]',
-            "row 1 is not laid out as hotpotqa is: 'context'",
+            "row 1 does not have the layout of hotpotqa: 'context'",
         ),
-        ("locomo", "a.json", b"[3]", "row 1 is not laid out as locomo is"),
+        ("locomo", "a.json", b"[3]", "row 1 does not have the layout of locomo"),
         ("squad", "a.json", b'{"data": [{}]}', "'context' is missing or not a str"),
         ("squad", "a.json", b'{\n"data": }', r"a.json:2: not JSON: Expecting value at column 9"),
         ("documents", "a.txt", b"a\n\xff", "a.txt:2: not UTF-8: byte 0xff"),
@@ -539,7 +544,7 @@ def test_a_tool_call_without_text_is_no_bad_line_and_no_target() -> None:
 @pytest.mark.parametrize(
     ("kind", "ask", "said"),
     [
-        ("squad", "{q}", r"ask \(--ask\) has \{q\}; the only thing to fill in is \{question\}"),
+        ("squad", "{q}", r"ask \(--ask\) has \{q\}; the only placeholder is \{question\}"),
         ("squad", "Answer.", "every line would ask the same"),
         ("documents", "{question}", "documents has no questions"),
         ("openai", "{question}", "leave out ask"),

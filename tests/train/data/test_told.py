@@ -244,7 +244,7 @@ def test_the_opening_is_read_before_questions_and_never_written(chat_tokenizer: 
 
 
 def test_templates_that_cannot_be_rendered_are_refused(with_template: Any, tokenizer: Any) -> None:
-    with pytest.raises(ValueError, match="renders a first message otherwise"):
+    with pytest.raises(ValueError, match="renders a first message differently"):
         Renderer(with_template("{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}"))
     with pytest.raises(ValueError, match="a fast tokenizer with a chat template"):
         Renderer(with_template(""))

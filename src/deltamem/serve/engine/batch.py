@@ -38,8 +38,8 @@ def check_model(model: PreTrainedModel) -> Attachment:
         )
     if config._attn_implementation not in _ATTENTIONS:
         raise ValueError(
-            f"The engine masks each row apart, which attention {config._attn_implementation!r} does not take; load the "
-            f"backbone with attn_implementation= one of {', '.join(_ATTENTIONS)}."
+            f"The engine masks each row separately, which attention {config._attn_implementation!r} does not support; "
+            f"load the backbone with attn_implementation= one of {', '.join(_ATTENTIONS)}."
         )
     return attachment
 

@@ -56,7 +56,7 @@ def memory_options(body: Generation, header: str | None) -> MemoryOptions:
     if options.writes and body.n > 1:
         raise ApiError(
             400,
-            "n must be 1 when the turn is written to memory: which of the answers happened? Use mode read_only.",
+            "n must be 1 when the turn is written to memory; for several answers use mode read_only.",
             "invalid_value",
             "n",
         )

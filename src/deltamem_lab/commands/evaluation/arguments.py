@@ -69,7 +69,7 @@ def placing_of(recipe: "EvalRecipe") -> "Placing":
     placing = Placing(recipe.model.dtype, recipe.model.attention, recipe.model.device_map)
     if not recipe.has_model and placing != Placing():
         raise typer.BadParameter(
-            "--dtype, --attention and --device-map are of a --model; the embedded one has its own."
+            "--dtype, --attention and --device-map go with a --model; the embedded model has its own settings."
         )
     return placing
 

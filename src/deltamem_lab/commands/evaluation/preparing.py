@@ -195,16 +195,16 @@ def train(
     if shared:
         names = ", ".join(one.name for one in preparation.left)
         raise ValueError(
-            f"{names}: not trained yet, and processes that share a run do not train. Run the command alone first, with "
-            "--limit 2, or give --no-train."
+            f"{names}: not trained yet, and processes that share a run do not train. Run the command once by itself, "
+            "with --limit 2, or give --no-train."
         )
     print("\n".join(preparation.told()), file=sys.stderr, flush=True)
     statuses = run({one.name: _command(one, preparation.folder / one.name) for one in preparation.left})
     for one in preparation.left:
         if statuses[one.name] or not (preparation.folder / one.name / one.done).is_file():
             raise ValueError(
-                f"The training of {one.name} ended early, with status {statuses[one.name]}. Run the same command to go "
-                "on, or leave what is not trained out with --no-train."
+                f"The training of {one.name} ended early, with status {statuses[one.name]}. Run the same command to "
+                "continue, or leave out what is not trained with --no-train."
             )
     return replace(preparation, there=(*preparation.there, *preparation.left), left=())
 

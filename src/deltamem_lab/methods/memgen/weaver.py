@@ -3,7 +3,7 @@
 The backbone as it is, the reasoner, is never trained. After a prompt, and after the first delimiters of an answer, the
 weaver reads all that the reasoner has read so far, as embeddings through a linear map, and then query latents, which
 are normalised and scaled as in the authors' code. Its last hidden states at these, through a second map, are embeddings
-for the reasoner to go on from.
+for the reasoner to continue from.
 """
 
 from collections.abc import Sequence

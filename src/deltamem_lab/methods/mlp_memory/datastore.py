@@ -60,7 +60,7 @@ def build_datastore(model: Any, passes: Iterable[Sequence[Sequence[int]]], *, la
             if len(values) >= size:
                 break
     if len(values) < 2:
-        raise ValueError("The training texts have fewer than two tokens that another follows; give more text.")
+        raise ValueError("The training texts are too short; give more text.")
     return Datastore(torch.cat(keys), torch.tensor(values, device=model.device))
 
 

@@ -113,7 +113,7 @@ def _read(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(found, dict) or (found.get("format"), found.get("format_version")) != (_FORMAT, _VERSION):
-        raise ValueError(f"{path} is not of the format {_FORMAT} {_VERSION}, which is all that this deltamem reads.")
+        raise ValueError(f"{path} is not of the format {_FORMAT} {_VERSION}, the only one that this deltamem reads.")
     fields = {field.name for field in dataclasses.fields(MlpShape)}
     shape = found.get("shape")
     if not isinstance(shape, dict) or set(shape) != fields or not all(isinstance(size, int) for size in shape.values()):

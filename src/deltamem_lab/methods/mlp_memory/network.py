@@ -87,7 +87,7 @@ def fresh_memory(model: Any, *, blocks: int, layer: int = -1, seed: int = 0) -> 
     head = model.get_output_embeddings()
     weight = getattr(head, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.is_floating_point():
-        raise ValueError(f"{type(model).__name__} has no plain output embeddings to begin the MLP's head with.")
+        raise ValueError(f"{type(model).__name__} has no plain output embeddings for the MLP's head to start from.")
     config, bias = model.config.get_text_config(decoder=True), getattr(head, "bias", None)
     width = getattr(config, "intermediate_size", None) or 4 * weight.shape[1]
     shape = MlpShape(weight.shape[1], width, weight.shape[0], blocks, layer, bias is not None)

@@ -117,7 +117,7 @@ def convert(
                 else:
                     skipped[item.reason] += 1
         except (ValueError, TypeError, AttributeError) as error:
-            raise BadDataError(f"{place} is not laid out as {kind} is: {error}.") from error
+            raise BadDataError(f"{place} does not have the layout of {kind}: {error}.") from error
     if not examples:
         raise BadDataError(f"{source} gives no training line ({rows} rows, skipped: {dict(skipped)}).")
     kept = examples if shortest is None else _shortest(examples, shortest, measure)
@@ -131,12 +131,12 @@ def _checked_ask(kind: str, ask: str | None) -> str:
     if ask is None:
         return own or ""
     if own is None:
-        raise ValueError(f"The last turn of a {kind} conversation is its own; leave out ask (--ask).")
+        raise ValueError(f"The last turn of a {kind} conversation is fixed; leave out ask (--ask).")
     unknown = sorted(set(_PLACE.findall(ask)) - {"question"})
     if unknown:
-        raise ValueError(f"ask (--ask) has {{{unknown[0]}}}; the only thing to fill in is {{question}}.")
+        raise ValueError(f"ask (--ask) has {{{unknown[0]}}}; the only placeholder is {{question}}.")
     if "{question}" in own and "{question}" not in ask:
-        raise ValueError("ask (--ask) needs {question} in it, or every line would ask the same.")
+        raise ValueError("ask (--ask) needs {question} in it, or every line would ask the same thing.")
     if "{question}" in ask and "{question}" not in own:
         raise ValueError(f"{kind} has no questions, so that ask (--ask) cannot have {{question}} in it.")
     return ask

@@ -70,4 +70,4 @@ def _question(row: Row, place: str) -> Row:
             "explicit": need(row, "ex-or-im1", str).strip().lower() == "explicit",
         }
     except ValueError as error:
-        raise BadDataError(f"{place} is not laid out as fairytaleqa is: {error}.") from None
+        raise BadDataError(f"{place} does not have the layout of fairytaleqa: {error}.") from None

@@ -38,8 +38,8 @@ class Renderer:
         turn = self._text([ASK, ANSWER, ASK])[len(pair) :]
         if not alone.endswith(turn):
             raise ValueError(
-                "The chat template renders a first message otherwise than a later one, which the told facts cannot "
-                "be rendered with; set tokenizer.chat_template to one that only appends."
+                "The chat template renders a first message differently from a later one, so it cannot render the told "
+                "facts; set tokenizer.chat_template to one that only appends."
             )
         self.opening = alone[: len(alone) - len(turn)]
 
