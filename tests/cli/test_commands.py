@@ -198,8 +198,8 @@ def test_without_arguments_there_is_help(run: Any) -> None:
 def test_help_is_set_for_the_terminal(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lines of a paragraph end where the terminal does, not where those of its source do."""
     monkeypatch.setenv("COLUMNS", "200")
-    assert "its backbone beside it (qwen3_mine uses backbone_qwen3; if" in run("parity", "--help")[1]
-    assert "which stays as it is. The trigger that decides" in run("baseline", "memgen", "--help")[1]
+    assert "its backbone beside it (qwen3_mine uses backbone_qwen3; a" in run("parity", "--help")[1]
+    assert "which stays as it is. The published trigger" in run("baseline", "memgen", "--help")[1]
 
 
 def test_parity_prints_every_step(run: Any) -> None:

@@ -11,7 +11,7 @@ from deltamem.cli.models import Adapter, Device, Model
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     memory: Annotated[
-        Path | None, typer.Option(help="File with the memory; what standard input brings is saved to it.")
+        Path | None, typer.Option(help="File with the memory; text from standard input is saved to it.")
     ] = None,
     model: Model = "",
     adapter: Adapter = "",

@@ -15,7 +15,8 @@ def chat(
     model: Model = "",
     adapter: Adapter = "",
     memory: Annotated[
-        Path | None, typer.Option(help="File to keep the memory in, saved at every change; made if it does not exist.")
+        Path | None,
+        typer.Option(help="File that keeps the memory, saved at every change; created if it does not exist."),
     ] = None,
     window: Annotated[
         int, typer.Option(min=0, help="Past messages that stay visible; 0 answers from memory alone.")
@@ -23,21 +24,20 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 256,
     system: Annotated[str, typer.Option(help="A system message: always visible, never written to memory.")] = "",
     temperature: Annotated[
-        float | None, typer.Option(min=0, help="0 takes the likeliest word each time; the model's own way if left out.")
+        float | None, typer.Option(min=0, help="0 always takes the likeliest word; by default the model's own setting.")
     ] = None,
     device: Device = "auto",
-    dtype: Annotated[str, typer.Option(help="Of its weights: auto, bfloat16, float16, float32.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Precision of its weights: auto, bfloat16, float16, float32.")] = "auto",
     history: Annotated[
         Path | None,
-        typer.Option(help="File that keeps typed lines for the arrow keys; without it they last as long as the chat."),
+        typer.Option(help="File that keeps your lines for the arrow keys; without it they last as long as the chat."),
     ] = None,
 ) -> None:
     """Talk to a model that remembers across runs.
 
-    Example: deltamem chat --memory ravi.safetensors. Tell it something, leave, start it again: the
-    text is gone, the memory answers. deltamem pull smollm2 fetches a real chat model. Without one it is the embedded
-    toy, which knows only its own small world and says at the start what one can tell it. Your own model:
-    docs/own-model.md.
+    Example: deltamem chat --memory ravi.safetensors. Tell it something, leave, start it again: the text is gone, the
+    memory answers. deltamem pull smollm2 fetches a real chat model. Without one you talk to the embedded toy, which
+    knows only its own small world and says at the start what you can tell it. Your own model: docs/own-model.md.
     """
     import sys
 

@@ -23,14 +23,14 @@ class Format(StrEnum):
 
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="An adapter folder in either format, or a Hub id.")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write; made if need be.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write; created if needed.")],
     to: Annotated[Format, typer.Option(help="The format to write.")] = Format.deltamem,
     base_model: Annotated[
         str | None, typer.Option(help="Hub id of the backbone to record; the release's files do not name one.")
     ] = None,
     dtype: Annotated[
         Numbers,
-        typer.Option(help="How to store numbers in this package's format; bfloat16 rounds, and halves the file."),
+        typer.Option(help="How to store numbers in this package's format; bfloat16 rounds and halves the file."),
     ] = Numbers.float32,
 ) -> None:
     """Convert an adapter between this package's format and the published release's.

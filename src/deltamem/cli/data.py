@@ -43,7 +43,7 @@ class DataKind(StrEnum):
 
 
 class Target(StrEnum):
-    """Which assistant turns are learned."""
+    """Which assistant turns to learn."""
 
     final = "final"
     every = "every"
@@ -59,7 +59,7 @@ class HeldOut(StrEnum):
 
 
 class Write(StrEnum):
-    """What the adapter writes once for."""
+    """What the adapter writes: every token, or once per message or sentence."""
 
     token = "token"
     message = "message"
@@ -80,23 +80,23 @@ def convert_data(
         Path, typer.Argument(metavar="INPUT", help="A .json, .jsonl, .csv or .txt file, or a folder of them.")
     ],
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The .jsonl or .jsonl.gz file to write.")],
-    shortest: Annotated[int | None, typer.Option(min=1, help="Keep only this many lines, the shortest.")] = None,
+    shortest: Annotated[int | None, typer.Option(min=1, help="Keep only this many lines: the shortest.")] = None,
     tokenizer: Annotated[str | None, _Tokenizer] = None,
     ask: Annotated[str | None, typer.Option(help="The visible turn, with {question} in it.")] = None,
-    parts: Annotated[
-        bool, typer.Option(help="A turn for each section, passage, session or paragraph instead of one for all.")
-    ] = False,
-    paragraphs: Annotated[int, typer.Option(min=2, help="For documents: paragraphs a line, the target included.")] = 8,
+    parts: Annotated[bool, typer.Option(help="Give each section, passage, session or paragraph its own turn.")] = False,
+    paragraphs: Annotated[
+        int, typer.Option(min=2, help="For documents: paragraphs in each line, the target included.")
+    ] = 8,
     explicit: Annotated[
-        bool, typer.Option(help="For fairytaleqa: only questions whose answer stands in the text.")
+        bool, typer.Option(help="For fairytaleqa: only questions whose answer is in the text.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="For star: seed of the values drawn in place of its few.")] = 0,
+    seed: Annotated[int, typer.Option(help="For star: seed for drawing new values.")] = 0,
 ) -> None:
     """Convert a published data set to training lines.
 
-    Each line has what is to be remembered, then a question, then its answer. Lengths are measured in
-    characters, or in tokens with --tokenizer. sharegpt and openai (logs of requests with their answers, or lines for
-    fine-tuning) are conversations and stay so.
+    Each line has what is to be remembered, then a question, then its answer. Lengths are in characters, or in tokens
+    with --tokenizer. sharegpt and openai (logs of requests with their answers, or lines for fine-tuning) stay
+    conversations.
 
     Example: deltamem data convert qasper qasper-train-v0.3.json qasper.jsonl --shortest 2219
     """
@@ -137,27 +137,30 @@ def convert_data(
 def make_told(
     target: Annotated[Path, typer.Argument(metavar="FILE", help="The .jsonl or .jsonl.gz file to write.")],
     split: Annotated[
-        HeldOut, typer.Option(help="What is held out: nothing; wordings and names; values too; whole relations.")
+        HeldOut,
+        typer.Option(help="What is held out: nothing (train), wordings and names, values too, or whole relations."),
     ] = HeldOut.train,
     dialogues: Annotated[int, typer.Option(min=1, help="How many dialogues.")] = 1000,
-    facts: Annotated[str, typer.Option(metavar="A-B", help="Facts a dialogue: the fewest and the most.")] = "1-4",
-    corrected: Annotated[float, typer.Option(help="Share of facts that are told wrongly first, or change.")] = 0.1,
-    unknown: Annotated[float, typer.Option(help="Questions on what was not told, for each that was.")] = 0.1,
+    facts: Annotated[str, typer.Option(metavar="A-B", help="Facts in each dialogue: the fewest and the most.")] = "1-4",
+    corrected: Annotated[float, typer.Option(help="Share of facts that are corrected later.")] = 0.1,
+    unknown: Annotated[float, typer.Option(help="Questions about untold facts, for each told fact.")] = 0.1,
     talk: Annotated[float, typer.Option(help="Exchanges of small talk for each fact.")] = 0.2,
     strict: Annotated[
-        bool, typer.Option(help="Keep held-out values out of parts of other values and out of wordings too.")
+        bool, typer.Option(help="Also keep held-out values out of parts of other values and out of wordings.")
     ] = False,
     chat: Annotated[
         str | None, typer.Option(metavar="PATH", help="Real chat to put between the facts: JSON lines of messages.")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=64, help="With --chat: tokens of a history, about and at most.")] = 2048,
+    tokens: Annotated[
+        int, typer.Option(min=64, help="With --chat: about how many tokens a history has, at most.")
+    ] = 2048,
     tokenizer: Annotated[str | None, _Tokenizer] = None,
     seed: Annotated[int, typer.Option(help="Another seed, other dialogues.")] = 0,
 ) -> None:
     """Make dialogues in which people tell facts, with questions about them.
 
-    Each line has a dialogue, a question and its answer, and beside them what was told of whom. With --chat
-    the facts are told in the course of real chat, whose length is counted by --tokenizer.
+    Each line has a dialogue, a question and its answer, and what was told about whom. With --chat the facts are told
+    within real chat; --tokenizer counts its length.
 
     Example: deltamem data make told told.jsonl --dialogues 5000 --facts 1-4
     """
@@ -184,14 +187,14 @@ def make_replies(
     model: Annotated[str, typer.Option(help="smollm2, or Hub id or folder of the backbone.")],
     chat: Annotated[str, typer.Option(metavar="PATH", help="Conversations to answer: JSON lines of messages.")],
     count: Annotated[int, typer.Option(min=1, help="How many conversations.")] = 500,
-    told: Annotated[float, typer.Option(help="Share in which somebody tells a fact, of the told world.")] = 0.25,
-    characters: Annotated[int, typer.Option(min=1, help="The longest part of a conversation.")] = 200,
-    tokens: Annotated[int, typer.Option(min=1, help="The longest reply.")] = 32,
+    told: Annotated[float, typer.Option(help="Share of conversations in which somebody tells a fact.")] = 0.25,
+    characters: Annotated[int, typer.Option(min=1, help="The longest part of a conversation, in characters.")] = 200,
+    tokens: Annotated[int, typer.Option(min=1, help="The longest reply, in tokens.")] = 32,
     seed: Annotated[int, typer.Option(help="Another seed, other conversations and replies.")] = 0,
 ) -> None:
-    """Let a backbone answer ordinary messages, so that a training can keep its replies as they are.
+    """Let a backbone answer ordinary messages, so that a training can preserve its replies.
 
-    The lines are for objective.preservation of a recipe: what the model says where no memory is needed.
+    The lines are for a recipe's objective.preservation: what the model says when it needs no memory.
 
     Example: deltamem data make replies replies.jsonl --model smollm2 --chat chats.jsonl
     """
@@ -223,15 +226,15 @@ def check_data(
     split: Annotated[str, typer.Option(help="Of a Hub dataset.")] = "train",
     target: Annotated[Target, typer.Option(help="Which assistant turns are learned.")] = Target.final,
     write: Annotated[Write, typer.Option(help="What the adapter writes once for.")] = Write.token,
-    write_tokens: Annotated[int, typer.Option(min=1, help="Most tokens written; the last are kept.")] = 8192,
-    read_tokens: Annotated[int, typer.Option(min=1, help="Most tokens visible; the last are kept.")] = 512,
+    write_tokens: Annotated[int, typer.Option(min=1, help="The most tokens to write; the last are kept.")] = 8192,
+    read_tokens: Annotated[int, typer.Option(min=1, help="The most visible tokens; the last are kept.")] = 512,
     plain: Annotated[bool, typer.Option("--plain", help="The lines need no memory: nothing is written.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Check only this many lines, drawn at random.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Check training data: counts, lengths in tokens, what is cut, and which lines are bad.
 
-    Fails if a line is bad. What is tokenised here is kept for the training.
+    It fails if a line is bad. The training reuses what is tokenised here.
 
     Example: deltamem data check chats.jsonl --tokenizer Qwen/Qwen3-4B-Instruct-2507 --target every
     """

@@ -11,18 +11,20 @@ _FACTS, _FACTS_SEED = 12, 1
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the pictures and a memory.")] = Path("deltamem-demo"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON; progress on stderr.")] = False,
-    embedded: Annotated[bool, typer.Option("--embedded", help="The toy: half a minute, no model to pull.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything as JSON; progress goes to standard error.")
+    ] = False,
+    embedded: Annotated[bool, typer.Option("--embedded", help="Run the toy: half a minute, no model to pull.")] = False,
     adapter: Annotated[str, typer.Option(help="Another adapter of the real model, a folder or Hub id.")] = "",
     facts: Annotated[bool, typer.Option("--facts", help="Only print some held-out facts of the toy as JSON.")] = False,
     ask: Annotated[bool, typer.Option("--ask", help="Talk to the toy instead.")] = False,
 ) -> None:
     """Watch a frozen language model remember: two cores, no network, two minutes.
 
-    SmolLM2-135M-Instruct, a real chat model (deltamem pull smollm2), is told things, the text is dropped, and it is
-    asked: beside the bare model, BM25 and the full text. Then a small table on held-out dialogues. Without that model,
-    or with --embedded, it is a toy backbone in its own small world, with tables on recall, corrections, forgetting over
-    2,000 tokens, and what the adapter costs the backbone.
+    You see SmolLM2-135M-Instruct, a real chat model (deltamem pull smollm2), being told things. Then the text is
+    dropped, and the model is asked, beside the bare model, BM25 and the full text. A small table on held-out dialogues
+    follows. Without that model, or with --embedded, you see a toy backbone in its own small world, with tables on
+    recall, corrections, forgetting over 2,000 tokens, and what the adapter costs the backbone.
 
     Example: deltamem demo --output pictures
     """

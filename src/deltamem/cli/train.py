@@ -19,20 +19,25 @@ def train(
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as schedule.steps=100.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in output.folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the last checkpoint in output.folder.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print what the run would be; load no weights.")
     ] = False,
     auto_size: Annotated[
-        bool, typer.Option("--auto-size", help="First find the adapter's rank and states by short runs (section auto).")
+        bool,
+        typer.Option(
+            "--auto-size", help="First find the adapter's rank and number of states with short runs (section auto)."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train an adapter by a recipe, on one machine or many.
 
     SIGINT or SIGTERM ends it after the step it is in, with a checkpoint to continue from. For several processes start
-    it by accelerate launch -m deltamem train RECIPE, or torchrun. --auto-size takes one process; run the
-    same command again to go on with sizes that were not finished.
+    it with accelerate launch -m deltamem train RECIPE, or torchrun. --auto-size takes one process; run the same command
+    again to continue unfinished sizes.
 
     Example: deltamem train recipes/embedded.yaml schedule.steps=200 output.folder=runs/short
     """

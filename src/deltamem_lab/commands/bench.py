@@ -26,24 +26,26 @@ def generation(
     adapter: Annotated[
         str | None,
         typer.Option(
-            help="A δ-mem adapter: a name such as multi, a folder or Hub id; the published shape, fresh, by default."
+            help="A δ-mem adapter: a name such as multi, a folder or Hub id; by default fresh, in the published shape."
         ),
     ] = None,
     prompt: Annotated[str, typer.Option(help="Lengths of the prompt in tokens.")] = "512,2048,4096",
-    decode: Annotated[str, typer.Option(help="How many tokens are generated.")] = "64,256",
-    runs: Annotated[int, typer.Option(min=1, help="Timed runs, after one that is not.")] = 3,
+    decode: Annotated[str, typer.Option(help="How many tokens to generate.")] = "64,256",
+    runs: Annotated[int, typer.Option(min=1, help="Timed runs, after one warm-up.")] = 3,
     device: Annotated[str, typer.Option(help="cpu or cuda; a GPU if there is one.")] = "",
     logits_to_keep: Annotated[
         bool,
-        typer.Option("--logits-to-keep/--all-logits", help="Logits of the prompt: of its last token, or of all."),
+        typer.Option(
+            "--logits-to-keep/--all-logits", help="Compute the logits of the prompt's last token, or of all its tokens."
+        ),
     ] = True,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw them here, as a PNG.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the figures to this PNG file.")] = None,
 ) -> None:
     """Speed and peak memory of generation: the bare backbone, with δ-mem, and with a LoRA of rank 8, in turn.
 
-    After the published protocol: one row, greedy, an exact number of tokens, prefill and decoding apart. Lengths
-    beyond the window are skipped. Figures hold for this machine and what else it does; compare within a run.
+    It follows the published protocol: one row, greedy, an exact number of tokens, prefill and decoding separate.
+    Lengths beyond the window are skipped. Figures depend on this machine and its other work; compare within a run.
 
     Example: deltamem bench generation --shape qwen3-0.6b --prompt 512,2048 --decode 64 --json generation.json
     """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def eval(
     recipe: Annotated[
-        Path | None, typer.Option(help="What to run, as YAML; the options that you give beside it change it.")
+        Path | None, typer.Option(help="A YAML file that says what to run; other options change it.")
     ] = None,
     suite: Annotated[
         str, typer.Option(help="embedded, smoke, paper, real or module:SUITE; or name tasks with --task.")
@@ -28,13 +28,13 @@ def eval(
     ] = None,
     harness: Annotated[str, typer.Option(help="Tasks of lm-evaluation-harness instead, such as ifeval.")] = "",
     lengths: Annotated[str, typer.Option(help="Tokens of the texts of RULER and BABILong: 4096,8192.")] = "",
-    protocol: Annotated[str, typer.Option(help="One of the task's protocols; its first by default.")] = "",
+    protocol: Annotated[str, typer.Option(help="One of the task's protocols; the first by default.")] = "",
     method: Annotated[
         list[str] | None,
-        typer.Option(help="A method, or module:Class; all that the adapters allow, and the controls, by default."),
+        typer.Option(help="A method, or module:Class; by default all that the adapters allow, and the controls."),
     ] = None,
     model: Annotated[
-        str, typer.Option(help="smollm2, or a Hub id, folder or GGUF file; the embedded toy if left out.")
+        str, typer.Option(help="smollm2, or a Hub id, folder or GGUF file; the embedded toy by default.")
     ] = "",
     adapter: Annotated[
         list[str] | None, typer.Option(help="An adapter or LoRA: FOLDER, Hub id or NAME=FOLDER; for smollm2 its name.")
@@ -44,18 +44,18 @@ def eval(
         typer.Option(help="The control, trained on strangers' memories: FOLDER, or ADAPTER=FOLDER for one of several."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="The run's folder, runs/eval by default; a run that stopped goes on.")
+        Path | None, typer.Option(help="The run's folder, runs/eval by default; a stopped run continues.")
     ] = None,
-    data: Annotated[list[str] | None, typer.Option(help="The data, as FILE for one task, or TASK=FILE.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="The data: FILE for one task, or TASK=FILE.")] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(help="NAME=VALUE for the tasks that have it, or TASK.NAME=VALUE: locomo.categories=1,2,3,4,5."),
     ] = None,
     revision: Annotated[
-        list[str] | None, typer.Option(help="Of the data on the Hub, as REVISION for one task, or TASK=REVISION.")
+        list[str] | None, typer.Option(help="Revision of the data on the Hub: REVISION for one task, or TASK=REVISION.")
     ] = None,
-    model_revision: Annotated[str | None, typer.Option(help="Of the backbone on the Hub.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The most items a task.")] = None,
+    model_revision: Annotated[str | None, typer.Option(help="Revision of the backbone on the Hub.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The most items of each task.")] = None,
     questions: Annotated[int | None, typer.Option(min=1, help="The most questions about each item.")] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, such as 0,1,2: other dialogues and samples; 0 by default.")] = "",
     shard: Annotated[str, typer.Option(help="i/n: only every n-th item, from the i-th (1/n … n/n).")] = "",
@@ -63,38 +63,40 @@ def eval(
         int | None, typer.Option(min=1, help="The most questions answered at once; 16 by default.")
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="Of --model: float32, bfloat16, float16 or auto; bfloat16 on a GPU by default.")
+        str,
+        typer.Option(help="Precision of --model: float32, bfloat16, float16 or auto; bfloat16 on a GPU by default."),
     ] = "",
     attention: Annotated[
-        str, typer.Option(help="Of --model: eager, sdpa, flash_attention_2, as transformers has.")
+        str, typer.Option(help="Attention of --model, as in transformers: eager, sdpa, flash_attention_2.")
     ] = "",
-    device_map: Annotated[str, typer.Option(help="Of --model: auto, cpu, cuda:1, as transformers has.")] = "",
-    window: Annotated[int | None, typer.Option(min=1, help="Prompt tokens of the method window.")] = None,
+    device_map: Annotated[str, typer.Option(help="Where --model runs, as in transformers: auto, cpu, cuda:1.")] = "",
+    window: Annotated[int | None, typer.Option(min=1, help="How many prompt tokens the method window shows.")] = None,
     turns: Annotated[
         int | None, typer.Option(min=1, help="How many units retrieval brings back; 3 by default.")
     ] = None,
     unit: Annotated[
-        int | None, typer.Option(min=0, help="Tokens of a unit of retrieval; by default it is a turn or a passage.")
+        int | None, typer.Option(min=0, help="Tokens in a unit of retrieval; by default a unit is a turn or a passage.")
     ] = None,
-    compressor: Annotated[str, typer.Option(help="Hub id or folder of the classifier that compresses.")] = "",
+    compressor: Annotated[str, typer.Option(help="Hub id or folder of the classifier for compression.")] = "",
     product: Annotated[
-        str, typer.Option(help="Of the method product: module:function, or a JSON file with mem0's configuration.")
+        str,
+        typer.Option(
+            help="The product of the method product: module:function, or a JSON file with mem0's configuration."
+        ),
     ] = "",
     no_train: Annotated[
-        bool, typer.Option("--no-train", help="Train nothing for the suite; what is not trained is left out.")
+        bool, typer.Option("--no-train", help="Train nothing for the suite, and leave out what is not trained.")
     ] = False,
-    thinking: Annotated[
-        bool | None, typer.Option(help="Let backbones that can think do so; the paper does not.")
-    ] = None,
+    thinking: Annotated[bool | None, typer.Option(help="Let backbones think if they can; the paper does not.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would run; load no weights.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Evaluate ways to remember, side by side, with the controls that tell memory from habit.
 
-    Answers go to records.jsonl in --output as they come; run the same command again to go on. evaluation.yaml there is
-    the recipe that repeats the run. Start several processes by accelerate launch, torchrun or --shard; they share the
-    folder. Then: deltamem report FOLDER.
-    The suite embedded first trains what is compared with the memory into --output/trained, and says how long it takes.
+    Answers go to records.jsonl in --output as they come; run the same command again to continue. evaluation.yaml there
+    is the recipe that repeats the run. Start several processes with accelerate launch, torchrun or --shard; they share
+    the folder. Then run deltamem report FOLDER. The suite embedded first trains what the memory is compared with, into
+    --output/trained, and says how long it takes.
 
     Example: deltamem eval --suite embedded --output runs/embedded
     """

@@ -14,7 +14,7 @@ def leaderboard(
         list[Path], typer.Argument(metavar="RUN...", help="Folders of deltamem eval, or files that --keep wrote.")
     ],
     output: Annotated[Path, typer.Option(help="The Markdown page to write.")] = Path("leaderboard.md"),
-    keep: Annotated[Path | None, typer.Option(help="Folder to keep the results in, to make the page again.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Folder that keeps the results, to make the page again.")] = None,
 ) -> None:
     """Rank methods: means with intervals over the items of all seeds, the spread over seeds, and costs.
 

@@ -7,11 +7,9 @@ import typer
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of deltamem eval, and of trainings.")],
-    output: Annotated[Path | None, typer.Option(help="Folder for the report; the first run's by default.")] = None,
-    tables: Annotated[
-        bool, typer.Option("--tables", help="Write each table to a file too, as CSV, LaTeX and Markdown.")
-    ] = False,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of deltamem eval and of trainings.")],
+    output: Annotated[Path | None, typer.Option(help="Folder for the report; by default the first run's.")] = None,
+    tables: Annotated[bool, typer.Option("--tables", help="Also write each table as CSV, LaTeX and Markdown.")] = False,
 ) -> None:
     """Write report.html and report.md: tables, verdicts, costs, curves, published numbers beside ours, examples.
 

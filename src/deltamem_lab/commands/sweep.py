@@ -19,13 +19,13 @@ def sweep(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as sweep.seeds=[0].")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the runs, if not the recipe's output.folder.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="How many runs at a time.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="How many runs to train at a time.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be trained.")] = False,
 ) -> None:
-    """Train a recipe with one thing after another changed, and compare what comes of it.
+    """Train a recipe with one thing changed at a time, and compare the results.
 
-    Every point is a run of deltamem train in a folder of its own. Run the same command again to go on where it was
-    stopped; it tries again what failed. It writes sweep.json, sweep.md and sweep.png.
+    Every point is a run of deltamem train in its own folder. Run the same command again to continue a stopped sweep; it
+    also retries failed runs. It writes sweep.json, sweep.md and sweep.png.
 
     Example: deltamem sweep recipes/sweep.yaml --output runs/sweep
     """

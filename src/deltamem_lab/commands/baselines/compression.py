@@ -19,17 +19,19 @@ def compression(
     changes: RecipeChanges = None,
     output: Annotated[Path, typer.Option(help="The folder to write.")] = Path("runs/compression"),
     texts: Annotated[int, typer.Option(min=1, help="The most histories to learn from.")] = 4000,
-    pieces: Annotated[int, typer.Option(min=300, help="The most word pieces of the vocabulary.")] = 4000,
-    width: Annotated[int, typer.Option(min=8, help="Of the hidden states.")] = 128,
-    layers: Annotated[int, typer.Option(min=1, help="Of the classifier.")] = 2,
-    common: Annotated[float, typer.Option(min=0, max=1, help="What more questions share is not telling.")] = 0.1,
+    pieces: Annotated[int, typer.Option(min=300, help="The largest vocabulary, in word pieces.")] = 4000,
+    width: Annotated[int, typer.Option(min=8, help="Width of the hidden states.")] = 128,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the classifier.")] = 2,
+    common: Annotated[
+        float, typer.Option(min=0, max=1, help="Ignore words that more than this share of questions have.")
+    ] = 0.1,
     steps: Annotated[int, typer.Option(min=1, help="Updates, of 8 windows of 512 pieces each.")] = 300,
     rate: Annotated[float, typer.Option(help="The highest learning rate.")] = 2e-3,
 ) -> None:
-    """Train a small classifier to know the telling words of a history, and compress it to these.
+    """Train a small classifier to find the telling words of a history, to compress it to these.
 
-    Telling are the words that the questions and answers of an episode take up; that of LLMLingua-2 learned
-    what GPT-4 keeps. What the recipe says of the adapter and of updates does not hold.
+    Telling words are those that an episode's questions and answers repeat; LLMLingua-2's classifier learned what GPT-4
+    keeps. The recipe's adapter and number of updates are ignored.
 
     Example: deltamem baseline compression recipes/embedded.yaml --output runs/compression
     """

@@ -14,14 +14,14 @@ def lora(
     recipe: RecipeFile,
     changes: RecipeChanges = None,
     output: Annotated[Path, typer.Option(help="The folder to write, as PEFT writes one.")] = Path("runs/lora"),
-    rank: Annotated[int, typer.Option(min=1, help="Of the LoRA; the published one has 8.")] = 8,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA; the published one has 8.")] = 8,
     alpha: Annotated[int, typer.Option(min=1, help="The update is scaled by alpha/rank.")] = 16,
     rate: Annotated[float, typer.Option(help="The highest learning rate.")] = 2e-4,
 ) -> None:
-    """Train a LoRA on an adapter's data by as many updates, to compare the two: Context2LoRA.
+    """Train a LoRA on an adapter's data for as many updates, to compare the two: Context2LoRA.
 
-    It reads every history as text before the question, and has no memory. What the recipe says of the backbone, the
-    data, the length, the batch and the seed holds; what it says of the adapter does not.
+    It reads every history as text before the question, and has no memory. The recipe's backbone, data, length, batch
+    and seed apply; its adapter is ignored.
 
     Example: deltamem baseline lora recipes/embedded.yaml schedule.steps=200 --output runs/lora
     """

@@ -19,22 +19,23 @@ def memgen(
     recipe: RecipeFile,
     changes: RecipeChanges = None,
     output: Annotated[Path, typer.Option(help="The folder to write.")] = Path("runs/memgen"),
-    latents: Annotated[int, typer.Option(min=1, help="Latent tokens an insertion; the authors' code has 8.")] = 8,
-    insertions: Annotated[int, typer.Option(min=0, help="The most after delimiters, beside the prompt's.")] = 5,
-    rank: Annotated[int, typer.Option(min=1, help="Of the weaver's LoRA.")] = 16,
+    latents: Annotated[int, typer.Option(min=1, help="Latent tokens in each insertion; the authors' code has 8.")] = 8,
+    insertions: Annotated[
+        int, typer.Option(min=0, help="The most insertions after delimiters, besides the one after the prompt.")
+    ] = 5,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the weaver's LoRA.")] = 16,
     alpha: Annotated[int, typer.Option(min=1, help="The LoRA's update is scaled by alpha/rank.")] = 32,
     projections: Annotated[
         str, typer.Option(help="Layers that get the LoRA, by the ends of their paths.")
     ] = "q_proj,v_proj,qkv_proj",
     rate: Annotated[float, typer.Option(help="The highest learning rate; the authors' is 1e-5.")] = 2e-3,
-    answers: Annotated[int, typer.Option(min=1, help="The most answers an update learns, drawn of its batch.")] = 4,
+    answers: Annotated[int, typer.Option(min=1, help="The most answers of its batch that an update learns.")] = 4,
 ) -> None:
-    """Train the weaver of MemGen on an adapter's data by as many updates, to compare the two.
+    """Train the weaver of MemGen on an adapter's data for as many updates, to compare the two.
 
     It reads every history as text before the question and adds latent tokens for the backbone, which stays as it is.
-    The trigger that decides in the publication when to add them is not trained: they are added wherever they may be.
-    What the recipe says of the backbone, the data, the length, the batch and the seed holds; what it says of the
-    adapter does not.
+    The published trigger, which decides when to add them, is not trained: they are added at every possible place. The
+    recipe's backbone, data, length, batch and seed apply; its adapter is ignored.
 
     Example: deltamem baseline memgen recipes/embedded.yaml --output runs/memgen
     """

@@ -16,19 +16,25 @@ def mlp_memory(
     recipe: RecipeFile,
     changes: RecipeChanges = None,
     output: Annotated[Path, typer.Option(help="The folder to write.")] = Path("runs/mlp-memory"),
-    size: Annotated[int, typer.Option(min=2, help="The most keys of the datastore: tokens of the text.")] = 30_000,
+    size: Annotated[
+        int, typer.Option(min=2, help="The most keys in the datastore, one for each token of the text.")
+    ] = 30_000,
     layer: Annotated[int, typer.Option(help="The block whose feed-forward reads the keys; -1 is the last.")] = -1,
     neighbours: Annotated[int, typer.Option(min=1, help="How many keys a key is compared with.")] = 1024,
-    temperature: Annotated[float, typer.Option(help="Of the search, in squared distances; the authors' is 16.")] = 16.0,
-    blocks: Annotated[int, typer.Option(min=1, help="Of the MLP; the published one has 36 on 4 B parameters.")] = 2,
+    temperature: Annotated[
+        float, typer.Option(help="Temperature of the search, in squared distances; the authors' is 16.")
+    ] = 16.0,
+    blocks: Annotated[
+        int, typer.Option(min=1, help="Blocks of the MLP; the published one has 36 on 4 B parameters.")
+    ] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Updates, of 256 keys each.")] = 600,
     rate: Annotated[float, typer.Option(help="The highest learning rate; the authors' is 5e-4.")] = 4e-3,
-    share: Annotated[float, typer.Option(min=0, max=1, help="Of the MLP in the answers' distribution.")] = 0.25,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Share of the MLP in the answers' distribution.")] = 0.25,
 ) -> None:
     """Train an MLP to imitate a nearest-neighbour search in an adapter's data: MLP Memory.
 
     The text is every history with its questions and answers, from as many of the recipe's episodes as the datastore has
-    room for, in a seeded order. What the recipe says of the adapter and of updates does not hold.
+    room for, in a seeded order. The recipe's adapter and number of updates are ignored.
 
     Example: deltamem baseline mlp-memory recipes/embedded.yaml --output runs/mlp-memory
     """

@@ -72,7 +72,7 @@ class EvalRecipe(Section):
         window: prompt tokens of the method ``window``.
         turns: how many units retrieval brings back.
         unit: tokens of such a unit; 0 takes turns and passages as they are.
-        compressor: Hub id or folder of the classifier that compresses.
+        compressor: Hub id or folder of the classifier for compression.
         product: of the method ``product``: ``module:function``, or a JSON file with mem0's configuration.
         train: train first what the suite compares with.
     """
