@@ -21,6 +21,26 @@ def test_the_commands_page_is_what_the_commands_say() -> None:
     assert (DOCS / "cli.md").read_text("utf-8") == made, "stale: run make docs"
 
 
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_a_map_names_what_there_is(page: str) -> None:
+    """Every path between backticks is the end of one in the repository, every name stands in its code."""
+    rooms = ("src", "tests", "benchmarks", "recipes", "deploy", "examples", "docs")
+    paths = [*ROOT.glob("*"), *(path for room in rooms for path in (ROOT / room).rglob("*"))]
+    ends = {path.relative_to(ROOT).as_posix() for path in paths}
+    code = "\n".join(path.read_text("utf-8") for path in paths if path.suffix in {".py", ".toml"})
+    words = set(re.findall(r"\w+", code))
+    prose = re.sub(r"```.*?```", "", (ROOT / page).read_text("utf-8"), flags=re.DOTALL)
+    wrong = []
+    for shown in set(re.findall(r"`([^`]+)`", prose)):
+        if re.fullmatch(r"[\w.-]*(?:/[\w.-]*)*(?:/|\.(?:py|toml|md|json|yaml))", shown):
+            end = shown.rstrip("/")
+            if not any(path == end or path.endswith(f"/{end}") for path in ends) and f'"{end}"' not in code:
+                wrong.append(shown)
+        elif re.fullmatch(r"[\w.]+", shown) and not set(re.findall(r"[^\W\d]\w*", shown)) <= words:
+            wrong.append(shown)
+    assert not wrong
+
+
 def shown() -> list[Any]:
     """The objects on the pages of the Python reference."""
     paths = [

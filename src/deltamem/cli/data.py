@@ -58,14 +58,6 @@ class HeldOut(StrEnum):
     relations = "relations"
 
 
-class Write(StrEnum):
-    """What the adapter writes: every token, or once per message or sentence."""
-
-    token = "token"
-    message = "message"
-    sentence = "sentence"
-
-
 # The training's own default, and about what English text has.
 _KEPT_TOKENS, _CHARACTERS_A_TOKEN = 8192, 4
 _Tokenizer = typer.Option(
@@ -224,8 +216,10 @@ def check_data(
     hub: Annotated[bool, typer.Option("--hub", help="FILE is a dataset on the Hub.")] = False,
     revision: Annotated[str | None, typer.Option(help="Of a Hub dataset.")] = None,
     split: Annotated[str, typer.Option(help="Of a Hub dataset.")] = "train",
-    target: Annotated[Target, typer.Option(help="Which assistant turns are learned.")] = Target.final,
-    write: Annotated[Write, typer.Option(help="What the adapter writes once for.")] = Write.token,
+    target: Annotated[Target, typer.Option(help="Which assistant turns to learn.")] = Target.final,
+    write: Annotated[
+        str, typer.Option(help="The adapter's write strategy: token, message, sentence or your own.")
+    ] = "token",
     write_tokens: Annotated[int, typer.Option(min=1, help="The most tokens to write; the last are kept.")] = 8192,
     read_tokens: Annotated[int, typer.Option(min=1, help="The most visible tokens; the last are kept.")] = 512,
     plain: Annotated[bool, typer.Option("--plain", help="The lines need no memory: nothing is written.")] = False,
@@ -259,7 +253,7 @@ def check_data(
         limit=limit,
     )
     loaded = load_tokenizer(tokenizer)
-    config = DeltaMemConfig(write=write.value)
+    config = DeltaMemConfig(write=write)
     found = EpisodeDataset(options, loaded, config, progress=not as_json, plain=plain)
     if as_json:
         print(json.dumps(_as_data(found), indent=2, ensure_ascii=False))

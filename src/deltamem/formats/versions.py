@@ -1,6 +1,6 @@
 """Files of older versions: a format is a chain of upgrades, each from one version to the next.
 
-A new version of a format is one function more at the end of its chain, and a recorded file of the version before in
+A new version of a format is one more function at the end of its chain, and a recorded file of that version in
 ``tests/recorded``. Nothing else asks what version a file has.
 """
 
