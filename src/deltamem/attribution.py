@@ -35,11 +35,11 @@ class ReadProbe:
 
 @dataclass(frozen=True)
 class WriteShares:
-    """What a text's tokens wrote of what is read.
+    """How much of what is read each token of a text wrote.
 
     Attributes:
-        tokens: ``[T]`` float32 on the CPU, the share of each, which may be negative: what it wrote lessens what is
-            read. A segment's share is divided among its tokens by their part in the mean that was written.
+        tokens: ``[T]`` float32 on the CPU, the share of each token. A negative share means that the token reduces what
+            is read. A segment's share is divided among its tokens by their part in the mean that was written.
         probe: how much is read of the memory before the text.
         state: the memory after it.
     """
@@ -54,7 +54,7 @@ def read_vectors(model: nn.Module, input_ids: Tensor, state: MemoryState) -> Ite
 
     Args:
         model: an attached model.
-        input_ids: ``[1, T]``, at most what the backbone has positions for.
+        input_ids: ``[1, T]``, at most the backbone's number of positions.
         state: the memory, one row.
 
     Returns:
@@ -80,7 +80,7 @@ def read_probe(model: nn.Module, input_ids: Tensor, state: MemoryState, tokens: 
 
     Args:
         model: an attached model.
-        input_ids: ``[1, T]``, at most what the backbone has positions for.
+        input_ids: ``[1, T]``, at most the backbone's number of positions.
         state: the memory that they read, one row.
         tokens: ``[1, T]`` bool, whose reads count.
     """
@@ -104,10 +104,10 @@ def write_shares(
     write: Tensor | None = None,
     chunk_size: int = CHUNK,
 ) -> WriteShares:
-    """How much of what is read was written by each token of a text, which is written again to find out.
+    """How much of what is read each token of a text wrote. The text is written again to find out.
 
-    The shares and ``shares.probe.of(state)`` add up to ``probe.of(shares.state)``; so the text before it can be asked
-    with ``shares.probe`` in turn.
+    The shares and ``shares.probe.of(state)`` add up to ``probe.of(shares.state)``; so you can use ``shares.probe``
+    for the text before it.
 
     Args:
         model: an attached model.
@@ -116,7 +116,7 @@ def write_shares(
         probe: how much is read of the memory after it.
         segment_ids: ``[1, T]``, for adapters that write segments.
         write: ``[1, T]`` bool, the tokens that may write; all by default.
-        chunk_size: as the text was written with.
+        chunk_size: the one that the text was written with.
 
     Raises:
         ValueError: the shapes do not fit, or segment ids are missing.

@@ -63,24 +63,24 @@ class DeltaMemConfig:
         heads: which projections of the attention are corrected, any of ``q k v o``.
         layers: ``"all"``; or ``"front:n"``, ``"middle:n"``, ``"back:n"``; or layer numbers.
         write: the name of a :class:`deltamem.WriteStrategy`. ``"token"`` writes at every token; ``"message"`` and
-            ``"sentence"`` write once a segment and need segment ids.
+            ``"sentence"`` write once per segment and need segment ids.
         segment_reads: what the tokens of an open segment read. ``"closed"``: every segment closed so
-            far, however the input is cut. ``"call"``: the state as one forward call found it, which is
-            what the published release does.
+            far, however the input is cut. ``"call"``: the state before the forward call, as in
+            the published release.
         update_rule: the name of a :class:`deltamem.UpdateRule`, how a write changes the state. ``standard``,
             ``lambda_outside`` and ``no_lambda`` are the paper's delta rule, and differ in how the keep gate enters it.
-            Two are there to compare it with, and are not the paper's: ``hebbian`` adds without looking up what the
-            address held, and forgets by the keep gate alone; ``accumulate`` only adds, so that its state grows with
+            Two more are for comparison, and not the paper's: ``hebbian`` adds without looking up what the
+            address held, and forgets by the keep gate alone; ``accumulate`` only adds, so its state grows with
             every token.
-        gates: ``"learned"``: a token's input decides how much is written. ``"fixed"``: as much for every token,
+        gates: ``"learned"``: a token's input decides how much is written. ``"fixed"``: every token writes the same,
             ``sigmoid(gate_bias)``, and the gates have no weights; not the paper's either.
         coupled_gates: the keep gate is one minus the write gate; otherwise it has weights of its own.
         rowwise_gates: one gate for each row of a state; otherwise one for each state.
         normalize_qk: addresses pass through tanh and are scaled to unit length.
         gate_bias: initial bias of the write gate (the uncoupled keep gate starts at minus this).
         init: how the correction heads start: ``base_slice_fixed`` and ``base_slice`` take columns of the
-            backbone's own weights, ``random`` is Kaiming-uniform, ``zero`` leaves the backbone as it was
-            bit for bit until it is trained.
+            backbone's own weights, ``random`` is Kaiming-uniform, ``zero`` leaves the backbone's answers as they were,
+            bit for bit, until you train it.
         init_gain: multiplies the first three.
         init_columns: the most columns that ``base_slice_fixed`` fills.
         output_norm: RMS-normalise the output correction, with a learned weight.
@@ -90,7 +90,7 @@ class DeltaMemConfig:
         scale_max: its upper bound; the multiplier is ``sigmoid(raw) * scale_max``.
 
     Raises:
-        ConfigError: a field has a value that no adapter can have; the message names it. It is a ValueError.
+        ConfigError: a field has an invalid value; the message names it. It is a ValueError.
     """
 
     rank: int = 8
@@ -174,7 +174,7 @@ class DeltaMemConfig:
 
     @property
     def writes_segments(self) -> bool:
-        """Whether this adapter writes once a segment, and so needs segment ids."""
+        """Whether this adapter writes once per segment, and so needs segment ids."""
         return self.strategy.segmented
 
     def _parse_layers(self) -> tuple[str, int] | tuple[int, ...]:

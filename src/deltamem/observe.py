@@ -24,10 +24,10 @@ def observe(
     close: bool = True,
     chunk_size: int = CHUNK,
 ) -> MemoryState:
-    """Writes tokens into a memory and gives the new one; the text itself is then no longer needed.
+    """Writes tokens into a memory and returns the new one; you no longer need the text.
 
-    Each chunk is one forward pass of the backbone without its language-model head. Attention sees the
-    chunk alone, so time grows linearly and peak memory does not grow with the length.
+    Each chunk is one forward pass of the backbone without its language-model head. Attention sees
+    only the chunk, so time grows linearly and peak memory does not grow with the length.
 
     Args:
         model: an attached model.
@@ -37,7 +37,7 @@ def observe(
         segment_ids: ``[B, T]``, for adapters that write segments.
         write: ``[B, T]`` bool, the tokens that may write; all by default.
         close: end the last segment with the text.
-        chunk_size: tokens a forward pass; at most what the backbone has positions for.
+        chunk_size: tokens in each forward pass; at most the backbone's number of positions.
 
     Raises:
         ValueError: the shapes do not fit, or segment ids are missing.
@@ -83,7 +83,7 @@ def observe_stream(
         parts: token ids, segment ids and write flags ``[B, T]`` of each part, any length; the segment ids matter
             to adapters that write segments.
         state: the memory to start from; empty by default.
-        chunk_size: tokens a forward pass; at most what the backbone has positions for.
+        chunk_size: tokens in each forward pass; at most the backbone's number of positions.
 
     Raises:
         ValueError: there are no tokens.
@@ -111,7 +111,7 @@ def positions(model: nn.Module) -> int | None:
 
 
 def chunk_length(model: nn.Module, wanted: int) -> int:
-    """How many tokens a forward pass takes: those wanted, at most what the backbone has positions for."""
+    """How many tokens a forward pass takes: those wanted, at most the backbone's number of positions."""
     return max(1, min(wanted, positions(model) or wanted))
 
 

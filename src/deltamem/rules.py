@@ -14,14 +14,14 @@ _SENTENCE = re.compile(r"[^.!?…。！？\n]*[.!?…。！？\n]+|[^.!?…。�
 
 @dataclass(frozen=True)
 class WriteStrategy:
-    """When an adapter writes, and how text becomes the segments that it writes once for.
+    """When an adapter writes, and how text becomes segments.
 
     Attributes:
         name: what a configuration calls it.
-        cut: where the segments of a message's text lie, as ascending pairs of characters, first and behind the last;
-            what is between them belongs to none. ``None`` takes a message whole, with what the chat template puts
-            around it.
-        segmented: whether it writes once a segment; otherwise it writes at every token, and segments do not matter.
+        cut: where the segments of a message's text lie, as ascending pairs of places, from the first character to after
+            the last; text between them belongs to none. ``None`` takes a message whole, with what the chat template
+            puts around it.
+        segmented: whether it writes once per segment; otherwise it writes at every token and ignores segments.
     """
 
     name: str

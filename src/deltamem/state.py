@@ -33,8 +33,8 @@ class OpenSegment:
 class MemoryState:
     """The state of every adapted layer, for a batch of rows that may be different sessions.
 
-    Nothing changes a ``MemoryState``: a forward pass takes one and gives a new one, so a state can be
-    kept, forked, batched, rolled back and sent elsewhere freely.
+    Nothing changes a ``MemoryState``: a forward pass takes one and returns a new one, so you can keep,
+    fork, batch, roll back and send a state freely.
 
     Attributes:
         states: for each adapted layer a float32 tensor ``[B, N, R, R]``.
@@ -141,7 +141,7 @@ class MemoryState:
         return cls(states, tokens, opened)
 
     def select(self, rows: Tensor | Sequence[int]) -> Self:
-        """The rows of the given numbers, in that order, repeats allowed: fork, reorder or drop sessions."""
+        """The rows with the given numbers, in that order, repeats allowed: fork, reorder or drop sessions."""
         index = torch.as_tensor(rows)
         if index.dim() != 1 or (index.numel() and (index.is_floating_point() or index.dtype == torch.bool)):
             raise ValueError(f"rows must be row numbers, not {index.dtype} {tuple(index.shape)}.")
@@ -161,7 +161,7 @@ class MemoryState:
         """One batch of the rows of several states, in order.
 
         Raises:
-            ValueError: the states are of adapters of different shapes.
+            ValueError: the states belong to adapters of different shapes.
         """
         if not rows:
             raise ValueError("Nothing to stack.")

@@ -18,7 +18,7 @@ class Step:
     """Passed to a model as ``model(input_ids, memory=step)``; afterwards ``step.new_state`` is the new memory.
 
     Args:
-        state: the memory that the pass starts from, one row a batch row.
+        state: the memory that the pass starts from, one row for each batch row.
         write: ``False`` reads only. A bool tensor ``[B, T]`` or ``[B, 1]`` says which tokens may write.
         mask: ``[B, T]`` bool, the real tokens. Taken from a two-dimensional ``attention_mask`` if not given.
         segment_ids: ``[B, T]`` integers, for adapters that write segments: neighbours with equal ids form

@@ -262,8 +262,8 @@ class Answer:
     Attributes:
         text: the raw output, without special tokens.
         prompt: the prompt as the model saw it.
-        cost: what it took. Writing is counted in every answer about the item, since each needed it.
-        notes: what else is worth a record, such as what was retrieved. Plain JSON data.
+        cost: what it took. Writing counts for every answer about the item, because each needed it.
+        notes: anything else worth recording, such as what was retrieved. Plain JSON data.
     """
 
     text: str

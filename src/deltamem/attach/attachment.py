@@ -99,7 +99,7 @@ class Attachment:
         Args:
             name: its name.
             config: its configuration.
-            replace: take the place of an adapter of that name if it is as it was put on, so that nothing is lost.
+            replace: replace an adapter of that name if it has not changed since it was added, so that nothing is lost.
 
         Raises:
             ValueError: the name is taken or unusable, or the configuration does not fit the backbone.
@@ -124,7 +124,7 @@ class Attachment:
         self.settle(name)
 
     def settle(self, name: str) -> None:
-        """Takes an adapter's weights for those that it was put on with: it may be replaced while it has them."""
+        """Marks an adapter's weights as unchanged: it may be replaced while it has them."""
         self._put_on[name] = self._digest(name)
 
     def remove(self, name: str) -> None:
@@ -160,7 +160,7 @@ class Attachment:
         return [steered.adapters[name] for _, steered in ordered if name in steered.adapters]  # type: ignore[misc]
 
     def layer_numbers(self, name: str | None = None) -> tuple[int, ...]:
-        """The numbers of the backbone's attention layers that an adapter is on."""
+        """The numbers of the attention layers that an adapter is on."""
         return self.configs[self._known(name or self.active)].select_layers(len(self.sites))
 
     def new_state(self, batch: int = 1) -> MemoryState:
@@ -231,7 +231,7 @@ def attach(model: nn.Module, config: DeltaMemConfig | None = None, *, name: str 
     """Puts a fresh adapter on a decoder and freezes everything else.
 
     Called again with another name it adds a further adapter; the newest is active. Called again with the same name,
-    as when a notebook's cell is run twice, it replaces an adapter that is as it was put on, and no other.
+    as when you run a notebook's cell twice, it replaces the adapter only if that has not changed since.
 
     Args:
         model: a ``transformers`` causal language model, also one that carries a LoRA or is quantised.
@@ -239,7 +239,7 @@ def attach(model: nn.Module, config: DeltaMemConfig | None = None, *, name: str 
         name: the adapter's name.
 
     Raises:
-        TypeError: this is no model.
+        TypeError: this is not a model.
         ValueError: the attention class is unknown, the name is taken, or the configuration does not fit.
     """
     check_model(model)
@@ -260,7 +260,7 @@ def attached(model: nn.Module) -> Attachment:
     """The memories on ``model``.
 
     Raises:
-        TypeError: this is no model.
+        TypeError: this is not a model.
         ValueError: there are none.
     """
     check_model(model)
@@ -307,7 +307,7 @@ def memory_cache(
 
     Args:
         model: an attached model.
-        state: one row a prompt; empty by default.
+        state: one row for each prompt; empty by default.
         write: ``False`` answers from the memory and leaves it unchanged.
         segment_ids: ``[B, T]`` ids of the prompt's tokens, for adapters that write segments.
     """

@@ -16,13 +16,13 @@ GENERATED_SEGMENT = 2**31 - 1
 class MemoryCache(DynamicCache):
     """A ``past_key_values`` that also carries the memory from call to call.
 
-    Make one with :func:`deltamem.memory_cache`, hand it to ``generate`` or to the model, and read
+    Make one with :func:`deltamem.memory_cache`, pass it to ``generate`` or to the model, and read
     :attr:`memory` afterwards: it has one row for each returned sequence, in their order. After beam
     search no keys and values are left, because those of a sequence that ended early are gone.
 
     Args:
         config: the backbone's configuration.
-        memory: the state to start from, one row a prompt; ``None`` starts empty.
+        memory: the state to start from, one row for each prompt; ``None`` starts empty.
         write: ``False`` reads the memory and leaves it unchanged.
         segment_ids: ``[B, T]`` ids of the prompt's tokens, for adapters that write segments. Tokens
             beyond them, the generated ones, form one further segment, which stays open.
@@ -55,8 +55,8 @@ class MemoryCache(DynamicCache):
     def begin_generation(self, prompt_end: int, stops: set[int], *, beams: bool) -> None:
         """From position ``prompt_end`` on a row that is fed a token of ``stops`` is finished.
 
-        Nothing after that is written, nor the token itself, so a row's memory does not depend on how
-        long its batch neighbours go on. With ``beams`` the memories after each pass are kept for
+        Neither that token nor anything after it is written, so a row's memory does not depend on how
+        long its batch neighbours run. With ``beams`` the memories after each pass are kept for
         :meth:`keep_returned`, a few kilobytes a beam and token.
         """
         self._prompt_end = prompt_end
@@ -65,7 +65,7 @@ class MemoryCache(DynamicCache):
         self._passes = [] if beams else None
 
     def end_generation(self) -> None:
-        """What is fed from now on is no reply: nothing in it finishes a row."""
+        """Marks the end of a reply: what comes from now on finishes no row."""
         self._stops = self._finished = self._passes = None
 
     def keep_returned(self, beams: Tensor) -> None:
@@ -159,7 +159,7 @@ class MemoryCache(DynamicCache):
             self.segment_ids = self.segment_ids.index_select(0, rows.to(self.segment_ids.device))
 
     def reset(self) -> None:
-        """Drops the keys and values, and the prompt's segment ids; the memory stays, which is the point of it."""
+        """Drops the keys and values, and the prompt's segment ids; the memory stays."""
         super().reset()  # type: ignore[no-untyped-call]
         self.segment_ids = None
         self._beams_ended = False

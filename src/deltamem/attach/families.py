@@ -33,7 +33,7 @@ class Family:
         inputs: the names of the q, k and v projections, or one name if they are packed.
         layout: how a packed projection holds q, k and v: ``stacked`` one after another, ``interleaved``
             head by head.
-        keywords: whether the blocks pass keywords on to the attention; where not, the cache brings the memory.
+        keywords: whether the blocks pass keywords on to the attention; if not, the cache carries the memory.
     """
 
     attention: str
@@ -44,7 +44,7 @@ class Family:
 
     @property
     def name(self) -> str:
-        """The class name again, by which a family is found."""
+        """The name of the attention class, which is also the family's."""
         return self.attention
 
 

@@ -31,7 +31,7 @@ class Rendered:
             of its own. What comes after the last is the header of the answer. Both belong to no message.
         contents: from where to where the content of each goes, without white space at its ends; ``None`` where the
             template shows another text.
-        rewritten: whether the template shows some message otherwise than it would if nothing followed.
+        rewritten: whether the template shows some message differently because others follow.
     """
 
     text: str

@@ -32,7 +32,7 @@ class ChatTokens:
             first message, such as a system prompt of its own, and the generation prompt).
         segment: ``[1, T]``, segment ids for segment writes, or -1 (system messages, what belongs to no message, and,
             for sentences, what the template puts around a message).
-        rewritten: whether the template shows some message otherwise than it would if nothing followed.
+        rewritten: whether the template shows some message differently because others follow.
         apart: whether the messages were rendered one by one.
         shown: for each token what it adds to the content of its message; empty for what the template puts around it.
     """
@@ -49,7 +49,7 @@ class ChatTokens:
         return torch.isin(self.message, torch.tensor(list(numbers), dtype=torch.int64))
 
     def content(self, number: int) -> list[tuple[int, str]]:
-        """The tokens that show a message's content: the place of each in the row, and what it adds to the content."""
+        """The tokens that show a message's content: each one's place in the row, and what it adds to the content."""
         places = (self.message[0] == number).nonzero()[:, 0].tolist()
         return [(place, self.shown[place]) for place in places if self.shown[place]]
 
@@ -67,15 +67,15 @@ def encode_chat(
     Args:
         tokenizer: a fast tokenizer with a chat template.
         messages: dicts with ``role`` and ``content``.
-        segments: what one segment is: ``"message"``, ``"sentence"`` or what another write strategy cuts. A message
-            whose text the template replaces is one even among sentences.
+        segments: what one segment is: ``"message"``, ``"sentence"`` or what another write strategy cuts. If the
+            template changes a message's text, the message is one segment, even with sentences.
         add_generation_prompt: end with the header of an assistant message.
         template: further variables of the chat template.
 
     Raises:
         TemplateRefusedError: the template raises an error for these messages. It is a ValueError.
         ValueError: there is no message, no chat template or no fast tokenizer, or the template does not show
-            every message's text once, so that no token can be told apart.
+            every message's text exactly once, so its tokens cannot be found.
     """
     _check(tokenizer, messages)
     rendered = render_chat(tokenizer, messages, add_generation_prompt=add_generation_prompt, **template)

@@ -171,7 +171,7 @@ def write_adapter(adapter: AdapterFile, folder: Path, dtype: torch.dtype = torch
             as float32. What is rounded is another adapter, with a fingerprint of its own.
 
     Raises:
-        AdapterFileError: the folder is a model's.
+        AdapterFileError: the folder belongs to a model.
         OSError: the folder cannot be written.
     """
     if (folder / "config.json").exists():

@@ -42,7 +42,7 @@ def save_adapter(
 
     Args:
         model: an attached model.
-        folder: made if need be; an adapter already there is replaced.
+        folder: created if needed; an adapter already there is replaced.
         name: which adapter; the active one by default.
         base_model: Hub id of the backbone; by default what the model was loaded from, if that was the Hub.
         base_revision: the commit of it.
@@ -51,7 +51,7 @@ def save_adapter(
         the folder.
 
     Raises:
-        AdapterFileError: the folder is a model's.
+        AdapterFileError: the folder belongs to a model.
         ValueError: the model carries no such adapter.
         OSError: the folder cannot be written.
     """
@@ -70,7 +70,8 @@ def load_adapter(
     Args:
         model: the backbone, bare or carrying other adapters.
         source: a folder in our format or in the published release's, or the Hub id of one.
-        name: the adapter's name on this model. An adapter of that name is replaced if it is as it was put on.
+        name: the adapter's name on this model. It replaces an adapter of that name that has not changed since it was
+            added.
         revision: branch, tag or commit on the Hub.
 
     Raises:
@@ -96,7 +97,7 @@ def push_to_hub(
 
     Args:
         model: an attached model.
-        repo_id: ``owner/name``; made if it is not there.
+        repo_id: ``owner/name``; created if needed.
         name: which adapter; the active one by default.
         base_model: as in :func:`save_adapter`.
         base_revision: as in :func:`save_adapter`.

@@ -44,7 +44,7 @@ def save_state(state: MemoryState, path: str | Path, model: nn.Module) -> None:
     """Saves a memory of the model's active adapter to one file, replacing what was there.
 
     Raises:
-        StateFileError: the memory is of another shape than the adapter's.
+        StateFileError: the memory does not have the adapter's shape.
         ValueError: the model carries no memory.
         OSError: the file cannot be written.
     """
@@ -66,10 +66,10 @@ def load_state(path: str | Path, model: nn.Module) -> MemoryState:
 
 
 def state_to_bytes(state: MemoryState, model: nn.Module) -> bytes:
-    """What :func:`save_state` writes, for a store or a wire.
+    """What :func:`save_state` writes, for a store or for sending.
 
     Raises:
-        StateFileError: the memory is of another shape than the active adapter's.
+        StateFileError: the memory does not have the active adapter's shape.
         ValueError: the model carries no memory.
     """
     return StateCodec(model).pack(state)
@@ -79,7 +79,7 @@ def state_from_bytes(data: bytes, model: nn.Module) -> MemoryState:
     """The inverse of :func:`state_to_bytes`.
 
     Raises:
-        StateFileError: the bytes are damaged, of a newer format, or of another adapter's memory.
+        StateFileError: the bytes are damaged, of a newer format, or from another adapter.
         ValueError: the model carries no memory.
     """
     return StateCodec(model).unpack(data)
@@ -111,7 +111,7 @@ class StateCodec:
         """A memory's bytes.
 
         Raises:
-            StateFileError: the memory is of another shape than the adapter's.
+            StateFileError: the memory does not have the adapter's shape.
         """
         self._check_fit(state)
         return pack_state(state, StateInfo(self.fingerprint, self._backbone, tuple(state.tokens.tolist())))

@@ -74,12 +74,12 @@ def load_model(
     """A model with its adapter, and its tokenizer.
 
     Args:
-        model: a name (``smollm2``, ``gemma3-270m``, ``embedded``), a folder, a GGUF file or a Hub id. The first two are
-            fetched by ``deltamem pull``.
+        model: a name (``smollm2``, ``gemma3-270m``, ``embedded``), a folder, a GGUF file or a Hub id. ``deltamem pull``
+            fetches the first two.
         adapter: one that comes with the package for a model with a name, such as ``multi``; or a folder or Hub id;
             ``None`` leaves the model bare.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        dtype: of the weights, such as ``bfloat16``; ``auto`` chooses. A memory computes in float32 all the same.
+        dtype: of the weights, such as ``bfloat16``; ``auto`` chooses. A memory always computes in float32.
 
     Raises:
         OSError: the model is not there; the message names the command that fetches it.

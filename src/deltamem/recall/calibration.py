@@ -24,7 +24,7 @@ class Calibration:
 
     Attributes:
         bias: its intercept.
-        likely: the weight of the answer's mean log-probability a token.
+        likely: the weight of the answer's mean log-probability per token.
         over_empty: the weight of how much likelier the memory makes it than an empty one, per 10 nats.
         over_strangers: the same against the memories of strangers.
         fitted: whether it was fitted to answers of the adapter it is used with.
@@ -45,7 +45,7 @@ class Calibration:
 
     @classmethod
     def fit(cls, evidence: Sequence[Evidence], right: Sequence[bool]) -> Self:
-        """The calibration that makes what came of some questions likeliest.
+        """The calibration under which the given results are likeliest.
 
         More evidence never lowers the confidence: no weight is negative.
 

@@ -51,17 +51,17 @@ def questions_of(asked: Mapping[str, str] | Sequence[str] | None) -> dict[str, s
 
 @dataclass(frozen=True)
 class Recollection:
-    """A question to a memory, and what came of it.
+    """A question to a memory, and its answer.
 
     Attributes:
         name: what the question is called.
         question: as it was put.
-        answer: the memory's likeliest answer, whether it knows or not.
+        answer: the memory's likeliest answer, also if it does not know.
         known: whether the confidence reaches the threshold.
         confidence: the probability that the answer is right.
-        calibrated: whether that was fitted to answers of this adapter. If not, take it as an order, not as a rate.
-        evidence: what it follows from.
-        source: the turn that wrote most of what the answer read; ``None`` where it is not known, or nobody looked.
+        calibrated: whether that was fitted to answers of this adapter. If not, use it only to rank answers.
+        evidence: what the confidence is based on.
+        source: the turn that wrote most of what the answer read; ``None`` if it is not known, or was not looked for.
     """
 
     name: str

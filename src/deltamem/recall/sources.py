@@ -65,7 +65,7 @@ class SourceMessage:
     Attributes:
         role: whose.
         tokens: the text of each token, and its share of the answer's evidence. A share may be
-            negative: what the token wrote speaks for another answer.
+            negative: then the token speaks for another answer.
     """
 
     role: str

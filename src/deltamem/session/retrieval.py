@@ -24,12 +24,12 @@ _TOO_COMMON = frozenset(_COMMON.split())
 class Retriever:
     """How a session brings back past turns that are no longer visible.
 
-    The session then keeps the text of all its turns, in this process and for this purpose alone. Documents that
-    were observed are not among them.
+    The session then keeps the text of all its turns, in this process and only for this purpose. It does not keep
+    observed documents.
 
     Attributes:
         into: ``"prompt"`` shows the turns to the model again, before what is visible. ``"memory"`` reads them
-            into a copy of the memory that answers this one message and is not kept.
+            into a copy of the memory, which answers this one message and is then dropped.
         turns: the most turns brought back.
     """
 

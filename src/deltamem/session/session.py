@@ -37,32 +37,32 @@ _NEW_TOKENS = 256
 class Session:
     """One conversation: a frozen model, a memory state, and the few messages still visible.
 
-    A reply is read from the memory as the turn began; once it is complete the turn is written, so a
-    reply that fails or is abandoned leaves the session as it was.
+    A reply reads the memory as it was when the turn began, and the turn is written once it is complete. So a
+    reply that fails, or that you abandon, leaves the session as it was.
 
-    Sessions of one model may run in several threads. One session runs one turn at a time: what is asked
-    of it meanwhile fails with :class:`SessionBusyError`.
+    Sessions of one model may run in several threads. One session runs one turn at a time: a second
+    call meanwhile raises :class:`SessionBusyError`.
 
     Args:
         model: a model with an adapter attached.
         tokenizer: its tokenizer, with a chat template.
-        state: the memory to go on from; empty by default.
+        state: the memory to continue from; empty by default.
         window: how many past messages stay visible as text; ``None`` for any number. 0 answers from memory alone.
         window_tokens: how many tokens they may have together; ``None`` for any number.
         roles: whose messages are written to memory: ``user``, ``assistant``, ``tool``, ``document``.
         system: a system message: always visible, never written.
         retriever: brings past turns back; ``"prompt"`` and ``"memory"`` are ``Retriever("prompt")`` and so on.
         reuse: keep the keys and values of the visible text from turn to turn. A visible message then
-            keeps the representation it got when it was read; without, it is read again with the memory of each turn.
+            keeps the representation from when it was read; otherwise it is read again with the memory of each turn.
         undo: how many turns can be rolled back. Each keeps a state of a few kilobytes.
-        keep_messages: keep the text of what is written, in this process alone. Then :meth:`recall` tells which turn
+        keep_messages: keep the text of what is written, only in this process. Then :meth:`recall` tells which turn
             an answer came from, and :meth:`forget` takes single facts out again, exactly.
 
     Attributes:
         state: the memory, as the last complete turn left it.
         visible: the messages still visible, oldest first.
         last_turn: what the last turn did.
-        frozen: whether turns leave the memory as it is.
+        frozen: whether turns leave the memory unchanged.
         log: the turns that a retriever may bring back; empty without one.
         kept: the turns that were written, with their text; empty without ``keep_messages``.
 
@@ -113,7 +113,7 @@ class Session:
 
     @classmethod
     def load(cls, path: str | Path, model: PreTrainedModel, tokenizer: Any, **options: Any) -> Self:
-        """A session that goes on from a saved memory, with nothing visible.
+        """A session that continues from a saved memory, with nothing visible.
 
         Raises:
             StateFileError: the file is damaged, or belongs to another adapter.
@@ -125,7 +125,7 @@ class Session:
         save_state(self.state, path, self.model)
 
     def restore(self, path: str | Path) -> None:
-        """Goes on from a saved memory, with nothing visible and no past turns. :meth:`rollback` takes it back.
+        """Continues from a saved memory, with nothing visible and no past turns. :meth:`rollback` undoes it.
 
         Raises:
             StateFileError: the file is damaged, or belongs to another adapter.
@@ -148,7 +148,7 @@ class Session:
             source: a text, a message or several, or a long document as an iterator of pieces of any length, of which
                 only a few kilobytes are held at a time; the memory does not depend on where the pieces end.
             role: whose text or document it is: by default a ``user``'s text, and a ``document``. Chat templates
-                know no documents, so the model sees one as a user's message.
+                have no documents, so the model sees a user's message.
 
         Raises:
             ValueError: the session is frozen, or there is nothing to write.
@@ -180,7 +180,7 @@ class Session:
             options: for ``generate``, such as ``max_new_tokens`` (256 by default) or ``do_sample``.
 
         Raises:
-            ValueError: the message is longer than the backbone has positions for.
+            ValueError: the message is longer than the backbone's number of positions.
         """
         with self._alone():
             done = self._reply(message, options, Stop())
@@ -238,12 +238,12 @@ class Session:
             self._read = None
 
     def reread(self) -> None:
-        """Has the next turn read the visible text again; to be called when the model's weights have changed."""
+        """Makes the next turn read the visible text again; call it when the model's weights have changed."""
         with self._alone():
             self._read = None
 
     def freeze(self) -> None:
-        """From now on turns read the memory and leave it as it is."""
+        """From now on turns read the memory and do not change it."""
         self.frozen = True
 
     def unfreeze(self) -> None:
@@ -251,7 +251,7 @@ class Session:
         self.frozen = False
 
     def fork(self) -> Self:
-        """A session that goes on from here by itself: memory, visible text, what can be rolled back."""
+        """An independent session from here on, with the memory, the visible text and the undo history."""
         with self._alone():
             twin = copy.copy(self)
         twin.visible, twin.log, twin._undo = self.visible.copy(), self.log.copy(), self._undo.copy()
@@ -263,7 +263,7 @@ class Session:
         """Takes back the last turns, state and visible text; what was observed or restored counts as a turn.
 
         Raises:
-            ValueError: so many turns cannot be taken back, or the session is frozen and its memory would change.
+            ValueError: there are fewer turns to take back, or the session is frozen and its memory would change.
         """
         with self._alone():
             if not 1 <= turns <= len(self._undo):
@@ -284,19 +284,19 @@ class Session:
         threshold: float = 0.5,
         calibration: Calibration | None = None,
     ) -> list[Recollection]:
-        """What the memory knows: its answer to each question, how sure that is, and which turn it came from.
+        """What the memory knows: its answer to each question, how sure it is, and which turn it came from.
 
-        The visible text is not shown to the model, and nothing is written. An answer's confidence follows from how much
-        likelier the memory makes it than an empty memory does, and than those of strangers do. Where there is no
-        difference to an empty one, nothing is known.
+        The visible text is not shown to the model, and nothing is written. An answer's confidence depends on how much
+        likelier the memory makes it than an empty memory does, and than strangers' memories do. Without a difference
+        from an empty memory, an answer is not known.
 
         Args:
             questions: by name, or texts; the profile :data:`deltamem.recall.PROFILE` by default.
-            threshold: the least confidence of what is ``known``.
-            calibration: makes a confidence of the evidence; by default what comes with the package for the adapter.
+            threshold: the least confidence that counts as ``known``.
+            calibration: turns evidence into confidence; by default the package's own for the adapter.
 
         Returns:
-            one a question. ``source`` is given for what is known, in a session with ``keep_messages``; its ``turn`` is
+            one for each question. Known answers have a ``source`` in a session with ``keep_messages``; its ``turn`` is
             a place in :attr:`kept`.
 
         Raises:
@@ -320,13 +320,13 @@ class Session:
     def forget(self, fact: str | Recollection | None = None) -> Forgotten:
         """Empties the memory, or takes one fact out of it. This cannot be rolled back.
 
-        In a session with ``keep_messages`` the turns that say the fact are left out and those after the first of them
-        are written again: the memory is then what it would be had they never been. Without, the memory is changed
-        until the question no longer brings the answer out. Traces may stay: docs/agents.md says how often.
+        In a session with ``keep_messages`` the turns that say the fact are left out, and those after the first of them
+        are written again: the memory is then as if they had never been. Without the text, the memory is changed
+        until the question no longer gives the answer. Traces may stay: docs/agents.md says how often.
 
         Args:
             fact: words of the turns to forget, such as ``"Lisbon"``, or what :meth:`recall` found: then the turns that
-                say its answer, and its source. By default everything the session holds of the conversation is gone.
+                say its answer, and its source. By default the session forgets the whole conversation.
 
         Raises:
             ValueError: the session is frozen, no turn that was kept says it, or a text is given to a session that

@@ -13,7 +13,7 @@ from deltamem.state import MemoryState
 
 
 class SessionBusyError(RuntimeError):
-    """A session was asked for something while one of its turns was running."""
+    """A session was called while one of its turns was running."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TurnReport:
         prompt_tokens: how many tokens the prompt had.
         reused_tokens: how many of them were in the key-value cache already and were not read again.
         written_tokens: how many tokens were written to memory.
-        left: the messages that were visible before or came up in this turn, and are not visible after it.
+        left: the messages that were visible before or during this turn, and are not visible after it.
         retrieved: the past turns that a retriever brought back.
         change: ``[L, N]``, the Frobenius norm of the change of every state of every adapted layer.
         seconds: how long the turn took.
@@ -90,8 +90,8 @@ class Forgotten:
     """What :meth:`Session.forget` did.
 
     Attributes:
-        turns: how many turns were taken out of the memory; 0 where it was changed without their text.
-        exact: whether the memory is what it would be had they never been written.
+        turns: how many turns were removed from the memory; 0 if it was changed without their text.
+        exact: whether the memory is as if they had never been written.
     """
 
     turns: int

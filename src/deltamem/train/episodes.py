@@ -115,7 +115,7 @@ class EpisodeBatch:
         write_queries: whether queries also write as they are read, as they do in a running chat.
         full: the queries once more with the text of their history before them, as the chat template renders it, and
             the same tokens trained. Where it is missing, history and query are joined as they are.
-        plain: prompts that need no memory, with weights on the tokens whose prediction is to stay as it was.
+        plain: prompts that need no memory, with weights on the tokens whose prediction must not change.
     """
 
     passages: tuple[TextBatch, ...]
@@ -138,7 +138,7 @@ class EpisodeBatch:
         return torch.tensor(others, device=self.episode_of.device)
 
     def check(self) -> None:
-        """Refuses what no loss can be taken of.
+        """Refuses a batch without a loss.
 
         Raises:
             ValueError: a query trains no token.
@@ -180,7 +180,7 @@ def collate(episodes: Sequence[Episode], pad_id: int, *, write_queries: bool = F
     """A batch of episodes.
 
     Raises:
-        ValueError: no episode of them asks anything, a query trains no token, or only some have the full text.
+        ValueError: no episode has a query, a query trains no token, or only some have the full text.
     """
     if not any(episode.queries for episode in episodes):
         raise ValueError("A batch of episodes needs at least one query.")
@@ -206,7 +206,7 @@ def collate(episodes: Sequence[Episode], pad_id: int, *, write_queries: bool = F
 
 
 def evenly(episodes: Sequence[Episode], groups: int) -> list[list[Episode]]:
-    """The episodes in ``groups`` groups of like length, each with about the same number of tokens.
+    """The episodes in ``groups`` groups of similar length, each with about the same number of tokens.
 
     Like lengths keep padding low; equal sums keep every step about equally long.
 

@@ -24,7 +24,7 @@ class Writing:
     """How histories are written.
 
     Attributes:
-        chunk: tokens a forward pass; ``None`` writes each passage in one.
+        chunk: tokens in each forward pass; ``None`` writes each passage in one pass.
         recompute: keep of each chunk only the memory it starts from, and run it again in the backward pass.
         truncate: gradients flow through the memory back over at most this many chunks, and over all of the last
             so many; ``None`` for no bound. The chunks of all passages count.

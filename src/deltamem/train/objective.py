@@ -22,21 +22,21 @@ _WEIGHTS = ("cross_entropy", "sparsity", "distillation", "contrast_empty", "cont
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveOptions:
-    """What is minimised: the sum of the terms by their weights. A term of weight 0 costs nothing.
+    """What is minimised: the weighted sum of the terms. A term of weight 0 costs nothing.
 
     Attributes:
         cross_entropy: weight of the answers' cross-entropy.
         sparsity: weight of the write sparsity; 0.01 in the published runs of Qwen3.
-        sparsity_target: the mean write gate it draws each layer to.
+        sparsity_target: the mean write gate that it pulls each layer towards.
         distillation: weight of the KL divergence from the bare backbone that sees the history's text.
-        temperature: of both sides of the distillation.
+        temperature: the temperature of both sides of the distillation.
         contrast_empty: weight of the hinge against an empty memory.
         contrast_other: weight of the hinge against another episode's memory.
-        margin: of both hinges, in nats a token.
+        margin: the margin of both hinges, in nats per token.
         preservation: weight of the KL divergence from the bare backbone on prompts that need no memory.
         state_and_text: the share of episodes whose queries see the history's text beside the memory.
         no_memory: the share whose queries see the text and begin with an empty memory. The rest see the memory alone.
-        seed: of the views' draws.
+        seed: for drawing the views.
         writing: how histories are written, for long ones.
     """
 
@@ -127,7 +127,7 @@ class EpisodeObjective(nn.Module):
                 view.
 
         Raises:
-            ValueError: a term needs what the batch has not got; the message says what.
+            ValueError: a term needs something that the batch lacks; the message says what.
         """
         terms = self.options.terms()
         reading = self._read(batch, step, gates="sparsity" in terms)
@@ -176,7 +176,7 @@ class EpisodeObjective(nn.Module):
 
 
 def episode_loss(model: PreTrainedModel, batch: EpisodeBatch) -> ObjectiveResult:
-    """The plain :class:`EpisodeObjective`: the cross-entropy of what is asked once the text is gone."""
+    """The plain :class:`EpisodeObjective`: the cross-entropy of the answers once the text is gone."""
     return EpisodeObjective(model).forward(batch)
 
 

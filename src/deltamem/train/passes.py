@@ -43,7 +43,7 @@ class Answers:
 
 
 def write(model: PreTrainedModel, state: MemoryState, text: TextBatch) -> tuple[MemoryState, Tensor]:
-    """Write one passage a row: the new memory, and the hidden states ``[B, T, D]`` of the passage.
+    """Writes one passage per row: the new memory, and the hidden states ``[B, T, D]`` of the passage.
 
     The last segment of the passage is closed, so a segment adapter writes all of it.
     """

@@ -7,7 +7,7 @@ from torch.utils.data import Sampler
 
 
 class LengthGroupedBatches(Sampler[list[int]]):
-    """Batches whose episodes are of like length within an update, for the ``batch_sampler`` of a DataLoader.
+    """Batches of episodes with similar lengths within an update, for the ``batch_sampler`` of a DataLoader.
 
     Episodes are shuffled and cut into updates, so that each is a random draw of the data; within an update they are
     sorted by length and cut into batches, those that several processes take at the same time one after another. Only

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DataReport:
-    """What became of the lines.
+    """What the lines gave.
 
     Attributes:
         lines: how many lines were read, blank ones not counted.
@@ -36,7 +36,7 @@ class DataReport:
         bad: the first hundred of those, with the reasons.
         cut_histories: how many histories had more than ``write_tokens`` tokens.
         cut_reads: how many visible parts had more than ``read_tokens`` tokens.
-        rewritten: how many histories the chat template renders otherwise than message after message.
+        rewritten: how many histories the chat template renders differently from message after message.
         by_message: how many histories it could only render message by message.
     """
 

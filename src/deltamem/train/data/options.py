@@ -10,7 +10,7 @@ _CHOICES = {"target": ("final", "every"), "on_bad": ("stop", "skip")}
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """A source of chat lines and the rules that make episodes of them.
+    """A source of chat lines, and the rules that turn them into episodes.
 
     Give either ``path`` or ``hub``. A line is an object with ``messages`` or with ``prompt`` and ``response``.
 
@@ -24,7 +24,7 @@ class DataOptions:
         read_tokens: the most visible tokens, the target's included; the last ones are kept, the target always whole.
         target: ``"final"``: the last assistant turn of a line. ``"every"``: each assistant turn with a history
             before it, one episode each.
-        needs_history: whether a target with nothing before its last turn, so with nothing to remember, is bad.
+        needs_history: whether a target with nothing to remember before its last turn is a bad line.
         on_bad: at a bad line ``"stop"`` with an error or ``"skip"`` and count it.
         template: further variables of the chat template, such as ``enable_thinking``.
         limit: use at most so many lines, drawn at random.
