@@ -1,9 +1,11 @@
 """The user's folders, and writing files so that a reader sees the old one or the new one, never half of either."""
 
+import json
 import os
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -45,6 +47,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_json(path: Path, data: Any, *, indent: int = 2, **options: Any) -> None:
+    """Writes ``data`` as indented JSON, as :func:`write_atomically` does; ``options`` are those of ``json.dumps``."""
+    write_atomically(path, (json.dumps(data, indent=indent, **options) + "\n").encode())
 
 
 def _umask() -> int:

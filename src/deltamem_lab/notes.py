@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from deltamem.files import write_atomically
+from deltamem.files import write_json
 
 NOTES_FILE = "notes.json"
 
@@ -50,4 +50,4 @@ def add_notes(folder: Path, command: str, absent: Mapping[str, str], ran: tuple[
     """Adds a command to a run's notes, what it left out, and takes off that list what it ran."""
     joined = join_notes((read_notes(folder), Notes((command,), absent)))
     notes = asdict(replace(joined, absent={name: why for name, why in joined.absent.items() if name not in ran}))
-    write_atomically(folder / NOTES_FILE, (json.dumps(notes, indent=2, ensure_ascii=False) + "\n").encode())
+    write_json(folder / NOTES_FILE, notes, ensure_ascii=False)

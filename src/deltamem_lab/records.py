@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from deltamem.files import write_atomically
+from deltamem.files import write_json
 from deltamem_lab.interface import Cost
 
 Key = tuple[str, str, str, str, str, int]
@@ -253,7 +253,7 @@ def check_same_run(folder: Path, run: Mapping[str, Any]) -> None:
         name: {**before.get(name, {}), **value} if isinstance(value, dict) else value for name, value in run.items()
     }
     if whole != before:
-        write_atomically(path, (json.dumps(whole, indent=2) + "\n").encode())
+        write_json(path, whole)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -90,7 +90,7 @@ def test_convert_says_what_the_releases_format_does_not_keep(run: Any, tmp_path:
     deltamem.save_adapter(adapted(), tmp_path / "ours")
     code, out, _ = run("convert", tmp_path / "ours", tmp_path / "theirs", "--to", "release")
     assert code == 0
-    assert "Not kept: segment_reads is 'closed' here and comes back from the release's format as 'call'." in out
+    assert "Not kept: segment_reads is 'closed' here, and the release's format gives 'call' back." in out
     assert "memories of this adapter are refused" in out
     assert run("convert", tmp_path / "theirs", tmp_path / "back")[0] == 0
     code, out, _ = run("convert", tmp_path / "back", tmp_path / "again", "--to", "release")

@@ -18,7 +18,7 @@ def init(*arguments: object) -> int:
 def test_it_writes_an_adapter_that_changes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert init("embedded", tmp_path / "own", "--states", 2) == 0
     out = capfd.readouterr().out
-    assert "3,072 bytes of memory a session" in out
+    assert "3,072 bytes of memory for each session" in out
     assert f"deltamem chat --model embedded --adapter {tmp_path / 'own'}" in out
     model, tokenizer = deltamem.load_model("embedded", tmp_path / "own")
     ids = tokenizer("I live in Oslo.", return_tensors="pt").input_ids

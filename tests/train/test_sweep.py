@@ -176,7 +176,7 @@ def test_a_stopped_sweep_goes_on_where_it_was(
 
     monkeypatch.setattr(EpisodeTrainer, "compute_loss", interrupted)
     assert command(path) == 128 + signal.SIGTERM
-    assert "The same command goes on." in capfd.readouterr().out
+    assert "Run the same command to continue." in capfd.readouterr().out
     assert not (tmp_path / "runs" / "rank-2").exists()
     sweep = load_sweep(path)
     assert run_sweep(sweep) == 0

@@ -65,7 +65,7 @@ def convert(
         write_card(model_card(read_adapter(target)), target)
     lost = lost_in_release(adapter) if to is Format.release else {}
     for name, (ours, theirs) in lost.items():
-        print(f"Not kept: {name} is {ours!r} here and comes back from the release's format as {theirs!r}.")
+        print(f"Not kept: {name} is {ours!r} here, and the release's format gives {theirs!r} back.")
     if lost:
         print(
             "So the fingerprint changes, and memories of this adapter are refused by what is converted back. Keep it."

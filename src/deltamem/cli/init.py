@@ -39,6 +39,6 @@ def init(
     pullable = MODELS[model].pullable if model in MODELS else None
     save_adapter(backbone, folder, base_model=pullable.hub if pullable else None)
     size = attachment.new_state(1).nbytes
-    print(f"Wrote {folder}: {attachment.report().adapter:,} parameters, {size:,} bytes of memory a session.")
+    print(f"Wrote {folder}: {attachment.report().adapter:,} parameters, {size:,} bytes of memory for each session.")
     print(f"Talk:  deltamem chat --model {model} --adapter {folder}   (nothing is remembered yet)")
     print("Train: docs/own-model.md")

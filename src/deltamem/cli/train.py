@@ -86,7 +86,7 @@ def _tell(outcome: "Outcome", as_json: bool) -> None:
         print(json.dumps({**done, "measured": measured, "pushed": outcome.pushed}, indent=2))
         return
     if outcome.signal:
-        print(f"Stopped after step {outcome.steps}, with a checkpoint. Go on with:")
+        print(f"Stopped after step {outcome.steps}, with a checkpoint. Continue with:")
         print(f"  deltamem train {outcome.folder / RECIPE_FILE} --resume")
         return
     print(f"Wrote the adapter to {outcome.folder}: {outcome.steps} updates.")

@@ -21,7 +21,7 @@ from deltamem.attach import Attachment, attached
 from deltamem.config import DeltaMemConfig
 from deltamem.demo.backbone import load_backbone
 from deltamem.demo.episodes import Mix
-from deltamem.files import write_atomically
+from deltamem.files import write_json
 from deltamem.formats.hub import load_adapter, save_adapter
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def train(course: Course, folder: Path, output: Path, *, command: str, seed: int
         "threads": torch.get_num_threads(),
         "machine": f"{platform.machine()}, {platform.system()}, torch {torch.__version__}",
     }
-    write_atomically(output / TRAINING_FILE, (json.dumps(record, indent=2) + "\n").encode())
+    write_json(output / TRAINING_FILE, record)
     return True
 
 

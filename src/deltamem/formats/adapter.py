@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from deltamem.config import HEADS, DeltaMemConfig, Head
-from deltamem.files import write_atomically
+from deltamem.files import write_atomically, write_json
 from deltamem.formats.versions import Format
 from deltamem.memory import DeltaMemory
 from deltamem.version import __version__
@@ -191,7 +191,7 @@ def write_adapter(adapter: AdapterFile, folder: Path, dtype: torch.dtype = torch
         "fingerprint": adapter.fingerprint,
     }
     write_atomically(folder / TENSOR_FILE, save(stored))
-    write_atomically(folder / CONFIG_FILE, (json.dumps(description, indent=2) + "\n").encode())
+    write_json(folder / CONFIG_FILE, description)
     if _is_ours(folder / OLD_CONFIG_FILE):
         (folder / OLD_CONFIG_FILE).unlink()
 

@@ -5,7 +5,6 @@ MECHANISM.md section 7 has the table. The tensors are read without unpickling co
 
 import dataclasses
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deltamem.config import HEADS, ConfigError, DeltaMemConfig, Head
-from deltamem.files import write_atomically
+from deltamem.files import write_atomically, write_json
 from deltamem.formats.adapter import AdapterFile, AdapterFileError, BackboneShape, build_adapter, read_json
 
 RELEASE_CONFIG_FILE = "delta_mem_config.json"
@@ -236,7 +235,7 @@ def write_release(adapter: AdapterFile, folder: Path) -> None:
     written = io.BytesIO()
     torch.save(tensors, written)
     write_atomically(folder / RELEASE_TENSOR_FILE, written.getvalue())
-    write_atomically(folder / RELEASE_CONFIG_FILE, (json.dumps(fields, indent=2) + "\n").encode())
+    write_json(folder / RELEASE_CONFIG_FILE, fields)
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:

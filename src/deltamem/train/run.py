@@ -13,7 +13,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from deltamem.attach import new_state
 from deltamem.figures import figure_class
-from deltamem.files import write_atomically
+from deltamem.files import write_atomically, write_json
 from deltamem.formats.adapter import AdapterFile, model_card, read_adapter, write_adapter, write_card
 from deltamem.formats.hub import push_folder
 from deltamem.train.arguments import processes, training_arguments
@@ -185,7 +185,7 @@ class Run:
                 "choosing_static_loss": mean_loss(control.tally(only.own, Condition.MEMORY)) if only else None,
             }
             if control.is_world_process_zero():
-                write_atomically(result, (json.dumps(numbers, indent=2) + "\n").encode())
+                write_json(result, numbers)
             control.accelerator.wait_for_everyone()
         return state.global_step
 
@@ -265,8 +265,8 @@ class Run:
             "measured": measured.metrics() if measured else None,
             "further": recalled,
         }
-        write_atomically(folder / METRICS_FILE, (json.dumps(numbers, indent=2) + "\n").encode())
-        write_atomically(folder / HISTORY_FILE, (json.dumps(state.log_history, indent=1) + "\n").encode())
+        write_json(folder / METRICS_FILE, numbers)
+        write_json(folder / HISTORY_FILE, state.log_history, indent=1)
         draw_training(state.log_history, folder / PLOT_FILE)
         section = training_section(recipe_yaml(self.recipe), measured, state.global_step)
         source = output.push_to_hub or str(folder)

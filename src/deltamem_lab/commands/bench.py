@@ -60,7 +60,7 @@ def generation(
 
     from deltamem.attach import attached
     from deltamem.figures import figure_class
-    from deltamem.files import write_atomically
+    from deltamem.files import write_json
     from deltamem.models.loading import find_adapter
     from deltamem_lab.generation.protocol import measure_generation
     from deltamem_lab.generation.report import draw_outcome, machine_data, outcome_data, print_outcome
@@ -97,7 +97,7 @@ def generation(
             "without": {"lora": missing} if missing else {},
         }
         found = {**facts, **outcome_data(outcome), "machine": machine_data(place)}
-        write_atomically(json_file, (json.dumps(found, indent=2) + "\n").encode())
+        write_json(json_file, found)
     if plot is not None:
         draw_outcome(outcome, plot)
 

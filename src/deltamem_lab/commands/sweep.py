@@ -48,7 +48,7 @@ def sweep(
     for run, why in results.missing.items():
         print(f"Without numbers: {run}: {why}")
     if stopped:
-        print("Stopped, with a checkpoint. The same command goes on.")
+        print("Stopped, with a checkpoint. Run the same command to continue.")
         raise typer.Exit(128 + stopped)
     if results.missing:
         raise typer.Exit(1)
@@ -67,7 +67,7 @@ def auto_size(recipe: "Recipe") -> "Recipe":
 
     sizes = plan_sizes(recipe)
     if stopped := run_sweep(sizes):
-        print("Stopped before the size was found, with a checkpoint. The same command goes on.", file=sys.stderr)
+        print("Stopped before the size was found, with a checkpoint. Run the same command to continue.", file=sys.stderr)
         raise typer.Exit(128 + stopped)
     results = collect(sizes)
     write_all(results)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deltamem.files import write_atomically
+from deltamem.files import write_json
 from deltamem.train.data.told.chats import Chats
 from deltamem_lab.machine import machine
 from deltamem_lab.real import texts, told
@@ -120,7 +120,7 @@ class Results:
         )
         self.data["sections"][name] = {"about": self.about, "seconds": spent, "done": done, "machine": machine()}
         if self.path is not None:
-            write_atomically(self.path, (json.dumps(self.data, indent=1, ensure_ascii=False) + "\n").encode())
+            write_json(self.path, self.data, indent=1, ensure_ascii=False)
 
     def _place(self, name: str) -> Rates:
         place: Rates = self.data.setdefault("share", {}) if name in _SHARES else self.data

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from deltamem.files import write_atomically
+from deltamem.files import write_json
 from deltamem.train.checkpoints import METRICS_FILE
 from deltamem.train.recipe import Recipe
 from deltamem_lab.statistics import Interval
@@ -124,7 +124,7 @@ def write_results(results: Results, folder: Path) -> Path:
         "points": [_described(found) for found in results.points],
     }
     path = folder / RESULTS_FILE
-    write_atomically(path, (json.dumps(told, indent=2) + "\n").encode())
+    write_json(path, told)
     return path
 
 

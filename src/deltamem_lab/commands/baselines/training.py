@@ -1,6 +1,5 @@
 """What the baselines' commands share: a recipe's backbone and data, as texts with the history before the question."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,10 +112,10 @@ def prepare(recipe: Path, changes: Sequence[str]) -> Training:
 
 def write_record(folder: Path, recipe: Path, changes: Sequence[str], made: Mapping[str, Any]) -> None:
     """Writes beside the weights what they were trained with."""
-    from deltamem.files import write_atomically
+    from deltamem.files import write_json
 
     record = {"recipe": str(recipe), "changes": list(changes), **made}
-    write_atomically(folder / _RECORD_FILE, (json.dumps(record, indent=2) + "\n").encode())
+    write_json(folder / _RECORD_FILE, record)
 
 
 def _places(items: int, seed: int) -> Iterator[int]:

@@ -1,6 +1,5 @@
 """``deltamem eval --harness``: tasks of lm-evaluation-harness, by the bare backbone and with each adapter."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -63,7 +62,7 @@ def run(methods: Mapping[str, str | None], backbone: "Backbone", recipe: "EvalRe
     Raises:
         ValueError: there is no such task, or the folder holds another run.
     """
-    from deltamem.files import write_atomically
+    from deltamem.files import write_json
     from deltamem_lab.harness.records import begin, keep
     from deltamem_lab.harness.run import HarnessOptions, run_harness
 
@@ -87,5 +86,5 @@ def run(methods: Mapping[str, str | None], backbone: "Backbone", recipe: "EvalRe
                 found = run_harness(backbone.model, backbone.tokenizer, options, **backbone.template)
             answered += keep(output, task, method, adapter, backbone, found)
             # Comes last, so that it tells that all records are there.
-            write_atomically(whole, (json.dumps(found, indent=2, default=str) + "\n").encode())
+            write_json(whole, found, default=str)
     return answered

@@ -94,4 +94,4 @@ def print_plan(
     for name, reason in missing.items():
         print(f"{name}: its data is not here: {reason}")
     for said in too_long:
-        print(f"No room, and a run would end there: {said}")
+        print(f"No room; a run would stop there: {said}")

@@ -125,7 +125,7 @@ def finish(output: Path, answered: int, as_json: bool, *, quiet: bool) -> None:
     print_summary(tasks)
     for name, reason in absent.items():
         print(f"{name}: not run: {reason}")
-    print(f"\nAnswered {answered:,} questions now; records in {output}. A page of it: deltamem report {output}")
+    print(f"\nAnswered {answered:,} questions now; records in {output}. For a report: deltamem report {output}")
 
 
 def _left(now: "Progress") -> str:

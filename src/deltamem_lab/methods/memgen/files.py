@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deltamem.files import write_atomically
+from deltamem.files import write_atomically, write_json
 from deltamem.version import __version__
 from deltamem_lab.methods.bare import backbone_fingerprint
 from deltamem_lab.methods.lora import LoraPlan, load_lora, lora_fingerprint, save_lora
@@ -54,7 +54,7 @@ def save_weaver(model: Any, weaver: Weaver, folder: str | Path, base: str = "") 
     save_lora(model, folder / _LORA_FOLDER, weaver.name, plan.lora, base)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in weaver.state_dict().items()}
     write_atomically(folder / _TENSOR_FILE, save(tensors, {"format": "pt"}))
-    write_atomically(folder / CONFIG_FILE, (json.dumps(description, indent=2) + "\n").encode())
+    write_json(folder / CONFIG_FILE, description)
 
 
 def load_weaver(model: Any, folder: str | Path, name: str) -> Weaver:

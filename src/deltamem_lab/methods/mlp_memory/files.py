@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from deltamem.files import write_atomically
+from deltamem.files import write_atomically, write_json
 from deltamem.version import __version__
 from deltamem_lab.methods.bare import backbone_fingerprint
 from deltamem_lab.methods.mlp_memory.network import MlpMemory, MlpShape, feed_forward, without_weights
@@ -69,7 +69,7 @@ def save_memory(memory: MlpMemory, folder: str | Path, model: Any, *, share: flo
         "sha256": _digest(tensors),
     }
     write_atomically(Path(folder) / TENSOR_FILE, save(tensors))
-    write_atomically(Path(folder) / CONFIG_FILE, (json.dumps(description, indent=2) + "\n").encode())
+    write_json(Path(folder) / CONFIG_FILE, description)
 
 
 def load_memory(model: Any, folder: str | Path, name: str) -> None:
