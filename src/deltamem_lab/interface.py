@@ -40,9 +40,9 @@ class Question:
         text: the question as the benchmark asks it.
         answers: every answer that counts as right.
         options: of a multiple choice, in the order shown.
-        category: what the benchmark's table has a column for.
+        category: a column of the benchmark's table.
         subsets: further named groups that are reported apart, such as ``audited``.
-        axes: numbers that the score is drawn against, by name, such as how many tokens ago the answer was told.
+        axes: numbers to draw the score against, by name, such as how many tokens ago the answer was told.
         weights: how much it counts in the mean of a metric, by its name, where that is not 1.
         extra: whatever the task needs to build the prompt or to score, such as evidence ids. Plain JSON data.
     """
@@ -135,7 +135,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class PublishedSize:
-    """How large a data set is as published; tokens are means, at four characters a token where data was at hand.
+    """The published size of a data set; tokens are means, at four characters a token where we had the data.
 
     Attributes:
         items: histories, or questions where there are none.
@@ -157,18 +157,18 @@ class PublishedSize:
 class Task(Protocol):
     """A benchmark.
 
-    A protocol fixes prompts, decoding and scoring. What of the history is visible is not its business: that is the
-    method's, which hands :meth:`prompt` the part to show. With nothing to show the task renders what the benchmark's
-    no-context condition would.
+    A protocol fixes prompts, decoding and scoring. The method decides which part of the history is visible,
+    and passes that part to :meth:`prompt`. With nothing to show, the task renders the benchmark's no-context
+    condition.
 
     Attributes:
         name: as in records and tables.
         revision: of the data: Hub id and commit, or the file's SHA-256.
-        settings: what its answers or scores depend on beside data and protocol, such as the judge.
+        settings: what else its answers or scores depend on, besides data and protocol, such as the judge.
         protocols: the names that every method below takes; the first is the default.
         main_metric: the score that tables show.
         averages: how that score is averaged: over questions, over the means of the categories, or over the means of
-            the sources. The first is the one that published numbers are set beside; where a publication is
+            the sources. The first is compared with published numbers; if a publication is
             ambiguous, all of them are reported.
     """
 
@@ -184,7 +184,7 @@ class Task(Protocol):
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """What its answers or scores depend on beside data and protocol."""
+        """What else its answers or scores depend on."""
         ...
 
     @property
@@ -216,8 +216,8 @@ class Task(Protocol):
             question: one of its questions.
             history: the part of the item's history to show, in its order; empty for none. Entries may be excerpts.
             protocol: one of :attr:`protocols`.
-            budget: the room, for protocols that say themselves what gives way. If a prompt is too long all the
-                same, it is asked for again with less history.
+            budget: the room, for protocols that decide what to leave out. If a prompt is still too long, it is
+                requested again with less history.
         """
         ...
 
@@ -292,9 +292,9 @@ class Method(Protocol):
 
     Attributes:
         name: as in records and tables.
-        stranger: whether, as a control, it is given another item's history to read.
-        needs_history: whether it is left out where an item has no history, because it would be another method then.
-        fingerprint: of what was trained for it, such as an adapter; empty if nothing was.
+        stranger: whether, as a control, it gets another item's history to read.
+        needs_history: whether to leave it out if an item has no history, because it would then be another method.
+        fingerprint: that of what was trained for it, such as an adapter; empty if nothing was.
     """
 
     @property
@@ -304,21 +304,21 @@ class Method(Protocol):
 
     @property
     def stranger(self) -> bool:
-        """Whether it is given another item's history."""
+        """Whether it gets another item's history."""
         ...
 
     @property
     def needs_history(self) -> bool:
-        """Whether it is left out where there is no history."""
+        """Whether to leave it out if there is no history."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Of what was trained for it."""
+        """The fingerprint of what was trained for it."""
         ...
 
     def reset(self, seed: int) -> None:
-        """Forgets everything; what is random follows from ``seed`` and what is observed."""
+        """Forgets everything; random choices depend on ``seed`` and on what is observed."""
         ...
 
     def observe(self, history: Sequence[Entry]) -> None:
@@ -326,7 +326,7 @@ class Method(Protocol):
         ...
 
     def answer(self, asks: Sequence[Ask]) -> list[Answer]:
-        """Answers questions, each as if it were the only one; what was observed stays as it is."""
+        """Answers questions, each as if it were the only one; this does not change what was observed."""
         ...
 
 

@@ -62,15 +62,15 @@ class SuiteTraining:
 
 @dataclass(frozen=True)
 class Suite:
-    """What is run together.
+    """What runs together.
 
     Attributes:
         tasks: the tasks.
         methods: the methods; every one that the adapters allow by default.
-        more: methods that are run beside those if what they need is there, and else named with what they lack.
+        more: methods that also run if what they need is there; otherwise they are named with what they lack.
         trainings: what it trains first.
-        limit: the most items a task; all by default.
-        seconds: about how long the answers of a seed take on an idle core, where that is known.
+        limit: the most items of each task; all by default.
+        seconds: about how long the answers of a seed take on an idle core, if known.
         embedded: on the package's own backbone.
     """
 

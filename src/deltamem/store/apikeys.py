@@ -26,10 +26,10 @@ _BY_DIGEST = select(api_keys).where(api_keys.c.digest == bindparam("wanted"))
 
 
 class ApiKeys:
-    """The API keys in a store's database. A key is kept as its SHA-256: it has 256 random bits, so it needs no salt.
+    """The API keys in a store's database, kept as their SHA-256: a key has 256 random bits, so it needs no salt.
 
     Args:
-        store: an open store; it is not closed with this object.
+        store: an open store; you close it yourself.
     """
 
     def __init__(self, store: SessionStore) -> None:
@@ -37,7 +37,7 @@ class ApiKeys:
         self._noted: dict[str, datetime] = {}
 
     def create(self, tenant: str, label: str | None = None, limits: KeyLimits | None = None) -> NewKey:
-        """A new key for a tenant. Its secret is in the answer and nowhere else.
+        """Creates a key for a tenant. Only the answer has its secret.
 
         Raises:
             InvalidError: the tenant's name, the label or a limit is malformed.
@@ -63,7 +63,7 @@ class ApiKeys:
         return NewKey(secret, record)
 
     def list(self, tenant: str | None = None) -> tuple[KeyRecord, ...]:
-        """The keys of a tenant, or of all; the oldest first, the revoked ones too."""
+        """The keys of a tenant, or of all tenants, oldest first, with the revoked ones."""
         wanted = select(api_keys).order_by(api_keys.c.created, api_keys.c.id)
         if tenant is not None:
             wanted = wanted.where(api_keys.c.tenant == check_name("tenant", tenant))
@@ -71,12 +71,12 @@ class ApiKeys:
             return tuple(_record(row) for row in connection.execute(wanted))
 
     def any_active(self) -> bool:
-        """Whether any key of any tenant opens something."""
+        """Whether any tenant has an active key."""
         with self._database.read() as connection:
             return connection.execute(_ACTIVE).first() is not None
 
     def revoke(self, key_id: str) -> KeyRecord:
-        """Makes a key open nothing, from now on; revoking it twice changes nothing.
+        """Revokes a key at once; revoking it twice changes nothing.
 
         Raises:
             NotFoundError: there is no such key.
@@ -91,9 +91,9 @@ class ApiKeys:
         return _record(row)
 
     def authenticate(self, secret: str) -> KeyRecord | None:
-        """The record of a key that opens something; ``None`` for any other text.
+        """The record of an active key; ``None`` for any other text.
 
-        What time this takes depends on the text's SHA-256 alone, which tells nothing about the keys there are.
+        The time that this takes depends only on the text's SHA-256, so it reveals nothing about the keys.
         """
         digest = _digest(secret)
         with self._database.read() as connection:

@@ -21,7 +21,7 @@ _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class StateKeys:
-    """The keys of a store, by their ids; the first is the one that new rows are encrypted with.
+    """The keys of a store, by their ids; the first encrypts new rows.
 
     Args:
         keys: for each id 32 random bytes.
@@ -60,7 +60,7 @@ class StateKeys:
         """Keys written as ``id:base64,id2:base64``.
 
         Raises:
-            EncryptionError: they are not written so, or an id comes twice.
+            EncryptionError: they are malformed, or an id comes twice.
         """
         keys: dict[str, bytes] = {}
         for number, part in enumerate(text.split(","), 1):
@@ -93,7 +93,7 @@ class StateKeys:
 
     @staticmethod
     def generate(key_id: str) -> str:
-        """A new key as ``id:base64``, to be put first in the environment variable."""
+        """A new key as ``id:base64``; put it first in the environment variable."""
         return f"{key_id}:{base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()}"
 
     def encrypt(self, data: bytes, context: bytes) -> bytes:
@@ -105,7 +105,7 @@ class StateKeys:
         """The inverse of :meth:`encrypt`.
 
         Raises:
-            EncryptionError: there is no key of that id, it is another key, or the data or the context changed.
+            EncryptionError: there is no key of that id, the key is another one, or the data or the context changed.
         """
         from cryptography.exceptions import InvalidTag
 

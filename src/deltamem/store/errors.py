@@ -2,14 +2,14 @@
 
 
 class StoreError(ValueError):
-    """The store refuses, or cannot do, what was asked of it.
+    """The store refuses a request, or cannot carry it out.
 
     Args:
         message: what is wrong and what to do, for whoever runs the store.
-        public: the same for a client of a server, where the message names the database or quotes its driver.
+        public: the text for a server's clients, if the message names the database or quotes its driver.
 
     Attributes:
-        public: what a client may be told.
+        public: the text that clients may see.
     """
 
     def __init__(self, message: str, public: str | None = None) -> None:
@@ -18,7 +18,7 @@ class StoreError(ValueError):
 
 
 class InvalidError(StoreError):
-    """An argument is not one that a store takes: a name with a slash, a label with a line break."""
+    """An argument is not valid, such as a name with a slash or a label with a line break."""
 
 
 class NotFoundError(StoreError):
@@ -30,7 +30,7 @@ class ExistsError(StoreError):
 
 
 class ConflictError(StoreError):
-    """The session has moved on since the version that this write started from.
+    """Another write came first: the session has moved on from the version that this write started from.
 
     Attributes:
         head: the number of the version it is at.
@@ -45,11 +45,11 @@ class ConflictError(StoreError):
 
 
 class FrozenError(StoreError):
-    """The session is frozen: it can be read and forked, not written."""
+    """The session is frozen: you can read and fork it, but not write to it."""
 
 
 class FingerprintError(StoreError):
-    """The memory was written by another adapter than the one that wants it."""
+    """Another adapter wrote the memory."""
 
 
 class EncryptionError(StoreError):
@@ -61,4 +61,4 @@ class SchemaError(StoreError):
 
 
 class UnavailableError(StoreError):
-    """The database is locked, full or out of reach; the same store works again once it is not."""
+    """The database is locked, full or not reachable; the same store works again once that is over."""

@@ -12,7 +12,7 @@ class SessionRecord:
 
     Attributes:
         tenant: whose it is.
-        session: its name, one of its kind within the tenant.
+        session: its name, unique within the tenant.
         head: the number of its current version.
         fingerprint: of the adapter that wrote the current version.
         tokens: how many tokens the current version has written.
@@ -20,7 +20,7 @@ class SessionRecord:
         frozen: whether writes are refused.
         created: when, in UTC; so are the other times.
         updated: when the current version was made.
-        expires: from when on the session is gone, or ``None``.
+        expires: when the session expires, or ``None``.
         origin: for a fork, the session and the version it was taken from.
     """
 
@@ -44,7 +44,7 @@ class VersionInfo:
     Attributes:
         number: 1 for the first, one more for each that follows; the head's is the highest.
         parent: the version that was the head before it; ``None`` for the first.
-        origin: for a rollback, the version whose memory it took up again.
+        origin: for a rollback, the version whose memory it restored.
         kind: ``create``, ``fork``, ``rollback``, or what the writer called it: ``turn``, ``observe``, …
         tokens: how many tokens the memory has written.
         fingerprint: of the adapter that wrote it.
@@ -69,7 +69,7 @@ class Version(VersionInfo):
 
 @dataclass(frozen=True)
 class Commit:
-    """A version to be added after a session's head; what :meth:`SessionStore.commit` takes.
+    """A version to add after a session's head, for :meth:`SessionStore.commit`.
 
     Attributes:
         tenant: whose.
@@ -78,9 +78,9 @@ class Commit:
         state: the new memory.
         tokens: how many tokens it has written.
         kind: ``turn``, ``observe``, ``import``, ``forget``, or another word. After an import or a forget the log
-            begins anew, as the memory does.
+            starts again, as the memory does.
         messages: what was said, as mappings that JSON can hold.
-        fingerprint: of the adapter; that of the version before if ``None``. An import or a forget may bring another.
+        fingerprint: the adapter's; ``None`` takes the previous version's. An import or a forget may change it.
         begin: an empty memory that the new one was made from, added before it in the same transaction; needs
             ``fingerprint``. With the parent 0 it is version 1 of a session that is made, after another parent a
             ``forget``.
@@ -100,7 +100,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A turn of another past; what :meth:`SessionStore.rewrite` takes.
+    """A turn of a new past, for :meth:`SessionStore.rewrite`.
 
     Attributes:
         kind: as a commit's.
@@ -124,7 +124,7 @@ class StoredMessage:
     Attributes:
         position: its number within the session; gaps are turns that were rolled back.
         version: the version it was committed with.
-        message: what was committed: a role, a content, and whatever else the writer gave.
+        message: the committed message: role, content, and anything else that the writer gave.
         created: when, in UTC.
     """
 
@@ -156,7 +156,7 @@ class StoreStats:
         state_bytes: of all versions' memories.
         message_bytes: of all messages.
         rows_by_key: versions and messages by the id of the key that encrypts them, ``None`` where none does.
-        api_keys: how many API keys open something.
+        api_keys: how many API keys are active.
     """
 
     schema_version: int
@@ -173,7 +173,7 @@ class StoreStats:
 
 @dataclass(frozen=True)
 class KeyLimits:
-    """What one API key may do; ``None`` leaves it to the server's own limits.
+    """What one API key may do; ``None`` means the server's own limits.
 
     Attributes:
         requests_per_minute: how many requests.
@@ -191,14 +191,14 @@ class KeyRecord:
     """An API key, without the key.
 
     Attributes:
-        id: what to call it when revoking it.
+        id: its name for revoking it.
         tenant: whose sessions it opens.
         label: a line for people, or ``None``.
         hint: how the key begins.
         limits: what it may do.
         created: when, in UTC; so are the other times.
         last_used: to the minute; ``None`` if never.
-        revoked: since when it opens nothing; ``None`` while it does.
+        revoked: when it was revoked; ``None`` while it is active.
     """
 
     id: str
@@ -213,7 +213,7 @@ class KeyRecord:
 
 @dataclass(frozen=True)
 class NewKey:
-    """A key that was just made: the only time that ``secret`` can be read."""
+    """A new key; you can read ``secret`` only here."""
 
     secret: str = field(repr=False)
     record: KeyRecord

@@ -95,11 +95,11 @@ _log = logging.getLogger(__name__)
 
 
 class Changes(TypedDict, total=False):
-    """What can be changed of a session.
+    """What you can change about a session.
 
     Attributes:
         label: a line for people, or none.
-        expires: from when on the session is gone; ``None`` for never.
+        expires: when the session expires; ``None`` for never.
         frozen: whether writes are refused.
     """
 
@@ -111,10 +111,10 @@ class Changes(TypedDict, total=False):
 class SessionStore:
     """Sessions in a database, SQLite or PostgreSQL, used by any number of threads and processes.
 
-    What a method has returned is durable. Every method works within one tenant, and what another tenant
-    has looks as if it did not exist. Memories are opaque bytes, as ``state_to_bytes`` makes them.
-    Any method may raise :class:`UnavailableError` (locked, full, out of reach: nothing was written, and the
-    same store goes on when the cause is gone) and :class:`InvalidError` (a malformed name or argument).
+    Once a method returns, its change is durable. Every method works within one tenant, and another tenant's
+    data looks as if it did not exist. Memories are opaque bytes, as ``state_to_bytes`` makes them.
+    Any method may raise :class:`UnavailableError` (locked, full, not reachable: nothing was written, and the
+    same store works again once that is over) and :class:`InvalidError` (a malformed name or argument).
 
     Make one with :meth:`open`, and close it, or use it in a ``with`` statement.
     """
@@ -130,7 +130,7 @@ class SessionStore:
         timeout: float = 10.0,
         create: bool = True,
     ) -> Self:
-        """Opens a database and makes its tables, if need be.
+        """Opens a database and creates its tables if needed.
 
         Args:
             url: ``sqlite:///file``, ``sqlite://`` (in memory, gone when closed) or
@@ -139,12 +139,12 @@ class SessionStore:
             keep_messages: whether the messages given to :meth:`commit` are stored.
             keep_versions: how many of a session's last versions are kept; ``None`` keeps all.
             timeout: seconds that a call waits for another writer's lock.
-            create: make the database's file and tables where there are none.
+            create: create the database's file and tables if there are none.
 
         Raises:
-            NotFoundError: there is no store, and none is to be made.
+            NotFoundError: there is no store, and ``create`` is false.
             InvalidError: the URL is none of these, or ``keep_versions`` is not positive.
-            SchemaError: the tables are those of a newer deltamem, or the file is no database.
+            SchemaError: a newer deltamem made the tables, or the file is not a database.
             UnavailableError: the database cannot be reached or written.
             ImportError: PostgreSQL's driver is not installed.
         """
@@ -206,7 +206,7 @@ class SessionStore:
             state: its memory, empty or not.
             tokens: how many tokens that memory has written.
             label: a line for people, stored as plain text.
-            expires: from when on the session is gone; never by default.
+            expires: when the session expires; never by default.
 
         Raises:
             ExistsError: the tenant has a session of that name.
@@ -247,8 +247,8 @@ class SessionStore:
             search: only those whose name or label holds this text, in any case.
             limit: how many, up to 1000.
             after: the ``after`` of the page before.
-            order: by ``updated``, as people look for them; or by ``created``, where a session that is
-                written between two pages cannot move from one to the other.
+            order: by ``updated``, as people look for them; or by ``created``, so that a session written
+                between two pages cannot move from one to the other.
         """
         check_name("tenant", tenant)
         label, search = check_label(label), check_label(search)
@@ -284,12 +284,12 @@ class SessionStore:
             tenant: whose.
             session: which.
             version: which version.
-            expect: the fingerprint of the adapter that is going to use it.
+            expect: the fingerprint of the adapter that will use it.
             writable: refuse a session that is frozen.
 
         Raises:
             NotFoundError: the session or the version is not there.
-            FrozenError: the session is frozen, and was asked for to be written.
+            FrozenError: the session is frozen, and ``writable`` is set.
             FingerprintError: the memory belongs to another adapter than the expected one.
             EncryptionError: the memory cannot be decrypted.
         """
@@ -314,7 +314,7 @@ class SessionStore:
     def versions(
         self, tenant: str, session: str, *, limit: int = 100, before: int | None = None
     ) -> tuple[VersionInfo, ...]:
-        """The session's timeline as far as it is kept, the latest first.
+        """The kept part of the session's timeline, latest first.
 
         Args:
             tenant: whose.
@@ -349,7 +349,7 @@ class SessionStore:
     ) -> tuple[StoredMessage, ...]:
         """The last messages that led to a version (the head by default), oldest first.
 
-        Those of turns that were rolled back are not among them; a version they led to still has them.
+        Messages of rolled-back turns are not among them; a version that they led to still has them.
         A store that keeps no messages has none.
 
         Args:
@@ -379,7 +379,7 @@ class SessionStore:
 
         Raises:
             NotFoundError: the session is not there.
-            ConflictError: ``parent`` is no longer the head, or the session to be made is there; nothing was changed.
+            ConflictError: ``parent`` is no longer the head, or the new session exists already; nothing was changed.
             FrozenError: the session is frozen.
             FingerprintError: a turn was made with another adapter than the version before it.
         """
@@ -389,8 +389,8 @@ class SessionStore:
     def commit_all(self, commits: Sequence[Commit]) -> Sequence[Version | Exception]:
         """Several commits in one transaction, which waits for the disk once.
 
-        Each is there in whole or not at all, and one that is refused leaves the others as they are. None is durable
-        before all are.
+        Each is stored whole or not at all, and a refused one does not affect the others. None is durable before all
+        are.
 
         Returns:
             for each its version, or what :meth:`commit` would have raised.
@@ -426,7 +426,7 @@ class SessionStore:
             new: the new session's name; a random one by default.
             version: from which version; the head by default.
             label: the new session's label.
-            expires: from when on the new session is gone.
+            expires: when the new session expires.
 
         Raises:
             NotFoundError: the session or the version is not there.
@@ -454,14 +454,14 @@ class SessionStore:
         turns: int | None = None,
         parent: int | None = None,
     ) -> Version:
-        """Takes up an earlier memory again, as a new version; what it undoes stays in the timeline.
+        """Restores an earlier memory as a new version; what it undoes stays in the timeline.
 
         Args:
             tenant: whose.
             session: which.
-            version: the version to take up again; or
+            version: the version to restore; or
             turns: how many turns to undo, with whatever was observed since.
-            parent: the version that is thought to be the head, to be told if it is not.
+            parent: the version that you expect to be the head; if it is not, you get an error.
 
         Raises:
             NotFoundError: the session or the version is not there.
@@ -492,16 +492,16 @@ class SessionStore:
         turns: Sequence[Rewritten],
         empty: bytes,
     ) -> Version:
-        """Puts another past in the place of the one since a version, in one transaction; the old one is gone for good.
+        """Replaces what came since a version by another past, in one transaction; the old past is gone for good.
 
         The versions after ``base`` and the messages that only they held are deleted.
 
         Args:
             tenant: whose.
             session: which.
-            parent: the version that is thought to be the head.
-            base: the last version that stays, taken up again as the first of the new ones; ``None`` begins with
-                ``empty``, and nothing stays.
+            parent: the version that you expect to be the head.
+            base: the last version that stays, and the start of the new ones; with ``None`` nothing stays, and the
+                new past starts with ``empty``.
             turns: what follows it.
             empty: an empty memory.
 
@@ -546,11 +546,11 @@ class SessionStore:
         return version
 
     def change(self, tenant: str, session: str, **changes: Unpack[Changes]) -> SessionRecord:
-        """Changes what is given, all of it or nothing: ``label``, ``expires``, ``frozen``.
+        """Changes the given fields together or not at all: ``label``, ``expires``, ``frozen``.
 
         Raises:
             NotFoundError: the session is not there.
-            InvalidError: a value is not one.
+            InvalidError: a value is not valid.
         """
         place = place_of(tenant, session)
         if "label" in changes:
@@ -568,7 +568,7 @@ class SessionStore:
     def prune(self, tenant: str, session: str, keep: int = 1) -> SessionRecord:
         """Deletes all but the last ``keep`` versions, and the messages that only those held.
 
-        After a commit of the kind ``forget`` this is what makes the forgotten irrecoverable.
+        After a commit of the kind ``forget`` this makes the forgotten irrecoverable.
 
         Raises:
             NotFoundError: the session is not there.
@@ -596,10 +596,10 @@ class SessionStore:
         self.database.scrub()
 
     def check(self) -> None:
-        """Asks the database for the version of its tables: raises if the store is not ready to serve.
+        """Checks the version of the database's tables, and raises if the store is not ready to serve.
 
         Raises:
-            SchemaError: the tables are gone, or were made newer while this process ran.
+            SchemaError: the tables are gone, or were upgraded while this process ran.
         """
         with self.database.read() as connection:
             found = found_version(connection)
@@ -608,10 +608,10 @@ class SessionStore:
         check_version(found)
 
     def check_keys(self) -> None:
-        """Makes sure that this process can read what is there and will not write beside it in plain text.
+        """Makes sure that this process can read the store, and will not write plain text beside encrypted rows.
 
-        A server asks this before it starts, and while it runs. Rows from before there were keys are no reason to
-        refuse; :meth:`stats` counts them and :meth:`rekey` encrypts them.
+        A server checks this before it starts, and while it runs. Plain rows from before there were keys are not an
+        error; :meth:`stats` counts them and :meth:`rekey` encrypts them.
 
         Raises:
             EncryptionError: rows are encrypted, and the store was opened without keys, without theirs, or with
@@ -621,7 +621,7 @@ class SessionStore:
             upkeep.check_keys(connection, self._keys)
 
     def stats(self, tenant: str | None = None) -> StoreStats:
-        """How much is stored, of all tenants or of one; it goes through everything, so it takes a while."""
+        """How much is stored, for all tenants or one; it reads everything, so it takes a while."""
         if tenant is not None:
             check_name("tenant", tenant)
         with self.database.read() as connection:
@@ -638,9 +638,9 @@ class SessionStore:
             return upkeep.count_surplus(connection, check_number("keep", keep))
 
     def purge_expired(self, moment: datetime | None = None) -> int:
-        """Deletes the sessions, of all tenants, that have expired, and returns how many there were.
+        """Deletes the expired sessions of all tenants, and returns how many there were.
 
-        It goes by small transactions, beside running servers; they do it themselves every minute.
+        It works in small transactions beside running servers, which do it themselves every minute.
         """
         gone = upkeep.purge(self.database, check_moment(moment) or now())
         if gone:
@@ -650,8 +650,8 @@ class SessionStore:
     def trim(self, keep: int) -> int:
         """Deletes all but the last ``keep`` versions of every session, of all tenants; returns how many.
 
-        A server does so with each commit; this is for sessions that nobody writes to any more after it was told to
-        keep fewer. It goes by small transactions and can be broken off and repeated, beside running servers.
+        A server does so with each commit; use this for sessions that nobody writes to any more, after you told it to
+        keep fewer. It works in small transactions beside running servers; you can stop and repeat it.
         """
         gone = upkeep.trim(self.database, check_number("keep", keep))
         if gone:
@@ -659,10 +659,10 @@ class SessionStore:
         return gone
 
     def rekey(self) -> int:
-        """Encrypts every row that is not encrypted with the current key anew; returns how many there were.
+        """Encrypts every row that is not yet under the current key; returns how many there were.
 
-        It goes by small transactions and can be broken off and repeated, beside a server that runs with the
-        same keys. Once it has returned, and every server has the new key first, the old keys can go.
+        It works in small transactions beside servers that run with the same keys; you can stop and repeat it. Once it
+        has returned, and every server has the new key first, you can remove the old keys.
 
         Raises:
             EncryptionError: the store was opened without keys, or a row cannot be decrypted.
@@ -672,7 +672,7 @@ class SessionStore:
         return rows
 
     def delete_tenant(self, tenant: str) -> int:
-        """Deletes everything a tenant has, API keys too, and returns how many sessions that were."""
+        """Deletes everything of a tenant, API keys too, and returns how many sessions there were."""
         check_name("tenant", tenant)
         with self.database.write() as connection:
             connection.execute(delete(api_keys).where(api_keys.c.tenant == tenant))

@@ -67,7 +67,7 @@ def auto_size(recipe: "Recipe") -> "Recipe":
 
     sizes = plan_sizes(recipe)
     if stopped := run_sweep(sizes):
-        print("Stopped before the size was found, with a checkpoint. Run the same command to continue.", file=sys.stderr)
+        print("Stopped before a size was found, with a checkpoint. Run the same command to continue.", file=sys.stderr)
         raise typer.Exit(128 + stopped)
     results = collect(sizes)
     write_all(results)

@@ -84,8 +84,8 @@ class BackboneMethod(ABC):
         backbone: what answers.
 
     Attributes:
-        adapted: whether it is about an adapter of the backbone, and so can be asked for once for each.
-        weights: what was trained for it, if that is no adapter.
+        adapted: whether it uses an adapter of the backbone, so that each adapter gives a method.
+        weights: what was trained for it, if that is not an adapter.
     """
 
     stranger = False
@@ -95,12 +95,12 @@ class BackboneMethod(ABC):
 
     @classmethod
     def build(cls, name: str, backbone: Backbone, adapter: str, options: MethodOptions, **arguments: Any) -> Self:
-        """Makes it as the command line asks for it: by default of the name, the backbone and, if adapted, the adapter.
+        """Makes it for the command line: by default from the name, the backbone and, if adapted, the adapter.
 
         Args:
             name: as in records and tables.
             backbone: what answers.
-            adapter: which adapter of it the method is about; empty if none.
+            adapter: which adapter of it the method uses; empty for none.
             options: of all methods.
             arguments: of the class.
         """
@@ -160,7 +160,7 @@ class BackboneMethod(ABC):
         return
 
     def keep(self, history: Sequence[Entry]) -> int:
-        """Takes in more of a history, which is in :attr:`history` too; how many tokens a model read for it."""
+        """Receives more of a history, which is in :attr:`history` too; returns how many tokens a model read for it."""
         return 0
 
     @abstractmethod
@@ -168,12 +168,12 @@ class BackboneMethod(ABC):
         """The part of the history that each prompt shows, and notes for the record."""
 
     def say(self, prompts: list[list[Message]], asks: list[Ask]) -> list[Generated]:
-        """The answers to prompts, all of which are decoded alike."""
+        """The answers to prompts, all with the same decoding."""
         return self.backbone.generate(prompts, asks[0].decoding)
 
     @property
     def fingerprint(self) -> str:
-        """Of what was trained for it."""
+        """The fingerprint of what was trained for it."""
         return ""
 
     @property
@@ -182,13 +182,13 @@ class BackboneMethod(ABC):
         return 0
 
     def fitted(self, ask: Ask, shown: Sequence[Entry]) -> tuple[list[Message], bool]:
-        """The prompt that shows as much of a part of the history as there is room for.
+        """The prompt that shows as much of a part of the history as fits.
 
         Returns:
             the messages, and whether some of it was left out.
 
         Raises:
-            NoRoomError: the question alone has none; the message names it.
+            NoRoomError: the question does not fit even alone; the message names it.
         """
         try:
             return fit(ask.render, shown, self.room(ask.decoding))
