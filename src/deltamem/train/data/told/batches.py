@@ -15,8 +15,6 @@ from deltamem.train.data.told.rendering import Renderer
 from deltamem.train.episodes import Episode, EpisodeBatch, collate, evenly
 from deltamem.train.strangers import Strangers
 
-# How words are put is learned soon, and each trained token costs a pass through the output layer.
-_LEAD_SHARE = 0.25
 # The most tokens of a long history that are written by one forward pass.
 _PASSAGE = 512
 
