@@ -26,7 +26,8 @@ _INSTRUCTIONS = (
     "sure that is and the words it is from. It can be wrong: say so where confidence is low. forget takes things out."
 )
 Session = Annotated[
-    str | None, Field(pattern=f"^{NAME_PATTERN}$", max_length=128, description="Whose memory; a default if left out.")
+    str | None,
+    Field(pattern=f"^{NAME_PATTERN}$", max_length=128, description="Whose memory; by default the default session."),
 ]
 
 
@@ -117,7 +118,7 @@ def mcp_server(client: httpx.AsyncClient, session: str = "default") -> "MCPServe
 def _add_tools(mcp: "MCPServer[Any]", api: Api) -> None:
     @mcp.tool()
     async def remember(
-        text: Annotated[str, Field(min_length=1, description="What to remember, as somebody would say it.")],
+        text: Annotated[str, Field(min_length=1, description="What to remember, in natural words.")],
         session: Session = None,
     ) -> dict[str, Any]:
         """Write something to a memory."""
@@ -126,8 +127,10 @@ def _add_tools(mcp: "MCPServer[Any]", api: Api) -> None:
 
     @mcp.tool()
     async def recall(
-        questions: Annotated[list[str] | None, Field(description="A profile of the user is asked if left out.")] = None,
-        threshold: Annotated[float, Field(ge=0, le=1, description="The least confidence of what is known.")] = 0.5,
+        questions: Annotated[
+            list[str] | None, Field(description="Questions to ask; by default a profile of the user.")
+        ] = None,
+        threshold: Annotated[float, Field(ge=0, le=1, description="The least confidence that counts as known.")] = 0.5,
         session: Session = None,
     ) -> dict[str, Any]:
         """What a memory knows, how sure that is, and the words that it is from. What it does not know it says so."""
@@ -158,8 +161,8 @@ def _add_tools(mcp: "MCPServer[Any]", api: Api) -> None:
 
     @mcp.tool()
     async def forget(
-        text: Annotated[str | None, Field(description="Words of what to forget, such as a name.")] = None,
-        question: Annotated[str | None, Field(description="With answer, where the text was not kept.")] = None,
+        text: Annotated[str | None, Field(description="Words that say what to forget, such as a name.")] = None,
+        question: Annotated[str | None, Field(description="With answer, if the text was not kept.")] = None,
         answer: str | None = None,
         everything: Annotated[bool, Field(description="Empty the memory.")] = False,
         session: Session = None,
@@ -175,7 +178,7 @@ def _add_tools(mcp: "MCPServer[Any]", api: Api) -> None:
 
     @mcp.tool(name="list")
     async def list_sessions(
-        search: Annotated[str | None, Field(description="A part of names or labels.")] = None,
+        search: Annotated[str | None, Field(description="Text to find in names and labels.")] = None,
     ) -> dict[str, Any]:
         """The memories that there are, the latest first."""
         found = await api.get("/v1/sessions", search=search)

@@ -91,7 +91,7 @@ class OutputItem(Options):
 
 
 class ReasoningItem(Options):
-    """Accepted and not used."""
+    """Accepted and ignored."""
 
     type: Literal["reasoning"]
     id: str | None = None
@@ -145,7 +145,7 @@ class TextOptions(Options):
     """How the text is to be."""
 
     format: FlatFormat | None = None
-    verbosity: str | None = Field(default=None, description="Accepted and not used.")
+    verbosity: str | None = Field(default=None, description="Accepted and ignored.")
 
 
 class ConversationId(Options):
@@ -173,7 +173,7 @@ class ResponseRequest(Options):
     instructions: WholeText | None = None
     previous_response_id: str | None = Field(default=None, description="The response to continue from.")
     conversation: SessionName | ConversationId | None = Field(default=None, description="The memory session to use.")
-    store: bool = Field(default=True, description="Whether the response can be gone on from.")
+    store: bool = Field(default=True, description="Whether you can continue from the response.")
     stream: bool = False
     tools: Annotated[list[FlatTool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedFlat | None = None
@@ -184,7 +184,7 @@ class ResponseRequest(Options):
     text: TextOptions | None = None
     memory: MemoryOptions | None = None
     metadata: dict[str, str] | None = None
-    user: str | None = Field(default=None, description="Accepted and not used, like those after it.")
+    user: str | None = Field(default=None, description="Accepted and ignored, like those after it.")
     reasoning: dict[str, Any] | None = None
     include: list[str] | None = None
     truncation: Literal["auto", "disabled"] | None = None

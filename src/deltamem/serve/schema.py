@@ -102,11 +102,11 @@ class MemoryOptions(Options):
         default=None, description="The session; the same as the header X-Memory-Session."
     )
     mode: Literal["read_write", "read_only", "off"] = "read_write"
-    must_exist: bool = Field(default=False, description="404 instead of a new session.")
-    fresh: bool = Field(default=False, description="Leave the session's memory behind and start fresh.")
+    must_exist: bool = Field(default=False, description="Answer 404 instead of creating a session.")
+    fresh: bool = Field(default=False, description="Start with an empty memory and leave the session's old one behind.")
     roles: Roles = Field(default=["user", "assistant", "tool"], description="Whose messages are written.")
     state: str | None = Field(default=None, description="A memory from return_state, instead of a session.")
-    return_state: bool = Field(default=False, description="Hand the memory after the turn to the client, signed.")
+    return_state: bool = Field(default=False, description="Send the client the memory after the turn, signed.")
 
     @property
     def uses_memory(self) -> bool:
@@ -160,7 +160,7 @@ class ChatMessage(Options):
     """A message. Those that OpenAI's clients make of an answer may be sent back whole."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content = Field(default="", description="May be null, or left out, in an assistant's message alone.")
+    content: Content = Field(default="", description="Only an assistant's message may have null, or leave it out.")
     name: str | None = None
     tool_call_id: str | None = None
     refusal: None = None
@@ -232,12 +232,15 @@ class StructuredOutputs(Options):
 class Generation(Options):
     """What both kinds of completion take; null is the default."""
 
-    model: str = Field(default="", description="Any; the server has one model.")
+    model: str = Field(default="", description="Any name; the server has one model.")
     max_tokens: MaxTokens | None = None
     temperature: float | None = Field(default=None, ge=0, le=2, description="The model's own, or 1, by default.")
     top_p: float | None = Field(default=None, gt=0, le=1, description="The model's own, or 1, by default.")
     top_k: int | None = Field(
-        default=None, ge=-1, lt=2**31, description="Of so many tokens; 0 and -1 of all. The model's own by default."
+        default=None,
+        ge=-1,
+        lt=2**31,
+        description="Choose among this many likeliest tokens; 0 and -1 mean all. By default the model's own.",
     )
     min_p: float | None = Field(default=None, ge=0, le=1, description="The model's own, or 0, by default.")
     repetition_penalty: float | None = Field(
@@ -256,8 +259,8 @@ class Generation(Options):
     guided_regex: str | None = Field(default=None, description="structured_outputs.regex by its older name.")
     guided_choice: Choices | None = Field(default=None, description="structured_outputs.choice by its older name.")
     guided_grammar: str | None = Field(default=None, description="structured_outputs.grammar by its older name.")
-    ignore_eos: bool = Field(default=False, description="Go on after the end token, up to max_tokens.")
-    user: str | None = Field(default=None, description="Accepted and not used.")
+    ignore_eos: bool = Field(default=False, description="Continue after the end token, up to max_tokens.")
+    user: str | None = Field(default=None, description="Accepted and ignored.")
     memory: MemoryOptions | None = None
     return_state: bool = Field(default=False, description="The same as memory.return_state.")
 
@@ -353,7 +356,7 @@ class Function(Options):
     name: ToolName
     description: str | None = None
     parameters: dict[str, Any] = Field(default={"type": "object", "properties": {}}, description="A JSON schema.")
-    strict: bool | None = Field(default=None, description="Accepted; calls that are required always fit the schema.")
+    strict: bool | None = Field(default=None, description="Accepted; required calls always fit the schema.")
 
 
 class Tool(Body):
@@ -391,7 +394,7 @@ class ChatRequest(Generation):
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
     max_completion_tokens: MaxTokens | None = Field(
-        default=None, description="max_tokens by its newer name; of both the smaller counts."
+        default=None, description="The newer name of max_tokens; the smaller of both counts."
     )
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
@@ -399,11 +402,11 @@ class ChatRequest(Generation):
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: ToolChoice | None = Field(default=None, description="auto by default.")
     parallel_tool_calls: bool | None = Field(
-        default=None, description="Whether several calls may be made at once; where calls are required, true allows it."
+        default=None, description="Whether several calls may come at once; for required calls only if true."
     )
-    metadata: dict[str, str] | None = Field(default=None, description="Accepted and not used.")
-    store: bool | None = Field(default=None, description="Accepted and not used.")
-    service_tier: str | None = Field(default=None, description="Accepted and not used.")
+    metadata: dict[str, str] | None = Field(default=None, description="Accepted and ignored.")
+    store: bool | None = Field(default=None, description="Accepted and ignored.")
+    service_tier: str | None = Field(default=None, description="Accepted and ignored.")
 
     @model_validator(mode="after")
     def _alternatives(self) -> "ChatRequest":
@@ -459,8 +462,8 @@ class CreateSession(Body):
 
     session: SessionName | None = Field(default=None, description="Its name; a random one by default.")
     label: Label | None = None
-    expires_in: Seconds | None = Field(default=None, description="Seconds after which it is gone.")
-    state: str | None = Field(default=None, description="A memory to begin with, from an export or return_state.")
+    expires_in: Seconds | None = Field(default=None, description="Seconds until it expires.")
+    state: str | None = Field(default=None, description="A memory to start with, from an export or return_state.")
 
 
 class ChangeSession(Body):
@@ -507,7 +510,7 @@ class AskRecall(Options):
         default=None, description="A list, or an object of questions by name; a profile of the user by default."
     )
     version: int | None = Field(default=None, ge=1, lt=2**31, description="The version to ask; the head by default.")
-    threshold: float = Field(default=0.5, ge=0, le=1, description="The least confidence of what is known.")
+    threshold: float = Field(default=0.5, ge=0, le=1, description="The least confidence that counts as known.")
     sources: bool = Field(default=True, description="Whether to look for the turns that answers came from.")
     roles: Roles = Field(default=["user", "assistant", "tool"], description="Whose messages were written.")
 
@@ -516,7 +519,7 @@ class ForgetFact(Options):
     """The body of ``POST …/forget``; without one, everything is forgotten."""
 
     text: Annotated[str, Field(min_length=1, max_length=500)] | None = Field(
-        default=None, description="Forget the turns that say this, and what was remembered of them."
+        default=None, description="Forget the turns that say this, and what they wrote to memory."
     )
     versions: Annotated[list[Annotated[int, Field(ge=1, lt=2**31)]], Field(min_length=1, max_length=1000)] | None = (
         Field(default=None, description="Forget what was said in these versions.")
@@ -573,7 +576,7 @@ class Import(Body):
     """The body of ``POST …/import``: an export, as it came or its state alone."""
 
     state: str = Field(description="A memory from an export or return_state.")
-    id: str | None = Field(default=None, description="The rest of an export; it does not count.")
+    id: str | None = Field(default=None, description="Another field of an export; ignored.")
     session: str | None = None
     version: int | None = None
     tokens_written: int | None = None
@@ -594,10 +597,10 @@ class AskStrengths(Body):
 class EarlierTurn(Body):
     """A turn whose text an answer may have read from memory."""
 
-    session: SessionName | None = Field(default=None, description="Whose; by default the session that is asked.")
+    session: SessionName | None = Field(default=None, description="Its session; by default the one in the path.")
     version: Annotated[int, Field(ge=1, lt=2**31, description="The version that the turn made.")]
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)] | None = Field(
-        default=None, description="As for the answer's turn."
+        default=None, description="As in the answer's turn."
     )
 
 
@@ -605,5 +608,5 @@ class AskSources(AskStrengths):
     """The body of ``POST …/sources``: the turn with the answer, and those before it."""
 
     past: Annotated[list[EarlierTurn], Field(min_length=1, max_length=1000)] = Field(
-        description="Turns that followed one another and led to the memory that the answer read, the oldest first."
+        description="Consecutive turns that led to the memory that the answer read, oldest first."
     )

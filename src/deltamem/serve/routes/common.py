@@ -19,7 +19,7 @@ from deltamem.store import NAME_PATTERN
 
 # Seconds after which a stream says that it is still there.
 SILENCE = 5.0
-_bearer = HTTPBearer(auto_error=False, description="An API key, where the server needs one.")
+_bearer = HTTPBearer(auto_error=False, description="An API key, if the server needs one.")
 
 
 def server_of(request: Request) -> Server:

@@ -90,7 +90,7 @@ class ForgottenSession(SessionInfo):
     forgotten: Forgotten
 
 
-@router.post("/{session}/recall", summary="What the memory knows, how sure that is, and where it is from")
+@router.post("/{session}/recall", summary="What the memory knows, how sure it is, and where it is from")
 async def recall_session(
     session: Session, body: AskRecall, request: Request, server: ServerOf, caller: CallerOf
 ) -> Recalled:

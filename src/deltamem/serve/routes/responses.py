@@ -28,7 +28,7 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 _KEPT = timedelta(days=30)
 
 
-@router.post("/responses", summary="Answer, going on from an earlier response or in a conversation")
+@router.post("/responses", summary="Answer, continuing an earlier response or a conversation")
 async def responses(
     body: ResponseRequest, request: Request, server: ServerOf, caller: CallerOf, session: SessionHeader = None
 ) -> Response:
@@ -182,7 +182,7 @@ def _whole(head: dict[str, Any], generations: Generations, output: Output, memor
     }
 
 
-@router.post("/embeddings", summary="Not served")
+@router.post("/embeddings", summary="Not available")
 async def embeddings(server: ServerOf, caller: CallerOf) -> Response:
     """There is no model for embeddings here.
 

@@ -45,7 +45,7 @@ Session = Annotated[str, Path(pattern=f"^{NAME_PATTERN}$", description="The sess
 Number = Annotated[int | None, Query(ge=1, lt=2**31)]
 
 
-@router.post("", status_code=201, summary="Make a session, empty or from a state")
+@router.post("", status_code=201, summary="Create a session, empty or from a state")
 async def create(body: CreateSession, server: ServerOf, caller: CallerOf) -> SessionInfo:
     """Makes a session."""
     state = server.engine.new_state() if body.state is None else received_state(server, caller, body.state)
@@ -79,7 +79,7 @@ async def list_sessions(
     return SessionList(data=[info_of(record) for record in page.sessions], after=page.after)
 
 
-@router.get("/{session}", summary="A session and how full its memory is")
+@router.get("/{session}", summary="A session, and how full its memory is")
 async def get(session: Session, server: ServerOf, caller: CallerOf) -> SessionDetail:
     """A session's record, its number of kept versions, and the norms of its memory."""
     return detail_of(*await asyncio.to_thread(server.store.survey, caller.tenant, session))
@@ -118,7 +118,7 @@ async def observe(
     return report
 
 
-@router.post("/{session}/fork", status_code=201, summary="Copy a session, now or as it was")
+@router.post("/{session}/fork", status_code=201, summary="Copy a session, as it is or as it was")
 async def fork(session: Session, body: Fork, server: ServerOf, caller: CallerOf) -> SessionInfo:
     """Makes a new session from a version of this one."""
     record = await asyncio.to_thread(
@@ -134,7 +134,7 @@ async def fork(session: Session, body: Fork, server: ServerOf, caller: CallerOf)
     return info_of(record)
 
 
-@router.post("/{session}/rollback", summary="Take up an earlier memory again")
+@router.post("/{session}/rollback", summary="Go back to an earlier memory")
 async def rollback(
     session: Session, body: Rollback, request: Request, server: ServerOf, caller: CallerOf
 ) -> SessionInfo:
@@ -164,7 +164,7 @@ async def timeline(
     return Timeline(data=[version_of(version) for version in found])
 
 
-@router.get("/{session}/messages", summary="What was said, where the operator keeps it")
+@router.get("/{session}/messages", summary="The messages, if the server keeps them")
 async def messages(
     session: Session,
     server: ServerOf,
@@ -198,7 +198,7 @@ async def memory(
 
 @router.get(
     "/{session}/export",
-    summary="A session's memory, to keep or to take elsewhere",
+    summary="A session's memory, to keep or to move",
     response_model=Exported,
     responses={200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
 )

@@ -26,7 +26,7 @@ async def get_model(model: str, server: ServerOf, caller: CallerOf) -> dict[str,
     return _model(server)
 
 
-@router.get("/healthz", summary="Whether the process lives")
+@router.get("/healthz", summary="Whether the process is alive")
 async def healthz() -> dict[str, str]:
     """Answers as long as the process does."""
     return {"status": "ok"}
