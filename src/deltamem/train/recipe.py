@@ -7,6 +7,7 @@ from pydantic import model_validator as validator
 
 from deltamem.config import DeltaMemConfig
 from deltamem.train.data.options import DataOptions
+from deltamem.train.fit import FitOptions, check_fits
 from deltamem.train.objective import ObjectiveOptions
 
 Metric = Literal["own_loss", "recall"]
@@ -245,6 +246,8 @@ class Recipe(Section):
         adapter: what is trained.
         start: an adapter's folder or Hub id to go on from, in place of fresh weights; it must have the same
             configuration.
+        fit: compute the first weights from the data instead (see :mod:`deltamem.train.fit`), where answers repeat what
+            was told.
         data: the training episodes.
         plain: conversations that need no memory, for ``objective.preservation``; all before a target stays visible.
         objective: what is minimised.
@@ -260,6 +263,7 @@ class Recipe(Section):
     backbone: BackboneSection
     adapter: DeltaMemConfig = Field(default_factory=DeltaMemConfig)
     start: str | None = None
+    fit: FitOptions | None = None
     data: Data
     plain: DataOptions | None = None
     objective: ObjectiveOptions = Field(default_factory=ObjectiveOptions)
@@ -275,6 +279,14 @@ class Recipe(Section):
     def _gates_can_learn(self) -> Self:
         if self.objective.sparsity and self.adapter.gates == "fixed":
             raise ValueError("objective.sparsity lowers the write gates, and adapter.gates: fixed has none to train")
+        return self
+
+    @validator(mode="after")
+    def _starts_once(self) -> Self:
+        if self.fit is not None:
+            if self.start is not None:
+                raise ValueError("give either start (an adapter to go on from) or fit (weights computed from the data)")
+            check_fits(self.adapter)
         return self
 
     @validator(mode="after")

@@ -27,6 +27,7 @@ from deltamem.train.checkpoints import (
     last_checkpoint,
     seconds_spent,
 )
+from deltamem.train.fit import FitOptions, fit
 from deltamem.train.hf import CHECKPOINT, STATE_FILE, EpisodeTrainer, HeldOut, in_batches
 from deltamem.train.loading import (
     add_trained_adapter,
@@ -201,6 +202,8 @@ class Run:
         checkpoint = last_checkpoint(folder)
         if checkpoint is not None:
             fill_adapter(model, read_adapter(checkpoint))
+        elif recipe.fit is not None:
+            self._fit(recipe.fit)
         if recipe.optimiser.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         callbacks: list[Any] = [self.stop]
@@ -228,6 +231,14 @@ class Run:
         if best and not self.stop.received:
             fill_adapter(_bare(trainer), read_adapter(folder / f"{CHECKPOINT}{best}"))
         return trainer
+
+    def _fit(self, options: FitOptions) -> None:
+        """Computes the first weights from the training data; a control begins with the same ones."""
+        if self.main_process:
+            print("Computing the first weights from the data.", file=sys.stderr, flush=True)
+        told = fit(self.loaded.model, in_batches(self.data, self.recipe.evaluation.batch, self.padding), options)
+        if self.main_process:
+            print(f"They come from {told:,} told tokens that answers repeat.", file=sys.stderr, flush=True)
 
     def _finish(self, trainer: EpisodeTrainer) -> Outcome:
         """Measures the finished adapter, and writes and pushes it."""

@@ -1,0 +1,311 @@
+"""An adapter's first weights in closed form, from what the bare backbone computes while facts are told and asked.
+
+Gradients need long before anything is recalled: as long as the addresses are random, no value that comes back is the
+right one. But where a told token is written and where it is asked for is known from the data, so that good addresses
+are a problem of linear algebra (canonical correlations), and so are values that tell which token was written (reduced
+regression), gates that let told tokens in (a linear discriminant), and heads that raise the token's logit.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Annotated, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from deltamem.attach import attached
+from deltamem.config import DeltaMemConfig
+from deltamem.memory import DeltaMemory
+from deltamem.step import Step
+from deltamem.train.attention import in_blocks
+from deltamem.train.episodes import EpisodeBatch, TextBatch
+
+# Ridges, in shares of the mean variance of what they regularise.
+_ADDRESS_RIDGE = 0.03
+_VALUE_RIDGE = 0.03
+_OUTPUT_RIDGE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How an adapter's first weights are computed.
+
+    Attributes:
+        batches: of the training data, that the statistics are of.
+        subspace: the dimensions of the output space that the layers' values share. Fewer than layers times N·R, so
+            that each is told by several layers and noise averages out; enough to tell the tokens apart.
+        gate: the write gate in the middle between a told token's and any other's, in (0, 1).
+        contrast: how far the two lie apart, in units of the gate's logit on either side of the middle.
+        gain: the length of a head's columns, in units of the residual stream's root mean square.
+        seed: of the rotations that give each state its share of the address.
+    """
+
+    batches: Annotated[int, Field(ge=1)] = 100
+    subspace: Annotated[int, Field(ge=1)] = 128
+    gate: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    contrast: Annotated[float, Field(ge=0)] = 2.0
+    gain: Annotated[float, Field(ge=0)] = 0.3
+    seed: int = 0
+
+
+class _Told(NamedTuple):
+    """A told token that is asked for: its passage, row and column, and the query's row and the column before it."""
+
+    passage: int
+    row: int
+    column: int
+    query: int
+    before: int
+
+
+def fit(model: PreTrainedModel, batches: Iterable[EpisodeBatch], options: FitOptions | None = None) -> int:
+    """Gives the active adapter weights computed from episodes whose answers repeat tokens of their history.
+
+    Args:
+        model: an attached model; the heads ``k``, ``q`` and ``v``, where there are any, become zero.
+        batches: the first ``options.batches`` of them are read.
+        options: how.
+
+    Returns:
+        how many told tokens the weights come from.
+
+    Raises:
+        ValueError: the adapter has no output head or writes segments; or fewer told tokens are found in answers than
+            an address has dimensions.
+    """
+    options, attachment = options or FitOptions(), attached(model)
+    config = attachment.config
+    check_fits(config)
+    memories = attachment.memories()
+    with torch.no_grad():
+        for memory in memories:
+            memory.heads.zero_()
+        statistics = [_Statistics(memory.projection) for memory in memories]
+        outputs = _Outputs(model, statistics[0])
+        for batch, _ in zip(batches, range(options.batches), strict=False):
+            _observe(model, batch, statistics, outputs)
+        if outputs.count < config.width:
+            raise ValueError(
+                f"A fit needs answers that repeat tokens of their history; {outputs.count} such tokens were found, and "
+                f"{config.width} are the least for this adapter. Give fit.batches more, or leave fit out."
+            )
+        bases = outputs.bases(len(memories), config.width, options)
+        for number, (memory, statistic, basis) in enumerate(zip(memories, statistics, bases, strict=True)):
+            _fill(memory, statistic, basis, outputs, options, number)
+    return outputs.count
+
+
+def check_fits(config: DeltaMemConfig) -> None:
+    """Refuses configurations that :func:`fit` has no weights for.
+
+    Raises:
+        ValueError: there is no output head, or the adapter writes segments.
+    """
+    if config.writes_segments or "o" not in config.heads:
+        raise ValueError("A fit is of adapters that write tokens and have the head o; leave fit out for this one.")
+
+
+class _Statistics:
+    """Sums over tokens of one layer's inputs ``[D]``: all written ones, the told ones, and where those are asked for.
+
+    Args:
+        like: a tensor ``[·, D]`` on the layer's device.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        size = like.shape[1]
+
+        def zeros(*shape: int) -> Tensor:
+            return like.new_zeros(shape, dtype=torch.float32)
+
+        self.written, self.told, self.asked = zeros(size, size), zeros(size, size), zeros(size, size)
+        self.pairs, self.outputs = zeros(size, size), zeros(size, size)
+        self.written_sum, self.told_sum, self.asked_sum = zeros(size), zeros(size), zeros(size)
+        self.count, self.scale = 0, 0.0
+
+    def add(self, written: Tensor, outputs: Tensor, told: Tensor, asked: Tensor) -> None:
+        """Tokens written ``[W, D]`` with their output directions, and M told ones with where they are asked for."""
+        self.written += written.T @ written
+        self.outputs += written.T @ outputs
+        self.told += told.T @ told
+        self.asked += asked.T @ asked
+        self.pairs += told.T @ asked
+        self.written_sum += written.sum(0)
+        self.told_sum += told.sum(0)
+        self.asked_sum += asked.sum(0)
+        self.count += len(written)
+
+
+class _Outputs:
+    """The directions that raise tokens' logits, ``[V, D]``, and their mean and covariance over told tokens."""
+
+    def __init__(self, model: PreTrainedModel, like: _Statistics) -> None:
+        weight = model.get_output_embeddings().weight
+        norm = getattr(attached(model).base, "norm", None)
+        ones = weight.new_ones(weight.shape[1])
+        # Of an input of equal numbers a root-mean-square norm leaves its own weights.
+        self.vectors = weight.float() * (norm(ones) if isinstance(norm, nn.Module) else ones).float()
+        self.sum, self.squares = torch.zeros_like(like.told_sum), torch.zeros_like(like.told)
+        self.count = 0
+
+    def add(self, tokens: Tensor) -> None:
+        """Told tokens ``[M]``."""
+        vectors = self.vectors[tokens]
+        self.sum += vectors.sum(0)
+        self.squares += vectors.T @ vectors
+        self.count += len(tokens)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.sum / self.count
+
+    @property
+    def covariance(self) -> Tensor:
+        return self.squares / self.count - torch.outer(self.mean, self.mean)
+
+    def bases(self, layers: int, width: int, options: FitOptions) -> list[Tensor]:
+        """For each layer orthonormal columns ``[D, width]``; together they cover what tells tokens apart."""
+        main = torch.linalg.eigh(self.covariance)[1].flip(-1)[:, : max(options.subspace, width)]
+        generator = torch.Generator().manual_seed(options.seed)
+        found: list[Tensor] = []
+        while len(found) < layers:
+            turned = main @ _rotation(main.shape[1], generator).to(main)
+            found += torch.split(turned, width, dim=1)[: main.shape[1] // width]
+        return found[:layers]
+
+
+def _observe(model: PreTrainedModel, batch: EpisodeBatch, statistics: list[_Statistics], outputs: _Outputs) -> None:
+    """Adds a batch to the statistics, read by the bare backbone: the heads are zero."""
+    told = _told_tokens(batch)
+    asked, scales = _inputs(model, batch.queries)
+    passages = [_inputs(model, passage)[0] for passage in batch.passages]
+    outputs.add(torch.tensor([int(batch.passages[t.passage].ids[t.row, t.column]) for t in told], dtype=torch.int64))
+    written = [passage.mask & passage.writes for passage in batch.passages]
+    tokens = torch.cat([passage.ids[mask] for passage, mask in zip(batch.passages, written, strict=True)])
+    for layer, statistic in enumerate(statistics):
+        states = torch.cat([inputs[layer][mask] for inputs, mask in zip(passages, written, strict=True)])
+        empty = states.new_zeros(0, states.shape[1])
+        statistic.add(
+            states,
+            outputs.vectors[tokens],
+            torch.stack([passages[t.passage][layer][t.row, t.column] for t in told]) if told else empty,
+            torch.stack([asked[layer][t.query, t.before] for t in told]) if told else empty,
+        )
+        statistic.scale = scales[layer]
+
+
+def _inputs(model: PreTrainedModel, text: TextBatch) -> tuple[list[Tensor], list[float]]:
+    """Each adapted layer's input ``[B, T, D]`` float32 for a text, and the root mean square of its residual stream."""
+    attachment = attached(model)
+    found: dict[int, Tensor] = {}
+    step = Step(attachment.new_state(text.ids.shape[0]), write=False, inputs=found)
+    with in_blocks(attachment.base):
+        result = attachment.base(text.ids, use_cache=False, memory=step, output_hidden_states=True)
+    numbers = attachment.layer_numbers()
+    streams = [result.hidden_states[number][text.mask].float() for number in numbers]
+    scales = [float(stream.square().mean(-1).sqrt().median()) for stream in streams]
+    return [found[layer].float() for layer in range(len(numbers))], scales
+
+
+def _told_tokens(batch: EpisodeBatch) -> list[_Told]:
+    """The tokens of answers that stand in their history as they are answered: the last such place of each.
+
+    Of a query, the tokens of the greatest weight count, run by run.
+    """
+    found = []
+    weights = batch.queries.weights
+    for query, row in enumerate(batch.episode_of.tolist()):
+        wanted = weights[query] == weights[query].max()
+        places = [place for place in range(1, len(wanted)) if wanted[place]]
+        for _, group in groupby(enumerate(places), lambda pair: pair[1] - pair[0]):
+            run = [place for _, place in group]
+            at = _last_place(batch, row, batch.queries.ids[query, run])
+            if at is not None:
+                passage, column = at
+                found += [_Told(passage, row, column + offset, query, place - 1) for offset, place in enumerate(run)]
+    return found
+
+
+def _last_place(batch: EpisodeBatch, row: int, tokens: Tensor) -> tuple[int, int] | None:
+    """The passage and column at which tokens stand last in an episode's history."""
+    for number in reversed(range(len(batch.passages))):
+        passage = batch.passages[number]
+        ids = passage.ids[row][passage.mask[row]]
+        if len(ids) >= len(tokens):
+            places = (ids.unfold(0, len(tokens), 1) == tokens).all(1).nonzero()
+            if len(places):
+                return number, int(places[-1])
+    return None
+
+
+def _fill(
+    memory: DeltaMemory, statistic: _Statistics, basis: Tensor, outputs: _Outputs, options: FitOptions, number: int
+) -> None:
+    """Writes a layer's weights."""
+    parts, told = memory.named_parts(), outputs.count
+    parts["q_proj"].copy_((addresses := _addresses(memory, statistic, told, options.seed + number))[0])
+    parts["k_proj"].copy_(addresses[1])
+    value, head = _value_and_head(statistic, basis, outputs)
+    parts["v_proj"].copy_(value)
+    parts["delta_o"].copy_(head * options.gain * statistic.scale)
+    if memory.gate_kinds:
+        row, bias = _gate(statistic, told, options)
+        parts["beta_proj"].copy_(row.expand_as(parts["beta_proj"]))
+        parts["beta_bias"].fill_(bias)
+
+
+def _addresses(memory: DeltaMemory, statistic: _Statistics, told: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Read and write addresses ``[N·R, D]``: the canonical correlations of where tokens are asked for and told.
+
+    The write side is whitened by all written tokens, so that a told token's address is unlike those around it. The
+    means are left out: a constant part would make all addresses alike.
+    """
+    written_mean, asked_mean = statistic.written_sum / statistic.count, statistic.asked_sum / told
+    means = torch.linalg.qr(torch.stack([written_mean, asked_mean], 1))[0]
+    centre = torch.eye(len(means), device=means.device) - means @ means.T
+    whiten_written = _whitening(centre @ (statistic.written / statistic.count) @ centre, _ADDRESS_RIDGE) @ centre
+    whiten_asked = _whitening(centre @ (statistic.asked / told) @ centre, _ADDRESS_RIDGE) @ centre
+    left, strengths, right = torch.linalg.svd(whiten_written @ (statistic.pairs / told) @ whiten_asked.T)
+    width = memory.config.width
+    turn = _rotation(width, torch.Generator().manual_seed(seed)).to(left)
+    scale = turn * strengths[:width].sqrt()
+    return scale @ right[:width] @ whiten_asked, scale @ left[:, :width].T @ whiten_written
+
+
+def _value_and_head(statistic: _Statistics, basis: Tensor, outputs: _Outputs) -> tuple[Tensor, Tensor]:
+    """Values ``[N·R, D]`` that tell which token was written, and the head ``[D, N·R]`` that raises its logit."""
+    whitening = _whitening(outputs.covariance, _OUTPUT_RIDGE)
+    centred = statistic.outputs - torch.outer(statistic.written_sum, outputs.mean)
+    ridge = _VALUE_RIDGE * statistic.written.diagonal().mean() * torch.eye(len(basis), device=basis.device)
+    value = (torch.linalg.solve(statistic.written + ridge, centred) @ whitening @ basis).T
+    told = statistic.told / outputs.count
+    spread = (value @ told * value).sum(1).clamp(min=torch.finfo(told.dtype).tiny).sqrt()
+    head = whitening @ basis * spread
+    return value / spread[:, None], head / head.norm(dim=0).mean()
+
+
+def _gate(statistic: _Statistics, told: int, options: FitOptions) -> tuple[Tensor, float]:
+    """The row ``[D]`` and bias of a write gate that is open for told tokens."""
+    ridge = _VALUE_RIDGE * statistic.written.diagonal().mean() * torch.eye(len(statistic.told_sum))
+    row = torch.linalg.solve(statistic.written + ridge.to(statistic.written), statistic.told_sum)
+    inside = float(statistic.told_sum @ row / told)
+    outside = float((statistic.written_sum - statistic.told_sum) @ row / max(statistic.count - told, 1))
+    scale = 2 * options.contrast / max(inside - outside, 1e-6)
+    return row * scale, float(torch.tensor(options.gate).logit()) - scale * (inside + outside) / 2
+
+
+def _whitening(covariance: Tensor, ridge: float) -> Tensor:
+    """The inverse square root ``[D, D]`` of a covariance and a share of its mean variance."""
+    variances, axes = torch.linalg.eigh(covariance)
+    variances = variances.clamp(min=0)
+    whitening: Tensor = axes * (variances + ridge * variances.mean()).rsqrt() @ axes.T
+    return whitening
+
+
+def _rotation(size: int, generator: torch.Generator) -> Tensor:
+    """A random orthogonal matrix."""
+    rotation: Tensor = torch.linalg.qr(torch.randn(size, size, generator=generator))[0]
+    return rotation
