@@ -4,7 +4,7 @@
 
 Clients hold turns through HTTP, some of them streams that they leave early, some with bodies that are refused;
 sessions are made, forked, rolled back and deleted all the while. The resident memory of the process is read after the
-first tenth, when every buffer has reached its size, and at the end.
+first tenth, when every buffer has reached its size, and at the end. Memories and messages are encrypted.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from deltamem.demo.backbone import load_backbone
 from deltamem.demo.world import chat
 from deltamem.serve.server import Server
 from deltamem.serve.settings import EngineLimits, Settings
-from deltamem.store import SessionStore
+from deltamem.store import SessionStore, StateKeys
 from serve import Serving
 
 CEILING_MIB = 16.0
@@ -58,7 +58,8 @@ def measure(seconds: float) -> dict[str, Any]:
     load_demo_adapter(model, "multi")
     samples: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        store = SessionStore.open(f"sqlite:///{folder}/sessions.db", keep_messages=True, keep_versions=5)
+        keys = StateKeys.from_text(StateKeys.generate("only"))
+        store = SessionStore.open(f"sqlite:///{folder}/sessions.db", keys=keys, keep_messages=True, keep_versions=5)
         settings = Settings(secret=os.urandom(32), max_tokens=12)
         server = Server(model, tokenizer, store, settings, EngineLimits(max_batch=CLIENTS))
         with Serving(server) as url:

@@ -117,6 +117,13 @@ def test_a_damaged_adapter_leaves_those_already_there(tmp_path: Path) -> None:
     assert torch.equal(logits(model), before)
 
 
+@pytest.mark.parametrize("name", ["deltamem_adapter.json", "delta_mem_config.json"])
+def test_a_description_nested_too_deeply_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"rank": ' + "[" * 20_000)
+    with pytest.raises(AdapterFileError, match="nested too deeply"):
+        deltamem.load_adapter(backbone(), tmp_path)
+
+
 def test_loading_needs_no_weights_of_the_backbone(tmp_path: Path) -> None:
     """As with a quantised backbone whose projections do not give their weights."""
     model = backbone()

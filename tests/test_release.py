@@ -80,6 +80,8 @@ def test_all_49_fields_are_accounted_for() -> None:
     ("name", "value"),
     [
         ("rank", 0),
+        ("rank", 10**19),
+        ("alpha", 10**400),
         ("alpha", float("nan")),
         ("couple_lambda", 1),
         ("num_memory_partitions", 2),

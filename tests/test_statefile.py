@@ -73,6 +73,19 @@ def test_the_file_tells_what_it_is(model: nn.Module, written: MemoryState, tmp_p
     assert_same_state(state, written, 0)
 
 
+def test_a_description_nested_too_deeply_is_refused(written: MemoryState) -> None:
+    deep = save({"tokens": written.tokens}, {"deltamem": "[" * 20_000})
+    with pytest.raises(StateFileError, match="not a memory that deltamem saved"):
+        unpack_state(deep)
+
+
+@pytest.mark.parametrize("field", ["fingerprint", "backbone"])
+def test_half_a_character_in_a_description_is_refused(field: str, written: MemoryState) -> None:
+    told = replace(StateInfo("f" * 64, None, (7, 7, 4)), **{field: "\ud800"})
+    with pytest.raises(StateFileError, match=r"its fingerprint and backbone must be text, not .*\\ud800"):
+        unpack_state(pack_state(written, told))
+
+
 def test_the_default_adapters_memory_is_a_few_kilobytes() -> None:
     state = MemoryState.zeros(36, 1, 1, 8)
     assert state.nbytes == 9216

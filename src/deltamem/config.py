@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import math
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -23,6 +23,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "segment_reads": get_args(SegmentReads),
     "scale": get_args(Scale),
 }
+# Above any rank, so that no product of sizes in a malformed file overflows.
+_MOST = 2**16
 _PLACES = ("all", "front", "middle", "back")
 
 
@@ -150,8 +152,10 @@ class DeltaMemConfig:
                 fits, wanted = isinstance(value, (str, list, tuple)), "text or a list"
             elif kind is int:
                 fits, wanted = number and isinstance(value, int) and value > 0, "a positive integer"
+                if fits and value > _MOST:
+                    fits, wanted = False, f"at most {_MOST}"
             elif kind is float:
-                fits, wanted = number and math.isfinite(value), "a finite number"
+                fits, wanted = number and abs(value) <= sys.float_info.max, "a finite number"
             else:
                 fits, wanted = isinstance(value, kind), f"of type {kind.__name__}"
             if not fits:

@@ -1,11 +1,11 @@
-"""The user's folders, and writing files so that a reader sees the old one or the new one, never half of either."""
+"""The user's folders, JSON that may come from anyone, and files that a reader sees old or new, never half of either."""
 
 import json
 import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import platformdirs
 
@@ -26,6 +26,23 @@ def cache_folder() -> Path:
 def _home() -> Path | None:
     given = os.environ.get("DELTAMEM_HOME")
     return Path(given) if given else None
+
+
+def from_json(text: str | bytes) -> Any:
+    """The value of JSON that may come from anyone.
+
+    Raises:
+        ValueError: it is none, or more deeply nested than can be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def is_text(value: Any) -> TypeGuard[str]:
+    """Whether a value is text that can be shown; JSON can spell half of a surrogate pair, which is no character."""
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -66,6 +66,12 @@ def test_what_is_no_call_is_text(text: str, said: str, names: list[str], size: i
 
 
 @pytest.mark.parametrize("size", [1, 1000])
+def test_a_call_nested_too_deeply_is_text(size: int) -> None:
+    deep = '<tool_call>{"arguments": ' + '{"a": ' * 5000 + "1" + "}" * 5000 + ', "name": "late"}</tool_call>'
+    assert in_pieces(deep, size, HERMES) == (deep, [])
+
+
+@pytest.mark.parametrize("size", [1, 1000])
 def test_llama_says_text_or_calls(size: int) -> None:
     assert in_pieces("It is {late}.", size, LLAMA3) == ("It is {late}.", [])
     assert in_pieces('{"a": 1}', size, LLAMA3) == ('{"a": 1}', [])

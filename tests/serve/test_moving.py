@@ -7,9 +7,10 @@ import httpx
 import pytest
 from serving import make_server, running
 
+from deltamem.attach import attached
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
-from deltamem.formats.state import state_to_bytes
+from deltamem.formats.state import StateInfo, pack_state, state_to_bytes
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +48,13 @@ def test_a_file_comes_back_as_it_went(http: httpx.Client) -> None:
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_state")
     model, _ = load_backbone()
     load_demo_adapter(model, "token")
-    from deltamem.attach import attached
-
     other = state_to_bytes(attached(model).new_state(1), model)
     refused = http.post("/sessions/file/import", content=other, headers=as_file)
     assert refused.status_code == 400
     assert "another adapter" in refused.json()["error"]["message"]
+    half = pack_state(attached(model).new_state(1), StateInfo("\ud800", None, (0,)))
+    refused = http.post("/sessions/file/import", content=half, headers=as_file)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_state")
     unknown = http.get("/sessions/ravi/export", params={"format": "zip"}).json()["error"]["message"]
     assert "'signed' or 'file'" in unknown
 

@@ -113,6 +113,16 @@ def test_the_reason_is_in_words_and_names_the_field(
     assert message.startswith(f"{field}: " if field else ("The body", "top_logprobs"))
 
 
+@pytest.mark.parametrize("depth", [30, 400, 800, 900, 950, 980, 20_000])
+def test_arguments_of_a_call_may_be_deep_or_are_refused(http: httpx.Client, depth: int) -> None:
+    arguments = '{"a": ' * depth + "1" + "}" * depth
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": arguments}}
+    messages = [*ASKED, {"role": "assistant", "content": None, "tool_calls": [call]}, *ASKED]
+    tool = {"type": "function", "function": {"name": "look"}}
+    reply = http.post("/chat/completions", json={"messages": messages, "tools": [tool], "max_tokens": 1})
+    assert reply.status_code == (200 if depth == 30 else 400), reply.text
+
+
 @pytest.mark.parametrize(
     ("prompt", "field"),
     [(["a", 5], "prompt.1"), ([5, "a"], "prompt.1"), ([[5], [-1]], "prompt.1.0"), ([], "prompt"), ([True], "prompt")],

@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from deltamem.config import HEADS, DeltaMemConfig, Head
-from deltamem.files import write_atomically, write_json
+from deltamem.files import from_json, is_text, write_atomically, write_json
 from deltamem.formats.versions import Format
 from deltamem.memory import DeltaMemory
 from deltamem.version import __version__
@@ -263,7 +263,7 @@ def read_json(path: Path) -> dict[str, Any]:
         AdapterFileError: there is none.
     """
     try:
-        found = json.loads(path.read_bytes())
+        found = from_json(path.read_bytes())
     except OSError as error:
         raise AdapterFileError(f"Cannot read {path}: {error.strerror}.") from None
     except ValueError as error:
@@ -308,14 +308,14 @@ def _parse_sample(found: Any) -> tuple[float, ...] | None:
     return None if found is None else tuple(found)
 
 
-def _positive(name: str, value: Any, most: int = 2**31) -> int:
+def _positive(name: str, value: Any, most: int = 2**24) -> int:
     if type(value) is not int or not 1 <= value <= most:
         raise ValueError(f"backbone.{name} must be an integer from 1 to {most}, not {value!r}.")
     return value
 
 
 def _text_or_none(value: Any) -> str | None:
-    if value is not None and not isinstance(value, str):
+    if value is not None and not is_text(value):
         raise ValueError(f"base_model and base_revision must be text or null, not {value!r}.")
     return value
 

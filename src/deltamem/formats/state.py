@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from deltamem.attach import attached
-from deltamem.files import write_atomically
+from deltamem.files import from_json, is_text, write_atomically
 from deltamem.formats.hub import adapter_fingerprint, hub_origin
 from deltamem.formats.versions import Format
 from deltamem.state import MemoryState, OpenSegment
@@ -190,8 +190,8 @@ def unpack_state(data: bytes) -> tuple[MemoryState, StateInfo]:
     """
     try:
         tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        description = json.loads(header["__metadata__"][_KEY])
+        header = from_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        description = from_json(header["__metadata__"][_KEY])
     except SafetensorError as error:
         raise StateFileError(f"This memory is truncated or damaged ({error}).") from None
     except (KeyError, ValueError):
@@ -243,7 +243,7 @@ def _from_tensors(tensors: dict[str, Tensor]) -> MemoryState:
 
 def _info(description: dict[str, Any]) -> StateInfo:
     fingerprint, backbone, tokens = (description[name] for name in ("fingerprint", "backbone", "tokens"))
-    if not isinstance(fingerprint, str) or not isinstance(backbone, str | None):
+    if not is_text(fingerprint) or not (backbone is None or is_text(backbone)):
         raise ValueError(f"its fingerprint and backbone must be text, not {fingerprint!r} and {backbone!r}.")
     if not isinstance(tokens, list) or not all(type(count) is int for count in tokens):
         raise ValueError(f"its tokens must be a list of numbers, not {tokens!r}.")

@@ -72,7 +72,8 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         """The body of the answer, in OpenAI's shape."""
-        return {"error": {"message": self.message, "type": _kind(self.status), "param": self.param, "code": self.code}}
+        message = self.message.encode("utf-8", "backslashreplace").decode()  # it may quote what is no character
+        return {"error": {"message": message, "type": _kind(self.status), "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
         """The answer."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from deltamem.files import from_json, is_text
 from deltamem.serve.engine.sampling import MAX_LOGPROBS, Sampling
 from deltamem.serve.tools import HERMES, Syntax, written
 from deltamem.store import NAME_PATTERN
@@ -28,7 +29,7 @@ class Options(Body):
 
 
 def _whole(text: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not is_text(text):
         raise ValueError("it holds half of a surrogate pair, which is not a character")
     return text
 
@@ -135,7 +136,7 @@ class CalledFunction(Body):
     @classmethod
     def _an_object(cls, text: str) -> str:
         try:
-            found = json.loads(text or "{}")
+            found = from_json(text or "{}")
         except ValueError:
             raise ValueError("it is no JSON") from None
         if not isinstance(found, dict):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deltamem.files import from_json
 from deltamem.serve.engine.constraint import CallShape
 
 
@@ -216,7 +217,7 @@ def read_calls(text: str, syntax: Syntax) -> tuple[str, list[dict[str, Any]]]:
 def _whole_call(text: str) -> tuple[str, str] | None:
     """Name and arguments of a call whose parts come in another order; ``None`` if it is no call."""
     try:
-        found = json.loads(text)
+        found = from_json(text)
     except ValueError:
         return None
     if not isinstance(found, dict) or not isinstance(found.get("name"), str):

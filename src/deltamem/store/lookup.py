@@ -21,6 +21,7 @@ from sqlalchemy import (
     tuple_,
 )
 
+from deltamem.files import from_json
 from deltamem.store.checks import check_name, fold
 from deltamem.store.errors import ConflictError, FrozenError, InvalidError, NotFoundError
 from deltamem.store.records import Page, SessionRecord
@@ -167,12 +168,12 @@ def _to_cursor(record: SessionRecord, order: Order) -> str:
 
 def _from_cursor(cursor: str, order: Order) -> tuple[datetime, str]:
     try:
-        ordered, moment, name = json.loads(base64.b64decode(cursor.encode(), altchars=b"-_", validate=True))
+        ordered, moment, name = from_json(base64.b64decode(cursor.encode(), altchars=b"-_", validate=True))
         if ordered != order or not isinstance(name, str) or not name.isascii() or "\0" in name:
             raise ValueError
         stamp = datetime.fromisoformat(moment)
         if stamp.tzinfo is None:
             raise ValueError
         return stamp, name
-    except (binascii.Error, ValueError, TypeError, RecursionError):
+    except (binascii.Error, ValueError, TypeError):
         raise InvalidError("after is not the cursor of an earlier page in the same order.") from None

@@ -425,6 +425,18 @@ def test_text_files_of_a_folder_are_documents(tmp_path: Path) -> None:
         ("locomo", "a.json", b"[3]", "row 1 does not have the layout of locomo"),
         ("squad", "a.json", b'{"data": [{}]}', "'context' is missing or not a str"),
         ("squad", "a.json", b'{\n"data": }', r"a.json:2: not JSON: Expecting value at column 9"),
+        (
+            "squad",
+            "a.json",
+            b'{"data": ' + b"[" * 20_000,
+            r"a.json: not JSON that can be read: it is nested too deeply",
+        ),
+        (
+            "squad",
+            "a.json",
+            b'{"data": 1' + b"0" * 5000 + b"}",
+            r"a.json: not JSON that can be read: Exceeds the limit",
+        ),
         ("documents", "a.txt", b"a\n\xff", "a.txt:2: not UTF-8: byte 0xff"),
         ("mts-dialog", "a.csv", b"section_header,section_text,dialogue\nX,y,z\n", "there is no section 'X'"),
         ("mts-dialog", "a.csv", b"section\nX,y\n", "a.csv, row 1: it has more fields than the header"),

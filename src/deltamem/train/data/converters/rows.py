@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from deltamem.files import from_json
 from deltamem.train.data.lines import BadDataError, file_lines, parse_json
 
 _TEXT = (".txt", ".md")
@@ -70,9 +71,11 @@ def _whole(path: Path) -> Iterator[tuple[str, Any]]:
     except (EOFError, OSError) as error:
         raise BadDataError(f"{path}: cannot be read ({error}).") from None
     try:
-        value = json.loads(_decoded(path, data))
+        value = from_json(_decoded(path, data))
     except json.JSONDecodeError as error:
         raise BadDataError(f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}.") from None
+    except ValueError as error:
+        raise BadDataError(f"{path}: not JSON that can be read: {error}.") from None
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         value = value["data"]
     if isinstance(value, dict):

@@ -4,13 +4,13 @@ The dialogues know few names: every value that is asked for is replaced, everywh
 thousands (:mod:`deltamem.train.data.told.values`, none of those that are held out).
 """
 
-import json
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from deltamem.chat import Message
+from deltamem.files import from_json
 from deltamem.train.data.converters.example import Example, Row, Skipped, Style, chat_example, need
 from deltamem.train.data.told.values import sample_value
 
@@ -181,8 +181,8 @@ def _slots(row: Row) -> dict[str, str]:
         for constraint in constraints if event.get("Action") == "query" else ():
             for name, written in constraint.items():
                 try:
-                    value = json.loads(written)
-                except (json.JSONDecodeError, TypeError):
+                    value = from_json(written)
+                except (ValueError, TypeError):
                     continue
                 if isinstance(value, str):
                     found[name] = value
