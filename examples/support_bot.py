@@ -1,10 +1,10 @@
-"""A support bot that remembers its customers, whatever ticket they come back with.
+"""A support bot that remembers its customers from ticket to ticket.
 
 Start a server (``deltamem serve``), then: ``python examples/support_bot.py 4711``
-Lines that are typed, or piped in, are what the customer says; /known shows how much is remembered, /undo takes the last
-turn back, /forget deletes the customer, and the end of the input ends the ticket.
+Type or pipe in what the customer says. /known shows how much is remembered, /undo takes the last turn back, /forget
+deletes the customer, and the end of the input ends the ticket.
 
-Each customer is a session. What the customer says is written to the memory, what the bot says is not: a wrong answer
+Each customer is a session. The bot writes what the customer says to the memory, but not its own words: a wrong answer
 should not become a memory. A ticket keeps its last few messages as text, so that the bot follows the conversation; the
 next ticket starts without any.
 """
