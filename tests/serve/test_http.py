@@ -116,6 +116,18 @@ def test_history_that_does_not_fit_is_left_to_the_memory(client: openai.OpenAI) 
     assert ask(client, [*long, *ASKED], "long").memory["dropped_messages"] > 50
 
 
+def test_what_an_engine_does_not_do_is_no_matter_of_length(
+    client: openai.OpenAI, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*args: object, **options: object) -> None:
+        raise ValueError("This engine has no colours.")
+
+    monkeypatch.setattr(server.engine, "generate", refuses)
+    with pytest.raises(openai.BadRequestError, match="no colours") as refused:
+        ask(client, ASKED)
+    assert refused.value.code == "invalid_value"
+
+
 def test_several_answers_logprobs_and_stops(client: openai.OpenAI) -> None:
     answer = ask(client, ASKED, n=3, seed=1, logprobs=True, top_logprobs=2, max_completion_tokens=4)
     assert [choice.index for choice in answer.choices] == [0, 1, 2]

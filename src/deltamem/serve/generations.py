@@ -12,6 +12,7 @@ from starlette.requests import Request
 from deltamem.serve.access import Caller
 from deltamem.serve.bridge import Jobs, Start
 from deltamem.serve.engine.constraint import Form
+from deltamem.serve.engine.interface import PromptError
 from deltamem.serve.engine.jobs import Deliver, Done, Piece, Ticket
 from deltamem.serve.engine.sampling import Chosen, Sampling
 from deltamem.serve.engine.text import CONTEXT
@@ -100,7 +101,7 @@ class Generations:
         form: that every answer must have; any by default.
 
     Raises:
-        ApiError: a prompt does not fit.
+        ApiError: a prompt does not fit, or the engine does not do what is asked.
         QueueFullError: too much is waiting.
     """
 
@@ -123,8 +124,10 @@ class Generations:
             self._jobs = Jobs(
                 turn.server.inbox, [self._start(ids, sampling) for ids in prompts for sampling in samplings]
             )
-        except ValueError as error:
+        except PromptError as error:
             raise ApiError(400, str(error), "context_length_exceeded") from None
+        except ValueError as error:
+            raise ApiError(400, str(error), "invalid_value") from None
 
     @classmethod
     async def open(

@@ -13,6 +13,10 @@ from deltamem.serve.settings import EngineLimits
 from deltamem.state import MemoryState
 
 
+class PromptError(ValueError):
+    """A prompt is empty or leaves no position for an answer."""
+
+
 class AnyEngine(Protocol):
     """Generates from many memories at once, and writes to them.
 
@@ -61,7 +65,8 @@ class AnyEngine(Protocol):
             constraint: what it may say, of this generation alone; anything by default.
 
         Raises:
-            ValueError: the prompt is empty or leaves no position for an answer.
+            PromptError: the prompt is empty or leaves no position for an answer.
+            ValueError: something else is asked for that this engine does not do.
             QueueFullError: too much is waiting.
             ClosedError: the engine is shutting down.
         """
@@ -125,12 +130,12 @@ def check_prompt(prompt: list[int], context: int) -> None:
     """Refuses a prompt that an engine cannot continue.
 
     Raises:
-        ValueError: it is empty or leaves no position for an answer.
+        PromptError: it is empty or leaves no position for an answer.
     """
     if not prompt:
-        raise ValueError("The prompt has no tokens.")
+        raise PromptError("The prompt has no tokens.")
     if len(prompt) >= context:
-        raise ValueError(
+        raise PromptError(
             f"The prompt has {len(prompt)} tokens, and the model has {context} positions for prompt and answer "
             "together."
         )
