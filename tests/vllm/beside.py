@@ -113,7 +113,6 @@ class Beside:
         }
         self.llm = LLM(**{**engine_arguments(folder / "model", folder / "adapter"), **given})
         self.engine = self.llm.llm_engine
-        _registered_once()
 
     def close(self) -> None:
         from vllm.distributed import cleanup_dist_env_and_memory
@@ -205,13 +204,6 @@ class Beside:
         """vLLM's memory after a turn."""
         assert turn.after is not None
         torch.testing.assert_close(turn.after, torch.stack([layer[0] for layer in wanted.states]), atol=CLOSE, rtol=0)
-
-
-def _registered_once() -> None:
-    """Spares later engines what is done already: vLLM looks through all modules for it, and trips over numba's."""
-    from vllm.platforms import current_platform
-
-    type(current_platform).register_triton_kernel_overrides = classmethod(lambda cls: None)
 
 
 def make_model(family: str, folder: Path, **adapter: Any) -> Any:

@@ -27,6 +27,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="vLLM is not installed here: make vllm-test"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _registered() -> None:
+    """Each engine of vLLM's looks through all modules for kernels, and trips over numba's; once will do."""
+    if HAS_VLLM:
+        from vllm.platforms import current_platform
+
+        current_platform.register_triton_kernel_overrides()
+        type(current_platform).register_triton_kernel_overrides = classmethod(lambda cls: None)
+
+
 @pytest.fixture(scope="module")  # a process has one engine at a time
 def served(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[object]":
     from beside import Beside

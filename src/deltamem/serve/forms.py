@@ -48,8 +48,6 @@ def _form(forms: Forms, wanted: StructuredOutputs) -> Form:
 
 
 async def _made(server: Server, field: str, make: Callable[[Forms], Form]) -> Form:
-    if not server.engine.computes:
-        raise ApiError(501, "The vLLM engine gives answers no form; deltamem's own does (--engine own).", None, field)
     try:
         return await asyncio.to_thread(lambda: make(server.forms()))
     except UnsupportedGrammarError as error:

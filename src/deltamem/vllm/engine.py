@@ -6,15 +6,15 @@ has finished. So an answer that fails, is aborted or preempted leaves the sessio
 """
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from deltamem.formats.state import StateCodec
 from deltamem.models.catalog import find_source
 from deltamem.models.loading import find_adapter, load_config, load_tokenizer
 from deltamem.observe import CHUNK, positions
-from deltamem.serve.engine.constraint import Constraint
+from deltamem.serve.engine.constraint import Constraint, definition_without_prefix
 from deltamem.serve.engine.interface import MakeEngine, check_prompt, end_tokens
 from deltamem.serve.engine.jobs import (
     ClosedError,
@@ -43,7 +43,7 @@ from deltamem.serve.engine.jobs import (
     Ticket,
     Written,
 )
-from deltamem.serve.engine.sampling import Chosen, Sampling
+from deltamem.serve.engine.sampling import MAX_LOGPROBS, Chosen, Sampling
 from deltamem.serve.engine.text import TextStream
 from deltamem.serve.settings import EngineLimits
 from deltamem.state import MemoryState
@@ -63,7 +63,6 @@ _PASSED_ON = (
     "seed",
     "max_tokens",
 )
-_DONE_HERE = ("stop", "logprobs", "ignore_end")
 
 
 class Hollow(NamedTuple):
@@ -114,6 +113,7 @@ class _Answer:
     prompt: list[int]
     sampling: Sampling
     text: TextStream
+    constraint: Constraint | None = None
     made: int = 0
 
 
@@ -169,7 +169,11 @@ class VllmEngine:
         self._ends = sorted(end_tokens(model, tokenizer))
         self._watch = watch
         self._delivered = delivered or (lambda: None)
-        self._engine = _start(backbone, adapter, self.context, self.limits, options or {})
+        self._forms = tempfile.TemporaryDirectory(prefix="deltamem-")
+        _save_for_forms(tokenizer, self._ends, self._forms.name)
+        model.config.save_pretrained(self._forms.name)  # vLLM looks for one beside a tokenizer
+        options = {"tokenizer": self._forms.name, **(options or {})}
+        self._engine = _start(backbone, adapter, self.context, self.limits, options)
         self._names = (f"job-{number}" for number in itertools.count())
         self._waiting: deque[_Answer | _Writing] = deque()
         self._jobs: dict[str, _Answer | _Writing] = {}
@@ -206,13 +210,10 @@ class VllmEngine:
         constraint: Constraint | None = None,
     ) -> Ticket:
         """Continues a prompt, reading a memory and not writing it."""
-        if constraint is not None:
-            raise ValueError("The vLLM engine gives answers no form; deltamem's own does (--engine own).")
         check_prompt(prompt, self.context)
-        _check_sampling(sampling)
         ticket = Ticket(deliver, deadline)
         text = TextStream(self.tokenizer, sampling.stop, prompt if continues else ())
-        self._submit(_Answer(ticket, state, list(prompt), sampling, text))
+        self._submit(_Answer(ticket, state, list(prompt), sampling, text, constraint))
         return ticket
 
     def write(
@@ -243,6 +244,7 @@ class VllmEngine:
                 job.ticket.cancel()
             self._thread.join()
         self._engine.engine_core.shutdown()
+        self._forms.cleanup()
 
     def _submit(self, job: _Answer | _Writing, *, admitted: bool = False) -> None:
         with self._changed:
@@ -279,7 +281,7 @@ class VllmEngine:
     def _begin(self, job: _Answer | _Writing) -> None:
         """Hands a job, or the next chunk of one, to vLLM."""
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         name = next(self._names)
         self._jobs[name] = job
@@ -293,7 +295,10 @@ class VllmEngine:
             how = {field: getattr(sampling, field) for field in _PASSED_ON} | {
                 "logprobs": sampling.logprobs,
                 "stop_token_ids": [] if sampling.ignore_end else self._ends,
+                "logit_bias": dict(sampling.logit_bias) or None,
             }
+            if job.constraint is not None:
+                how["structured_outputs"] = StructuredOutputsParams(grammar=job.constraint.form.grammar)
         params = SamplingParams(
             **how,
             ignore_eos=True,  # the tokens that end an answer are named
@@ -301,7 +306,10 @@ class VllmEngine:
             output_kind=RequestOutputKind.DELTA,
             extra_args={"kv_transfer_params": wanted.params()},
         )
-        self._engine.add_request(name, {"prompt_token_ids": tokens}, params)
+        try:
+            self._engine.add_request(name, {"prompt_token_ids": tokens}, params)
+        except ValueError as error:
+            self._end(name, Failed(EngineError(f"vLLM refused the request: {error}")))
 
     def _chunk(self, job: _Writing) -> tuple[list[int], list[int]]:
         """The next tokens to write, and a flag for each; attention sees the chunk alone, as in :func:`observe`."""
@@ -344,10 +352,14 @@ class VllmEngine:
             if job.sampling.logprobs is not None:
                 chosen = _with_logprobs(token, made.logprobs[place], job.sampling.logprobs)
             job.ticket.deliver(Piece(piece, chosen, job.text.length))
-            if job.text.stopped:
+            if job.constraint is not None:
+                job.constraint.take(token)
+            complete = job.constraint is not None and job.constraint.finished
+            if job.text.stopped or complete:
                 if not finished:
                     self._engine.abort_request([name])
-                self._end(name, Done("", "stop", len(job.prompt), job.made))
+                rest = "" if job.text.stopped else job.text.finish()
+                self._end(name, Done(rest, "stop", len(job.prompt), job.made))
                 return len(tokens)
         if finished:
             rest = job.text.finish()
@@ -426,26 +438,20 @@ def _start(
         "max_num_batched_tokens": limits.prefill_tokens + limits.max_batch,
         "enforce_eager": True,  # compiled, the first start takes minutes, and memories are not tested
         "disable_log_stats": True,
-        "max_logprobs": 20,
+        "max_logprobs": MAX_LOGPROBS,
+        "structured_outputs_config": {"backend": "guidance"},  # which follows our own forms as they are
     }
     return LLMEngine.from_engine_args(EngineArgs(**{**arguments, **given, **options}))
 
 
-def _check_sampling(sampling: Sampling) -> None:
-    """Refuses what this engine would leave out.
+def _save_for_forms(tokenizer: Any, ends: Sequence[int], folder: str) -> None:
+    """Saves the tokenizer by which vLLM follows forms, as our own engine does; it reads and writes no text with it."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
-    Raises:
-        ValueError: something is asked for that only deltamem's own engine does.
-    """
-    default = Sampling()
-    asked = [
-        field.name
-        for field in dataclasses.fields(sampling)
-        if field.name not in (*_PASSED_ON, *_DONE_HERE)
-        and getattr(sampling, field.name) != getattr(default, field.name)
-    ]
-    if asked:
-        raise ValueError(f"The vLLM engine has no {', '.join(asked)}; deltamem's own engine does (--engine own).")
+    plain = Tokenizer.from_str(definition_without_prefix(tokenizer))
+    end = tokenizer.convert_ids_to_tokens(ends[0])
+    PreTrainedTokenizerFast(tokenizer_object=plain, eos_token=end).save_pretrained(folder)
 
 
 def _with_logprobs(token: int, found: dict[int, Any], count: int) -> Chosen:

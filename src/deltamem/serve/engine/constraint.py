@@ -28,6 +28,10 @@ class Constraint(Protocol):
     def finished(self) -> bool:
         """Whether nothing may follow."""
 
+    @property
+    def form(self) -> "Form":
+        """What it follows, for an engine that follows forms itself."""
+
 
 @dataclass(frozen=True)
 class CallShape:
@@ -51,7 +55,7 @@ class Form:
     """A form that answers can have.
 
     Attributes:
-        grammar: as llguidance takes it.
+        grammar: in Lark's notation with llguidance's additions.
     """
 
     grammar: str
@@ -76,9 +80,9 @@ class Forms:
         self._library = llguidance
         # Only marks in angle brackets can be named in a grammar.
         self._special = {word for word in tokenizer.get_added_vocab() if word.startswith("<") and word.endswith(">")}
-        # A space that a tokenizer puts before every text is none of the text.
-        definition = _without_prefix(json.loads(tokenizer.backend_tokenizer.to_str()))
-        self._tokens = llguidance.LLTokenizer(json.dumps(definition), n_vocab=len(tokenizer), eos_token=ends[0])
+        self._tokens = llguidance.LLTokenizer(
+            definition_without_prefix(tokenizer), n_vocab=len(tokenizer), eos_token=ends[0]
+        )
 
     def json_object(self) -> Form:
         """Any JSON object."""
@@ -90,7 +94,7 @@ class Forms:
         Raises:
             UnsupportedGrammarError: the schema cannot be followed.
         """
-        return self._checked(self._library.LLMatcher.grammar_from_json_schema, json.dumps(schema), _SPACES)
+        return self.lark(f"start: {_json(schema)}")
 
     def regex(self, expression: str) -> Form:
         """Text that a regular expression matches as a whole.
@@ -98,7 +102,11 @@ class Forms:
         Raises:
             UnsupportedGrammarError: the expression cannot be followed.
         """
-        return self._checked(self._library.LLMatcher.grammar_from_regex, expression)
+        try:
+            made = self._library.LLMatcher.grammar_from_regex(expression)
+        except ValueError as error:
+            raise UnsupportedGrammarError(_first_line(error)) from None
+        return self.lark(json.loads(made)["grammars"][0]["lark_grammar"])
 
     def calls(
         self,
@@ -160,25 +168,24 @@ class Forms:
         Raises:
             UnsupportedGrammarError: the grammar cannot be followed.
         """
-        return self._checked(self._library.LLMatcher.grammar_from_lark, grammar)
-
-    def begin(self, form: Form) -> Constraint:
-        """The constraint of one generation."""
-        return _Followed(self._library.LLMatcher(self._tokens, form.grammar), self._tokens.vocab_size)
-
-    def _checked(self, make: Any, *arguments: Any) -> Form:
         try:
-            grammar = make(*arguments)
+            made = self._library.LLMatcher.grammar_from_lark(grammar)
         except ValueError as error:
             raise UnsupportedGrammarError(_first_line(error)) from None
-        wrong = self._library.LLMatcher.validate_grammar(grammar, self._tokens)
+        wrong = self._library.LLMatcher.validate_grammar(made, self._tokens)
         if wrong:
             raise UnsupportedGrammarError(_first_line(wrong))
         return Form(grammar)
 
+    def begin(self, form: Form) -> Constraint:
+        """The constraint of one generation."""
+        made = self._library.LLMatcher.grammar_from_lark(form.grammar)
+        return _Followed(form, self._library.LLMatcher(self._tokens, made), self._tokens.vocab_size)
+
 
 class _Followed:
-    def __init__(self, matcher: Any, vocabulary: int) -> None:
+    def __init__(self, form: Form, matcher: Any, vocabulary: int) -> None:
+        self.form = form
         self._matcher = matcher
         self._vocabulary = vocabulary
 
@@ -218,8 +225,12 @@ def _json(schema: Mapping[str, Any]) -> str:
     return f"%json {json.dumps({**schema, 'x-guidance': _SPACES})}"
 
 
+def definition_without_prefix(tokenizer: Any) -> str:
+    """A tokenizer's definition as JSON, without what puts a space before every text: it is none of the text."""
+    return json.dumps(_without_prefix(json.loads(tokenizer.backend_tokenizer.to_str())))
+
+
 def _without_prefix(part: Any) -> Any:
-    """A tokenizer's definition, without what puts a space before every text."""
     if isinstance(part, list):
         return [_without_prefix(one) for one in part]
     if not isinstance(part, dict):
