@@ -109,7 +109,7 @@ class Part:
 PARTS = {
     "kills-sqlite": Part(kills_sqlite, "kills", 1_000, 200),
     "kills-postgresql": Part(kills_postgresql, "kills", 1_000, 200),
-    "isolation": Part(turns_apart, "turns", 100_000, 2_000),
+    "isolation": Part(turns_apart, "turns", 100_000, 512),
     "fuzz": Part(malformed, "cases", 1_000_000, 20_000),
     "soak": Part(long_life, "soaked_s", 6 * 3600, 6 * 3600),
 }

@@ -3,11 +3,11 @@
 The public names are loaded when first used, so that importing the package costs nothing.
 """
 
-import importlib
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from deltamem.lazily import lazily
 from deltamem.version import __version__
 
 if TYPE_CHECKING:
@@ -105,15 +105,7 @@ _HOMES = {
     "step": "Step",
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    """Loads a public name when it is first used."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazily(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

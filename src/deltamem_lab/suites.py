@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltamem.demo.adapters import COURSES, TRAINING_FILE, Which, recipe_of
-from deltamem.extensions import installed, load_named
+from deltamem.extensions import load_named
 from deltamem_lab.methods.registry import STATIC, static_of
-
-GROUP = "deltamem.suites"
-# It measures by sections of its own, so it is no Suite.
-REAL = "real"
+from deltamem_lab.names import SUITE_GROUP, check_suite
 
 
 @dataclass(frozen=True)
@@ -181,10 +178,8 @@ def find_suite(name: str) -> Suite:
     """
     if name in SUITES:
         return SUITES[name]
-    found = load_named(name, GROUP)
-    if found is None:
-        known = ", ".join([*SUITES, REAL, *installed(GROUP)])
-        raise ValueError(f"There is no suite {name!r}; there are: {known}, and module:SUITE.")
+    check_suite(name)
+    found = load_named(name, SUITE_GROUP)
     if not isinstance(found, Suite):
         raise ValueError(f"{name} is not a suite: it must be a {Suite.__module__}.Suite.")
     return found

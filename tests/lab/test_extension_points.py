@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from deltamem.cli.main import main
+from deltamem_lab import suites
 from deltamem_lab.methods.registry import build_method, describe_method, find_method, is_control
+from deltamem_lab.names import REAL, SUITES, TASKS
 from deltamem_lab.records import read_run
-from deltamem_lab.tasks.registry import find_task
+from deltamem_lab.tasks.registry import find_task, own_tasks
 
 TASK = '''
 """A task: colours that people like."""
@@ -122,6 +124,11 @@ def run(*arguments: object) -> int:
     with pytest.raises(SystemExit) as left:
         main(["eval", *map(str, arguments)])
     return int(left.value.code or 0)
+
+
+def test_the_names_that_are_known_without_importing_are_those_that_there_are() -> None:
+    assert set(TASKS) == own_tasks().keys()
+    assert set(SUITES) == {*suites.SUITES, REAL}
 
 
 NAMED = ("--task", "colours_pkg.task:Colours", "--method", "colours_pkg.methods:FirstTurn", "--method", "none")

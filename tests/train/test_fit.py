@@ -13,7 +13,8 @@ from deltamem.attach import attached
 from deltamem.formats.adapter import read_adapter
 from deltamem.step import Step
 from deltamem.train import Episode, Text, collate
-from deltamem.train.fit import FitOptions, fit
+from deltamem.train.fit import fit
+from deltamem.train.fitoptions import FitOptions
 from deltamem.train.long import Writing, write_history
 from deltamem.train.recipe import Recipe
 from deltamem.train.run import run

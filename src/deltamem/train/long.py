@@ -5,7 +5,6 @@ reads a text: what one chunk knows of those before comes from the memory. So tra
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,33 +15,8 @@ from deltamem.attach import attached
 from deltamem.state import MemoryState
 from deltamem.step import Step
 from deltamem.train.episodes import TextBatch
+from deltamem.train.options import Writing
 from deltamem.train.passes import forward
-
-
-@dataclass(frozen=True, kw_only=True)
-class Writing:
-    """How histories are written.
-
-    Attributes:
-        chunk: tokens in each forward pass; ``None`` writes each passage in one pass.
-        recompute: keep of each chunk only the memory it starts from, and run it again in the backward pass.
-        truncate: gradients flow through the memory back over at most this many chunks, and over all of the last
-            so many; ``None`` for no bound. The chunks of all passages count.
-        local: gradients reach what is written through the projections and the scan of its own layer, and not through
-            the backbone below: the passages need no backward pass of it. Left out is how an earlier write changes the
-            inputs of later ones. Passages with trained tokens are written as without it.
-    """
-
-    chunk: int | None = None
-    recompute: bool = False
-    truncate: int | None = None
-    local: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("chunk", "truncate"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, or None; it is {value}.")
 
 
 def write_history(

@@ -14,7 +14,8 @@ from deltamem.attach import attached
 from deltamem.observe import positions
 from deltamem.rates import wilson
 from deltamem.train.episodes import EpisodeBatch
-from deltamem.train.long import Writing, write_history
+from deltamem.train.long import write_history
+from deltamem.train.options import Writing
 from deltamem.train.passes import Answers, answers, forward, read_bare, reading_step
 from deltamem.train.views import full_texts
 

@@ -13,7 +13,8 @@ from deltamem.formats.hub import backbone_shape, hub_origin
 from deltamem.memory import DeltaMemory
 from deltamem.train.episodes import EpisodeBatch, TextBatch
 from deltamem.train.measure import Condition, Tally, tally
-from deltamem.train.objective import EpisodeObjective, ObjectiveOptions, ObjectiveResult
+from deltamem.train.objective import EpisodeObjective, ObjectiveResult
+from deltamem.train.options import ObjectiveOptions
 
 
 class EpisodeModule(EpisodeObjective):

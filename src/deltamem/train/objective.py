@@ -1,7 +1,5 @@
 """The training objective: write the histories, read the queries from the memory alone, predict the answers."""
 
-import math
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -12,76 +10,11 @@ from deltamem.attach import attached
 from deltamem.observe import positions
 from deltamem.state import MemoryState
 from deltamem.train.episodes import EpisodeBatch, TextBatch
-from deltamem.train.long import Writing, write_history
+from deltamem.train.long import write_history
+from deltamem.train.options import ObjectiveOptions
 from deltamem.train.passes import Answers, answers, forward, reading_step
 from deltamem.train.terms import Contrast, Distillation, Reading, Term, WriteSparsity, cross_entropy, preservation
 from deltamem.train.views import View, full_texts, mixed_texts, sample_views
-
-_WEIGHTS = ("cross_entropy", "sparsity", "distillation", "contrast_empty", "contrast_other", "preservation")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveOptions:
-    """What is minimised: the weighted sum of the terms. A term of weight 0 costs nothing.
-
-    Attributes:
-        cross_entropy: weight of the answers' cross-entropy.
-        sparsity: weight of the write sparsity; 0.01 in the published runs of Qwen3.
-        sparsity_target: the mean write gate that it pulls each layer towards.
-        distillation: weight of the KL divergence from the bare backbone that sees the history's text.
-        temperature: the temperature of both sides of the distillation.
-        contrast_empty: weight of the hinge against an empty memory.
-        contrast_other: weight of the hinge against another episode's memory.
-        margin: the margin of both hinges, in nats per token.
-        preservation: weight of the KL divergence from the bare backbone on prompts that need no memory.
-        state_and_text: the share of episodes whose queries see the history's text beside the memory.
-        no_memory: the share whose queries see the text and begin with an empty memory. The rest see the memory alone.
-        seed: for drawing the views.
-        writing: how histories are written, for long ones.
-    """
-
-    cross_entropy: float = 1.0
-    sparsity: float = 0.0
-    sparsity_target: float = 0.05
-    distillation: float = 0.0
-    temperature: float = 1.0
-    contrast_empty: float = 0.0
-    contrast_other: float = 0.0
-    margin: float = 1.0
-    preservation: float = 0.0
-    state_and_text: float = 0.0
-    no_memory: float = 0.0
-    seed: int = 0
-    writing: Writing = field(default_factory=Writing)
-
-    def __post_init__(self) -> None:
-        for name in _WEIGHTS:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"The weight {name} must be a number of at least 0; it is {value}.")
-        if not any(getattr(self, name) for name in _WEIGHTS):
-            raise ValueError(f"All terms have weight 0; give one of {', '.join(_WEIGHTS)}.")
-        for name in ("temperature", "margin"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be above 0; it is {value}.")
-        if not 0 <= self.sparsity_target <= 1:
-            raise ValueError(f"sparsity_target is a gate, in [0, 1]; it is {self.sparsity_target}.")
-        shares = (self.state_and_text, self.no_memory)
-        if not (min(shares) >= 0 and sum(shares) <= 1):
-            raise ValueError(f"state_and_text and no_memory are shares of the episodes; they are {shares}.")
-
-    def terms(self) -> dict[str, tuple[float, Term]]:
-        """The terms in use, by name, with their weights."""
-        every: dict[str, Term] = {
-            "cross_entropy": cross_entropy,
-            "sparsity": WriteSparsity(self.sparsity_target),
-            "distillation": Distillation(self.temperature),
-            "contrast_empty": Contrast("empty", self.margin),
-            "contrast_other": Contrast("other", self.margin),
-            "preservation": preservation,
-        }
-        return {name: (weight, term) for name, term in every.items() if (weight := getattr(self, name))}
 
 
 class ObjectiveResult(NamedTuple):
@@ -129,7 +62,7 @@ class EpisodeObjective(nn.Module):
         Raises:
             ValueError: a term needs something that the batch lacks; the message says what.
         """
-        terms = self.options.terms()
+        terms = _terms(self.options)
         reading = self._read(batch, step, gates="sparsity" in terms)
         values = {name: term(reading) for name, (_, term) in terms.items()}
         loss = torch.stack([weight * values[name] for name, (weight, _) in terms.items()]).sum()
@@ -178,6 +111,19 @@ class EpisodeObjective(nn.Module):
 def episode_loss(model: PreTrainedModel, batch: EpisodeBatch) -> ObjectiveResult:
     """The plain :class:`EpisodeObjective`: the cross-entropy of the answers once the text is gone."""
     return EpisodeObjective(model).forward(batch)
+
+
+def _terms(options: ObjectiveOptions) -> dict[str, tuple[float, Term]]:
+    """The terms in use, by name, with their weights."""
+    every: dict[str, Term] = {
+        "cross_entropy": cross_entropy,
+        "sparsity": WriteSparsity(options.sparsity_target),
+        "distillation": Distillation(options.temperature),
+        "contrast_empty": Contrast("empty", options.margin),
+        "contrast_other": Contrast("other", options.margin),
+        "preservation": preservation,
+    }
+    return {name: (weight, term) for name, term in every.items() if (weight := getattr(options, name))}
 
 
 def _answers_inside(

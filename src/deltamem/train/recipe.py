@@ -7,8 +7,8 @@ from pydantic import model_validator as validator
 
 from deltamem.config import DeltaMemConfig
 from deltamem.train.data.options import DataOptions
-from deltamem.train.fit import FitOptions, check_fits
-from deltamem.train.objective import ObjectiveOptions
+from deltamem.train.fitoptions import FitOptions, check_fits
+from deltamem.train.options import ObjectiveOptions
 
 Metric = Literal["own_loss", "recall"]
 Reporter = Literal["tensorboard", "wandb", "trackio"]

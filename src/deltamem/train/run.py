@@ -27,7 +27,8 @@ from deltamem.train.checkpoints import (
     last_checkpoint,
     seconds_spent,
 )
-from deltamem.train.fit import FitOptions, fit
+from deltamem.train.fit import fit
+from deltamem.train.fitoptions import FitOptions
 from deltamem.train.hf import CHECKPOINT, STATE_FILE, EpisodeTrainer, HeldOut, in_batches
 from deltamem.train.loading import (
     add_trained_adapter,

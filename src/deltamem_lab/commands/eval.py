@@ -8,6 +8,7 @@ import typer
 
 from deltamem.extensions import how_to_install
 from deltamem.models.catalog import find_source
+from deltamem_lab.names import REAL
 
 if TYPE_CHECKING:
     from deltamem_lab.backbone import Backbone
@@ -112,11 +113,7 @@ def eval(
         from deltamem_lab.commands.evaluation.recipe import placed, read_recipe
     except ImportError as error:
         raise ImportError(f"Evaluation needs {error.name}: {how_to_install('eval')}") from None
-    from deltamem_lab.commands.evaluation import arguments, planning, preparing, real, running
-    from deltamem_lab.commands.evaluation import harness as harness_tasks
-    from deltamem_lab.methods import MethodOptions
-    from deltamem_lab.methods.registry import import_methods
-    from deltamem_lab.suites import REAL
+    from deltamem_lab.commands.evaluation import arguments
 
     changes = {
         "suite": suite,
@@ -145,6 +142,12 @@ def eval(
     }
     given = {key: value for key, value in changes.items() if value not in (None, "", [], ())}
     asked, part = read_recipe(recipe, given, task or (), protocol), arguments.read_shard(shard)
+    arguments.check_names(asked)
+    from deltamem_lab.commands.evaluation import harness as harness_tasks
+    from deltamem_lab.commands.evaluation import planning, preparing, real, running
+    from deltamem_lab.methods import MethodOptions
+    from deltamem_lab.methods.registry import import_methods
+
     besides: dict[str, object] = {"--protocol": protocol, "--revision": revision, "--shard": shard}
     if asked.suite == REAL:
         arguments.refuse(asked, real.WITHOUT_EFFECT, besides | {"--task": task}, "--suite real")

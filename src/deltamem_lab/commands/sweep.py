@@ -32,14 +32,14 @@ def sweep(
     if not file.is_file():
         raise FileNotFoundError(f"There is no sweep {file}.")
     try:
-        from deltamem_lab.sweep import load_sweep, run_sweep
+        from deltamem_lab.sweep import load_sweep
     except ImportError as error:
         raise ImportError(f"Training needs {error.name}: {how_to_install('train')}") from None
     planned = load_sweep(file, changes or (), output)
     if dry_run:
         _plan(planned)
         return
-    from deltamem_lab.sweep import collect, write_all
+    from deltamem_lab.sweep import collect, run_sweep, write_all
 
     stopped = run_sweep(planned, jobs=jobs)
     results = collect(planned)

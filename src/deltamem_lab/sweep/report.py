@@ -8,7 +8,7 @@ from deltamem.figures import figure_class, write_png
 from deltamem.files import write_atomically
 from deltamem_lab.statistics import Interval
 from deltamem_lab.sweep.plan import CENTRE
-from deltamem_lab.sweep.results import PointResults, Results
+from deltamem_lab.sweep.results import PointResults, Results, write_results
 
 TABLE_FILE = "sweep.md"
 PLOT_FILE = "sweep.png"
@@ -119,3 +119,13 @@ def _draw(panel: Any, points: list[tuple[str, PointResults]], name: str, *, colo
     )
     seeds = [(place, run[name]) for place, found in known for run in found.runs.values() if name in run]
     panel.plot([place for place, _ in seeds], [value for _, value in seeds], "x", color=colour, alpha=0.5, markersize=4)
+
+
+def write_all(results: Results) -> tuple[Path, Path, Path]:
+    """Writes a sweep's numbers, table and picture into its folder and returns their paths.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder = results.sweep.folder
+    return write_results(results, folder), write_table(results, folder), draw_sweep(results, folder)

@@ -12,11 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deltamem.extensions import installed, load_named
+from deltamem.extensions import load_named
 from deltamem_lab.interface import Task
+from deltamem_lab.names import TASK_GROUP, check_task
 from deltamem_lab.tasks.options import task_options
 
-GROUP = "deltamem.tasks"
 Made = TypeVar("Made", bound=type[Any])
 _NEEDED = ("name", "protocols", "main_metric", "averages", "items", "prompt", "decoding", "score")
 
@@ -53,10 +53,8 @@ def find_task(name: str) -> type[Any]:
     own = own_tasks()
     if name in own:
         return own[name]
-    made: Any = load_named(name, GROUP)
-    if made is None:
-        known = ", ".join([*own, *installed(GROUP)])
-        raise ValueError(f"There is no task {name!r}; there are: {known}, and module:Class.")
+    check_task(name)
+    made: Any = load_named(name, TASK_GROUP)
     lacking = [one for one in _NEEDED if not hasattr(made, one)]
     if not isinstance(made, type) or lacking:
         raise ValueError(f"{name} is not a task: its class needs {', '.join(lacking or _NEEDED)}.")

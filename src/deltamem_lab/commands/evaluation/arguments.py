@@ -7,11 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from deltamem_lab.names import check_suite, check_task
+
 if TYPE_CHECKING:
     from deltamem_lab.commands.evaluation.recipe import EvalRecipe, TaskSection
     from deltamem_lab.loading import Placing
     from deltamem_lab.runner import Job
     from deltamem_lab.suites import Suite
+
+
+def check_names(recipe: "EvalRecipe") -> None:
+    """Refuses a suite or a task that there is not, before anything is imported that takes seconds.
+
+    Raises:
+        typer.BadParameter: there is no such suite or task.
+    """
+    try:
+        if recipe.suite:
+            check_suite(recipe.suite)
+        for name in recipe.tasks:
+            check_task(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def choose_suite(suite: str, tasks: "Mapping[str, TaskSection]", *, has_model: bool) -> "Suite":
