@@ -25,7 +25,7 @@ from deltamem_lab.methods.lora import (
 )
 from deltamem_lab.methods.memgen.weaver import weavers
 from deltamem_lab.methods.registry import method
-from deltamem_lab.methods.text import FullContext, NoContext
+from deltamem_lab.methods.text import NoContext, TrainedContext
 from deltamem_lab.methods.training import TokenRows
 
 FITTED = "context2lora_fitted"
@@ -42,44 +42,29 @@ _PAIR = re.compile(r"Question[ \d]*:[ *]*(\S[^\n]*)\n+[* ]*Answer[ \d]*:[ *]*(\S
 
 
 @method("context2lora", "Context2LoRA, trained beforehand", "trained")
-class StaticLora(FullContext):
-    """The full context, read by the backbone with a LoRA that was trained on the adapters' data.
+class StaticLora(TrainedContext):
+    """The full context, read by the backbone with a LoRA that was trained on the adapters' data."""
 
-    Args:
-        name: as in records and tables.
-        backbone: a model with a LoRA.
-
-    Raises:
-        ValueError: it has none.
-    """
-
-    needs_history = False
     weights = Weights("lora", is_lora, load_lora)
-
-    def __init__(self, name: str, backbone: Backbone) -> None:
-        super().__init__(name, backbone)
-        there = _trained(backbone)
-        if not there:
-            raise ValueError(f"The method {name!r} needs a LoRA, and none is loaded; load one with --adapter FOLDER.")
-        self.lora = there[-1]
+    what, command = "a LoRA", "lora"
 
     @classmethod
-    def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
-        """A LoRA."""
-        return "" if _trained(backbone) else "needs a LoRA: deltamem baseline lora, then --adapter lora=FOLDER"
+    def loaded(cls, model: Any) -> Mapping[str, Any]:
+        """The LoRAs that were trained beforehand, without those of weavers."""
+        return {one: one for one in loras(model) if one != FITTED and one not in weavers(model)}
 
     @property
     def fingerprint(self) -> str:
         """The LoRA's."""
-        return lora_fingerprint(self.backbone.model, self.lora)
+        return lora_fingerprint(self.backbone.model, self.label)
 
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """Everything."""
-        return [(self.history, {"lora": self.lora})] * len(asks)
+        return [(self.history, {"lora": self.label})] * len(asks)
 
     def say(self, prompts: list[list[Message]], asks: list[Ask]) -> list[Generated]:
         """The answers of the backbone with the LoRA."""
-        with using_lora(self.backbone.model, self.lora):
+        with using_lora(self.backbone.model, self.label):
             return super().say(prompts, asks)
 
 
@@ -226,11 +211,6 @@ def _dealt(rows: Sequence[tuple[list[int], list[float]]], plan: LoraPlan, used: 
         part = [rows[(step * size + place) % len(rows)] for place in range(size)]
         used.append(sum(len(ids) for ids, _ in part))
         yield [TokenRows.pad(part)]
-
-
-def _trained(backbone: Backbone) -> list[str]:
-    """The LoRAs that were trained beforehand, those of weavers apart."""
-    return [one for one in loras(backbone.model) if one != FITTED and one not in weavers(backbone.model)]
 
 
 def _batches(pieces: Sequence[list[int]], plan: LoraPlan, used: list[int]) -> Iterator[list[TokenRows]]:

@@ -1,13 +1,14 @@
 """The bare backbone: without the history, with all of it, or with its last tokens."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from deltamem.chat import Message
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.interface import Ask, Budget, Decoding, Entry, as_text
-from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
+from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size, Weights
 from deltamem_lab.methods.fitting import fit
 from deltamem_lab.methods.registry import method
 
@@ -41,6 +42,50 @@ class FullContext(BackboneMethod):
     def stored_bytes(self) -> int:
         """The text."""
         return sum(len(as_text(entry).encode()) for entry in self.history)
+
+
+class TrainedContext(FullContext):
+    """The full context, read with what was trained beforehand; of several that are loaded, with the last.
+
+    Args:
+        name: as in records and tables.
+        backbone: a model on which it is loaded.
+
+    Attributes:
+        what: was trained, with its article.
+        command: of ``deltamem baseline``, which trains it.
+        label: its name on the backbone.
+        trained: what is loaded.
+
+    Raises:
+        ValueError: none is loaded.
+    """
+
+    needs_history = False
+    weights: ClassVar[Weights]
+    what: ClassVar[str]
+    command: ClassVar[str]
+
+    def __init__(self, name: str, backbone: Backbone) -> None:
+        super().__init__(name, backbone)
+        there = self.loaded(backbone.model)
+        if not there:
+            raise ValueError(
+                f"The method {name!r} needs {self.what}, and none is loaded; load one with --adapter FOLDER."
+            )
+        self.label, self.trained = list(there.items())[-1]
+
+    @classmethod
+    @abstractmethod
+    def loaded(cls, model: Any) -> Mapping[str, Any]:
+        """What is loaded on a model, by name."""
+
+    @classmethod
+    def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
+        """What was trained."""
+        if cls.loaded(backbone.model):
+            return ""
+        return f"needs {cls.what}: deltamem baseline {cls.command}, then --adapter {cls.weights.kind}=FOLDER"
 
 
 @method("window", "last tokens", "text")

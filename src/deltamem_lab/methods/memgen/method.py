@@ -9,66 +9,51 @@ from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from deltamem.chat import Message, encode_chat
-from deltamem_lab.backbone import Backbone, Generated, generation_options, seeded
+from deltamem_lab.backbone import Generated, generation_options, seeded
 from deltamem_lab.interface import Ask, Budget, Decoding, Entry
-from deltamem_lab.methods.base import MethodOptions, Size, Weights
+from deltamem_lab.methods.base import Size, Weights
 from deltamem_lab.methods.memgen.files import is_weaver, load_weaver, weaver_fingerprint
 from deltamem_lab.methods.memgen.learning import ends_with_delimiter
 from deltamem_lab.methods.memgen.weaver import Reading, weavers
 from deltamem_lab.methods.registry import method
-from deltamem_lab.methods.text import FullContext
+from deltamem_lab.methods.text import TrainedContext
 
 
 @method("memgen", "MemGen", "trained")
-class MemGen(FullContext):
+class MemGen(TrainedContext):
     """The full context, after which, and after delimiters of the answer, the weaver's latent tokens are read.
 
     The weaver is asked wherever it may be, up to its plan's number of insertions: the trigger that decides this in the
     publication is not trained here. The tokens of a prompt are what both models read: the prompt by either, the latents
     by either, the queries and the answer so far by the weaver.
-
-    Args:
-        name: as in records and tables.
-        backbone: a model with a weaver.
-
-    Raises:
-        ValueError: it has none.
     """
 
-    needs_history = False
     weights = Weights("memgen", is_weaver, load_weaver)
-
-    def __init__(self, name: str, backbone: Backbone) -> None:
-        super().__init__(name, backbone)
-        there = weavers(backbone.model)
-        if not there:
-            raise ValueError(f"The method {name!r} needs a weaver, and none is loaded; load one with --adapter FOLDER.")
-        self.weaver = list(there.values())[-1]
+    what, command = "a weaver", "memgen"
 
     @classmethod
-    def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
-        """A weaver."""
-        there = weavers(backbone.model)
-        return "" if there else "needs a weaver: deltamem baseline memgen, then --adapter memgen=FOLDER"
+    def loaded(cls, model: Any) -> Mapping[str, Any]:
+        """The weavers."""
+        return weavers(model)
 
     @property
     def fingerprint(self) -> str:
         """The weaver's."""
-        return weaver_fingerprint(self.backbone.model, self.weaver)
+        return weaver_fingerprint(self.backbone.model, self.trained)
 
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """Everything."""
-        return [(self.history, {"weaver": self.weaver.name, "trigger": "always on, not trained"})] * len(asks)
+        return [(self.history, {"weaver": self.trained.name, "trigger": "always on, not trained"})] * len(asks)
 
     def room(self, decoding: Decoding) -> Budget:
         """What the latents leave."""
         budget = super().room(decoding)
-        left = None if budget.tokens is None else budget.tokens - self.weaver.plan.most_latents
+        left = None if budget.tokens is None else budget.tokens - self.trained.plan.most_latents
         return replace(budget, tokens=left)
 
     def estimate(self, size: Size) -> tuple[int, int]:
         """Both models read history and question for each question, and the latents after them."""
-        return 0, 2 * size.full + 3 * self.weaver.plan.latents
+        return 0, 2 * size.full + 3 * self.trained.plan.latents
 
     @torch.no_grad()
     def say(self, prompts: list[list[Message]], asks: list[Ask]) -> list[Generated]:
@@ -77,11 +62,14 @@ class MemGen(FullContext):
             return [self._say(messages, ask.decoding) for messages, ask in zip(prompts, asks, strict=True)]
 
     def _say(self, messages: Sequence[Message], decoding: Decoding) -> Generated:
-        model, plan, tokenizer = self.backbone.model, self.weaver.plan, self.backbone.tokenizer
+        model, plan, tokenizer = self.backbone.model, self.trained.plan, self.backbone.tokenizer
         chat = encode_chat(tokenizer, messages, add_generation_prompt=True, **self.backbone.template)
         prompt = chat.input_ids[0].tolist()
         room = None if self.backbone.positions is None else self.backbone.positions - len(prompt) - plan.most_latents
-        reading, cache = Reading(model, self.weaver, 1), DynamicCache(config=model.config.get_text_config(decoder=True))
+        reading, cache = (
+            Reading(model, self.trained, 1),
+            DynamicCache(config=model.config.get_text_config(decoder=True)),
+        )
         # All that the reasoner reads, what of it the weaver has not read, and how many tokens both have read.
         woven = new = self._embed(prompt)
         said: list[int] = []

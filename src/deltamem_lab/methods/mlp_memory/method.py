@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from deltamem.chat import Message
-from deltamem_lab.backbone import Backbone, Generated
+from deltamem_lab.backbone import Generated
 from deltamem_lab.interface import Ask, Entry
-from deltamem_lab.methods.base import MethodOptions, Weights
+from deltamem_lab.methods.base import Weights
 from deltamem_lab.methods.mlp_memory.files import is_mlp_memory, load_memory, memories
 from deltamem_lab.methods.mlp_memory.network import MlpMemory, reading
 from deltamem_lab.methods.registry import method
-from deltamem_lab.methods.text import FullContext
+from deltamem_lab.methods.text import TrainedContext
 
 
 def mixture(logits: Tensor, memory_logits: Tensor, share: float) -> Tensor:
@@ -50,47 +50,30 @@ def _kept(hidden: Tensor, columns: int | Tensor) -> Tensor:
 
 
 @method("mlp_memory", "MLP Memory", "trained")
-class MixedMemory(FullContext):
+class MixedMemory(TrainedContext):
     """The full context, with an MLP that was trained on the adapters' data.
 
     Sampled answers draw from the mixture's probabilities, to which temperature and the like are applied.
-
-    Args:
-        name: as in records and tables.
-        backbone: a model for which an MLP has been loaded; the last of them is used.
-
-    Raises:
-        ValueError: there is none.
     """
 
-    needs_history = False
     weights = Weights("mlp", is_mlp_memory, load_memory)
-
-    def __init__(self, name: str, backbone: Backbone) -> None:
-        super().__init__(name, backbone)
-        there = memories(backbone.model)
-        if not there:
-            raise ValueError(
-                f"The method {name!r} needs an MLP memory, and none is loaded; load one with --adapter FOLDER."
-            )
-        self.label, self.loaded = list(there.items())[-1]
+    what, command = "an MLP memory", "mlp-memory"
 
     @classmethod
-    def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
-        """An MLP."""
-        there = memories(backbone.model)
-        return "" if there else "needs an MLP: deltamem baseline mlp-memory, then --adapter mlp=FOLDER"
+    def loaded(cls, model: Any) -> Mapping[str, Any]:
+        """The MLPs."""
+        return memories(model)
 
     @property
     def fingerprint(self) -> str:
         """The MLP's."""
-        return self.loaded.sha256
+        return str(self.trained.sha256)
 
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """Everything."""
-        return [(self.history, {"mlp_memory": self.label, "share": self.loaded.share})] * len(asks)
+        return [(self.history, {"mlp_memory": self.label, "share": self.trained.share})] * len(asks)
 
     def say(self, prompts: list[list[Message]], asks: list[Ask]) -> list[Generated]:
         """The answers of the mixture."""
-        with mixing(self.backbone.model, self.loaded.memory, self.loaded.share):
+        with mixing(self.backbone.model, self.trained.memory, self.trained.share):
             return super().say(prompts, asks)
