@@ -27,8 +27,9 @@ vllm-test: .vllm/.ready  ## the tests on vLLM, in an environment of its own; CI 
 clients: .venv/.dev  ## agent frameworks against the server; they are large, so tests of theirs are skipped without
 	$(PIP) install --constraint constraints.txt --group clients
 	$(PIP) install --no-deps llama-index-llms-openai==0.8.3 llama-index-llms-openai-like==0.8.1
-	command -v npm >/dev/null && npm ci --prefix examples/node --ignore-scripts --no-audit --no-fund || echo "no npm: nothing of Node is tried"
-	$(BIN)/pytest tests/serve/test_frameworks.py tests/serve/test_node_clients.py
+	for folder in clients/typescript examples/node; do \
+	  npm ci --prefix $$folder --ignore-scripts --no-audit --no-fund || echo "no npm: $$folder is not tried"; done
+	$(BIN)/pytest tests/serve/test_anthropic.py tests/serve/test_frameworks.py tests/serve/test_node_clients.py
 
 lint: .venv/.dev
 	$(BIN)/ruff check

@@ -1,11 +1,19 @@
 #!/usr/bin/env python3
 """A hook for coding agents: a memory for each repository, which outlives the agent's sessions.
 
-Coding agents can run a command at certain points and hand it a JSON object with the working directory and the prompt.
-Let yours run this one when a prompt is sent, and when a session ends:
+Claude Code and Codex run commands at certain points and hand them a JSON object with the working directory and the
+prompt. What this one prints becomes part of the agent's context:
 
-    coding_agent_hook.py recall     asks the memory the prompt and prints the answer, for the agent's context
-    coding_agent_hook.py remember   writes the prompt, or the field "text" or "last_message", to the memory
+    coding_agent_hook.py recall     asks the memory the prompt and prints the answer
+    coding_agent_hook.py remember   writes the prompt to the memory, or what the agent said last
+
+In Claude Code's .claude/settings.json, and in the same form in Codex's hooks.json:
+
+    {"hooks": {"UserPromptSubmit": [{"hooks": [
+        {"type": "command", "command": "python3 /path/to/coding_agent_hook.py recall"},
+        {"type": "command", "command": "python3 /path/to/coding_agent_hook.py remember"}]}]}}
+
+With "Stop" in the place of "UserPromptSubmit", remember writes what the agent said.
 
 It needs Python alone. DELTAMEM_URL and DELTAMEM_API_KEY name the server; if that cannot be reached the hook says so on
 standard error, prints nothing and exits with 0, because an agent without memories is better than one that stands still.
@@ -34,7 +42,7 @@ def main() -> int:
         return 2
     event = json.load(sys.stdin)
     session = session_of(Path(event.get("cwd") or os.getcwd()))
-    text = next((event[name] for name in ("prompt", "text", "last_message") if event.get(name)), "")
+    text = next((event[name] for name in ("prompt", "last_assistant_message", "text") if event.get(name)), "")
     if not text:
         return 0
     try:

@@ -68,6 +68,11 @@ def test_the_hook_remembers_for_a_repository_and_never_stands_in_the_way(run: Ru
     told = run("coding_agent_hook.py", "remember", said=event("My secret word is lantern.", ROOT / "examples"))
     assert (told.returncode, told.stderr) == (0, "")
     assert run("coding_agent_hook.py", "recall", said=asked).stdout == "From this repository's memory: lantern.\n"
+    # What an agent says last comes under another name, with its own event.
+    said = json.dumps({"cwd": str(ROOT), "last_assistant_message": "My cat is called Biscuit."})
+    assert run("coding_agent_hook.py", "remember", said=said).returncode == 0
+    known = run("coding_agent_hook.py", "recall", said=event("What is my pet called?")).stdout
+    assert known == "From this repository's memory: Biscuit.\n"
     # What the model says to everything is no memory of the repository.
     assert run("coding_agent_hook.py", "recall", said=event("Hello!")).stdout == ""
     elsewhere = run("coding_agent_hook.py", "recall", said=event("What is my secret word?", tmp_path))

@@ -5,7 +5,11 @@ skipped. Tools are called by the embedded model where its 512 positions are enou
 """
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
@@ -15,6 +19,7 @@ from serving import make_server, running
 from talkers import talker
 
 LISBON, CITY = "I settled in Lisbon some years ago.", "Which city do I live in?"
+ROOT = Path(__file__).parents[2]
 City = Literal["Lisbon", "Porto"]
 
 # What a framework says of itself and of its own dependencies is not ours to mend.
@@ -163,6 +168,49 @@ def test_openais_agents_sdk(asked: list[str]) -> None:
             asked.clear()
             assert asyncio.run(run(kind, address)).final_output == "It rains."
             assert asked
+
+
+@pytest.mark.parametrize(
+    ("example", "package", "says"),
+    [
+        pytest.param(
+            "langgraph_store.py",
+            "langchain_openai",
+            [
+                "store, tortoise: ['pet']",
+                "store, home: I settled in Porto some years ago.",
+                "store, left: ['pet']",
+                "> Which city do I live in?\nPorto.",
+                "back at the checkpoint before the move:\n> Which city do I live in?\nLisbon.",
+            ],
+            id="langgraph-store",
+        ),
+        pytest.param(
+            "llamaindex_block.py",
+            "llama_index.core",
+            ["in the window: False", "from the block: Lisbon.\n"],
+            id="llamaindex-block",
+        ),
+        pytest.param(
+            "agents_session.py",
+            "agents",
+            [
+                "> Where do I live?\nLisbon.\n> I live in Rome.",
+                "> Where do I live?\nRome.\ntwo turns taken back\n> Where do I live?\nLisbon.",
+            ],
+            id="agents-session",
+        ),
+        pytest.param("langgraph_memory.py", "langchain_openai", ["Where do I live?\nOslo."], id="langgraph-memory"),
+    ],
+)
+def test_the_example(example: str, package: str, says: list[str], url: str) -> None:
+    pytest.importorskip(package)
+    command = [sys.executable, str(ROOT / "examples" / example)]
+    settings = os.environ | {"DELTAMEM_URL": url.removesuffix("/v1")}
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    for line in says:
+        assert line in done.stdout
 
 
 def test_smolagents(asked: list[str]) -> None:

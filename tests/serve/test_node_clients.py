@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from serving import make_server, running
 
+CLIENT = Path(__file__).parents[2] / "clients" / "typescript"
 FOLDER = Path(__file__).parents[2] / "examples" / "node"
 LISBON, CITY = "I settled in Lisbon some years ago.", "Which city do I live in?"
 
@@ -51,6 +52,14 @@ def test_vercels_ai_sdk(url: str) -> None:
     assert stream.startswith("stream: Lisbon.   (")
     assert json.loads(formed.removeprefix("object: "))["city"] in ("Lisbon", "Porto")
     assert called == "tool: It rains in Porto."
+
+
+def test_the_typescript_client(url: str) -> None:
+    if not (CLIENT / "node_modules").is_dir():
+        pytest.skip("TypeScript is not here: make clients installs it")
+    settings = os.environ | {"DELTAMEM_URL": url}
+    done = subprocess.run(["npm", "test"], cwd=CLIENT, env=settings, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def inspect(*command: str) -> Any:

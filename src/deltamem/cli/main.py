@@ -31,6 +31,7 @@ COMMANDS = (
     "parity",
     "serve",
     "mcp",
+    "memories",
     "keys",
     "store",
     "doctor",

@@ -11,9 +11,11 @@ from fastapi.openapi.utils import get_openapi
 
 from deltamem.serve.errors import ErrorBody, install_error_handlers
 from deltamem.serve.middleware import Gate
+from deltamem.serve.routes.anthropic import router as anthropic
 from deltamem.serve.routes.chat import router as chat
 from deltamem.serve.routes.completions import router as completions
 from deltamem.serve.routes.lookback import router as lookback
+from deltamem.serve.routes.memories import router as memories
 from deltamem.serve.routes.page import add_page
 from deltamem.serve.routes.recall import router as recall
 from deltamem.serve.routes.responses import router as responses
@@ -57,7 +59,7 @@ def create_app(server: Server) -> FastAPI:
         openapi_url="/openapi.json",
     )
     app.state.server = server
-    for part in (chat, completions, responses, sessions, recall, lookback, models):
+    for part in (chat, completions, responses, anthropic, sessions, recall, memories, lookback, models):
         app.include_router(part, responses=_ERRORS)
     app.include_router(system)
     add_page(app)

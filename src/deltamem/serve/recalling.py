@@ -1,8 +1,11 @@
 """What a session's memory knows, which turns it knows that from, and a past without some of them."""
 
+import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+
+from starlette.requests import Request
 
 from deltamem.chat import Message
 from deltamem.observe import observe
@@ -10,13 +13,14 @@ from deltamem.recall import Recollection, WrittenTurn, calibration_of, questions
 from deltamem.recall.sources import MOST_TRACED, says
 from deltamem.serve.access import Caller
 from deltamem.serve.errors import ApiError
-from deltamem.serve.lookback import DRIFT, Check
+from deltamem.serve.lookback import DRIFT, Check, beside_engine
 from deltamem.serve.schema import AskRecall, Role
 from deltamem.serve.server import Server
 from deltamem.state import MemoryState
 from deltamem.store import Rewritten, StoredMessage, Version, VersionInfo
 
 _LOG = 10_000  # the most messages that are gone through
+_MOST_REPLAYED = 1_000_000  # the most characters that are written again to take some out
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,18 @@ def recall(
 
 
 def logged_turns(
-    server: Server, caller: Caller, session: str, head: Version, roles: Sequence[Role], check: Check
+    server: Server,
+    caller: Caller,
+    session: str,
+    head: Version,
+    roles: Sequence[Role],
+    check: Check,
+    most: int = 8 * MOST_TRACED,
 ) -> list[LoggedTurn]:
     """The turns that led to a version, as far back as their text and the memory before them are known.
 
-    Where the memory before the first messages is no longer kept, they are written again from an empty one; if that
-    leads to the memory that followed them, they are all of the past.
+    Where the memory before the first messages is no longer kept, they are written again from an empty one, if they
+    have at most ``most`` characters; if that leads to the memory that followed them, they are all of the past.
     """
     infos = {one.number: one for one in server.store.versions(caller.tenant, session, limit=_LOG)}
     log = server.store.messages(caller.tenant, session, version=head.number, limit=_LOG)
@@ -88,7 +98,7 @@ def logged_turns(
         before = server.store.load(caller.tenant, session, info.parent, expect=server.states.fingerprint)
         known.insert(0, _turn(server, said, info.kind, version, info.parent, server.states.unpack(before.state), roles))
         groups.pop()
-    if not groups or sum(len(m.message["content"]) for _, said in groups for m in said) > 8 * MOST_TRACED:
+    if not groups or sum(len(m.message["content"]) for _, said in groups for m in said) > most:
         return known
     first: list[LoggedTurn] = []
     state = server.engine.new_state()
@@ -101,30 +111,71 @@ def logged_turns(
     return [*first, *known] if _same(state, after) else known
 
 
-def without(
+async def rewrite(
+    server: Server,
+    caller: Caller,
+    request: Request,
+    session: str,
+    change: Callable[[LoggedTurn], Sequence[Message]],
+    roles: Sequence[Role],
+) -> int:
+    """Changes turns of a session, for good, and gives their number.
+
+    Args:
+        server: whose store it is in.
+        caller: whose session it is.
+        request: who waits for it.
+        session: which.
+        change: what a turn is to have said: its own messages, others, or none if it is to be gone.
+        roles: whose messages were written.
+
+    Raises:
+        ApiError: no turn is to change, or what came after cannot be written again.
+        StoreError: the session cannot be written.
+    """
+    async with server.exclusively(caller.tenant, session, server.deadline(request)):
+        fingerprint = server.states.fingerprint
+        head = await asyncio.to_thread(server.store.load, caller.tenant, session, expect=fingerprint, writable=True)
+        count, base, turns = await beside_engine(
+            server, caller, request, lambda check: changed(server, caller, session, head, change, roles, check)
+        )
+        await asyncio.to_thread(
+            server.store.rewrite,
+            caller.tenant,
+            session,
+            parent=head.number,
+            base=base,
+            turns=turns,
+            empty=server.states.pack(server.engine.new_state()),
+        )
+    return count
+
+
+def changed(
     server: Server,
     caller: Caller,
     session: str,
     head: Version,
-    gone: Callable[[LoggedTurn], bool],
+    change: Callable[[LoggedTurn], Sequence[Message]],
     roles: Sequence[Role],
     check: Check,
 ) -> tuple[int, int | None, list[Rewritten]]:
-    """The past of a session without some of its turns, for :meth:`deltamem.store.SessionStore.rewrite`.
+    """The past of a session with some of its turns changed, for :meth:`deltamem.store.SessionStore.rewrite`.
 
     Returns:
-        how many turns are gone, the version that stays, and the turns after it.
+        how many turns change, the version that stays, and the turns after it.
 
     Raises:
-        ApiError: no turn is to go, or what came after cannot be written again.
+        ApiError: no turn is to change, or what came after cannot be written again.
     """
-    turns = logged_turns(server, caller, session, head, roles, check)
-    out = [place for place, turn in enumerate(turns) if gone(turn)]
-    if not out:
+    turns = logged_turns(server, caller, session, head, roles, check, _MOST_REPLAYED)
+    said = [change(turn) for turn in turns]
+    other = [place for place, turn in enumerate(turns) if said[place] is not turn.written.messages]
+    if not other:
         kept = "" if server.store.keep_messages else " This server keeps no messages: give the question and its answer."
         raise ApiError(404, f"No turn that was kept says so; nothing was forgotten.{kept}", "not_found", "text")
-    first = turns[out[0]]
-    begin = out[0] if first.parent is not None else 0
+    first = turns[other[0]]
+    begin = other[0] if first.parent is not None else 0
     state = turns[begin].written.before
     for turn in turns[begin:]:  # what is there now must be what these turns make of it
         check()
@@ -139,14 +190,24 @@ def without(
     state = turns[begin].written.before
     again: list[Rewritten] = []
     for place, turn in enumerate(turns[begin:], begin):
-        if place in out:
+        if not said[place]:
             continue
         check()
+        if place in other:
+            try:
+                turn = replace(turn, written=_written(server, said[place], state, roles))
+            except ValueError as error:
+                raise ApiError(409, f"What is left of a turn cannot be written: {error}", "cannot_replay") from None
         state = written_again(server, turn, state)
         again.append(
             Rewritten(turn.kind, server.states.pack(state), int(state.tokens[0]), turn.written.messages, turn.created)
         )
-    return len(out), turns[begin].parent, again
+    return len(other), turns[begin].parent, again
+
+
+def without(gone: Callable[[LoggedTurn], bool]) -> Callable[[LoggedTurn], Sequence[Message]]:
+    """The change that takes some turns out, for :func:`changed`."""
+    return lambda turn: () if gone(turn) else turn.written.messages
 
 
 def says_any(text: str | None, versions: Sequence[int]) -> Callable[[LoggedTurn], bool]:
@@ -182,9 +243,14 @@ def _turn(
     before: MemoryState,
     roles: Sequence[Role],
 ) -> LoggedTurn:
-    messages: list[Message] = [dict(stored.message) for stored in said]
-    written = WrittenTurn.of(server.prompts.source, messages, before, roles)
-    return LoggedTurn(version, kind, said[0].created, parent, written)
+    messages = [dict(stored.message) for stored in said]
+    return LoggedTurn(version, kind, said[0].created, parent, _written(server, messages, before, roles))
+
+
+def _written(server: Server, messages: Sequence[Message], before: MemoryState, roles: Sequence[Role]) -> WrittenTurn:
+    """Messages as they were written; whatever else the log has of them stays with them."""
+    plain = [{"role": message["role"], "content": message["content"]} for message in messages]
+    return replace(WrittenTurn.of(server.prompts.source, plain, before, roles), messages=messages)
 
 
 def _same(reached: MemoryState, wanted: MemoryState) -> bool:

@@ -40,7 +40,7 @@ class Turn:
     version: int
     fresh: bool = False
 
-    async def write(self, written: WriteInput, kind: str, messages: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+    async def write(self, written: WriteInput, kind: str, messages: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
         """Writes tokens to the memory and commits it; gives what the answer says of the memory.
 
         Raises:
@@ -73,7 +73,7 @@ class Turn:
             report["version"] = await self.commit(after, kind, messages)
         return report | self._returned(after)
 
-    async def commit(self, state: MemoryState, kind: str, messages: Sequence[Mapping[str, str]] = ()) -> int:
+    async def commit(self, state: MemoryState, kind: str, messages: Sequence[Mapping[str, Any]] = ()) -> int:
         """Makes a memory the session's next version, and gives its number.
 
         A client that leaves meanwhile is too late: the session stays this turn's until the transaction is over.

@@ -80,11 +80,14 @@ class EventStream(StreamingResponse):
         request: who waits for it.
         events: what to send, one JSON value an event.
         held: what the stream holds.
+        named: whether each event has its type for a name, and none marks the end.
     """
 
-    def __init__(self, request: Request, events: AsyncIterator[dict[str, Any]], held: AsyncExitStack) -> None:
+    def __init__(
+        self, request: Request, events: AsyncIterator[dict[str, Any]], held: AsyncExitStack, *, named: bool = False
+    ) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        self._lines = _lines(request, events)
+        self._lines = _lines(request, events, named)
         super().__init__(self._lines, media_type="text/event-stream", headers=headers)
         self._held = held
 
@@ -95,7 +98,7 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _lines(request: Request, events: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[str, None]:
+async def _lines(request: Request, events: AsyncIterator[dict[str, Any]], named: bool) -> AsyncGenerator[str, None]:
     """The events as text, with a comment wherever there is none for a while: proxies cut what is silent.
 
     An error ends the events, and then they lack the end mark. The status was sent long before, so the log and a
@@ -104,14 +107,20 @@ async def _lines(request: Request, events: AsyncIterator[dict[str, Any]]) -> Asy
     try:
         async with aclosing(_never_silent(events)) as spoken:
             async for event in spoken:
-                yield ": still at it\n\n" if event is None else f"data: {json.dumps(event)}\n\n"
+                yield ": still at it\n\n" if event is None else _line(event, named)
     except Exception as error:
         answer = as_api_error(error)
         log_failure(request, error)
         server_of(request).metrics.stream_errors.labels(answer.code).inc()
-        yield f"data: {json.dumps(answer.body())}\n\n"
+        yield _line({"type": "error", **answer.body()} if named else answer.body(), named)
         return
-    yield "data: [DONE]\n\n"
+    if not named:
+        yield "data: [DONE]\n\n"
+
+
+def _line(event: dict[str, Any], named: bool) -> str:
+    name = f"event: {event['type']}\n" if named else ""
+    return f"{name}data: {json.dumps(event)}\n\n"
 
 
 async def _never_silent(events: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[dict[str, Any] | None, None]:

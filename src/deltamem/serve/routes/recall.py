@@ -10,7 +10,7 @@ from deltamem.recall import Recollection
 from deltamem.serve.access import Caller
 from deltamem.serve.errors import ApiError
 from deltamem.serve.lookback import Check, beside_engine
-from deltamem.serve.recalling import LoggedTurn, recall, says_any, without
+from deltamem.serve.recalling import LoggedTurn, recall, rewrite, says_any, without
 from deltamem.serve.routes.common import CallerOf, ServerOf
 from deltamem.serve.routes.sessions import Session
 from deltamem.serve.routes.views import SessionInfo, info_of
@@ -133,32 +133,13 @@ async def forget(
             await turn.commit(server.engine.new_state(), "forget")
         done = Forgotten(turns=0, exact=True)
     elif body.replayed:
-        done = await _replay(session, body, request, server, caller)
+        gone = without(says_any(body.text, body.versions or ()))
+        done = Forgotten(turns=await rewrite(server, caller, request, session, gone, body.roles), exact=True)
+        server.metrics.writes.labels("forget").inc()
     else:
         done = await _erase(session, body, request, server, caller)
     record = await asyncio.to_thread(server.store.get, caller.tenant, session)
     return ForgottenSession(**info_of(record).model_dump(), forgotten=done)
-
-
-async def _replay(session: str, body: ForgetFact, request: Request, server: Server, caller: Caller) -> Forgotten:
-    async with server.exclusively(caller.tenant, session, server.deadline(request)):
-        fingerprint = server.states.fingerprint
-        head = await asyncio.to_thread(server.store.load, caller.tenant, session, expect=fingerprint, writable=True)
-        gone = says_any(body.text, body.versions or ())
-        count, base, turns = await beside_engine(
-            server, caller, request, lambda check: without(server, caller, session, head, gone, body.roles, check)
-        )
-        await asyncio.to_thread(
-            server.store.rewrite,
-            caller.tenant,
-            session,
-            parent=head.number,
-            base=base,
-            turns=turns,
-            empty=server.states.pack(server.engine.new_state()),
-        )
-    server.metrics.writes.labels("forget").inc()
-    return Forgotten(turns=count, exact=True)
 
 
 async def _erase(session: str, body: ForgetFact, request: Request, server: Server, caller: Caller) -> Forgotten:
