@@ -27,7 +27,7 @@ _VALUE_RIDGE = 0.03
 _OUTPUT_RIDGE = 0.1
 
 
-class _Told(NamedTuple):
+class ToldToken(NamedTuple):
     """A told token that is asked for: its passage, row and column, and the query's row and the column before it."""
 
     passage: int
@@ -145,7 +145,7 @@ class _Outputs:
 
 def _observe(model: PreTrainedModel, batch: EpisodeBatch, statistics: list[_Statistics], outputs: _Outputs) -> None:
     """Adds a batch to the statistics, read by the bare backbone: the heads are zero."""
-    told = _told_tokens(batch)
+    told = told_tokens(batch)
     asked, scales = _inputs(model, batch.queries)
     passages = [_inputs(model, passage)[0] for passage in batch.passages]
     outputs.add(torch.tensor([int(batch.passages[t.passage].ids[t.row, t.column]) for t in told], dtype=torch.int64))
@@ -176,7 +176,7 @@ def _inputs(model: PreTrainedModel, text: TextBatch) -> tuple[list[Tensor], list
     return [found[layer].float() for layer in range(len(numbers))], scales
 
 
-def _told_tokens(batch: EpisodeBatch) -> list[_Told]:
+def told_tokens(batch: EpisodeBatch) -> list[ToldToken]:
     """The tokens of answers that stand in their history as they are answered: the last such place of each.
 
     Of a query, the tokens of the greatest weight count, run by run.
@@ -191,7 +191,7 @@ def _told_tokens(batch: EpisodeBatch) -> list[_Told]:
             at = _last_place(batch, row, batch.queries.ids[query, run])
             if at is not None:
                 passage, column = at
-                found += [_Told(passage, row, column + offset, query, place - 1) for offset, place in enumerate(run)]
+                found += [ToldToken(passage, row, column + offset, query, place - 1) for offset, place in enumerate(run)]
     return found
 
 

@@ -454,3 +454,18 @@ def test_a_static_control_meets_other_dialogues_memories(chat_tokenizer: Any) ->
     own, static = (make(chat_tokenizer, stages=[STAGE], parts=1)[0] for make in (training_batches, static_batches))
     assert static.queries.ids.equal(own.queries.ids)
     assert (static.episode_of != own.episode_of).all()
+
+
+def test_further_askings_are_for_training_alone() -> None:
+    further = {put(wording) for relation in relations() for wording in relation.also_ask}
+    held_out = {put(relation.ask[-1]) for relation in (*relations(), *relations(held=True))}
+    assert len(further) > 150
+    assert not further & held_out
+    asked = {split: set[str]() for split in ("train", "known")}
+    for split, found in asked.items():
+        rng = random.Random(f"further {split}")
+        mix = Mix(facts=(4, 4), others=0.0, also_ask=True)
+        for _ in range(300):
+            found |= {question.ask for question in sample_dialogue(rng, mix, split).questions}  # type: ignore[arg-type]
+    assert len(asked["train"] & further) > 100
+    assert asked["known"] <= held_out

@@ -103,6 +103,7 @@ class Mix:
         together: the share of facts told in one message with the one before.
         answered: the share of messages that the assistant answers.
         talk: exchanges of small talk, for each fact.
+        also_ask: whether training asks in further wordings too; see :class:`Relation`.
         strict: whether training keeps held-out values out of composed values too ("Lopez Works" where "Lopez" is held
             out), and tests take none that training has in a short list or in a wording ("ruby", "street").
 
@@ -118,6 +119,7 @@ class Mix:
     together: float = 0.2
     answered: float = 0.5
     talk: float = 0.2
+    also_ask: bool = False
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -161,13 +163,13 @@ def sample_dialogue(rng: random.Random, mix: Mix, split: Split = "train") -> Dia
         value = _value(rng, relation, mix, split)
         replaces = _other_value(rng, relation, mix, split, value) if rng.random() < mix.corrected else ""
         facts.append(Fact(subject, kin, relation, value, replaces))
-    questions = [_question(rng, fact, train) for fact in facts]
+    questions = [_question(rng, fact, mix, train) for fact in facts]
     for _ in range(_count(rng, mix.unknown * count)):
         who = rng.choice([*people, ("", ""), ("", "")])
         untold = [relation for relation in pool if (who, relation) not in keys]
         if not untold:
             raise ValueError(f"There are only {len(pool)} relations, and all were told; ask for fewer unknown ones.")
-        questions.append(_question(rng, Fact(who[1], who[0], rng.choice(untold), ""), train))
+        questions.append(_question(rng, Fact(who[1], who[0], rng.choice(untold), ""), mix, train))
     rng.shuffle(questions)
     return Dialogue(tuple(_messages(rng, facts, mix, train)), tuple(questions))
 
@@ -206,14 +208,11 @@ def _messages(rng: random.Random, facts: Sequence[Fact], mix: Mix, train: bool) 
     return messages
 
 
-def _question(rng: random.Random, fact: Fact, train: bool) -> Question:
+def _question(rng: random.Random, fact: Fact, mix: Mix, train: bool) -> Question:
     answer = put(fact.relation.answer, value=fact.value, subject=fact.subject, speaker="assistant")
-    return Question(_ask(rng, fact, train), answer if fact.value else UNKNOWN, fact)
-
-
-def _ask(rng: random.Random, fact: Fact, train: bool) -> str:
-    template = rng.choice(fact.relation.ask[:-1]) if train else fact.relation.ask[-1]
-    return put(template, subject=_mention(rng, fact))
+    *trained, held = fact.relation.ask
+    template = rng.choice([*trained, *fact.relation.also_ask] if mix.also_ask else trained) if train else held
+    return Question(put(template, subject=_mention(rng, fact)), answer if fact.value else UNKNOWN, fact)
 
 
 def _mention(rng: random.Random, fact: Fact, *, introduce: bool = False) -> str:
@@ -243,7 +242,7 @@ def everyday_words() -> frozenset[str]:
     """The words of all wordings, small talk and short lists, in lower case: training has them whatever is held out."""
     texts = [*KIN, *ACKS, *CORRECTIONS, *(text for pair in TALK for text in pair), UNKNOWN, *FRAMES]
     for relation in (*relations(), *relations(held=True)):
-        for wording in (*relation.tell, *relation.ask, relation.answer):
+        for wording in (*relation.tell, *relation.ask, *relation.also_ask, relation.answer):
             texts += [put(wording), put(wording, subject="0"), put(wording, speaker="assistant")]
     texts += [value for values in listed().values() for value in values]
     return frozenset(word.lower() for text in texts for word in _WORD.findall(text))

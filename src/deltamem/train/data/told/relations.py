@@ -29,6 +29,7 @@ class Relation:
         tell: how it is told; the last is held out.
         ask: how it is asked; the last is held out.
         answer: how it is answered.
+        also_ask: further askings for training.
         held: whether the whole relation is held out.
     """
 
@@ -37,6 +38,7 @@ class Relation:
     tell: tuple[str, ...]
     ask: tuple[str, ...]
     answer: str
+    also_ask: tuple[str, ...] = ()
     held: bool = False
 
 
@@ -45,7 +47,15 @@ def relations(held: bool = False) -> tuple[Relation, ...]:
     """The relations that are trained, or those that are held out."""
     text = files("deltamem.train.data.told").joinpath("relations.yaml").read_text("utf-8")
     found = [
-        Relation(name, row["values"], tuple(row["tell"]), tuple(row["ask"]), row["answer"], row.get("held", False))
+        Relation(
+            name,
+            row["values"],
+            tuple(row["tell"]),
+            tuple(row["ask"]),
+            row["answer"],
+            also_ask=tuple(row.get("also_ask", ())),
+            held=row.get("held", False),
+        )
         for name, row in yaml.safe_load(text).items()
     ]
     return tuple(relation for relation in found if relation.held == held)
