@@ -29,7 +29,8 @@ from deltamem.models.loading import load_tokenizer, load_weights
 from deltamem.step import Step
 from deltamem.train.data.told.batches import held_out_episodes, training_batches
 from deltamem.train.episodes import Episode, EpisodeBatch, collate
-from deltamem.train.fit import FitOptions, fit, told_tokens
+from deltamem.train.fit import fit, told_tokens
+from deltamem.train.fitoptions import FitOptions
 from deltamem.train.long import Writing, write_history
 from deltamem_lab.statistics import rate_interval
 

@@ -191,7 +191,9 @@ def told_tokens(batch: EpisodeBatch) -> list[ToldToken]:
             at = _last_place(batch, row, batch.queries.ids[query, run])
             if at is not None:
                 passage, column = at
-                found += [ToldToken(passage, row, column + offset, query, place - 1) for offset, place in enumerate(run)]
+                found += [
+                    ToldToken(passage, row, column + offset, query, place - 1) for offset, place in enumerate(run)
+                ]
     return found
 
 
