@@ -58,7 +58,7 @@ bench: .venv/.dev  ## figures of the scan and of the overhead, as docs/figures.m
 	touch $@
 
 .venv/.dev: .venv/.runtime
-	$(PIP) install --constraint constraints.txt --editable ".[chat,demo,dense,eval,harness,llmlingua,lora,mcp,postgres,products,retrieval,serve,structured,told,train]" --group dev --group docs
+	$(PIP) install --constraint constraints.txt --editable ".[chat,demo,dense,eval,harness,llmlingua,lora,mcp,otel,postgres,products,retrieval,serve,structured,told,train]" --group dev --group docs
 	touch $@
 
 # vLLM pins its companions otherwise than we do. Its build for CPUs also asks for torchvision, torchaudio and torchcodec,

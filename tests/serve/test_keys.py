@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from deltamem.cli.main import build_app
 from deltamem.serve.server import Server
 from deltamem.serve.settings import Settings, is_loopback
-from deltamem.store import ApiKeys, KeyLimits
+from deltamem.store import ApiKeys, KeyLimits, Scope
 
 ASKED = {"messages": [{"role": "user", "content": "Where do I live?"}], "temperature": 0, "max_tokens": 4}
 
@@ -28,8 +28,8 @@ def http(server: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-def key(server: Server, tenant: str, **limits: Any) -> dict[str, str]:
-    made = ApiKeys(server.store).create(tenant, limits=KeyLimits(**limits))
+def key(server: Server, tenant: str, *, scope: Scope = "write", **limits: Any) -> dict[str, str]:
+    made = ApiKeys(server.store).create(tenant, limits=KeyLimits(**limits), scope=scope)
     return {"Authorization": f"Bearer {made.secret}"}
 
 
@@ -75,6 +75,66 @@ def test_tenants_do_not_see_one_another(server: Server, http: httpx.Client) -> N
         assert http.post(path, headers=acme, json=body).status_code in (200, 201)
 
 
+def test_a_key_that_may_read_changes_nothing(server: Server, http: httpx.Client) -> None:
+    reads, writes = key(server, "scoped", scope="read"), key(server, "scoped")
+
+    def chat(headers: dict[str, str], **memory: Any) -> httpx.Response:
+        return http.post("/v1/chat/completions", headers=headers, json=ASKED | {"memory": memory})
+
+    turned = http.post("/v1/responses", headers=writes, json={"input": "I live in Lisbon.", "conversation": "s"}).json()
+    assert chat(writes, session="s").status_code == 200
+    before = http.get("/v1/sessions/s", headers=reads).json()
+    routes: list[tuple[str, str, Any]] = [
+        ("POST", "/v1/sessions", {}),
+        ("PATCH", "/v1/sessions/s", {"label": "x"}),
+        ("DELETE", "/v1/sessions/s", None),
+        *(("POST", f"/v1/sessions/s/{one}", {}) for one in ("forget", "fork", "freeze")),
+        ("POST", "/v1/sessions/s/observe", {"text": "x"}),
+        ("POST", "/v1/sessions/s/rollback", {"turns": 1}),
+        ("POST", "/v1/sessions/s/import", {"state": "x"}),
+        ("POST", "/v1/chat/completions", ASKED | {"memory": {"session": "s"}}),
+        ("POST", "/v1/chat/completions", ASKED | {"memory": {"session": "new"}, "stream": True}),
+        ("POST", "/v1/completions", {"prompt": "x", "memory": {"session": "s"}}),
+        ("POST", "/v1/responses", {"input": "x"}),
+        ("POST", "/v1/responses", {"input": "x", "store": False, "previous_response_id": turned["id"]}),
+    ]
+    for method, path, body in routes:
+        reply = http.request(method, path, headers=reads, json=body)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (403, "insufficient_scope"), (path, reply.text)
+    assert http.get("/v1/sessions/s", headers=reads).json() == before
+    assert [one["id"] for one in http.get("/v1/sessions", headers=reads).json()["data"]] == ["s"]
+    for reply in (
+        chat(reads, session="s", mode="read_only"),
+        chat(reads, return_state=True),
+        http.get("/v1/sessions/s/export", headers=reads),
+        http.post("/v1/sessions/s/recall", headers=reads, json={"questions": ["Where do I live?"]}),
+        http.post("/v1/sessions/s/strengths", headers=reads, json={"version": 2}),
+    ):
+        assert reply.status_code == 200, reply.text
+
+
+def test_sessions_are_of_the_user_that_the_header_names(server: Server, http: httpx.Client) -> None:
+    opens = key(server, "users")
+
+    def user_of(session: str) -> Any:
+        return http.get(f"/v1/sessions/{session}", headers=opens).json()["user"]
+
+    ravi = opens | {"X-Memory-User": "ravi"}
+    http.post("/v1/sessions", headers=ravi, json={"session": "made"}).raise_for_status()
+    http.post("/v1/sessions/observed/observe", headers=ravi, json={"text": "x"}).raise_for_status()
+    http.post("/v1/chat/completions", headers=ravi, json=ASKED | {"memory": {"session": "told"}}).raise_for_status()
+    http.post("/v1/sessions/made/fork", headers=opens, json={"session": "forked"}).raise_for_status()
+    http.post("/v1/sessions", headers=opens, json={"session": "nobody"}).raise_for_status()
+    listed = http.get("/v1/sessions", headers=opens, params={"user": "ravi"}).json()["data"]
+    assert {one["session"] for one in listed} == {"made", "observed", "told", "forked"}
+    assert user_of("nobody") is None
+    asked = ASKED | {"memory": {"session": "told"}}
+    http.post("/v1/chat/completions", headers=opens | {"X-Memory-User": "mia"}, json=asked).raise_for_status()
+    assert user_of("told") == "ravi"  # whose a session is already does not change with a turn
+    assert http.patch("/v1/sessions/told", headers=opens, json={"user": "mia"}).json()["user"] == "mia"
+    assert http.get("/v1/sessions", headers=opens | {"X-Memory-User": "a/b"}).status_code == 400
+
+
 def test_keys_have_rates_and_sizes(server: Server, http: httpx.Client) -> None:
     few = key(server, "few", requests_per_minute=3)
     statuses = [http.get("/v1/models", headers=few) for _ in range(5)]
@@ -87,6 +147,22 @@ def test_keys_have_rates_and_sizes(server: Server, http: httpx.Client) -> None:
     thrifty = key(server, "thrifty", tokens_per_minute=10)
     assert http.post("/v1/chat/completions", headers=thrifty, json=ASKED).status_code == 200
     assert http.post("/v1/chat/completions", headers=thrifty, json=ASKED).status_code == 429
+
+
+def test_a_tenants_keys_share_its_limit_on_all_servers(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path / 'sessions.db'}"
+    done = CliRunner().invoke(build_app(), ["keys", "create", "acme", "--store", store])
+    assert done.exit_code == 0, done.output
+    limited = CliRunner().invoke(build_app(), ["keys", "limit", "acme", "--requests-per-minute", "4", "--store", store])
+    assert limited.stdout == "Tenant acme: requests per minute 4.\n"
+    servers = [make_server(store, require_keys=True) for _ in range(2)]
+    with running(servers[0]) as one, running(servers[1]) as two:
+        opens = [key(servers[0], "acme"), key(servers[1], "acme"), key(servers[1], "other")]
+        asked = [(one, opens[0]), (two, opens[1])] * 3
+        replies = [httpx.get(f"{url}/v1/models", headers=headers) for url, headers in asked]
+        assert [reply.status_code for reply in replies] == [200] * 4 + [429] * 2
+        assert replies[-1].json()["error"]["message"] == "This tenant has used up this minute's requests."
+        assert httpx.get(f"{two}/v1/models", headers=opens[2]).status_code == 200
 
 
 def test_of_past_turns_only_those_that_are_taken_count(server: Server, http: httpx.Client) -> None:
@@ -140,7 +216,7 @@ def test_the_keys_command(tmp_path: Any) -> None:
     secret = made.stdout.strip().splitlines()[-1]
     listed = runner.invoke(build_app(), ["keys", "list", "--store", store]).stdout
     assert "acme" in listed
-    assert "active  never used  support" in listed
+    assert "active  write  never used  support" in listed
     assert secret not in listed
     name = listed.split()[0]
     assert runner.invoke(build_app(), ["keys", "revoke", name, "--store", store]).exit_code == 0

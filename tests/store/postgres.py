@@ -40,7 +40,7 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c max_connections=60"
+        options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c max_connections=60 -c wal_recycle=off"
         self._run("pg_ctl", "-D", self._data, "-l", self.folder / "log", "-o", options, "-w", "start")
 
     def restart(self) -> None:

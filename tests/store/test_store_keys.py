@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, update
 
-from deltamem.store import ApiKeys, InvalidError, KeyLimits, NotFoundError, SessionStore
+from deltamem.store import SCOPES, ApiKeys, InvalidError, KeyLimits, NotFoundError, SessionStore
 from deltamem.store.schema import api_keys
 
 LIMITS = KeyLimits(requests_per_minute=60, tokens_per_minute=10**9, request_bytes=2**20)
@@ -21,6 +21,14 @@ def test_a_key_opens_its_tenant(store: SessionStore, opened: Callable[..., Sessi
     assert new.record.hint == new.secret[:7]
     assert ApiKeys(opened()).authenticate(new.secret) == new.record
     assert keys.create("t").record.limits == KeyLimits()
+
+
+def test_a_key_has_a_scope(store: SessionStore, opened: Callable[..., SessionStore]) -> None:
+    made = [ApiKeys(store).create("t"), *(ApiKeys(store).create("t", scope=scope) for scope in SCOPES)]
+    found = [ApiKeys(opened()).authenticate(one.secret) for one in made]
+    assert [key and key.scope for key in found] == ["write", "read", "write", "admin"]
+    with pytest.raises(InvalidError, match="read, write, admin"):
+        ApiKeys(store).create("t", scope="all")  # type: ignore[arg-type]
 
 
 def test_any_other_text_opens_nothing(store: SessionStore) -> None:

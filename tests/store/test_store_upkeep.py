@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import event
 
 from deltamem.store import ApiKeys, Commit, InvalidError, NotFoundError, SessionStore, StateKeys
+from deltamem.store.schema import VERSION
 
 Opened = Callable[..., SessionStore]
 
@@ -30,7 +31,7 @@ def test_everything_is_counted_for_all_and_for_one_tenant(opened: Opened) -> Non
     found = store.stats()
     assert (found.tenants, found.sessions, found.expired) == (2, 3, 1)
     assert (found.versions, found.messages, found.state_bytes) == (6, 3, 48)
-    assert (found.api_keys, found.schema_version, found.rows_by_key) == (1, 1, {None: 9})
+    assert (found.api_keys, found.schema_version, found.rows_by_key) == (1, VERSION, {None: 9})
     assert found.message_bytes == 3 * len('{"role": "user", "content": "1"}')
     only = store.stats("u")
     assert (only.tenants, only.sessions, only.versions, only.messages, only.api_keys) == (1, 1, 2, 1, 1)

@@ -1,11 +1,12 @@
 """``deltamem keys``: who may use a server."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from deltamem.cli.places import Store
+from deltamem.cli.store import note
 
 keys = typer.Typer(
     no_args_is_help=True,
@@ -17,6 +18,10 @@ keys = typer.Typer(
 def create(
     tenant: Annotated[str, typer.Argument(help="Whose sessions the key opens.")],
     store: Store = "",
+    scope: Annotated[
+        Literal["read", "write", "admin"],
+        typer.Option(help="What it may do: ask, also change sessions, or also what concerns the whole tenant."),
+    ] = "write",
     label: Annotated[str | None, typer.Option(help="A line that says what the key is for.")] = None,
     requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
     tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Tokens read and generated.")] = None,
@@ -31,8 +36,12 @@ def create(
     with open_store(store) as sessions:
         if if_none and ApiKeys(sessions).any_active():
             return
-        made = ApiKeys(sessions).create(tenant, label, limits)
-    typer.echo(f"{made.record.id} opens tenant {tenant}. The key, which cannot be shown again:", err=True)
+        made = ApiKeys(sessions).create(tenant, label, limits, scope=scope)
+        note(sessions, tenant, "admin", f"keys create {made.record.id}")
+    typer.echo(
+        f"{made.record.id} opens tenant {tenant} with the scope {scope}. The key, which cannot be shown again:",
+        err=True,
+    )
     typer.echo(made.secret)
 
 
@@ -49,17 +58,43 @@ def list_keys(
     with open_store(store, create=False) as sessions:
         found = ApiKeys(sessions).list(tenant)
     if as_json:
-        shown = [{**vars(key), "limits": vars(key.limits)} for key in found]
+        shown = [{**vars(key), "limits": vars(key.limits), "tenant_limits": vars(key.tenant_limits)} for key in found]
         typer.echo(json.dumps(shown, indent=2, default=str))
         return
     for key in found:
         state = "revoked" if key.revoked else "active"
         used = f"used {key.last_used:%Y-%m-%d %H:%M} UTC" if key.last_used else "never used"
-        limits = [
-            f"{name.replace('_', ' ')} {value:,}" for name, value in vars(key.limits).items() if value is not None
+        limits, shared = _shown(vars(key.limits)), _shown(vars(key.tenant_limits))
+        shared = shared and f"all keys together {shared}"
+        line = [
+            f"{key.id}  {key.tenant}  {key.hint}…  {state}  {key.scope}",
+            used,
+            limits,
+            shared,
+            key.label or "",
         ]
-        line = [f"{key.id}  {key.tenant}  {key.hint}…  {state}", used, ", ".join(limits), key.label or ""]
         typer.echo("  ".join(part for part in line if part))
+
+
+@keys.command("limit")
+def limit(
+    tenant: Annotated[str, typer.Argument(help="Whose requests, with whatever keys.")],
+    store: Store = "",
+    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Tokens read and generated.")] = None,
+) -> None:
+    """Limit what all keys of a tenant may ask for together, on all servers of the store; without options lift it.
+
+    Example: deltamem keys limit acme --requests-per-minute 600
+    """
+    from deltamem.cli.serve import open_store
+    from deltamem.store import Rates, TenantLimits
+
+    limits = TenantLimits(requests_per_minute, tokens_per_minute)
+    with open_store(store, create=False) as sessions:
+        Rates(sessions).limit(tenant, limits)
+        note(sessions, tenant, "admin", f"keys limit {limits.requests_per_minute} {limits.tokens_per_minute}")
+    typer.echo(f"Tenant {tenant}: {_shown(vars(limits)) or 'no limits'}.")
 
 
 @keys.command("revoke")
@@ -70,4 +105,9 @@ def revoke(key_id: Annotated[str, typer.Argument(help="Its id, as in the list.")
 
     with open_store(store, create=False) as sessions:
         record = ApiKeys(sessions).revoke(key_id)
+        note(sessions, record.tenant, "admin", f"keys revoke {record.id}")
     typer.echo(f"{record.id} of tenant {record.tenant} is revoked.")
+
+
+def _shown(limits: dict[str, int | None]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in limits.items() if value is not None)

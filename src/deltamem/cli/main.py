@@ -33,6 +33,7 @@ COMMANDS = (
     "mcp",
     "memories",
     "keys",
+    "webhooks",
     "store",
     "doctor",
 )

@@ -38,6 +38,12 @@ def serve(
         bool,
         typer.Option("--start-fresh", help="Let a session that another adapter wrote start empty at its next turn."),
     ] = False,
+    traces: Annotated[
+        bool, typer.Option("--traces", help="Send traces by OTLP; OpenTelemetry's own variables say where to.")
+    ] = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Note in the store who read, wrote, exported and deleted what.")
+    ] = False,
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Longest answer in tokens, unless the request sets a limit.")
     ] = 256,
@@ -67,6 +73,7 @@ def serve(
         from deltamem.serve.run import run
         from deltamem.serve.server import Server
         from deltamem.serve.settings import EngineLimits, Settings
+        from deltamem.serve.traces import send_traces
     except ModuleNotFoundError as missing:
         raise ImportError(f"The server needs {missing.name}: {how_to_install('serve')}") from None
     from deltamem.cli.places import state_secret
@@ -95,13 +102,19 @@ def serve(
             max_tokens=max_tokens,
             timeout=timeout,
             start_fresh=start_fresh,
+            audit=audit,
         )
         limits = EngineLimits(max_batch=max_batch, queue=queue)
+        end_traces = send_traces() if traces else None
         server = Server(backbone, tokenizer, sessions, settings, limits, make)
     except BaseException:
         sessions.close()
         raise
-    run(server, port)
+    try:
+        run(server, port)
+    finally:
+        if end_traces is not None:
+            end_traces()
 
 
 def open_store(

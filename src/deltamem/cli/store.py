@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ from deltamem.cli.places import Store
 from deltamem.wording import counted
 
 if TYPE_CHECKING:
-    from deltamem.store import SessionStore, StoreStats
+    from deltamem.store import Action, SessionStore, StoreStats
 
 store = typer.Typer(
     no_args_is_help=True,
@@ -18,6 +19,7 @@ store = typer.Typer(
 )
 _Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 _PLAIN = "(plain)"
+_OPERATOR = "operator"
 _Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -116,6 +118,7 @@ def delete_session(
         sessions.get(tenant, session)
         _confirm(f"Delete session {session} of tenant {tenant} for good?", yes)
         sessions.delete(tenant, session)
+        note(sessions, tenant, "delete", "store delete-session", session=session)
     _tell({"tenant": tenant, "session": session}, f"Deleted session {session} of tenant {tenant}.", as_json)
 
 
@@ -138,11 +141,123 @@ def delete_tenant(
             raise NotFoundError(f"Tenant {tenant!r} has no session and no API key; check its name.")
         _confirm(f"Delete {counted(held, 'session')} and {counted(keys, 'API key')} of tenant {tenant} for good?", yes)
         gone = sessions.delete_tenant(tenant)
+        note(sessions, tenant, "delete", "store delete-tenant")
     _tell(
         {"tenant": tenant, "sessions": gone, "api_keys": keys},
         f"Deleted {counted(gone, 'session')} and {counted(keys, 'API key')} of tenant {tenant}.",
         as_json,
     )
+
+
+@store.command("delete-user")
+def delete_user(
+    tenant: Annotated[str, typer.Argument(help="Whose user; 'default' on a server without API keys.")],
+    user: Annotated[str, typer.Argument(help="Whose sessions.")],
+    url: Store = "",
+    yes: _Yes = False,
+    as_json: _Json = False,
+) -> None:
+    """Delete everything a tenant's user has: all sessions with their versions and messages.
+
+    Example: deltamem store delete-user acme ravi
+    """
+    with _open(url) as sessions:
+        _confirm(f"Delete all sessions of user {user} of tenant {tenant} for good?", yes)
+        gone = sessions.delete_user(tenant, user)
+        note(sessions, tenant, "delete", "store delete-user", user=user)
+    told = f"Deleted {counted(gone, 'session')} of user {user} of tenant {tenant}."
+    _tell({"tenant": tenant, "user": user, "sessions": gone}, told, as_json)
+
+
+@store.command("export")
+def export(
+    tenant: Annotated[str, typer.Argument(help="Whose; 'default' on a server without API keys.")],
+    user: Annotated[str | None, typer.Option(help="Only what this user has.")] = None,
+    url: Store = "",
+) -> None:
+    """Print everything a tenant or a user has as JSON lines: sessions with memories and messages, keys, audit log.
+
+    Example: deltamem store export acme --user ravi > ravi.jsonl
+    """
+    from deltamem.store import export as lines
+
+    with _open(url) as sessions:
+        note(sessions, tenant, "export", "store export", user=user)
+        for line in lines(sessions, tenant, user):
+            typer.echo(json.dumps(line))
+
+
+@store.command("vacuum")
+def vacuum(url: Store = "", as_json: _Json = False) -> None:
+    """Write the tables anew, without what was deleted. It needs as much space again, and servers wait meanwhile.
+
+    On PostgreSQL this is what takes deleted rows out of its files; its write-ahead log keeps them until its segments
+    are removed.
+
+    Example: deltamem store vacuum
+    """
+    with _open(url) as sessions:
+        sessions.vacuum()
+    _tell({"vacuumed": True}, "The tables were written anew, without what was deleted.", as_json)
+
+
+@store.command("audit")
+def audit(
+    url: Store = "",
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Only from this time on, in UTC.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Only before this time, in UTC.")] = None,
+) -> None:
+    """Print the audit log, the oldest entry first, as JSON lines. Servers add to it with deltamem serve --audit.
+
+    Example: deltamem store audit --tenant acme --since 2026-11-01 > audit.jsonl
+    """
+    from deltamem.store import AuditLog
+
+    with _open(url) as sessions:
+        for entry in AuditLog(sessions).all(tenant, since=_utc(since), until=_utc(until)):
+            typer.echo(json.dumps({"number": entry.number, **vars(entry)}, default=datetime.isoformat))
+
+
+@store.command("prune-audit")
+def prune_audit(
+    before: Annotated[datetime, typer.Argument(help="A time in UTC, such as 2026-01-01.")],
+    url: Store = "",
+    yes: _Yes = False,
+    as_json: _Json = False,
+) -> None:
+    """Delete the audit log's entries before a time. Nothing else can, and the log keeps that it was done.
+
+    Example: deltamem store prune-audit 2026-01-01
+    """
+    from deltamem.store import Act, AuditLog
+
+    with _open(url) as sessions:
+        _confirm(f"Delete all entries of the audit log before {before} UTC for good?", yes)
+        by = Act(None, "admin", route="deltamem store prune-audit", key=_OPERATOR)
+        gone = AuditLog(sessions).prune(before.replace(tzinfo=UTC), by)
+    _tell({"entries": gone}, f"Deleted {gone:,} entries of the audit log.", as_json)
+
+
+def note(
+    sessions: "SessionStore",
+    tenant: str,
+    action: "Action",
+    command: str,
+    *,
+    session: str | None = None,
+    user: str | None = None,
+) -> None:
+    """Notes in the audit log what an operator's command did."""
+    from deltamem.store import Act, AuditLog
+
+    AuditLog(sessions).add(
+        [Act(tenant, action, route=f"deltamem {command}", key=_OPERATOR, session=session, user=user)]
+    )
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=UTC)
 
 
 def _open(url: str) -> "SessionStore":

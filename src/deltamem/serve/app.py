@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from deltamem.serve.errors import ErrorBody, install_error_handlers
 from deltamem.serve.middleware import Gate
 from deltamem.serve.routes.anthropic import router as anthropic
+from deltamem.serve.routes.audit import router as audit
 from deltamem.serve.routes.chat import router as chat
 from deltamem.serve.routes.completions import router as completions
 from deltamem.serve.routes.lookback import router as lookback
@@ -19,6 +20,7 @@ from deltamem.serve.routes.memories import router as memories
 from deltamem.serve.routes.page import add_page
 from deltamem.serve.routes.recall import router as recall
 from deltamem.serve.routes.responses import router as responses
+from deltamem.serve.routes.rights import router as rights
 from deltamem.serve.routes.sessions import router as sessions
 from deltamem.serve.routes.system import models
 from deltamem.serve.routes.system import router as system
@@ -28,7 +30,7 @@ from deltamem.version import __version__
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "Something about the request is wrong; the message says what."},
     401: {"model": ErrorBody, "description": "The API key is missing, unknown or revoked."},
-    403: {"model": ErrorBody, "description": "This server does not answer to that host name."},
+    403: {"model": ErrorBody, "description": "The API key may not do that, or the host name is not the server's."},
     404: {"model": ErrorBody, "description": "There is no such session, version or path for this tenant."},
     409: {"model": ErrorBody, "description": "The session moved on, is frozen, exists, or has another adapter."},
     413: {"model": ErrorBody, "description": "The body is too large."},
@@ -43,10 +45,11 @@ def create_app(server: Server) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        upkeep = asyncio.create_task(look_after(server))
+        beside = [asyncio.create_task(work) for work in (look_after(server), server.courier.run())]
         yield
-        upkeep.cancel()
-        await asyncio.gather(upkeep, return_exceptions=True)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         server.close()
 
     app = FastAPI(
@@ -59,7 +62,7 @@ def create_app(server: Server) -> FastAPI:
         openapi_url="/openapi.json",
     )
     app.state.server = server
-    for part in (chat, completions, responses, anthropic, sessions, recall, memories, lookback, models):
+    for part in (chat, completions, responses, anthropic, sessions, recall, memories, lookback, audit, rights, models):
         app.include_router(part, responses=_ERRORS)
     app.include_router(system)
     add_page(app)

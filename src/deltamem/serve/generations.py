@@ -19,6 +19,7 @@ from deltamem.serve.engine.text import CONTEXT
 from deltamem.serve.errors import ApiError
 from deltamem.serve.schema import MemoryOptions
 from deltamem.serve.server import Server
+from deltamem.serve.traces import begin_span
 from deltamem.serve.turns import Turn, open_turn
 
 
@@ -120,6 +121,7 @@ class Generations:
         self._answers = len(samplings)
         self.choices = [Choice(len(ids), ids[-CONTEXT:] if continues else []) for ids in prompts for _ in samplings]
         self._started = time.monotonic()
+        self._end_span = begin_span("generate")
         try:
             self._jobs = Jobs(
                 turn.server.inbox, [self._start(ids, sampling) for ids in prompts for sampling in samplings]
@@ -186,6 +188,7 @@ class Generations:
         server.rates.charge(self.turn.caller, usage["total_tokens"])
         noted: dict[str, Any] = {name: usage[name] for name in ("prompt_tokens", "completion_tokens")}
         request.scope["deltamem_usage"] = noted
+        self._end_span(noted)
 
     def _start(self, ids: list[int], sampling: Sampling) -> Start:
         turn, server = self.turn, self.turn.server

@@ -56,6 +56,9 @@ class Metrics:
             "deltamem_sessions", "Sessions in the store, counted every minute.", registry=self.registry
         )
         self.busy_sessions = Gauge("deltamem_sessions_busy", "Sessions with a turn under way.", registry=self.registry)
+        self.webhooks = Counter(
+            "deltamem_webhooks", "Attempts to tell a webhook, by outcome.", ["outcome"], registry=self.registry
+        )
         self._load = Gauge("deltamem_jobs", "Jobs in the engine.", ["stage"], registry=self.registry)
 
     def engine_turn(self, rows: int, seconds: float) -> None:

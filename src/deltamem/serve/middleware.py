@@ -4,6 +4,7 @@ import logging
 import re
 import time
 import uuid
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deltamem.serve.errors import ApiError, as_api_error
 from deltamem.serve.server import Server
 from deltamem.serve.settings import is_loopback
+from deltamem.serve.traces import describe_request, request_span
 
 _log = logging.getLogger("deltamem.access")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -40,30 +42,48 @@ class Gate:
         asks_head = scope["method"] == "HEAD"
         inner = {**scope, "method": "GET" if asks_head else scope["method"], "deltamem_request_id": request_id}
         started, status = time.monotonic(), 0
+        begun: Message | None = None
 
         async def send_marked(message: Message) -> None:
-            nonlocal status
+            nonlocal status, begun
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
-            elif asks_head:
-                message = {**message, "body": b""}
-            await send(message)
+                answered = MutableHeaders(scope=message)
+                answered["X-Request-ID"] = request_id
+                if "content-length" in answered:  # a whole answer, which may still be refused
+                    begun = message
+                    return
+            elif not message.get("more_body"):
+                # An answer is complete only once what was done is in the audit log, if it is to be there.
+                try:
+                    await self.server.acts.record(inner, status)
+                except Exception as error:
+                    if begun is None:
+                        raise
+                    _log.error("not in the audit log", exc_info=error, extra={"request_id": request_id})
+                    await as_api_error(error).response()(inner, receive, send_marked)
+                    return
+            if begun is not None:
+                start, begun = begun, None
+                await send(start)
+            await send({**message, "body": b""} if asks_head and "body" in message else message)
 
-        try:
-            refusal = self._refusal(headers)
-            if refusal is not None:
-                await refusal.response()(inner, receive, send_marked)
-                return
-            await self.app(inner, await self._read(receive), send_marked)
-        except Exception as error:
-            answer = as_api_error(error)
-            if answer.status >= 500:
-                _log.error("request failed", exc_info=error, extra={"request_id": request_id})
-            if not status:
-                await answer.response()(inner, receive, send_marked)
-        finally:
-            self._note(inner, _method(scope), status, time.monotonic() - started)
+        with request_span(headers) as span:
+            try:
+                refusal = self._refusal(headers)
+                if refusal is not None:
+                    await refusal.response()(inner, receive, send_marked)
+                    return
+                await self.app(inner, await self._read(receive), send_marked)
+            except Exception as error:
+                answer = as_api_error(error)
+                if answer.status >= 500:
+                    _log.error("request failed", exc_info=error, extra={"request_id": request_id})
+                if not status or begun is not None:
+                    await answer.response()(inner, receive, send_marked)
+            finally:
+                await self._record(inner, status)
+                self._note(inner, _method(scope), status, time.monotonic() - started, span)
 
     def _refusal(self, headers: Headers) -> ApiError | None:
         length, most = headers.get("content-length", "0"), self.server.settings.max_body
@@ -98,10 +118,26 @@ class Gate:
 
         return replay
 
-    def _note(self, scope: Scope, method: str, status: int, seconds: float) -> None:
+    async def _record(self, scope: Scope, status: int) -> None:
+        """What was done for a client who left before it was answered."""
+        try:
+            await self.server.acts.record(scope, status or 499)
+        except Exception as error:
+            _log.error("not in the audit log", exc_info=error, extra={"request_id": scope["deltamem_request_id"]})
+
+    def _note(self, scope: Scope, method: str, status: int, seconds: float, span: Any) -> None:
         route = getattr(scope.get("route"), "path", "other")
         status = status or 499  # nobody was there to be answered
         caller = scope.get("deltamem_caller")
+        describe_request(
+            span,
+            method,
+            route,
+            status,
+            request_id=scope["deltamem_request_id"],
+            tenant=getattr(caller, "tenant", None),
+            key=getattr(caller, "key", None),
+        )
         self.server.metrics.requests.labels(route, method, status).inc()
         self.server.metrics.latency.labels(route).observe(seconds)
         fields = {

@@ -471,6 +471,7 @@ class ChangeSession(Body):
     """The body of ``PATCH /v1/sessions/{session}``: what is left out stays as it is."""
 
     label: Label | None = None
+    user: SessionName | None = Field(default=None, description="Whose it is within the tenant.")
     expires_in: Seconds | None = None
 
 

@@ -15,6 +15,7 @@ from deltamem.chat.input import TextInput
 from deltamem.formats.state import StateCodec
 from deltamem.recall import Interview
 from deltamem.serve.access import Access, Caller, RateLimits
+from deltamem.serve.acts import Acts
 from deltamem.serve.bridge import Inbox
 from deltamem.serve.committer import Committer
 from deltamem.serve.engine.constraint import Forms
@@ -27,7 +28,8 @@ from deltamem.serve.metrics import Metrics
 from deltamem.serve.prompts import Prompts
 from deltamem.serve.settings import EngineLimits, Settings
 from deltamem.serve.states import StateSigner
-from deltamem.store import ApiKeys, EncryptionError, SessionStore
+from deltamem.serve.webhooks import Courier
+from deltamem.store import Action, ApiKeys, EncryptionError, Rates, Scope, SessionStore
 
 _log = logging.getLogger(__name__)
 _SECONDS = re.compile(r"[0-9]{1,8}(\.[0-9]{1,6})?")
@@ -71,11 +73,13 @@ class Server:
             model, tokenizer, limits, watch=self.metrics.engine_turn, delivered=self.inbox.hand_over
         )
         self.commits = Committer(store)
+        self.courier = Courier(store, self.metrics)
+        self.acts = Acts(self.courier, audit=settings.audit)
         self.prompts = Prompts(TextInput(model, tokenizer), self.engine.context)
         self.sampling = own_sampling(model, settings.max_tokens)
         self.signer = StateSigner(settings.secret, self.states.fingerprint)
         self.access = Access(ApiKeys(store), required=settings.require_keys)
-        self.rates = RateLimits()
+        self.rates = RateLimits(Rates(store))
         self.turns = Locks()
         self.metrics.busy_sessions.set_function(lambda: len(self.turns))
         self.looking_back = Locks(most=8)  # of each tenant, waiting ones included
@@ -85,20 +89,30 @@ class Server:
         self._forms: Forms | None = None
         self._making_forms = threading.Lock()
 
-    async def admit(self, request: Request) -> Caller:
-        """Who a request comes from, counted against the limits.
+    async def admit(self, request: Request, needs: Scope, action: Action | None, user: str | None = None) -> Caller:
+        """Who a request comes from and for which user, counted against the limits.
+
+        Args:
+            request: the request.
+            needs: the scope of the key that it needs.
+            action: what it does, unless that is found out only later.
+            user: for whom.
 
         Raises:
-            ApiError: 401 without a valid key, 413 or 429 over a limit, 503 where nothing should be written.
+            ApiError: 401 without a valid key, 403 if it may not do what the request needs, 413 or 429 over a limit,
+                503 where nothing should be written.
         """
         if self.problem is not None:
             raise ApiError(503, self.problem, "store_unavailable", headers={"Retry-After": "60"})
-        caller = await self.access.caller(request.headers.get("authorization"))
+        caller = await self.access.caller(request.headers.get("authorization"), user)
         request.scope["deltamem_caller"] = caller
         size, most = len(await request.body()), caller.limits.request_bytes
         if most is not None and size > most:
             raise ApiError(413, f"The body has {size} bytes; this API key may send {most}.", "request_too_large")
-        self.rates.admit(caller)
+        await self.rates.admit(caller)
+        if action is not None:
+            caller.touch(action, request.path_params.get("session"))
+        caller.need(needs)
         return caller
 
     def deadline(self, request: Request) -> float:

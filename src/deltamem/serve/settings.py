@@ -22,6 +22,7 @@ class Settings:
         max_tokens: tokens of an answer when the request does not say.
         timeout: seconds that a request may take.
         start_fresh: whether a session that another adapter wrote is forgotten with its next turn instead of refused.
+        audit: whether who did what is noted in the store.
         upkeep_every: seconds between two times that the server deletes expired sessions and counts the others.
     """
 
@@ -35,6 +36,7 @@ class Settings:
     max_tokens: int = 256
     timeout: float = 600.0
     start_fresh: bool = False
+    audit: bool = False
     upkeep_every: float = 60.0
 
     def __post_init__(self) -> None:

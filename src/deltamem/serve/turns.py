@@ -14,6 +14,7 @@ from deltamem.serve.engine.jobs import Written
 from deltamem.serve.errors import ApiError
 from deltamem.serve.schema import MemoryOptions
 from deltamem.serve.server import Server
+from deltamem.serve.traces import span
 from deltamem.state import MemoryState
 from deltamem.store import Commit, ConflictError, NotFoundError, Version
 
@@ -58,7 +59,8 @@ class Turn:
             [lambda d: server.engine.write(*written, d, state=self.state, deadline=self.deadline, admitted=turn)],
         )
         try:
-            (after,) = [e.state async for _, e in jobs.events() if isinstance(e, Written)]
+            with span("memory.write"):
+                (after,) = [e.state async for _, e in jobs.events() if isinstance(e, Written)]
         finally:
             jobs.cancel()
         before = self.state if self.state is not None else server.engine.new_state()
@@ -96,10 +98,12 @@ class Turn:
                 messages=messages,
                 fingerprint=server.states.fingerprint,
                 begin=server.states.pack(server.engine.new_state()) if begins else None,
+                user=self.caller.user,
             )
 
         try:
-            version = await server.commits.commit(prepare)
+            with span("store.commit"):
+                version = await server.commits.commit(prepare)
         except ConflictError:
             server.metrics.conflicts.inc()
             raise
@@ -121,9 +125,12 @@ async def open_turn(server: Server, caller: Caller, options: MemoryOptions, dead
     """A turn on the memory that a request names; a session that it may write is its own until the block ends.
 
     Raises:
-        ApiError: the state does not belong here, or the options do not belong together.
+        ApiError: the state does not belong here, the options do not belong together, or the caller may not write.
         StoreError: the session cannot be used so.
     """
+    if options.session is not None and options.mode != "off":
+        caller.touch("write" if options.writes else "read", options.session)
+        caller.need("write" if options.writes else "read")
     if options.fresh and (options.session is None or options.mode != "read_write"):
         raise _unfitting("fresh leaves a session's memory behind: it needs a session and the mode read_write.", "fresh")
     if options.must_exist and (options.session is None or options.mode == "off"):
@@ -138,13 +145,15 @@ async def open_turn(server: Server, caller: Caller, options: MemoryOptions, dead
         state = None if options.state is None else received_state(server, caller, options.state)
         yield Turn(server, caller, deadline, options, state, 0)
     elif options.mode == "read_only":
-        found = await asyncio.to_thread(
-            server.store.load, caller.tenant, options.session, expect=server.states.fingerprint
-        )
+        with span("store.load"):
+            found = await asyncio.to_thread(
+                server.store.load, caller.tenant, options.session, expect=server.states.fingerprint
+            )
         yield Turn(server, caller, deadline, options, server.states.unpack(found.state), found.number)
     else:
         async with server.exclusively(caller.tenant, options.session, deadline):
-            head = await asyncio.to_thread(_writable, server, caller, options.session, options)
+            with span("store.load"):
+                head = await asyncio.to_thread(_writable, server, caller, options.session, options)
             if head is None:
                 yield Turn(server, caller, deadline, options, None, 0)
             elif options.fresh or head.fingerprint != server.states.fingerprint:

@@ -8,6 +8,7 @@ except ImportError:
     raise ImportError(f"The session store needs SQLAlchemy: {how_to_install('serve')}") from None
 
 from deltamem.store.apikeys import ApiKeys
+from deltamem.store.audit import AuditLog
 from deltamem.store.checks import NAME_PATTERN
 from deltamem.store.encryption import StateKeys
 from deltamem.store.errors import (
@@ -22,24 +23,41 @@ from deltamem.store.errors import (
     StoreError,
     UnavailableError,
 )
+from deltamem.store.rates import Over, Rates
 from deltamem.store.records import (
+    ACTIONS,
+    SCOPES,
+    Act,
+    Action,
+    AuditEntry,
     Commit,
     KeyLimits,
     KeyRecord,
     NewKey,
     Page,
     Rewritten,
+    Scope,
     SessionRecord,
     StoredMessage,
     StoreStats,
+    TenantLimits,
     Version,
     VersionInfo,
+    Webhook,
 )
+from deltamem.store.rights import export
 from deltamem.store.sessions import Changes, SessionStore
+from deltamem.store.webhooks import Webhooks
 
 __all__ = [
+    "ACTIONS",
     "NAME_PATTERN",
+    "SCOPES",
+    "Act",
+    "Action",
     "ApiKeys",
+    "AuditEntry",
+    "AuditLog",
     "Changes",
     "Commit",
     "ConflictError",
@@ -52,16 +70,23 @@ __all__ = [
     "KeyRecord",
     "NewKey",
     "NotFoundError",
+    "Over",
     "Page",
+    "Rates",
     "Rewritten",
     "SchemaError",
+    "Scope",
     "SessionRecord",
     "SessionStore",
     "StateKeys",
     "StoreError",
     "StoreStats",
     "StoredMessage",
+    "TenantLimits",
     "UnavailableError",
     "Version",
     "VersionInfo",
+    "Webhook",
+    "Webhooks",
+    "export",
 ]

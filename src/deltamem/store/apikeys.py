@@ -10,10 +10,10 @@ from typing import Any
 from sqlalchemy import Row, bindparam, insert, select, update
 
 from deltamem.store.checks import check_label, check_name, check_number
-from deltamem.store.errors import NotFoundError, UnavailableError
+from deltamem.store.errors import InvalidError, NotFoundError, UnavailableError
 from deltamem.store.lookup import now
-from deltamem.store.records import KeyLimits, KeyRecord, NewKey
-from deltamem.store.schema import api_keys
+from deltamem.store.records import SCOPES, KeyLimits, KeyRecord, NewKey, Scope, TenantLimits
+from deltamem.store.schema import api_keys, tenant_limits
 from deltamem.store.sessions import SessionStore
 
 PREFIX = "dm_"
@@ -22,7 +22,10 @@ _HINT = len(PREFIX) + 4
 _LIMITS = tuple(KeyLimits.__dataclass_fields__)
 _USE_INTERVAL = timedelta(minutes=1)
 _ACTIVE = select(api_keys.c.id).where(api_keys.c.revoked.is_(None)).limit(1)
-_BY_DIGEST = select(api_keys).where(api_keys.c.digest == bindparam("wanted"))
+_KEYS = select(
+    api_keys, *(tenant_limits.c[name].label(f"tenant_{name}") for name in TenantLimits.__dataclass_fields__)
+).outerjoin(tenant_limits, tenant_limits.c.tenant == api_keys.c.tenant)
+_BY_DIGEST = _KEYS.where(api_keys.c.digest == bindparam("wanted"))
 
 
 class ApiKeys:
@@ -36,12 +39,16 @@ class ApiKeys:
         self._database = store.database
         self._noted: dict[str, datetime] = {}
 
-    def create(self, tenant: str, label: str | None = None, limits: KeyLimits | None = None) -> NewKey:
+    def create(
+        self, tenant: str, label: str | None = None, limits: KeyLimits | None = None, *, scope: Scope = "write"
+    ) -> NewKey:
         """Creates a key for a tenant. Only the answer has its secret.
 
         Raises:
-            InvalidError: the tenant's name, the label or a limit is malformed.
+            InvalidError: the tenant's name, the label, a limit or the scope is malformed.
         """
+        if scope not in SCOPES:
+            raise InvalidError(f"A key's scope is one of {', '.join(SCOPES)}.")
         allowed = limits or KeyLimits()
         for name in _LIMITS:
             if getattr(allowed, name) is not None:
@@ -52,19 +59,21 @@ class ApiKeys:
             tenant=check_name("tenant", tenant),
             label=check_label(label),
             hint=secret[:_HINT],
+            scope=scope,
             limits=allowed,
+            tenant_limits=TenantLimits(),
             created=now(),
             last_used=None,
             revoked=None,
         )
-        row = {name: value for name, value in vars(record).items() if name != "limits"}
+        row = {name: value for name, value in vars(record).items() if name not in ("limits", "tenant_limits")}
         with self._database.write() as connection:
             connection.execute(insert(api_keys).values(row | vars(allowed) | {"digest": _digest(secret)}))
-        return NewKey(secret, record)
+            return NewKey(secret, _record(connection.execute(_KEYS.where(api_keys.c.id == record.id)).one()))
 
     def list(self, tenant: str | None = None) -> tuple[KeyRecord, ...]:
         """The keys of a tenant, or of all tenants, oldest first, with the revoked ones."""
-        wanted = select(api_keys).order_by(api_keys.c.created, api_keys.c.id)
+        wanted = _KEYS.order_by(api_keys.c.created, api_keys.c.id)
         if tenant is not None:
             wanted = wanted.where(api_keys.c.tenant == check_name("tenant", tenant))
         with self._database.read() as connection:
@@ -85,7 +94,7 @@ class ApiKeys:
         unrevoked = update(api_keys).where(api_keys.c.id == name, api_keys.c.revoked.is_(None))
         with self._database.write() as connection:
             connection.execute(unrevoked.values(revoked=now()))
-            row = connection.execute(select(api_keys).where(api_keys.c.id == name)).one_or_none()
+            row = connection.execute(_KEYS.where(api_keys.c.id == name)).one_or_none()
         if row is None:
             raise NotFoundError(f"There is no API key {name!r}; list them to see their ids.")
         return _record(row)
@@ -122,6 +131,7 @@ def _digest(secret: str) -> str:
 
 def _record(row: Row[Any]) -> KeyRecord:
     columns = row._mapping
-    named = KeyRecord.__dataclass_fields__.keys() - {"limits"}
+    named = KeyRecord.__dataclass_fields__.keys() - {"limits", "tenant_limits"}
     limits = KeyLimits(**{name: columns[name] for name in _LIMITS})
-    return KeyRecord(**{name: columns[name] for name in named}, limits=limits)
+    shared = TenantLimits(**{name: columns[f"tenant_{name}"] for name in TenantLimits.__dataclass_fields__})
+    return KeyRecord(**{name: columns[name] for name in named}, limits=limits, tenant_limits=shared)

@@ -105,6 +105,15 @@ def check_fingerprint(fingerprint: str) -> str:
     return fingerprint
 
 
+def check_user(user: str | None) -> str | None:
+    """A user's name, if it is one; ``None`` for nobody's.
+
+    Raises:
+        InvalidError: it is malformed.
+    """
+    return None if user is None else check_name("user", user)
+
+
 def check_moment(moment: datetime | None) -> datetime | None:
     """A time, in UTC.
 

@@ -3,14 +3,14 @@
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from deltamem.extensions import how_to_install
@@ -124,6 +124,27 @@ class Database:
             finally:
                 cursor.execute(_wait(self._timeout))
                 cursor.close()
+
+    def vacuum(self, tables: Sequence[str]) -> None:
+        """Writes a database's tables anew, without what was deleted.
+
+        Raises:
+            UnavailableError: the database is locked, full or out of reach.
+        """
+        if self.in_memory:
+            return
+        if self.is_sqlite:
+            with self._in_turn(), self._guarded(), self._engine.connect() as connection:
+                connection.connection.cursor().execute("VACUUM").close()
+            self.scrub()
+            return
+        anew = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        with self._guarded(), anew.connect() as connection:
+            for table in tables:
+                connection.exec_driver_sql(f'VACUUM FULL "{table}"')
+            # Old files go with the next checkpoint, which comes by itself where this user may not ask for one.
+            with suppress(ProgrammingError):
+                connection.exec_driver_sql("CHECKPOINT")
 
     def close(self) -> None:
         """Closes the connections; later calls are refused."""

@@ -41,6 +41,16 @@ def alive(moment: datetime | BindParameter[datetime]) -> ColumnElement[bool]:
     return or_(sessions.c.expires.is_(None), sessions.c.expires > moment)
 
 
+def of_user(user: str) -> ColumnElement[bool]:
+    """The condition for a user's sessions: those that say so, and those that memories one by one are kept in."""
+    named = f"user:{user}"
+    return or_(
+        sessions.c.user == user,
+        sessions.c.session == named,
+        sessions.c.session.startswith(f"{named}:", autoescape=True),
+    )
+
+
 # The session that is named when the statement runs, unless it has expired by ``moment``.
 LIVING = and_(named_session(sessions), alive(bindparam("moment")))
 _RECORDS = select(sessions, versions.c.fingerprint, versions.c.tokens).join(
@@ -115,6 +125,7 @@ def page(
     *,
     label: str | None,
     search: str | None,
+    user: str | None,
     limit: int,
     after: str | None,
     order: Order,
@@ -131,6 +142,8 @@ def page(
     wanted = _RECORDS.where(sessions.c.tenant == tenant, alive(now()))
     if label is not None:
         wanted = wanted.where(sessions.c.label == label)
+    if user is not None:
+        wanted = wanted.where(of_user(user))
     if search is not None:
         wanted = wanted.where(
             or_(

@@ -1,7 +1,7 @@
 """The log: messages, each naming the one before it, so that forks and rollbacks share what they have in common."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -63,6 +63,16 @@ def read_messages(
             raise SchemaError(f"Message {tail} of session {place.session!r} is missing: restore a backup.")
         left = None if limit is None else limit - len(found)
     return found[::-1]
+
+
+def all_messages(connection: Connection, keys: StateKeys | None, place: Place) -> Iterator[StoredMessage]:
+    """Every message that is kept, in whatever version's log.
+
+    Raises:
+        EncryptionError: one cannot be decrypted.
+    """
+    wanted = select(messages).where(place.within(messages)).order_by(messages.c.position)
+    return (_message(keys, place, row) for row in connection.execute(wanted))
 
 
 def previous_message(connection: Connection, place: Place, position: int) -> int | None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class SessionRecord:
         fingerprint: of the adapter that wrote the current version.
         tokens: how many tokens the current version has written.
         label: a line for people, or ``None``.
+        user: whose it is within the tenant, or ``None``.
         frozen: whether writes are refused.
         created: when, in UTC; so are the other times.
         updated: when the current version was made.
@@ -30,6 +31,7 @@ class SessionRecord:
     fingerprint: str
     tokens: int
     label: str | None
+    user: str | None
     frozen: bool
     created: datetime
     updated: datetime
@@ -84,6 +86,7 @@ class Commit:
         begin: an empty memory that the new one was made from, added before it in the same transaction; needs
             ``fingerprint``. With the parent 0 it is version 1 of a session that is made, after another parent a
             ``forget``.
+        user: whose the session is within the tenant, if it is made.
     """
 
     tenant: str
@@ -96,6 +99,7 @@ class Commit:
     messages: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
     fingerprint: str | None = None
     begin: bytes | None = field(default=None, repr=False)
+    user: str | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ class StoreStats:
 
 @dataclass(frozen=True)
 class KeyLimits:
-    """What one API key may do; ``None`` means the server's own limits.
+    """How much one API key may ask for; ``None`` means the server's own limits.
 
     Attributes:
         requests_per_minute: how many requests.
@@ -187,6 +191,24 @@ class KeyLimits:
 
 
 @dataclass(frozen=True)
+class TenantLimits:
+    """How much a tenant may ask for in all; ``None`` is no limit.
+
+    Attributes:
+        requests_per_minute: how many requests.
+        tokens_per_minute: how many tokens, read and generated.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+
+# What a key may do, each with what comes before it: ask, change sessions, and what concerns the tenant as a whole.
+Scope = Literal["read", "write", "admin"]
+SCOPES: tuple[Scope, ...] = ("read", "write", "admin")
+
+
+@dataclass(frozen=True)
 class KeyRecord:
     """An API key, without the key.
 
@@ -195,7 +217,9 @@ class KeyRecord:
         tenant: whose sessions it opens.
         label: a line for people, or ``None``.
         hint: how the key begins.
-        limits: what it may do.
+        scope: what it may do: ``read``, ``write`` (and read) or ``admin`` (and write).
+        limits: how much it may ask for.
+        tenant_limits: how much all keys of the tenant may ask for together.
         created: when, in UTC; so are the other times.
         last_used: to the minute; ``None`` if never.
         revoked: when it was revoked; ``None`` while it is active.
@@ -205,10 +229,73 @@ class KeyRecord:
     tenant: str
     label: str | None
     hint: str
+    scope: Scope
     limits: KeyLimits
+    tenant_limits: TenantLimits
     created: datetime
     last_used: datetime | None
     revoked: datetime | None
+
+
+# What can be done to what a tenant has; admin is what concerns its keys and the store itself.
+Action = Literal["read", "write", "export", "delete", "admin"]
+ACTIONS: tuple[Action, ...] = ("read", "write", "export", "delete", "admin")
+
+
+@dataclass(frozen=True)
+class Act:
+    """What someone did.
+
+    Attributes:
+        tenant: to whose; ``None`` for what concerns all of them.
+        action: what.
+        route: by which request of the server, or which command.
+        status: the HTTP status of the answer; 200 for a command that did it.
+        key: the API key's id; ``None`` on a server that needs none, and ``operator`` for a command.
+        session: to which session, if to one.
+        user: on behalf of which user, or to whose sessions.
+        request_id: as in the server's log.
+        created: when, in UTC.
+    """
+
+    tenant: str | None
+    action: Action
+    _: KW_ONLY
+    route: str
+    status: int = 200
+    key: str | None = None
+    session: str | None = None
+    user: str | None = None
+    request_id: str | None = None
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditEntry(Act):
+    """An act in the audit log; a later one has a higher number."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """Where a tenant wants to be told what was done.
+
+    Attributes:
+        id: what to call it when deleting it.
+        tenant: whose.
+        url: where.
+        actions: of what.
+        secret: what messages are signed with.
+        created: when, in UTC.
+    """
+
+    id: str
+    tenant: str
+    url: str
+    actions: tuple[Action, ...]
+    secret: str = field(repr=False)
+    created: datetime
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Boolean,
     Column,
@@ -12,6 +13,8 @@ from sqlalchemy import (
     Connection,
     DateTime,
     Dialect,
+    Double,
+    ForeignKey,
     ForeignKeyConstraint,
     Index,
     Integer,
@@ -23,12 +26,14 @@ from sqlalchemy import (
     TypeDecorator,
     and_,
     bindparam,
+    event,
     insert,
     inspect,
     select,
     text,
     update,
 )
+from sqlalchemy.schema import CreateColumn
 
 from deltamem.store.errors import SchemaError
 
@@ -71,6 +76,8 @@ sessions = Table(
     Column("positions", Integer, nullable=False),
     Column("label", Text),
     Column("label_folded", Text),
+    # Whose it is within the tenant; what is exported and deleted of a user are these.
+    Column("user", _Name),
     Column("frozen", Boolean, nullable=False),
     Column("created", Timestamp, nullable=False),
     Column("updated", Timestamp, nullable=False),
@@ -80,6 +87,7 @@ sessions = Table(
     Index("deltamem_sessions_updated", "tenant", "updated", "session"),
     Index("deltamem_sessions_created", "tenant", "created", "session"),
     Index("deltamem_sessions_expires", "expires"),
+    Index("deltamem_sessions_user", "tenant", "user", "session"),
 )
 
 versions = Table(
@@ -126,10 +134,104 @@ api_keys = Table(
     Column("requests_per_minute", Integer),
     Column("tokens_per_minute", Integer),
     Column("request_bytes", Integer),
+    Column("scope", String(8), nullable=False, server_default="write"),
     Column("created", Timestamp, nullable=False),
     Column("last_used", Timestamp),
     Column("revoked", Timestamp),
 )
+
+
+tenant_limits = Table(
+    "deltamem_tenant_limits",
+    metadata,
+    Column("tenant", _Name, primary_key=True),
+    Column("requests_per_minute", Integer),
+    Column("tokens_per_minute", Integer),
+)
+
+# What is left of this minute's, by whose it is: key:… or tenant:….
+rates = Table(
+    "deltamem_rates",
+    metadata,
+    Column("whose", String(160), primary_key=True),
+    Column("requests", Double, nullable=False),
+    Column("tokens", Double, nullable=False),
+    Column("filled", Timestamp, nullable=False),
+)
+
+audit = Table(
+    "deltamem_audit",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("created", Timestamp, nullable=False, index=True),
+    # None for what concerns all of them.
+    Column("tenant", _Name, index=True),
+    Column("key", String(64)),
+    Column("action", String(16), nullable=False),
+    Column("session", _Name),
+    Column("user", _Name),
+    Column("route", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("request_id", String(64)),
+    sqlite_autoincrement=True,
+)
+
+
+webhooks = Table(
+    "deltamem_webhooks",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", _Name, nullable=False, index=True),
+    Column("url", Text, nullable=False),
+    Column("actions", Text, nullable=False),
+    Column("secret", String(64), nullable=False),
+    Column("created", Timestamp, nullable=False),
+)
+
+deliveries = Table(
+    "deltamem_deliveries",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("webhook", ForeignKey("deltamem_webhooks.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("body", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due", Timestamp, nullable=False, index=True),
+    sqlite_autoincrement=True,
+)
+
+
+class _Guard(NamedTuple):
+    """What has a database refuse to change a table's rows, and what lifts and restores that within a transaction."""
+
+    make: tuple[str, ...]
+    lift: str
+    restore: str
+
+
+_SQLITE_GUARD = (
+    "CREATE TRIGGER deltamem_audit_{0} BEFORE {0} ON deltamem_audit "
+    "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+)
+AUDIT_GUARD = {
+    "sqlite": _Guard(
+        (_SQLITE_GUARD.format("UPDATE"), _SQLITE_GUARD.format("DELETE")),
+        "DROP TRIGGER deltamem_audit_DELETE",
+        _SQLITE_GUARD.format("DELETE"),
+    ),
+    "postgresql": _Guard(
+        (
+            "CREATE OR REPLACE FUNCTION deltamem_audit_refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$",
+            "CREATE TRIGGER deltamem_audit_guard BEFORE UPDATE OR DELETE OR TRUNCATE ON deltamem_audit "
+            "FOR EACH STATEMENT EXECUTE FUNCTION deltamem_audit_refuse()",
+        ),
+        "ALTER TABLE deltamem_audit DISABLE TRIGGER deltamem_audit_guard",
+        "ALTER TABLE deltamem_audit ENABLE TRIGGER deltamem_audit_guard",
+    ),
+}
+for _dialect, _guard in AUDIT_GUARD.items():
+    for _statement in _guard.make:
+        event.listen(audit, "after_create", DDL(_statement).execute_if(dialect=_dialect))  # type: ignore[no-untyped-call]
 
 
 class Place(NamedTuple):
@@ -167,8 +269,23 @@ KEY_INDEXES = {
     messages.name: Index("deltamem_messages_key", messages.c.key_id),
 }
 
+
+def _scopes_and_users(connection: Connection) -> None:
+    """Keys that were there may do what they could do before."""
+    for table, name in ((api_keys, "scope"), (sessions, "user")):
+        column = CreateColumn(table.c[name]).compile(dialect=connection.dialect)
+        connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column}"))
+    by_user = next(index for index in sessions.indexes if index.name == "deltamem_sessions_user")
+    by_user.create(connection, checkfirst=True)
+
+
+def _new_tables(connection: Connection) -> None:
+    """The tables that came later."""
+    metadata.create_all(connection)
+
+
 # Entry i takes a database from version i + 1 to version i + 2.
-UPGRADES: tuple[Callable[[Connection], None], ...] = ()
+UPGRADES: tuple[Callable[[Connection], None], ...] = (_scopes_and_users, _new_tables)
 VERSION = 1 + len(UPGRADES)
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, func, or_, select, update
 
 from deltamem.store import upkeep
 from deltamem.store.checks import (
@@ -19,6 +19,7 @@ from deltamem.store.checks import (
     check_number,
     check_state,
     check_tokens,
+    check_user,
 )
 from deltamem.store.database import Database
 from deltamem.store.encryption import StateKeys
@@ -40,10 +41,12 @@ from deltamem.store.lookup import (
     lock_for_version,
     not_found,
     now,
+    of_user,
     page,
     place_of,
 )
 from deltamem.store.messages import (
+    all_messages,
     append_messages,
     check_messages,
     drop_unreachable,
@@ -67,12 +70,17 @@ from deltamem.store.schema import (
     check_version,
     found_version,
     lacks_indexes,
+    metadata,
     prepare,
+    rates,
     sessions,
+    tenant_limits,
     versions,
+    webhooks,
 )
 from deltamem.store.versions import (
     INFO,
+    WHOLE,
     Rules,
     add,
     advance,
@@ -99,11 +107,13 @@ class Changes(TypedDict, total=False):
 
     Attributes:
         label: a line for people, or none.
+        user: whose it is within the tenant, or nobody's.
         expires: when the session expires; ``None`` for never.
         frozen: whether writes are refused.
     """
 
     label: str | None
+    user: str | None
     expires: datetime | None
     frozen: bool
 
@@ -195,6 +205,7 @@ class SessionStore:
         state: bytes,
         tokens: int = 0,
         label: str | None = None,
+        user: str | None = None,
         expires: datetime | None = None,
     ) -> SessionRecord:
         """A new session with its first version.
@@ -206,6 +217,7 @@ class SessionStore:
             state: its memory, empty or not.
             tokens: how many tokens that memory has written.
             label: a line for people, stored as plain text.
+            user: whose it is within the tenant; what is exported and deleted of a user are these sessions.
             expires: when the session expires; never by default.
 
         Raises:
@@ -216,7 +228,7 @@ class SessionStore:
             "create", check_state(state), check_tokens(tokens), check_fingerprint(fingerprint), now()
         )
         with self.database.write() as connection:
-            begin(connection, self._keys, place, version, label=label, expires=expires)
+            begin(connection, self._keys, place, version, label=label, user=user, expires=expires)
             return find(connection, place)
 
     def get(self, tenant: str, session: str) -> SessionRecord:
@@ -235,6 +247,7 @@ class SessionStore:
         *,
         label: str | None = None,
         search: str | None = None,
+        user: str | None = None,
         limit: int = 50,
         after: str | None = None,
         order: Order = "updated",
@@ -245,15 +258,18 @@ class SessionStore:
             tenant: whose.
             label: only those with exactly this label.
             search: only those whose name or label holds this text, in any case.
+            user: only those of this user.
             limit: how many, up to 1000.
             after: the ``after`` of the page before.
             order: by ``updated``, as people look for them; or by ``created``, so that a session written
                 between two pages cannot move from one to the other.
         """
         check_name("tenant", tenant)
-        label, search = check_label(label), check_label(search)
+        label, search, user = check_label(label), check_label(search), check_user(user)
         with self.database.read() as connection:
-            return page(connection, tenant, label=label, search=search, limit=limit, after=after, order=order)
+            return page(
+                connection, tenant, label=label, search=search, user=user, limit=limit, after=after, order=order
+            )
 
     def survey(self, tenant: str, session: str) -> tuple[SessionRecord, Version, int]:
         """A session's record, its current version, and how many versions are kept, all of one moment.
@@ -268,6 +284,26 @@ class SessionStore:
             record = find(connection, place)
             head, _ = read_version(connection, self._keys, place, record.head)
             return record, head, connection.execute(kept).scalar_one()
+
+    def whole(
+        self, tenant: str, session: str
+    ) -> tuple[SessionRecord, tuple[Version, ...], tuple[StoredMessage, ...]] | None:
+        """A session's record, every kept version with its memory, and every kept message; ``None`` if it is not there.
+
+        Messages of turns that were rolled back are among them, as long as they are kept.
+
+        Raises:
+            EncryptionError: something cannot be decrypted.
+        """
+        place = place_of(tenant, session)
+        wanted = WHOLE.where(place.within(versions)).order_by(versions.c.number)
+        with self.database.read() as connection:
+            try:
+                record = find(connection, place)
+            except NotFoundError:
+                return None
+            found = tuple(whole_version(self._keys, place, row) for row in connection.execute(wanted))
+            return record, found, tuple(all_messages(connection, self._keys, place))
 
     def load(
         self,
@@ -416,7 +452,7 @@ class SessionStore:
         label: str | None = None,
         expires: datetime | None = None,
     ) -> SessionRecord:
-        """A new session that begins as a copy of another: its memory, and its log up to there.
+        """A new session of the same user that begins as a copy of another: its memory, and its log up to there.
 
         Neither depends on the other afterwards.
 
@@ -442,7 +478,17 @@ class SessionStore:
             copy = first_version("fork", found.state, found.tokens, found.fingerprint, now(), found.number)
             copied = [replace(message, position=i, version=1) for i, message in enumerate(log, 1)]
             origin = (session, found.number)
-            begin(connection, self._keys, place, copy, label=label, expires=expires, log=copied, origin=origin)
+            begin(
+                connection,
+                self._keys,
+                place,
+                copy,
+                label=label,
+                user=row.user,
+                expires=expires,
+                log=copied,
+                origin=origin,
+            )
             return find(connection, place)
 
     def rollback(
@@ -546,7 +592,7 @@ class SessionStore:
         return version
 
     def change(self, tenant: str, session: str, **changes: Unpack[Changes]) -> SessionRecord:
-        """Changes the given fields together or not at all: ``label``, ``expires``, ``frozen``.
+        """Changes the given fields together or not at all: ``label``, ``user``, ``expires``, ``frozen``.
 
         Raises:
             NotFoundError: the session is not there.
@@ -555,6 +601,8 @@ class SessionStore:
         place = place_of(tenant, session)
         if "label" in changes:
             check_label(changes["label"])
+        if "user" in changes:
+            check_user(changes["user"])
         if "expires" in changes:
             changes["expires"] = check_moment(changes["expires"])
         values = {**changes, **(label_columns(changes["label"]) if "label" in changes else {})}
@@ -672,13 +720,34 @@ class SessionStore:
         return rows
 
     def delete_tenant(self, tenant: str) -> int:
-        """Deletes everything of a tenant, API keys too, and returns how many sessions there were."""
+        """Deletes everything of a tenant, API keys and limits too, and returns how many sessions there were."""
         check_name("tenant", tenant)
         with self.database.write() as connection:
-            connection.execute(delete(api_keys).where(api_keys.c.tenant == tenant))
+            of_keys = select("key:" + api_keys.c.id).where(api_keys.c.tenant == tenant)
+            of_tenant = or_(rates.c.whose == f"tenant:{tenant}", rates.c.whose.in_(of_keys))
+            connection.execute(delete(rates).where(of_tenant))
+            for table in (tenant_limits, webhooks, api_keys):
+                connection.execute(delete(table).where(table.c.tenant == tenant))
             gone = connection.execute(delete(sessions).where(sessions.c.tenant == tenant)).rowcount
         self.database.scrub()
         return gone
+
+    def delete_user(self, tenant: str, user: str) -> int:
+        """Deletes every session of a tenant's user, and returns how many that were."""
+        check_name("tenant", tenant)
+        check_name("user", user)
+        with self.database.write() as connection:
+            gone = connection.execute(delete(sessions).where(sessions.c.tenant == tenant, of_user(user))).rowcount
+        self.database.scrub()
+        return gone
+
+    def vacuum(self) -> None:
+        """Writes the tables anew, without what was deleted. It needs as much space again, and writers wait.
+
+        SQLite overwrites what is deleted anyway. PostgreSQL keeps it in its files until then, and in its own log until
+        its segments are gone.
+        """
+        self.database.vacuum([table.name for table in metadata.sorted_tables])
 
     def _alone(self, commit: Commit) -> Version | Exception:
         try:

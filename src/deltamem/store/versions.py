@@ -15,6 +15,7 @@ from deltamem.store.checks import (
     check_number,
     check_state,
     check_tokens,
+    check_user,
 )
 from deltamem.store.encryption import StateKeys, row_context, seal, unseal
 from deltamem.store.errors import ConflictError, ExistsError, FingerprintError, InvalidError, NotFoundError
@@ -171,6 +172,7 @@ def begin(
     version: Version,
     *,
     label: str | None = None,
+    user: str | None = None,
     expires: datetime | None = None,
     log: Sequence[StoredMessage] = (),
     origin: tuple[str | None, int | None] = (None, None),
@@ -183,6 +185,7 @@ def begin(
     row = place.row() | {
         "head": version.number,
         "positions": len(log),
+        "user": check_user(user),
         "frozen": False,
         "created": version.created,
         "updated": version.created,
@@ -251,7 +254,9 @@ def _begin_with(connection: Connection, rules: Rules, place: Place, commit: Comm
     fingerprint, state = check_fingerprint(commit.fingerprint or ""), check_state(memory)
     if commit.parent == 0:
         try:
-            begin(connection, rules.keys, place, first_version("create", state, 0, fingerprint, now()))
+            begin(
+                connection, rules.keys, place, first_version("create", state, 0, fingerprint, now()), user=commit.user
+            )
         except ExistsError:
             raise ConflictError(place.session, 0, 1) from None
         return 1

@@ -15,7 +15,7 @@ from deltamem.serve.errors import ApiError
 from deltamem.serve.generations import Generations
 from deltamem.serve.routes.answering import Finish
 from deltamem.serve.routes.chat import Conversation
-from deltamem.serve.routes.common import CallerOf, EventStream, ServerOf, SessionHeader, memory_options
+from deltamem.serve.routes.common import AskerOf, EventStream, ServerOf, SessionHeader, memory_options
 from deltamem.serve.tools import CallReader
 
 router = APIRouter(prefix="/v1", tags=["anthropic"])
@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1", tags=["anthropic"])
     responses={200: {"content": {"application/json": {}, "text/event-stream": {}}}},
 )
 async def messages(
-    body: MessagesRequest, request: Request, server: ServerOf, caller: CallerOf, session: SessionHeader = None
+    body: MessagesRequest, request: Request, server: ServerOf, caller: AskerOf, session: SessionHeader = None
 ) -> Response:
     """Answers as chat does, with blocks of text and of calls, and the same memory."""
     try:

@@ -14,7 +14,7 @@ from deltamem.serve.forms import form_of
 from deltamem.serve.generations import Choice, Generations, Token
 from deltamem.serve.prompts import answer_message, new_messages
 from deltamem.serve.routes.answering import Finish, Shape, probed, respond
-from deltamem.serve.routes.common import CallerOf, ServerOf, SessionHeader, check_biases, memory_options
+from deltamem.serve.routes.common import AskerOf, ServerOf, SessionHeader, check_biases, memory_options
 from deltamem.serve.schema import ChatRequest, MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.serve.tools import Called, CallReader, Event, Said, Syntax, read_calls
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 
 @router.post("/chat/completions", summary="Answer messages, reading and writing a memory")
 async def chat_completions(
-    body: ChatRequest, request: Request, server: ServerOf, caller: CallerOf, session: SessionHeader = None
+    body: ChatRequest, request: Request, server: ServerOf, caller: AskerOf, session: SessionHeader = None
 ) -> Response:
     """Answers messages.
 

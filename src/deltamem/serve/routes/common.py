@@ -9,13 +9,14 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Request
 from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPBearer
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from deltamem.serve.access import Caller
 from deltamem.serve.errors import ApiError, as_api_error, log_failure
 from deltamem.serve.schema import Generation, MemoryOptions
 from deltamem.serve.server import Server
-from deltamem.store import NAME_PATTERN
+from deltamem.store import NAME_PATTERN, Action, Scope
 
 # Seconds after which a stream says that it is still there.
 SILENCE = 5.0
@@ -28,13 +29,37 @@ def server_of(request: Request) -> Server:
     return server
 
 
-async def caller_of(request: Request, _: Annotated[Any, Depends(_bearer)]) -> Caller:
-    """Who a request comes from, counted against the limits."""
-    return await server_of(request).admit(request)
+UserHeader = Annotated[
+    str | None,
+    Header(alias="X-Memory-User", pattern=f"^{NAME_PATTERN}$", description="Whose the sessions are that this makes."),
+]
+
+
+async def _caller(request: Request, _: Annotated[Any, Depends(_bearer)], for_user: UserHeader = None) -> Caller:
+    needs: Scope = "read" if request.method == "GET" else "write"
+    return await server_of(request).admit(request, needs, _action(request), for_user)
+
+
+async def _asking(request: Request, _: Annotated[Any, Depends(_bearer)], for_user: UserHeader = None) -> Caller:
+    action: Action | None = "read" if "session" in request.path_params else None
+    return await server_of(request).admit(request, "read", action, for_user)
+
+
+async def _administering(request: Request, _: Annotated[Any, Depends(_bearer)], for_user: UserHeader = None) -> Caller:
+    return await server_of(request).admit(request, "admin", _action(request), for_user)
+
+
+def _action(request: Request) -> Action:
+    actions: dict[str, Action] = {"GET": "read", "DELETE": "delete"}
+    return actions.get(request.method, "write")
 
 
 ServerOf = Annotated[Server, Depends(server_of)]
-CallerOf = Annotated[Caller, Depends(caller_of)]
+# Who a request comes from, counted against the limits. Whatever is not a GET needs a key that may write, but for what
+# is asked by POST: such routes change nothing, or only by a turn, which needs such a key itself.
+CallerOf = Annotated[Caller, Depends(_caller)]
+AskerOf = Annotated[Caller, Depends(_asking)]
+AdminOf = Annotated[Caller, Depends(_administering)]
 SessionHeader = Annotated[
     str | None, Header(alias="X-Memory-Session", pattern=f"^{NAME_PATTERN}$", description="The session to use.")
 ]
@@ -91,7 +116,7 @@ class EventStream(StreamingResponse):
         super().__init__(self._lines, media_type="text/event-stream", headers=headers)
         self._held = held
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Sends the stream."""
         # The stream ends before what it holds is let go: a turn that is being committed is waited for.
         async with self._held, aclosing(self._lines):
@@ -108,6 +133,7 @@ async def _lines(request: Request, events: AsyncIterator[dict[str, Any]], named:
         async with aclosing(_never_silent(events)) as spoken:
             async for event in spoken:
                 yield ": still at it\n\n" if event is None else _line(event, named)
+        await server_of(request).acts.record(request.scope, 200)
     except Exception as error:
         answer = as_api_error(error)
         log_failure(request, error)

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from deltamem.serve.errors import ApiError
 from deltamem.serve.lookback import MOST_TRACED, Check, PastTurn, SeenMessage, beside_engine, past_turn, trace, weigh
-from deltamem.serve.routes.common import CallerOf, ServerOf
+from deltamem.serve.routes.common import AskerOf, ServerOf
 from deltamem.serve.routes.sessions import Session
 from deltamem.serve.schema import AskSources, AskStrengths
 
@@ -80,7 +80,7 @@ class AnswerSources(BaseModel):
 
 @router.post("/{session}/strengths", summary="How strongly a turn's tokens were written and read")
 async def strengths(
-    session: Session, body: AskStrengths, request: Request, server: ServerOf, caller: CallerOf
+    session: Session, body: AskStrengths, request: Request, server: ServerOf, caller: AskerOf
 ) -> TurnStrengths:
     """Goes through a turn again, on the memory that it began with, and weighs each token.
 
@@ -97,7 +97,7 @@ async def strengths(
 
 @router.post("/{session}/sources", summary="Which tokens of past turns an answer read from memory")
 async def sources(
-    session: Session, body: AskSources, request: Request, server: ServerOf, caller: CallerOf
+    session: Session, body: AskSources, request: Request, server: ServerOf, caller: AskerOf
 ) -> AnswerSources:
     """Goes through the turns again, and shares out what the answer read over the tokens that wrote it.
 

@@ -25,7 +25,7 @@ from deltamem.serve.memories import (
     with_text,
 )
 from deltamem.serve.recalling import recall, rewrite
-from deltamem.serve.routes.common import CallerOf, ServerOf
+from deltamem.serve.routes.common import AskerOf, CallerOf, ServerOf
 from deltamem.serve.schema import AddMemories, AskRecall, Id, MemoryOptions, Role, SearchMemories, UpdateMemory, Whose
 from deltamem.serve.server import Server
 from deltamem.serve.turns import open_turn
@@ -161,8 +161,9 @@ async def get_all(
 
 
 @router.post("/search", summary="The memories that fit a query, and what the states say to it")
-async def search_memories(body: SearchMemories, request: Request, server: ServerOf, caller: CallerOf) -> Found:
+async def search_memories(body: SearchMemories, request: Request, server: ServerOf, caller: AskerOf) -> Found:
     """Exact things come from the texts, ranked by BM25; the gist from the states, asked as recall asks them."""
+    caller.touch("read", None)
     memories = await asyncio.to_thread(all_memories, server, caller, body)
     found = await asyncio.to_thread(search, memories, body.query, body.limit)
     answers = await _ask(body, request, server, caller) if body.ask and server.engine.computes else []

@@ -11,7 +11,7 @@ from deltamem.serve.access import Caller
 from deltamem.serve.errors import ApiError
 from deltamem.serve.lookback import Check, beside_engine
 from deltamem.serve.recalling import LoggedTurn, recall, rewrite, says_any, without
-from deltamem.serve.routes.common import CallerOf, ServerOf
+from deltamem.serve.routes.common import AskerOf, CallerOf, ServerOf
 from deltamem.serve.routes.sessions import Session
 from deltamem.serve.routes.views import SessionInfo, info_of
 from deltamem.serve.schema import AskRecall, ForgetFact, MemoryOptions
@@ -92,7 +92,7 @@ class ForgottenSession(SessionInfo):
 
 @router.post("/{session}/recall", summary="What the memory knows, how sure it is, and where it is from")
 async def recall_session(
-    session: Session, body: AskRecall, request: Request, server: ServerOf, caller: CallerOf
+    session: Session, body: AskRecall, request: Request, server: ServerOf, caller: AskerOf
 ) -> Recalled:
     """Puts questions to a memory, and changes nothing.
 

@@ -19,7 +19,7 @@ from deltamem.serve.errors import ApiError
 from deltamem.serve.generations import Generations
 from deltamem.serve.responses import Output, ResponseRequest, response_id, session_of
 from deltamem.serve.routes.chat import Conversation
-from deltamem.serve.routes.common import CallerOf, EventStream, ServerOf, SessionHeader, memory_options
+from deltamem.serve.routes.common import AskerOf, EventStream, ServerOf, SessionHeader, memory_options
 from deltamem.serve.schema import ChatMessage, ChatRequest, MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.serve.tools import CallReader
@@ -30,7 +30,7 @@ _KEPT = timedelta(days=30)
 
 @router.post("/responses", summary="Answer, continuing an earlier response or a conversation")
 async def responses(
-    body: ResponseRequest, request: Request, server: ServerOf, caller: CallerOf, session: SessionHeader = None
+    body: ResponseRequest, request: Request, server: ServerOf, caller: AskerOf, session: SessionHeader = None
 ) -> Response:
     """Answers as chat does.
 
@@ -112,6 +112,7 @@ async def _memory(
         log = await asyncio.to_thread(server.store.messages, caller.tenant, session, version=version, limit=500)
         before = [ChatMessage(role=one.message["role"], content=one.message["content"]) for one in log]
         if record.head != version:
+            caller.need("write")
             copy = await asyncio.to_thread(
                 server.store.fork, caller.tenant, session, None, version=version, expires=datetime.now(UTC) + _KEPT
             )
@@ -183,7 +184,7 @@ def _whole(head: dict[str, Any], generations: Generations, output: Output, memor
 
 
 @router.post("/embeddings", summary="Not available")
-async def embeddings(server: ServerOf, caller: CallerOf) -> Response:
+async def embeddings(server: ServerOf, caller: AskerOf) -> Response:
     """There is no model for embeddings here.
 
     Raises:

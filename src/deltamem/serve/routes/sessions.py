@@ -57,9 +57,11 @@ async def create(body: CreateSession, server: ServerOf, caller: CallerOf) -> Ses
         state=server.states.pack(state),
         tokens=int(state.tokens[0]),
         label=body.label,
+        user=caller.user,
         expires=_expiry(body.expires_in),
     )
     server.metrics.writes.labels("create").inc()
+    caller.touch("write", record.session)
     return info_of(record)
 
 
@@ -69,12 +71,13 @@ async def list_sessions(
     caller: CallerOf,
     label: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
     search: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
+    user: Annotated[str | None, Query(pattern=f"^{NAME_PATTERN}$")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     after: Annotated[str | None, Query(max_length=500)] = None,
 ) -> SessionList:
-    """Lists the tenant's sessions, by label or by a part of it."""
+    """Lists the tenant's sessions, by label or by a part of it, or a user's."""
     page = await asyncio.to_thread(
-        server.store.list, caller.tenant, label=label, search=search, limit=limit, after=after
+        server.store.list, caller.tenant, label=label, search=search, user=user, limit=limit, after=after
     )
     return SessionList(data=[info_of(record) for record in page.sessions], after=page.after)
 
@@ -85,12 +88,14 @@ async def get(session: Session, server: ServerOf, caller: CallerOf) -> SessionDe
     return detail_of(*await asyncio.to_thread(server.store.survey, caller.tenant, session))
 
 
-@router.patch("/{session}", summary="Change a session's label or expiry")
+@router.patch("/{session}", summary="Change a session's label, user or expiry")
 async def change(session: Session, body: ChangeSession, server: ServerOf, caller: CallerOf) -> SessionInfo:
     """Changes what is given; an explicit null takes it away."""
     changes: Changes = {}
     if "label" in body.model_fields_set:
         changes["label"] = body.label
+    if "user" in body.model_fields_set:
+        changes["user"] = body.user
     if "expires_in" in body.model_fields_set:
         changes["expires"] = _expiry(body.expires_in)
     return info_of(await asyncio.to_thread(server.store.change, caller.tenant, session, **changes))
@@ -210,6 +215,7 @@ async def export(
     form: Annotated[Literal["signed", "file"], Query(alias="format")] = "signed",
 ) -> Any:
     """The memory as signed text, which this server takes back, or as the file that ``Session.load`` reads."""
+    caller.touch("export", session)
     found = await asyncio.to_thread(server.store.load, caller.tenant, session, version)
     if form == "file":
         name = f'attachment; filename="{session.replace(":", "_")}.safetensors"'

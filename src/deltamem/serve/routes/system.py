@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from deltamem.serve.routes.common import CallerOf, ServerOf
+from deltamem.serve.routes.common import AskerOf, ServerOf
 from deltamem.serve.server import Server
 from deltamem.store import StoreError
 
@@ -15,13 +15,13 @@ models = APIRouter(prefix="/v1", tags=["openai"])
 
 
 @models.get("/models", summary="The model that is served")
-async def list_models(server: ServerOf, caller: CallerOf) -> dict[str, Any]:
+async def list_models(server: ServerOf, caller: AskerOf) -> dict[str, Any]:
     """A list of one."""
     return {"object": "list", "data": [_model(server)]}
 
 
 @models.get("/models/{model:path}", summary="The model that is served")
-async def get_model(model: str, server: ServerOf, caller: CallerOf) -> dict[str, Any]:
+async def get_model(model: str, server: ServerOf, caller: AskerOf) -> dict[str, Any]:
     """The model under whatever name, as requests may call it."""
     return _model(server)
 

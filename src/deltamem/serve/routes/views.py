@@ -20,6 +20,7 @@ class SessionInfo(BaseModel):
     version: int
     tokens_written: int
     label: str | None
+    user: str | None
     frozen: bool
     fingerprint: str
     created: int
@@ -117,6 +118,7 @@ def info_of(record: SessionRecord) -> SessionInfo:
         version=record.head,
         tokens_written=record.tokens,
         label=record.label,
+        user=record.user,
         frozen=record.frozen,
         fingerprint=record.fingerprint,
         created=_seconds(record.created),

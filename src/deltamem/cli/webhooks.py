@@ -1,0 +1,69 @@
+"""``deltamem webhooks``: who is told what was done."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from deltamem.cli.places import Store
+from deltamem.cli.store import note
+
+webhooks = typer.Typer(
+    no_args_is_help=True,
+    help="Make, list and delete webhooks of a server's store: addresses that are told what was done."
+    "\n\nExample: deltamem webhooks create acme https://example.com/hook",
+)
+
+
+@webhooks.command("create")
+def create(
+    tenant: Annotated[str, typer.Argument(help="Whose; 'default' on a server without API keys.")],
+    url: Annotated[str, typer.Argument(help="Where servers POST a JSON object to.")],
+    on: Annotated[
+        list[str] | None,
+        typer.Option(help="Of read, write, export, delete or admin; of write, export and delete if left out."),
+    ] = None,
+    store: Store = "",
+) -> None:
+    """Make a webhook and print the secret that its messages are signed with, as standardwebhooks.com has it."""
+    from deltamem.cli.serve import open_store
+    from deltamem.store import Webhooks
+
+    with open_store(store) as sessions:
+        hooks = Webhooks(sessions)
+        made = hooks.create(tenant, url, on) if on else hooks.create(tenant, url)
+        note(sessions, tenant, "admin", f"webhooks create {made.id}")
+    typer.echo(f"{made.id} is told of {', '.join(made.actions)} by tenant {tenant}. Its secret:", err=True)
+    typer.echo(made.secret)
+
+
+@webhooks.command("list")
+def list_webhooks(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    store: Store = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything but the secrets as JSON.")] = False,
+) -> None:
+    """List webhooks."""
+    from deltamem.cli.serve import open_store
+    from deltamem.store import Webhooks
+
+    with open_store(store, create=False) as sessions:
+        found = Webhooks(sessions).list(tenant)
+    if as_json:
+        shown = [{name: value for name, value in vars(hook).items() if name != "secret"} for hook in found]
+        typer.echo(json.dumps(shown, indent=2, default=str))
+        return
+    for hook in found:
+        typer.echo(f"{hook.id}  {hook.tenant}  {hook.url}  {', '.join(hook.actions)}")
+
+
+@webhooks.command("delete")
+def delete(webhook: Annotated[str, typer.Argument(help="Its id, as in the list.")], store: Store = "") -> None:
+    """Delete a webhook, with what it was still to be told."""
+    from deltamem.cli.serve import open_store
+    from deltamem.store import Webhooks
+
+    with open_store(store, create=False) as sessions:
+        gone = Webhooks(sessions).delete(webhook)
+        note(sessions, gone.tenant, "admin", f"webhooks delete {gone.id}")
+    typer.echo(f"{gone.id} of tenant {gone.tenant} is deleted.")
