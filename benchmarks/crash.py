@@ -79,12 +79,14 @@ class Client:
         rng: what it says next.
         acknowledged: for each version that the server acknowledged, what was said and answered.
         seen: versions up to this one have been checked.
+        refused: answers that were errors.
     """
 
     session: str
     rng: random.Random
     acknowledged: dict[int, tuple[str, str]] = field(default_factory=dict)
     seen: int = 0
+    refused: list[str] = field(default_factory=list)
 
     @property
     def last(self) -> int:
@@ -100,6 +102,9 @@ class Client:
                 try:
                     version, answer = (self._stream if self.rng.random() < 0.5 else self._ask)(http, body)
                 except httpx.TransportError:
+                    return
+                except (httpx.HTTPStatusError, KeyError) as error:
+                    self.refused.append(repr(error))
                     return
                 if version:
                     self.acknowledged[version] = (said, answer)
@@ -143,8 +148,9 @@ class Checker:
             head = store.get(TENANT, name).head
         except NotFoundError:
             return [f"{name} is gone, with {client.last} versions"] if client.last else []
-        # Version 1 is the empty memory that a session begins with; the first turn makes it too.
-        most = max(client.last, 1) + 1
+        # Version 1 is the empty memory that a session begins with; the first turn makes it too. Kills may come so close
+        # to one another that each leaves a committed turn that nobody was told of.
+        most = max(client.last, client.seen, 1) + 1
         if not client.last <= head <= most:
             return [f"{name} is at version {head}, and {client.last} was acknowledged"]
         kept = {version.number: version for version in store.versions(TENANT, name, limit=2**31 - 1)}
@@ -217,6 +223,7 @@ def measure(
                 for client in talking:
                     problems += [f"kill {done}: {problem}" for problem in checker.check(sessions, client)]
         nursery.close()
+    problems += [f"{one.session} was answered {error}" for one in talking for error in one.refused]
     return {
         "database": "postgresql" if store else "sqlite",
         "kills": done,

@@ -116,7 +116,10 @@ class User:
         with httpx.Client(base_url=url, timeout=120) as http:
             while time.monotonic() < end:
                 self.requests += 1
-                self._rng.choice(acts)(http)
+                try:
+                    self._rng.choice(acts)(http)
+                except httpx.TransportError as error:
+                    self.unexpected.add(repr(error))
 
     def _turn(self, http: httpx.Client) -> None:
         self._expect(http.post("/v1/chat/completions", json=self._body()), 200)

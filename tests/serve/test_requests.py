@@ -138,6 +138,17 @@ def test_null_is_the_default(client: openai.OpenAI) -> None:
     assert client.completions.create(prompt="I live", **asked).choices[0].text
 
 
+def test_what_openais_clients_send_along_is_taken_and_changes_nothing(client: openai.OpenAI) -> None:
+    along: Any = {"user": "ravi", "metadata": {"team": "a"}, "store": True, "service_tier": "auto"}
+    plain, told = (
+        client.chat.completions.create(model="demo", messages=ASKED, temperature=0, **more) for more in ({}, along)
+    )
+    assert told.choices == plain.choices
+    assert told.memory == plain.memory  # type: ignore[attr-defined]
+    with pytest.raises(openai.BadRequestError, match="metadata"):
+        client.chat.completions.create(model="demo", messages=ASKED, extra_body={"metadata": "a"})
+
+
 def test_an_answer_can_be_sent_back_as_the_client_dumps_it(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model="demo", messages=ASKED).choices[0].message
     dumped: Any = answer.model_dump() | {"tool_calls": [], "annotations": []}

@@ -5,9 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import httpx
+import pytest
+import uvicorn
+from serving import make_server
+
+from deltamem.serve.app import create_app
+from deltamem.serve.run import _Web
 
 
 def test_all_that_it_tells_is_json_and_its_flags_count(tmp_path: Path) -> None:
@@ -54,3 +62,21 @@ def test_two_servers_in_one_process_tell_everything_once() -> None:
         [sys.executable, "-c", "\n".join(lines)], stderr=subprocess.PIPE, text=True, check=True
     ).stderr
     assert [json.loads(line)["event"] for line in told.splitlines() if '"once"' in line] == ["once"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_on_a_terminal_the_pages_address_is_printed(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    server = make_server()
+    web = _Web(uvicorn.Config(create_app(server), port=0, log_config=None, access_log=False), server)
+    thread = threading.Thread(target=web.run)
+    thread.start()
+    while not web.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    address = f"http://127.0.0.1:{web.servers[0].sockets[0].getsockname()[1]}/"
+    web.should_exit = True
+    thread.join()
+    assert capsys.readouterr().out == (f"demo is at {address}, sessions in sqlite://\n" if terminal else "")
