@@ -37,7 +37,7 @@ async def messages(
     conversation = await Conversation.of(chat, request, server, caller, memory_options(chat, session))
     generations = await conversation.opening
     blocks = Blocks(CallReader(server.prompts.syntax) if chat.shown_tools else None)
-    head = {
+    head: dict[str, Any] = {
         "id": f"msg_{uuid.uuid4().hex}",
         "type": "message",
         "role": "assistant",

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -240,9 +241,8 @@ async def _ask(body: SearchMemories, request: Request, server: Server, caller: C
     answers: list[StateAnswer] = []
     for session in (await asyncio.to_thread(sessions_of, server, caller, body))[:_MOST_ASKED]:
         try:
-            _, (one,), _ = await beside_engine(
-                server, caller, request, lambda check, session=session: recall(server, caller, session, asked, check)
-            )
+            ask = partial(recall, server, caller, session, asked)
+            _, (one,), _ = await beside_engine(server, caller, request, ask)
         except (NotFoundError, FingerprintError):  # deleted meanwhile, or written by another adapter
             continue
         server.rates.charge(caller, one.evidence.tokens)
