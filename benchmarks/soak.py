@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def measure(seconds: float) -> dict[str, Any]:
-    """Runs the load for so long and reads the memory along the way."""
+    """Runs the load for so long, once each client has held a turn and left one, and reads the memory along the way."""
     model, tokenizer = load_backbone()
     load_demo_adapter(model, "multi")
     samples: list[float] = []
@@ -64,10 +64,10 @@ def measure(seconds: float) -> dict[str, Any]:
         server = Server(model, tokenizer, store, settings, EngineLimits(max_batch=CLIENTS))
         with Serving(server) as url:
             users = [User(number) for number in range(CLIENTS)]
+            for thread in _start(users, url, 0.0):
+                thread.join()
             end = time.monotonic() + seconds
-            threads = [threading.Thread(target=user.live, args=(url, end)) for user in users]
-            for thread in threads:
-                thread.start()
+            threads = _start(users, url, end)
             while time.monotonic() < end:
                 time.sleep(min(seconds / 100, 10))
                 samples.append(resident_mib())
@@ -89,6 +89,13 @@ def measure(seconds: float) -> dict[str, Any]:
         "grew_mib": round(last - first, 1),
         "unexpected": sorted({problem for user in users for problem in user.unexpected}),
     }
+
+
+def _start(users: list["User"], url: str, end: float) -> list[threading.Thread]:
+    threads = [threading.Thread(target=user.live, args=(url, end)) for user in users]
+    for thread in threads:
+        thread.start()
+    return threads
 
 
 class User:
@@ -114,7 +121,7 @@ class User:
             self._delete,
         ]
         with httpx.Client(base_url=url, timeout=120) as http:
-            while time.monotonic() < end:
+            while time.monotonic() < end or not (self.turns and self.left):
                 self.requests += 1
                 try:
                     self._rng.choice(acts)(http)
