@@ -116,7 +116,7 @@ def test_what_is_not_there_is_named(case: Path) -> None:
         run_case(case)
     shutil.copy(GOLDEN / "qwen3_tsw_qo" / "delta_mem_adapter.pt", case)
     shutil.rmtree(case.parent / "backbone_qwen3")
-    with pytest.raises(ParityError, match="The backbone of qwen3_mine should be at"):
+    with pytest.raises(ParityError, match="The backbone of qwen3_mine is missing: it should be at"):
         run_case(case)
     for folder, message in ((case / "no", "There is no folder"), (GOLDEN / "backbone_qwen3", "is not a parity case")):
         with pytest.raises(ParityError, match=message):

@@ -39,7 +39,7 @@ def test_of_a_long_document_the_end_stays() -> None:
 
 
 def test_a_question_that_is_too_long_is_an_error() -> None:
-    with pytest.raises(ValueError, match="alone has 2 tokens, and 1 fit"):
+    with pytest.raises(ValueError, match="alone has 2 tokens, but only 1 fit"):
         fit(render, [Document("text")], Budget(1, length))
 
 

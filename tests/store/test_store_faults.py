@@ -15,7 +15,7 @@ import psycopg
 import pytest
 import writers
 from postgres import Server
-from sqlalchemy import Connection, event, func, inspect, select, text
+from sqlalchemy import Connection, event, inspect, select, text
 from sqlalchemy.exc import OperationalError
 
 from deltamem.store import (
@@ -271,11 +271,14 @@ def test_a_deleted_tenant_leaves_no_row(store: SessionStore) -> None:
         Rates(store).limit(tenant, TenantLimits(1))
     assert store.delete_tenant("t") == 2
     assert store.delete_tenant("t") == 0
+    kept = 0
     with store.database.read() as connection:
         for table in metadata.sorted_tables:
             if "tenant" in table.c and table is not audit:
-                found = select(table.c.tenant, func.count()).group_by(table.c.tenant)
-                assert [row[0] for row in connection.execute(found)] == ["u"]
+                found = {row[0] for row in connection.execute(select(table.c.tenant).distinct())}
+                assert found <= {"u"}
+                kept += len(found)
+    assert kept > 3
     assert store.load("u", "s").state == CANARY.encode()
     assert len(keys.list()) == 1
 

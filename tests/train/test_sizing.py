@@ -100,7 +100,7 @@ def test_a_size_without_numbers_is_passed_over(tmp_path: Path) -> None:
 def test_what_cannot_be_sized_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"give evaluation.data or evaluation.held_out"):
         plan_sizes(parse_recipe(recipe(tmp_path)))
-    with pytest.raises(RecipeError, match="which has its size"):
+    with pytest.raises(RecipeError, match="which has a fixed size"):
         plan_sizes(sized(tmp_path, start="some/adapter"))
     for wrong in ({"ranks": []}, {"states": [0]}, {"share": 0}, {"rank": [4]}):
         with pytest.raises(RecipeError, match=f"auto.{next(iter(wrong))}"):

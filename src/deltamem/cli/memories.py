@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-memories = typer.Typer(no_args_is_help=True, help="Take over memories that other products exported.")
+memories = typer.Typer(
+    no_args_is_help=True,
+    help="Take over memories that other products exported.\n\nExample: deltamem memories import chats.zip --user ravi",
+)
 
 
 @memories.command("import")

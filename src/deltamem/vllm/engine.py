@@ -173,7 +173,11 @@ class VllmEngine:
         _save_for_forms(tokenizer, self._ends, self._forms.name)
         model.config.save_pretrained(self._forms.name)  # vLLM looks for one beside a tokenizer
         options = {"tokenizer": self._forms.name, **(options or {})}
-        self._engine = _start(backbone, adapter, self.context, self.limits, options)
+        try:
+            self._engine = _start(backbone, adapter, self.context, self.limits, options)
+        except BaseException:
+            self._forms.cleanup()
+            raise
         self._names = (f"job-{number}" for number in itertools.count())
         self._waiting: deque[_Answer | _Writing] = deque()
         self._jobs: dict[str, _Answer | _Writing] = {}

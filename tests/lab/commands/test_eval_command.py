@@ -138,7 +138,7 @@ def test_numbers_attention_and_devices_can_be_chosen(tmp_path: Path, capsys: pyt
         "model.dtype: Input should be 'auto', 'float32', 'bfloat16' or 'float16' ('float8')" in capsys.readouterr().err
     )
     assert run("eval", "--task", "world", "--dtype", "float16") == 2
-    assert "of a --model" in capsys.readouterr().err
+    assert "go with a --model" in capsys.readouterr().err
 
 
 def test_ifeval_runs_like_any_task(
