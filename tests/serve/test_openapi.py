@@ -14,13 +14,12 @@ _CHECKS = [
     checks.content_type_conformance,
     checks.response_schema_conformance,
 ]
-SERVER = make_server(max_tokens=4)
-schema = schemathesis.openapi.from_dict(create_app(SERVER).openapi())
+schema = schemathesis.openapi.from_dict(create_app(make_server()).openapi())
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with running(SERVER) as address:
+    with running(make_server(max_tokens=4)) as address:
         yield address
 
 
