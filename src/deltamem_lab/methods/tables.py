@@ -6,6 +6,7 @@ in a matrix of random keys that is written by the delta rule, of as many numbers
 
 import re
 import zlib
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -63,13 +64,13 @@ class _Table(BackboneMethod):
                 self.write(found)
         return 0
 
+    @abstractmethod
     def write(self, found: Told) -> None:
         """Takes in a fact."""
-        raise NotImplementedError
 
+    @abstractmethod
     def look_up(self, key: Key) -> str:
         """The value that is kept, empty if none is."""
-        raise NotImplementedError
 
 
 @method("regex", "control: regular expressions and a table", "control", on_demand=True)
