@@ -37,7 +37,7 @@ class Column:
     dialogues: int
 
 
-COLUMNS = (Column("known", 1, 16), Column("known", 4, 4), Column("values", 1, 16), Column("values", 4, 4))
+COLUMNS = (Column("known", 1, 12), Column("known", 4, 3), Column("values", 1, 12), Column("values", 4, 3))
 
 
 @dataclass(frozen=True)
