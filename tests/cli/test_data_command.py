@@ -108,6 +108,12 @@ def test_replies_are_the_models_own(run: Any, tmp_path: Path) -> None:
     assert file.read_text(encoding="utf-8") == first
     run("make", "replies", file, *options, "--told", 1)
     assert file.read_text(encoding="utf-8") != first
+    run("make", "replies", file, *options, "--told", 0, "--asked", 1)
+    for *told, question, _ in (json.loads(line)["messages"] for line in file.read_text("utf-8").splitlines()):
+        assert told
+        assert question["content"].endswith(("?", "."))
+    code, _, err = run("make", "replies", file, *options, "--asked", 0.8)
+    assert (code, err) == (1, "deltamem: told and asked are shares of one whole: 0.25 and 0.8 are above 1.\n")
     code, _, err = run("make", "replies", file, *options, "--characters", 1)
     assert (code, err) == (1, "deltamem: No conversation has a user's message of at most 1 characters.\n")
 

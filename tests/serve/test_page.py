@@ -443,6 +443,22 @@ def test_sessions_can_be_told_apart_and_found(visit: Callable[..., Page], url: s
 
 
 @needs_chromium
+def test_the_page_leaves_the_search_to_whoever_types_in_it(visit: Callable[..., Page], url: str) -> None:
+    page = visit(url)
+    say(page, "Hello!")
+    held: list[Route] = []
+    page.route(re.compile(r"/v1/sessions\?limit=50$"), lambda route: held.append(route))
+    with page.expect_request(re.compile(r"/v1/sessions\?limit=50$")):
+        page.get_by_role("button", name="New session").click()
+    page.get_by_role("searchbox").press_sequentially("in")
+    with page.expect_response(re.compile(r"/v1/sessions\?limit=50$")):
+        held[0].continue_()
+    page.wait_for_timeout(200)
+    page.keyboard.type("dex")
+    expect(page.get_by_role("searchbox")).to_have_value("index")
+
+
+@needs_chromium
 def test_turns_outlive_their_versions(visit: Callable[..., Page], url: str) -> None:
     page = visit(url)
     say(page, LISBON)

@@ -180,6 +180,7 @@ def make_replies(
     chat: Annotated[str, typer.Option(metavar="PATH", help="Conversations to answer: JSON lines of messages.")],
     count: Annotated[int, typer.Option(min=1, help="How many conversations.")] = 500,
     told: Annotated[float, typer.Option(help="Share of conversations in which somebody tells a fact.")] = 0.25,
+    asked: Annotated[float, typer.Option(help="Share in which somebody tells facts and asks for one of them.")] = 0.0,
     characters: Annotated[int, typer.Option(min=1, help="The longest part of a conversation, in characters.")] = 200,
     tokens: Annotated[int, typer.Option(min=1, help="The longest reply, in tokens.")] = 32,
     seed: Annotated[int, typer.Option(help="Another seed, other conversations and replies.")] = 0,
@@ -195,7 +196,7 @@ def make_replies(
     from deltamem.train.data.replies import Prompts, replied
     from deltamem.train.data.told.chats import conversations
 
-    prompts = Prompts(count=count, told=told, characters=characters, seed=seed).draw(conversations(chat))
+    prompts = Prompts(count=count, told=told, asked=asked, characters=characters, seed=seed).draw(conversations(chat))
     answered = replied(load_weights(model), load_tokenizer(model), prompts, tokens=tokens, seed=seed)
     print(f"Wrote {target}: {write_lines(target, answered):,} conversations.")
 

@@ -18,8 +18,9 @@ const phone = matchMedia("(max-width: 40rem)");
 /** On a narrow screen, where only one part is seen. @param {"side" | "chat" | "memory"} part */
 const show = (part) => ($(`view-${part}`).checked = true);
 
-/** To the message box, unless that would bring up a keyboard on the screen. */
-const toMessage = () => matchMedia("(pointer: fine)").matches && $("message").focus();
+/** To the message box, unless that would bring up a keyboard on the screen, or someone types elsewhere. */
+const toMessage = () =>
+  matchMedia("(pointer: fine)").matches && !document.activeElement.matches("input") && $("message").focus();
 
 /**
  * Runs what someone asked for. Where the server refuses, others may have changed the session: the page reads it again.

@@ -20,6 +20,7 @@ class Prompts:
     Attributes:
         count: how many.
         told: the share of prompts in which somebody tells a fact; small talk is a tenth of that.
+        asked: the share of prompts in which somebody tells facts and asks for one of them.
         characters: the longest prompt of a conversation.
         seed: another seed, other prompts.
 
@@ -29,14 +30,18 @@ class Prompts:
 
     count: int
     told: float = 0.25
+    asked: float = 0.0
     characters: int = 200
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.characters < 1:
             raise ValueError("count and characters must be 1 or more.")
-        if not 0 <= self.told <= 1:
-            raise ValueError(f"told is a share and must be from 0 to 1, not {self.told}.")
+        for name in ("told", "asked"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share and must be from 0 to 1, not {getattr(self, name)}.")
+        if self.told + self.asked > 1:
+            raise ValueError(f"told and asked are shares of one whole: {self.told} and {self.asked} are above 1.")
 
     def draw(self, chats: Sequence[Sequence[Message]]) -> list[list[Message]]:
         """Prompts that end with a user's message.
@@ -54,18 +59,27 @@ class Prompts:
             for end, message in enumerate(chat, start=1)
             if message["role"] == "user" and len(message["content"]) <= self.characters
         ]
-        if not places and self.told < 1:
+        if not places and self.told + self.asked < 1:
             raise ValueError(f"No conversation has a user's message of at most {self.characters} characters.")
-        return [
-            self._told(rng) if rng.random() < self.told else self._cut(rng, *rng.choice(places))
-            for _ in range(self.count)
-        ]
+        return [self._drawn(rng, places) for _ in range(self.count)]
+
+    def _drawn(self, rng: random.Random, places: Sequence[tuple[Sequence[Message], int]]) -> list[Message]:
+        kind = rng.random()
+        if kind < self.told:
+            return self._told(rng)
+        if kind < self.told + self.asked:
+            return self._asked(rng)
+        return self._cut(rng, *rng.choice(places))
 
     def _told(self, rng: random.Random) -> list[Message]:
         if rng.random() < 0.1:
             return [{"role": "user", "content": rng.choice(TALK)[0]}]
         dialogue = sample_dialogue(rng, Mix(facts=(1, 2), answered=0.0, together=0.3, talk=0.0))
         return [dict(dialogue.messages[-1])]
+
+    def _asked(self, rng: random.Random) -> list[Message]:
+        dialogue = sample_dialogue(rng, Mix(facts=(1, 4), strict=True))
+        return [*map(dict, dialogue.messages), {"role": "user", "content": dialogue.questions[0].ask}]
 
     def _cut(self, rng: random.Random, chat: Sequence[Message], end: int) -> list[Message]:
         """The messages before a place, as many as fit, from a user's message on."""
