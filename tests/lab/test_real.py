@@ -15,7 +15,7 @@ from deltamem.train.recipefile import RecipeError
 from deltamem_lab.real import told
 from deltamem_lab.real.chat import Chat, choose_adapters
 from deltamem_lab.real.sections import Extent, Results, choose_sections, measure
-from deltamem_lab.real.texts import Text, measure_share, persona_texts, ratio, read_chats, story_texts
+from deltamem_lab.real.texts import Text, measure_share, persona_texts, ratio, story_texts
 from deltamem_lab.real.told import FORMATS, Told, holds, last_within, packed, plain_words, sampled, trained_words
 
 STORY = {
@@ -125,15 +125,11 @@ def test_texts_are_read_with_what_is_asked_about_them(tmp_path):
     assert first.history[0] == {"role": "user", "content": "Hi, I live in Oslo."}
     assert second.history[0]["role"] == "assistant"
     assert second.questions == (("What do I drive?", "You drive a van."),)
-    ((one, two, _),) = read_chats(path)
-    assert (one["role"], two["role"]) == ("user", "assistant")
     with pytest.raises(BadDataError, match=r"s\.jsonl.*nothing|s\.jsonl"):
         persona_texts(tmp_path / "s.jsonl", 5)
     (tmp_path / "bad.jsonl").write_text("{}\n{")
     with pytest.raises(BadDataError, match=r"bad\.jsonl, row 1: not a story"):
         story_texts(tmp_path / "bad.jsonl", 5)
-    with pytest.raises(BadDataError, match=r"bad\.jsonl, line 2: not JSON"):
-        read_chats(tmp_path / "bad.jsonl")
 
 
 def test_shares_are_of_the_gap_that_the_text_leaves(chat):

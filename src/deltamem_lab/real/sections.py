@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.files import write_json
-from deltamem.train.data.told.chats import Chats
+from deltamem.train.data.told.chats import Chats, conversations
 from deltamem_lab.machine import machine
 from deltamem_lab.real import texts, told
 from deltamem_lab.real.chat import Chat
@@ -163,7 +163,7 @@ def measure(
     }
     results = Results(path, about)
     locomo = answers / f"locomo-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]}"
-    talks = texts.read_chats(files["chats"]) if "chats" in files else []
+    talks = conversations(files["chats"]) if "chats" in files else []
     chats = Chats(talks, chat.renderer.count) if talks else None
     each: dict[str, Measure] = {
         "corrected": lambda: told.measure_corrected(chat, extent.dialogues),

@@ -14,7 +14,6 @@ from deltamem.state import MemoryState
 from deltamem.train.data.converters.example import Example, Row, Style
 from deltamem.train.data.converters.persona import persona
 from deltamem.train.data.lines import BadDataError
-from deltamem.train.data.told.chats import conversations
 from deltamem_lab.real.chat import STATIC, Chat
 from deltamem_lab.real.told import Rates, measure_window_harm
 from deltamem_lab.statistics import Interval
@@ -31,26 +30,6 @@ class Text(NamedTuple):
 
     history: tuple[Message, ...]
     questions: tuple[tuple[str, str], ...]
-
-
-def read_chats(path: Path) -> list[list[Message]]:
-    """Conversations of a file: rows with ``turns`` as Synthetic-Persona-Chat has them, or JSON lines of messages.
-
-    Raises:
-        BadDataError: a line is bad, or there are no conversations.
-    """
-    rows = list(_rows(path))
-    if not rows or "turns" not in rows[0]:
-        return conversations(path)
-    try:
-        return [as_chat([str(text) for _, text in row["turns"]]) for row in rows]
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadDataError(f"{path}: a row has no turns of a speaker and a text each ({error}).") from None
-
-
-def as_chat(turns: Sequence[str]) -> list[Message]:
-    """Turns as messages of user and assistant by turns."""
-    return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(turns)]
 
 
 def story_texts(path: Path, count: int) -> list[Text]:

@@ -386,6 +386,17 @@ def test_held_out_episodes_have_chat_around_them_too(chat: Path, chat_tokenizer:
         held_out_episodes(chat_tokenizer, filler=10)
 
 
+def test_chats_may_be_turns_of_speakers(tmp_path: Path) -> None:
+    rows = [{"turns": [["User 1", "Hi!"], ["User 2", "Hello."]]}, {"turns": []}]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert conversations(tmp_path / "chats.jsonl") == [
+        [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "Hello."}]
+    ]
+    (tmp_path / "bad.jsonl").write_text('{"turns": ["Hi!"]}\n', encoding="utf-8")
+    with pytest.raises(BadDataError, match=r"bad.jsonl:1: turns must be a list of a speaker and a text each"):
+        conversations(tmp_path / "bad.jsonl")
+
+
 def test_bad_chat_is_named(tmp_path: Path, chat_tokenizer: Any) -> None:
     (tmp_path / "bad.jsonl").write_text('{"messages": 3}\n', encoding="utf-8")
     with pytest.raises(BadDataError, match=r"bad.jsonl:1: messages must be a list"):

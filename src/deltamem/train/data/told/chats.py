@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deltamem.chat import Message
-from deltamem.train.data.lines import BadDataError, parse_messages, raw_lines
+from deltamem.train.data.lines import BadDataError, RawLine, parse_json, parse_messages, raw_lines
 from deltamem.train.data.options import DataOptions
 
 # How often a conversation may be drawn that has no room left, before a history counts as full.
@@ -63,7 +63,10 @@ class Chats:
 
 
 def conversations(path: str | Path) -> list[list[Message]]:
-    """The conversations of JSON lines of messages, without system messages.
+    """The conversations of JSON lines, without system messages and without those that are empty.
+
+    A line has ``messages``, or ``turns`` of a speaker and a text each, as Synthetic-Persona-Chat has them; then user
+    and assistant speak by turns.
 
     Args:
         path: a file, a folder or a glob pattern, as training data is given.
@@ -74,13 +77,24 @@ def conversations(path: str | Path) -> list[list[Message]]:
     found = []
     for line in raw_lines(DataOptions(path=path)):
         try:
-            messages = parse_messages(line)
+            messages = _messages(line)
         except ValueError as error:
             raise BadDataError(f"{line.source}:{line.number}: {error}.") from None
         found.append([message for message in messages if message["role"] in ("user", "assistant")])
-    if not found:
+    if not any(found):
         raise BadDataError(f"{path} has no conversations.")
-    return found
+    return [messages for messages in found if messages]
+
+
+def _messages(line: RawLine) -> list[Message]:
+    row = parse_json(line)
+    if not isinstance(row, dict) or "turns" not in row:
+        return parse_messages(line)
+    try:
+        texts = [str(text) for _, text in row["turns"]]
+    except (TypeError, ValueError):
+        raise ValueError("turns must be a list of a speaker and a text each") from None
+    return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
 
 
 def exchanges(messages: Sequence[Message]) -> list[list[Message]]:
