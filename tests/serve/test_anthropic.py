@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from serving import make_server, running
 
+from deltamem.store import ApiKeys
+
 anthropic = pytest.importorskip("anthropic")
 
 LISBON, CITY = "I settled in Lisbon some years ago.", "Which city do I live in?"
@@ -86,6 +88,28 @@ def test_an_answer_has_its_form(client: Any) -> None:
     form = {"format": {"type": "json_schema", "schema": WEATHER["input_schema"]}}
     answer = ask(client, CITY, output_config=form)
     assert json.loads(answer.content[0].text)["city"] in ("Lisbon", "Porto")
+
+
+def test_a_prompts_tokens_are_counted(client: Any) -> None:
+    for options in ({}, {"system": "Help."}, {"tools": [WEATHER]}):
+        counted = client.messages.count_tokens(
+            model="demo", messages=[{"role": "user", "content": CITY}], **options
+        ).input_tokens
+        assert counted == ask(client, CITY, **options).usage.input_tokens
+    long = [{"role": "user", "content": "word " * 5000}]
+    assert client.messages.count_tokens(model="demo", messages=long).input_tokens > 5000
+    with pytest.raises(anthropic.BadRequestError, match="positions"):
+        ask(client, long)
+
+
+def test_a_key_as_this_client_sends_it() -> None:
+    server = make_server(require_keys=True)
+    secret = ApiKeys(server.store).create("acme").secret
+    with running(server) as url:
+        keyed = anthropic.Anthropic(base_url=url, api_key=secret, max_retries=0)
+        assert ask(keyed, CITY).role == "assistant"
+        with pytest.raises(anthropic.AuthenticationError, match="unknown"):
+            ask(anthropic.Anthropic(base_url=url, api_key="wrong", max_retries=0), CITY)
 
 
 def test_what_cannot_be_done_is_said(client: Any) -> None:

@@ -52,6 +52,22 @@ def test_nothing_opens_without_a_key(server: Server, http: httpx.Client) -> None
     assert http.get("/v1/models", headers=headers).status_code == 401
 
 
+def test_anthropics_header_opens_as_well(server: Server, http: httpx.Client) -> None:
+    secret = ApiKeys(server.store).create("acme").secret
+    asked = {"messages": [{"role": "user", "content": "Where do I live?"}]}
+    counted = http.post("/v1/messages/count_tokens", json=asked, headers={"x-api-key": secret})
+    assert counted.json()["input_tokens"] > 4
+    for headers in (
+        {"x-api-key": "wrong"},
+        {"x-api-key": ""},
+        {"x-api-key": secret, "Authorization": "Basic eA=="},
+        {"x-api-key": secret, "Authorization": "Bearer wrong"},
+    ):
+        assert http.get("/v1/models", headers=headers).status_code == 401
+    both = {"x-api-key": "wrong", "Authorization": f"Bearer {secret}"}
+    assert http.get("/v1/models", headers=both).status_code == 200
+
+
 def test_tenants_do_not_see_one_another(server: Server, http: httpx.Client) -> None:
     acme, other = key(server, "acme"), key(server, "other")
     assert http.post("/v1/sessions", headers=acme, json={"session": "secret"}).status_code == 201

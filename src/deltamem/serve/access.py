@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deltamem.serve.errors import ApiError, too_many
@@ -87,8 +88,10 @@ class Access:
         self._keys = keys
         self._looked = time.monotonic()
 
-    async def caller(self, authorization: str | None, user: str | None = None) -> Caller:
-        """The caller behind an ``Authorization`` header, for a user; the local tenant where no key is needed.
+    async def caller(self, headers: Mapping[str, str], user: str | None = None) -> Caller:
+        """The caller behind a request's headers, for a user; the local tenant where no key is needed.
+
+        The key is in ``Authorization``, or as Anthropic's clients send it in ``x-api-key``.
 
         Raises:
             ApiError: 401, there is no key, or it is unknown or revoked.
@@ -96,7 +99,7 @@ class Access:
         """
         if not self.required and not await self._by_now():
             return Caller(LOCAL_TENANT, user=user)
-        scheme, _, secret = (authorization or "").partition(" ")
+        scheme, _, secret = headers.get("authorization", f"Bearer {headers.get('x-api-key', '')}").partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise _refused("This server needs an API key: Authorization: Bearer <key>.", "missing_api_key")
         record = await asyncio.to_thread(self._keys.authenticate, secret.strip())

@@ -2,12 +2,13 @@
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from deltamem.files import from_json
+from deltamem.serve.parts import AnswerParts
 from deltamem.serve.schema import (
     ChatRequest,
     MaxTokens,
@@ -16,7 +17,7 @@ from deltamem.serve.schema import (
     ToolName,
     WholeText,
 )
-from deltamem.serve.tools import Argued, Called, CallReader, Event, Said
+from deltamem.serve.tools import Called, CallReader
 
 _FORM = Discriminator(
     lambda value: type(value).__name__,
@@ -156,26 +157,17 @@ class OutputConfig(Options):
     effort: str | None = None
 
 
-class MessagesRequest(Options):
-    """The body of ``/v1/messages``."""
+class CountTokensRequest(Options):
+    """The body of ``/v1/messages/count_tokens``: what a prompt is made of."""
 
     model: str = ""
     messages: Annotated[list[MessageBlocks], Field(min_length=1, max_length=1000)]
-    max_tokens: MaxTokens
     system: Texts | None = None
-    stop_sequences: Annotated[list[str], Field(max_length=16)] | None = None
-    temperature: float | None = Field(default=None, ge=0, le=1)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=1)
-    stream: bool = False
     tools: Annotated[list[ClientTool], Field(max_length=128)] | None = None
     tool_choice: Choice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: CacheControl = None
-    memory: MemoryOptions | None = None
-    metadata: dict[str, str] | None = Field(default=None, description="Accepted and not used.")
-    service_tier: str | None = Field(default=None, description="Accepted and not used.")
 
     def chat(self) -> ChatRequest:
         """The same as a request for chat.
@@ -183,6 +175,9 @@ class MessagesRequest(Options):
         Raises:
             ValidationError: its parts do not belong together.
         """
+        return ChatRequest.model_validate({name: one for name, one in self._fields().items() if one is not None})
+
+    def _fields(self) -> dict[str, Any]:
         system = [{"role": "system", "content": _text(self.system)}] if self.system else []
         tools = [
             {
@@ -196,83 +191,87 @@ class MessagesRequest(Options):
         parallel = None
         if self.tool_choice is not None and self.tool_choice.disable_parallel_tool_use is not None:
             parallel = not self.tool_choice.disable_parallel_tool_use
-        fields: dict[str, Any] = {
+        return {
             "messages": [*system, *(message for one in self.messages for message in one.chat())],
+            "tools": tools or None,
+            "tool_choice": self.tool_choice.chat if self.tool_choice is not None and tools else None,
+            "parallel_tool_calls": parallel,
+            "response_format": None if schema is None else {"type": "json_schema", "json_schema": schema},
+        }
+
+
+class MessagesRequest(CountTokensRequest):
+    """The body of ``/v1/messages``."""
+
+    max_tokens: MaxTokens
+    stop_sequences: Annotated[list[str], Field(max_length=16)] | None = None
+    temperature: float | None = Field(default=None, ge=0, le=1)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=1)
+    stream: bool = False
+    memory: MemoryOptions | None = None
+    metadata: dict[str, str] | None = Field(default=None, description="Accepted and not used.")
+    service_tier: str | None = Field(default=None, description="Accepted and not used.")
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            **super()._fields(),
             "max_completion_tokens": self.max_tokens,
             "stop": self.stop_sequences or None,
             "temperature": self.temperature,
             "top_p": self.top_p,
             "top_k": self.top_k,
-            "tools": tools or None,
-            "tool_choice": self.tool_choice.chat if self.tool_choice is not None and tools else None,
-            "parallel_tool_calls": parallel,
-            "response_format": None if schema is None else {"type": "json_schema", "json_schema": schema},
             "memory": self.memory,
         }
-        return ChatRequest.model_validate({name: value for name, value in fields.items() if value is not None})
 
 
-class Blocks:
-    """The blocks of an answer, as they come; each step gives the events that tell of it.
+class Blocks(AnswerParts):
+    """The blocks of an answer.
 
     Args:
         reader: reads calls out of what the model says; ``None`` where it was told of no tools.
     """
 
     def __init__(self, reader: CallReader | None) -> None:
-        self.blocks: list[dict[str, Any]] = []
-        self._reader = reader
-        self._open = False
+        super().__init__(reader)
         self._arguments = ""
 
     @property
     def called(self) -> bool:
         """Whether a tool was called."""
-        return any(block["type"] == "tool_use" for block in self.blocks)
+        return any(block["type"] == "tool_use" for block in self.parts)
 
-    def push(self, text: str) -> Iterator[dict[str, Any]]:
-        """Takes a piece in."""
-        yield from self._take(self._reader.push(text) if self._reader else [Said(text)])
+    def begin_text(self) -> Iterator[dict[str, Any]]:
+        """Begins a block of text."""
+        yield self._begin({"type": "text", "text": ""})
 
-    def finish(self) -> Iterator[dict[str, Any]]:
-        """Ends what is open."""
-        yield from self._take(self._reader.finish() if self._reader else [])
-        if not self.blocks:
-            yield from self._begin({"type": "text", "text": ""})
-        yield from self._end()
+    def begin_call(self, call: Called) -> Iterator[dict[str, Any]]:
+        """Begins a call."""
+        yield self._begin({"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex[:24]}", "name": call.name, "input": {}})
 
-    def _take(self, events: Sequence[Event]) -> Iterator[dict[str, Any]]:
-        for event in events:
-            if isinstance(event, Said):
-                if not event.text:
-                    continue
-                if not self._open or self.blocks[-1]["type"] != "text":
-                    yield from self._begin({"type": "text", "text": ""})
-                self.blocks[-1]["text"] += event.text
-                yield self._delta({"type": "text_delta", "text": event.text})
-            elif isinstance(event, Called):
-                block = {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex[:24]}", "name": event.name, "input": {}}
-                yield from self._begin(block)
-            elif isinstance(event, Argued):
-                self._arguments += event.text
-                yield self._delta({"type": "input_json_delta", "partial_json": event.text})
+    def say(self, text: str) -> dict[str, Any]:
+        """Adds text."""
+        self.parts[-1]["text"] += text
+        return self._delta({"type": "text_delta", "text": text})
 
-    def _begin(self, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        yield from self._end()
-        self.blocks.append(block)
-        self._open, self._arguments = True, ""
-        yield {"type": "content_block_start", "index": len(self.blocks) - 1, "content_block": dict(block)}
+    def argue(self, text: str) -> dict[str, Any]:
+        """Adds to the arguments of a call."""
+        self._arguments += text
+        return self._delta({"type": "input_json_delta", "partial_json": text})
 
-    def _end(self) -> Iterator[dict[str, Any]]:
-        if not self._open:
-            return
-        self._open = False
-        if self.blocks[-1]["type"] == "tool_use":
-            self.blocks[-1]["input"] = _object(self._arguments)
-        yield {"type": "content_block_stop", "index": len(self.blocks) - 1}
+    def end(self) -> Iterator[dict[str, Any]]:
+        """Ends a block."""
+        if self.parts[-1]["type"] == "tool_use":
+            self.parts[-1]["input"] = _object(self._arguments)
+        yield {"type": "content_block_stop", "index": len(self.parts) - 1}
+
+    def _begin(self, block: dict[str, Any]) -> dict[str, Any]:
+        self.parts.append(block)
+        self._arguments = ""
+        return {"type": "content_block_start", "index": len(self.parts) - 1, "content_block": dict(block)}
 
     def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
-        return {"type": "content_block_delta", "index": len(self.blocks) - 1, "delta": delta}
+        return {"type": "content_block_delta", "index": len(self.parts) - 1, "delta": delta}
 
 
 def _object(arguments: str) -> dict[str, Any]:

@@ -51,8 +51,7 @@ class Prompts:
         Raises:
             ApiError: the messages cannot be rendered, or do not fit.
         """
-        if tools and not self.knows_tools:
-            messages, tools = _with_system(messages, explained(tools)), ()
+        messages, tools = self._told(messages, tools)
         ids = self._render(messages, tools)
         if len(ids) < self._context:
             return ids, 0
@@ -76,6 +75,14 @@ class Prompts:
             "context_length_exceeded",
             "messages",
         )
+
+    def count(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> int:
+        """How many tokens the prompt of all messages has, whether there is room for it or not.
+
+        Raises:
+            ApiError: the messages cannot be rendered.
+        """
+        return len(self._render(*self._told(messages, tools)))
 
     def text(self, text: str) -> list[int]:
         """A bare text's tokens."""
@@ -108,6 +115,14 @@ class Prompts:
     def plain(self, ids: Sequence[int]) -> str:
         """A bare text from its tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def _told(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[Sequence[Message], Sequence[Mapping[str, Any]]]:
+        """Messages and tools, these in the system's message where the chat template has no place for them."""
+        if tools and not self.knows_tools:
+            return _with_system(messages, explained(tools)), ()
+        return messages, tools
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         more = {"tools": [dict(tool) for tool in tools]} if tools else {}

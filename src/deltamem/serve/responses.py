@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from deltamem.serve.errors import ApiError
+from deltamem.serve.parts import AnswerParts
 from deltamem.serve.schema import (
     Body,
     ChatMessage,
@@ -24,7 +25,7 @@ from deltamem.serve.schema import (
     ToolName,
     WholeText,
 )
-from deltamem.serve.tools import Argued, Called, CallReader, Event, Said
+from deltamem.serve.tools import Called
 from deltamem.store import NAME_PATTERN
 
 _SESSION = re.compile(NAME_PATTERN)
@@ -290,66 +291,34 @@ def session_of(response: str) -> tuple[str, int]:
     raise ApiError(404, f"There is no response {response!r} to go on from.", "not_found", "previous_response_id")
 
 
-class Output:
-    """The items of a response, as they come; each step gives the events that tell of it.
+class Output(AnswerParts):
+    """The items of a response."""
 
-    Args:
-        reader: reads calls out of what the model says; ``None`` where it was told of no tools.
-    """
-
-    def __init__(self, reader: CallReader | None) -> None:
-        self.items: list[dict[str, Any]] = []
-        self._reader = reader
-        self._open = False
-
-    def push(self, text: str) -> Iterator[dict[str, Any]]:
-        """Takes a piece in."""
-        yield from self._take(self._reader.push(text) if self._reader else [Said(text)])
-
-    def finish(self) -> Iterator[dict[str, Any]]:
-        """Ends what is open."""
-        yield from self._take(self._reader.finish() if self._reader else [])
-        if not self.items:
-            yield from self._message()
-        yield from self._close()
-
-    def _take(self, events: Sequence[Event]) -> Iterator[dict[str, Any]]:
-        for event in events:
-            if isinstance(event, Said):
-                if event.text:
-                    yield from self._say(event.text)
-            elif isinstance(event, Called):
-                yield from self._close()
-                item = {"id": f"fc_{uuid.uuid4().hex}", "type": "function_call", "status": "in_progress"}
-                yield from self._add({**item, "call_id": event.id, "name": event.name, "arguments": ""})
-            elif isinstance(event, Argued):
-                self.items[-1]["arguments"] += event.text
-                yield self._event("response.function_call_arguments.delta", delta=event.text)
-
-    def _say(self, text: str) -> Iterator[dict[str, Any]]:
-        if not self._open or self.items[-1]["type"] != "message":
-            yield from self._close()
-            yield from self._message()
-        self.items[-1]["content"][0]["text"] += text
-        yield self._event("response.output_text.delta", content_index=0, delta=text, logprobs=[])
-
-    def _message(self) -> Iterator[dict[str, Any]]:
+    def begin_text(self) -> Iterator[dict[str, Any]]:
+        """Begins a message."""
         item = {"id": f"msg_{uuid.uuid4().hex}", "type": "message", "status": "in_progress", "role": "assistant"}
-        yield from self._add({**item, "content": []})
-        self.items[-1]["content"].append({"type": "output_text", "text": "", "annotations": [], "logprobs": []})
-        yield self._event("response.content_part.added", content_index=0, part=dict(self.items[-1]["content"][0]))
+        yield self._begin({**item, "content": []})
+        self.parts[-1]["content"].append({"type": "output_text", "text": "", "annotations": [], "logprobs": []})
+        yield self._event("response.content_part.added", content_index=0, part=dict(self.parts[-1]["content"][0]))
 
-    def _add(self, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        self.items.append(item)
-        self._open = True
-        shown = {**item, "content": []} if "content" in item else dict(item)
-        yield {"type": "response.output_item.added", "output_index": len(self.items) - 1, "item": shown}
+    def begin_call(self, call: Called) -> Iterator[dict[str, Any]]:
+        """Begins a call."""
+        item = {"id": f"fc_{uuid.uuid4().hex}", "type": "function_call", "status": "in_progress"}
+        yield self._begin({**item, "call_id": call.id, "name": call.name, "arguments": ""})
 
-    def _close(self) -> Iterator[dict[str, Any]]:
-        if not self._open:
-            return
-        self._open = False
-        item = self.items[-1]
+    def say(self, text: str) -> dict[str, Any]:
+        """Adds to a message."""
+        self.parts[-1]["content"][0]["text"] += text
+        return self._event("response.output_text.delta", content_index=0, delta=text, logprobs=[])
+
+    def argue(self, text: str) -> dict[str, Any]:
+        """Adds to the arguments of a call."""
+        self.parts[-1]["arguments"] += text
+        return self._event("response.function_call_arguments.delta", delta=text)
+
+    def end(self) -> Iterator[dict[str, Any]]:
+        """Ends an item."""
+        item = self.parts[-1]
         item["status"] = "completed"
         if item["type"] == "message":
             (part,) = item["content"]
@@ -358,8 +327,13 @@ class Output:
         else:
             arguments = {"arguments": item["arguments"], "name": item["name"]}
             yield self._event("response.function_call_arguments.done", **arguments)
-        yield {"type": "response.output_item.done", "output_index": len(self.items) - 1, "item": item}
+        yield {"type": "response.output_item.done", "output_index": len(self.parts) - 1, "item": item}
+
+    def _begin(self, item: dict[str, Any]) -> dict[str, Any]:
+        self.parts.append(item)
+        shown = {**item, "content": []} if "content" in item else dict(item)
+        return {"type": "response.output_item.added", "output_index": len(self.parts) - 1, "item": shown}
 
     def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
-        place = {"item_id": self.items[-1]["id"], "output_index": len(self.items) - 1}
+        place = {"item_id": self.parts[-1]["id"], "output_index": len(self.parts) - 1}
         return {"type": kind, **place, **fields}

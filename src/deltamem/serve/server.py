@@ -104,7 +104,7 @@ class Server:
         """
         if self.problem is not None:
             raise ApiError(503, self.problem, "store_unavailable", headers={"Retry-After": "60"})
-        caller = await self.access.caller(request.headers.get("authorization"), user)
+        caller = await self.access.caller(request.headers, user)
         request.scope["deltamem_caller"] = caller
         size, most = len(await request.body()), caller.limits.request_bytes
         if most is not None and size > most:

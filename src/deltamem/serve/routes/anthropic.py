@@ -7,18 +7,25 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from deltamem.serve.anthropic import Blocks, MessagesRequest
-from deltamem.serve.bridge import unless_disconnected
+from deltamem.serve.anthropic import Blocks, CountTokensRequest, MessagesRequest
+from deltamem.serve.bridge import encoded, unless_disconnected
 from deltamem.serve.errors import ApiError
 from deltamem.serve.generations import Generations
 from deltamem.serve.routes.answering import Finish
-from deltamem.serve.routes.chat import Conversation
+from deltamem.serve.routes.chat import Conversation, in_prompt, texts_of
 from deltamem.serve.routes.common import AskerOf, EventStream, ServerOf, SessionHeader, memory_options
+from deltamem.serve.schema import ChatRequest
 from deltamem.serve.tools import CallReader
 
 router = APIRouter(prefix="/v1", tags=["anthropic"])
+
+
+class TokenCount(BaseModel):
+    """How many tokens a prompt has."""
+
+    input_tokens: int
 
 
 @router.post(
@@ -30,10 +37,7 @@ async def messages(
     body: MessagesRequest, request: Request, server: ServerOf, caller: AskerOf, session: SessionHeader = None
 ) -> Response:
     """Answers as chat does, with blocks of text and of calls, and the same memory."""
-    try:
-        chat = body.chat()
-    except ValidationError as error:
-        raise ApiError(400, error.errors()[0]["msg"], "invalid_value") from None
+    chat = _chat(body)
     conversation = await Conversation.of(chat, request, server, caller, memory_options(chat, session))
     generations = await conversation.opening
     blocks = Blocks(CallReader(server.prompts.syntax) if chat.shown_tools else None)
@@ -54,27 +58,41 @@ async def messages(
         return EventStream(request, events, held, named=True)
 
     async def answer() -> dict[str, Any]:
-        async for _, text, _ in generations.pieces():
-            for _ in blocks.push(text):
-                pass
-        for _ in blocks.finish():
-            pass
+        await blocks.read(generations.pieces())
         memory = await conversation.finish(generations)
         ended = {"stop_reason": _reason(generations, blocks), "usage": _usage(generations)}
-        return {**head, **ended, "content": blocks.blocks, "memory": memory}
+        return {**head, **ended, "content": blocks.parts, "memory": memory}
 
     async with generations.held:
         return JSONResponse(await unless_disconnected(request, answer()))
+
+
+@router.post("/messages/count_tokens", summary="How many tokens messages have in Anthropic's dialect")
+async def count_tokens(body: CountTokensRequest, server: ServerOf, caller: AskerOf) -> TokenCount:
+    """Counts the prompt's tokens, tools included; however many there are, nothing is answered or written."""
+    chat = _chat(body)
+    messages, shown, tools = in_prompt(chat, server.prompts)
+    counted = await encoded(lambda: server.prompts.count(shown, tools), texts_of(messages))
+    return TokenCount(input_tokens=counted)
+
+
+def _chat(body: CountTokensRequest) -> ChatRequest:
+    """A request as one for chat.
+
+    Raises:
+        ApiError: its parts do not belong together.
+    """
+    try:
+        return body.chat()
+    except ValidationError as error:
+        raise ApiError(400, error.errors()[0]["msg"], "invalid_value") from None
 
 
 async def _events(
     generations: Generations, blocks: Blocks, head: dict[str, Any], finish: Finish
 ) -> AsyncIterator[dict[str, Any]]:
     yield {"type": "message_start", "message": head}
-    async for _, text, _ in generations.pieces():
-        for event in blocks.push(text):
-            yield event
-    for event in blocks.finish():
+    async for event in blocks.events(generations.pieces()):
         yield event
     memory = await finish(generations)
     delta = {"stop_reason": _reason(generations, blocks), "stop_sequence": None}

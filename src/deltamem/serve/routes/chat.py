@@ -12,7 +12,7 @@ from deltamem.serve.access import Caller
 from deltamem.serve.bridge import encoded
 from deltamem.serve.forms import form_of
 from deltamem.serve.generations import Choice, Generations, Token
-from deltamem.serve.prompts import answer_message, new_messages
+from deltamem.serve.prompts import Prompts, answer_message, new_messages
 from deltamem.serve.routes.answering import Finish, Shape, probed, respond
 from deltamem.serve.routes.common import AskerOf, ServerOf, SessionHeader, check_biases, memory_options
 from deltamem.serve.schema import ChatRequest, MemoryOptions
@@ -62,11 +62,9 @@ class Conversation:
             ApiError: the messages cannot be rendered or do not fit, or the answer's form cannot be followed.
         """
         prompts = server.prompts
-        messages = [message.plain(prompts.syntax) for message in body.messages]
-        tools = [tool.shown() for tool in body.shown_tools]
-        shown = [message.structured() for message in body.messages] if prompts.knows_tools else messages
+        messages, shown, tools = in_prompt(body, prompts)
         shorten = options.session is not None
-        ids, dropped = await encoded(lambda: prompts.chat(shown, shorten=shorten, tools=tools), _texts(messages))
+        ids, dropped = await encoded(lambda: prompts.chat(shown, shorten=shorten, tools=tools), texts_of(messages))
         check_biases(body, prompts.vocabulary)
         form = await form_of(server, body)
         samplings = [body.sampling(server.sampling, body.alternatives, i) for i in range(body.n)]
@@ -74,13 +72,21 @@ class Conversation:
         async def finish(generations: Generations) -> dict[str, Any]:
             turn = generations.turn
             added = [*new_messages(messages), answer_message(generations.choices[0].text)]
-            written = await encoded(lambda: prompts.written(added, turn.options.roles), _texts(added))
+            written = await encoded(lambda: prompts.written(added, turn.options.roles), texts_of(added))
             return {**await turn.write(written, "turn", added), "dropped_messages": dropped}
 
         return cls(Generations.open(server, caller, request, options, [ids], samplings, form=form), finish)
 
 
-def _texts(messages: Sequence[Message]) -> Iterator[str]:
+def in_prompt(body: ChatRequest, prompts: Prompts) -> tuple[list[Message], list[Message], list[dict[str, Any]]]:
+    """A request's messages as they are kept and as its prompt shows them, and the tools it tells of."""
+    messages = [message.plain(prompts.syntax) for message in body.messages]
+    shown = [message.structured() for message in body.messages] if prompts.knows_tools else messages
+    return messages, shown, [tool.shown() for tool in body.shown_tools]
+
+
+def texts_of(messages: Sequence[Message]) -> Iterator[str]:
+    """All that messages say."""
     return (text for message in messages for text in message.values())
 
 

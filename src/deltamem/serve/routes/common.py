@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
 from fastapi.responses import StreamingResponse
-from fastapi.security import HTTPBearer
+from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
@@ -21,6 +21,11 @@ from deltamem.store import NAME_PATTERN, Action, Scope
 # Seconds after which a stream says that it is still there.
 SILENCE = 5.0
 _bearer = HTTPBearer(auto_error=False, description="An API key, if the server needs one.")
+_x_api_key = APIKeyHeader(name="x-api-key", auto_error=False, description="The same, as Anthropic's clients send it.")
+
+
+async def _keys(_: Annotated[Any, Depends(_bearer)], __: Annotated[Any, Depends(_x_api_key)]) -> None:
+    """Where the API's description says that a key may be; :class:`deltamem.serve.access.Access` reads it."""
 
 
 def server_of(request: Request) -> Server:
@@ -35,17 +40,17 @@ UserHeader = Annotated[
 ]
 
 
-async def _caller(request: Request, _: Annotated[Any, Depends(_bearer)], for_user: UserHeader = None) -> Caller:
+async def _caller(request: Request, _: Annotated[Any, Depends(_keys)], for_user: UserHeader = None) -> Caller:
     needs: Scope = "read" if request.method == "GET" else "write"
     return await server_of(request).admit(request, needs, _action(request), for_user)
 
 
-async def _asking(request: Request, _: Annotated[Any, Depends(_bearer)], for_user: UserHeader = None) -> Caller:
+async def _asking(request: Request, _: Annotated[Any, Depends(_keys)], for_user: UserHeader = None) -> Caller:
     action: Action | None = "read" if "session" in request.path_params else None
     return await server_of(request).admit(request, "read", action, for_user)
 
 
-async def _administering(request: Request, _: Annotated[Any, Depends(_bearer)], for_user: UserHeader = None) -> Caller:
+async def _administering(request: Request, _: Annotated[Any, Depends(_keys)], for_user: UserHeader = None) -> Caller:
     return await server_of(request).admit(request, "admin", _action(request), for_user)
 
 

@@ -64,11 +64,7 @@ async def responses(
 
     async def answer() -> dict[str, Any]:
         output = Output(reader)
-        async for _, text, _ in generations.pieces():
-            for _ in output.push(text):
-                pass
-        for _ in output.finish():
-            pass
+        await output.read(generations.pieces())
         return await finish(output)
 
     async with generations.held:
@@ -85,10 +81,7 @@ async def _events(
 
     yield numbered({"type": "response.created", "response": head})
     yield numbered({"type": "response.in_progress", "response": head})
-    async for _, text, _ in generations.pieces():
-        for event in output.push(text):
-            yield numbered(event)
-    for event in output.finish():
+    async for event in output.events(generations.pieces()):
         yield numbered(event)
     done = await finish(output)
     yield numbered({"type": f"response.{done['status']}", "response": done})
@@ -171,7 +164,7 @@ def _whole(head: dict[str, Any], generations: Generations, output: Output, memor
         **head,
         "status": "incomplete" if cut else "completed",
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-        "output": output.items,
+        "output": output.parts,
         "usage": {
             "input_tokens": usage["prompt_tokens"],
             "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
