@@ -32,6 +32,7 @@ MISTAKES = {
     "ask Where? --memory nothing.safetensors": "There is no memory nothing.safetensors.",
     "ask Where? --model gemma3-270m": "gemma3-270m is not on this machine.",
     "serve --model nothing.gguf": "There is no GGUF file nothing.gguf.",
+    "serve --host 0.0.0.0": "0.0.0.0 can be reached from other machines and there is no API key.",
     "init ./nothing out": "There is no model folder ./nothing.",
     "train nothing.yaml": "There is no recipe nothing.yaml.",
     "sweep nothing.yaml": "There is no sweep nothing.yaml.",

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -24,12 +23,6 @@ HI = {"role": "user", "content": "Hello!"}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
     path = tmp_path_factory.mktemp("answers") / "sessions.db"
     return make_server(f"sqlite:///{path}", allow_origins=(PAGE,), max_body=2000)
-
-
-@pytest.fixture(scope="module")
-def http(server: Server) -> Iterator[httpx.Client]:
-    with running(server) as url, httpx.Client(base_url=url, timeout=60) as client:
-        yield client
 
 
 def test_a_page_of_an_allowed_origin_may_read_every_answer(http: httpx.Client) -> None:
@@ -65,25 +58,32 @@ def test_a_stream_that_waits_says_that_it_is_there(
 ) -> None:
     monkeypatch.setattr("deltamem.serve.routes.common.SILENCE", 0.1)
     monkeypatch.setattr("deltamem.serve.routes.answering.SILENCE", 0.1)
-    commit_all, held = server.store.commit_all, threading.Event()
+    commit_all, held, heard = server.store.commit_all, threading.Event(), threading.Event()
 
     def slow(commits: Any) -> Any:
         held.set()
-        time.sleep(1.0)
+        assert heard.wait(60)
         return commit_all(commits)
+
+    def follow(stream: httpx.Response) -> list[str]:
+        """The lines; the commit is over once three of them have said that the stream is there."""
+        seen = []
+        for line in stream.iter_lines():
+            seen.append(line)
+            if sum(line.startswith(":") for line in seen) == 3:
+                heard.set()
+        return seen
 
     monkeypatch.setattr(server.store, "commit_all", slow)
     body = {"messages": [HI], "max_tokens": 2, "temperature": 0, "memory": {"session": waits_for}}
     with http.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as stream:
-        lines = stream.iter_lines()
         if waits_for == "session":
             assert held.wait(60)
             with http.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as second:
-                seen = list(second.iter_lines())
-            list(lines)
+                seen = follow(second)
+            stream.read()
         else:
-            seen = list(lines)
-    assert sum(line.startswith(":") for line in seen) >= 3
+            seen = follow(stream)
     assert seen[0].startswith(":") == (waits_for == "session")
     events = [line for line in seen if line.startswith("data:")]
     assert events[-1] == "data: [DONE]"
@@ -95,18 +95,19 @@ def test_a_stream_whose_turn_never_came_ends_in_an_error(
     http: httpx.Client, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deltamem.serve.routes.answering.SILENCE", 0.1)
-    commit_all, held = server.store.commit_all, threading.Event()
+    commit_all, held, over = server.store.commit_all, threading.Event(), threading.Event()
 
     def slow(commits: Any) -> Any:
         held.set()
-        time.sleep(1.5)
+        assert over.wait(60)
         return commit_all(commits)
 
     monkeypatch.setattr(server.store, "commit_all", slow)
     body = {"messages": [HI], "max_tokens": 1, "temperature": 0, "stream": True, "memory": {"session": "late"}}
     with http.stream("POST", "/v1/chat/completions", json=body) as first:
         assert held.wait(60)
-        late = http.post("/v1/chat/completions", json=body, headers={"X-Request-Timeout": "0.5"})
+        late = http.post("/v1/chat/completions", json=body, headers={"X-Request-Timeout": "2"})
+        over.set()
         first.read()
     assert late.status_code == 200
     assert "deadline_exceeded" in late.text

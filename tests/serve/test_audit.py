@@ -1,6 +1,5 @@
 """Who read, wrote, exported and deleted what is in the audit log before the answer is complete."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -17,12 +16,6 @@ ASKED = {"messages": [{"role": "user", "content": "Where do I live?"}], "tempera
 @pytest.fixture(scope="module")
 def server() -> Server:
     return make_server(require_keys=True, audit=True)
-
-
-@pytest.fixture(scope="module")
-def http(server: Server) -> Iterator[httpx.Client]:
-    with running(server) as url, httpx.Client(base_url=url, timeout=60) as client:
-        yield client
 
 
 def opens(server: Server, tenant: str, scope: Scope = "admin") -> tuple[dict[str, str], str]:

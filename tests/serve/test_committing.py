@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,11 +57,11 @@ def test_what_comes_while_one_is_written_goes_together(store: SessionStore) -> N
 
 
 def test_a_loop_that_ends_while_one_is_written_ends(store: SessionStore) -> None:
-    writing = threading.Event()
+    writing, over = threading.Event(), threading.Event()
 
     def slow() -> Commit:
         writing.set()
-        time.sleep(0.2)
+        assert over.wait(60)
         return turn(0)
 
     async def run() -> None:
@@ -71,10 +70,11 @@ def test_a_loop_that_ends_while_one_is_written_ends(store: SessionStore) -> None
         await asyncio.to_thread(writing.wait, 60)
         jobs.append(asyncio.create_task(committer.commit(lambda: turn(1))))
         await asyncio.sleep(0)  # it has got in line
+        over.set()
 
     loop = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     loop.start()
-    loop.join(30)
+    loop.join(60)
     assert not loop.is_alive()
     assert [store.get("t", f"s{n}").head for n in range(2)] == [2, 1]
 

@@ -1,6 +1,5 @@
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,6 @@ ASKED = {"messages": [{"role": "user", "content": "Where do I live?"}], "tempera
 @pytest.fixture(scope="module")
 def server() -> Server:
     return make_server(require_keys=True, host="0.0.0.0", allow_origins=("https://chat.example",))
-
-
-@pytest.fixture(scope="module")
-def http(server: Server) -> Iterator[httpx.Client]:
-    with running(server) as url, httpx.Client(base_url=url, timeout=60) as client:
-        yield client
 
 
 def key(server: Server, tenant: str, *, scope: Scope = "write", **limits: Any) -> dict[str, str]:

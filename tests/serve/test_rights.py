@@ -2,12 +2,11 @@
 
 import base64
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from serving import make_server, running
+from serving import make_server
 
 from deltamem.serve.server import Server
 from deltamem.store import ApiKeys, AuditLog, Scope
@@ -16,12 +15,6 @@ from deltamem.store import ApiKeys, AuditLog, Scope
 @pytest.fixture(scope="module")
 def server() -> Server:
     return make_server(require_keys=True, audit=True)
-
-
-@pytest.fixture(scope="module")
-def http(server: Server) -> Iterator[httpx.Client]:
-    with running(server) as url, httpx.Client(base_url=url, timeout=60) as client:
-        yield client
 
 
 def opens(server: Server, tenant: str, scope: Scope = "admin") -> dict[str, str]:

@@ -14,7 +14,7 @@ from deltamem.store import EncryptionError, SessionStore, StateKeys
 
 
 def eventually(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not true():
         assert time.monotonic() < until
         time.sleep(0.02)

@@ -63,34 +63,16 @@ def serve(
     ravi. To let others in: deltamem keys create TENANT. To encrypt at rest, set DELTAMEM_KEYS. You can give each option
     as an environment variable, such as DELTAMEM_SERVE_PORT.
     """
-    from deltamem.serve.logs import configure_logging
-
-    name, adapter = choose_model(model, adapter)
-    configure_logging()
-    try:
-        from deltamem.serve.engine.engine import Engine
-        from deltamem.serve.engine.interface import MakeEngine
-        from deltamem.serve.run import run
-        from deltamem.serve.server import Server
-        from deltamem.serve.settings import EngineLimits, Settings
-        from deltamem.serve.traces import send_traces
-    except ModuleNotFoundError as missing:
-        raise ImportError(f"The server needs {missing.name}: {how_to_install('serve')}") from None
     from deltamem.cli.places import state_secret
     from deltamem.demo.world import SUGGESTIONS
     from deltamem.models.catalog import EMBEDDED
+    from deltamem.serve.logs import configure_logging
+    from deltamem.serve.settings import EngineLimits, Settings
     from deltamem.store import ApiKeys
 
+    name, adapter = choose_model(model, adapter)
     sessions = open_store(store, keep_messages=keep_messages, keep_versions=keep_versions or None)
     try:
-        make: MakeEngine = Engine
-        if engine is EngineName.vllm:
-            from deltamem.vllm.engine import open_hollow, vllm_engine
-
-            backbone, tokenizer = open_hollow(name, adapter)
-            make = vllm_engine(name, adapter)
-        else:
-            _, backbone, tokenizer = open_model(name, adapter, device)
         settings = Settings(
             secret=state_secret(),
             model_name=name,
@@ -105,6 +87,23 @@ def serve(
             audit=audit,
         )
         limits = EngineLimits(max_batch=max_batch, queue=queue)
+        configure_logging()
+        try:
+            from deltamem.serve.engine.engine import Engine
+            from deltamem.serve.engine.interface import MakeEngine
+            from deltamem.serve.run import run
+            from deltamem.serve.server import Server
+            from deltamem.serve.traces import send_traces
+        except ModuleNotFoundError as missing:
+            raise ImportError(f"The server needs {missing.name}: {how_to_install('serve')}") from None
+        make: MakeEngine = Engine
+        if engine is EngineName.vllm:
+            from deltamem.vllm.engine import open_hollow, vllm_engine
+
+            backbone, tokenizer = open_hollow(name, adapter)
+            make = vllm_engine(name, adapter)
+        else:
+            _, backbone, tokenizer = open_model(name, adapter, device)
         end_traces = send_traces() if traces else None
         server = Server(backbone, tokenizer, sessions, settings, limits, make)
     except BaseException:
