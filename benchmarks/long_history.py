@@ -11,10 +11,8 @@ time. Attention over one pass grows with the square of the length, and its posit
 was trained on: that side is for comparison only.
 """
 
-import argparse
 import ctypes
 import itertools
-import json
 import multiprocessing
 import os
 import sys
@@ -24,7 +22,7 @@ from typing import Any
 
 import torch
 
-from common import machine, timed
+from common import command_line, machine, tell, timed
 from deltamem.attach import attach
 from deltamem.demo.adapters import COURSES
 from deltamem.demo.backbone import load_backbone
@@ -43,25 +41,13 @@ _MMAP_THRESHOLD = -3  # of <malloc.h>
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
-    parser.add_argument(
-        "--check", action="store_true", help=f"exit 1 where memory grows more than {CEILINGS} of length"
-    )
-    options = parser.parse_args()
+    options = command_line(__doc__, f"exit 1 where memory grows more than {CEILINGS} of length").parse_args()
 
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("medium")
     report = measure()
-    if options.json == "-":
-        print(json.dumps(report, indent=2))
-    else:
-        show(report)
-        if options.json:
-            Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
     above = [f"{way}: memory grew {report['growth'][way]} of length" for way in CEILINGS if grown_too_much(report, way)]
-    print(*above, sep="\n", end="\n" if above else "", file=sys.stderr)
-    return 1 if above and options.check else 0
+    return tell(report, options, show, above)
 
 
 def measure() -> dict[str, Any]:

@@ -7,20 +7,17 @@ figures are the medians of their times, and the ratio is that of the medians. Ti
 other work on the machine lengthens less than wall time.
 """
 
-import argparse
 import copy
-import json
 import statistics
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 import deltamem
-from common import machine, timed
+from common import command_line, machine, tell, timed
 
 PROMPT = 512
 SHAPES: dict[str, dict[str, Any]] = {
@@ -47,10 +44,7 @@ Work = Callable[[], Any]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
-    parser.add_argument("--check", action="store_true", help=f"exit 1 above the ceilings {CEILINGS}")
-    options = parser.parse_args()
+    options = command_line(__doc__, f"exit 1 above the ceilings {CEILINGS}").parse_args()
 
     torch.set_num_threads(1)
     report: dict[str, Any] = {"prompt": PROMPT, "machine": machine(), "ceilings": CEILINGS}
@@ -59,15 +53,8 @@ def main() -> int:
     for figure in ("prefill", "decode"):
         report[f"{figure}_x"] = report["qwen3_0.6b"][figure]["x"]
 
-    if options.json == "-":
-        print(json.dumps(report, indent=2))
-    else:
-        show(report)
-        if options.json:
-            Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
     above = [f"{key} is {report[key]}, above {ceiling}" for key, ceiling in CEILINGS.items() if report[key] > ceiling]
-    print(*above, sep="\n", end="\n" if above else "", file=sys.stderr)
-    return 1 if above and options.check else 0
+    return tell(report, options, show, above)
 
 
 @torch.no_grad()

@@ -6,19 +6,16 @@ Times are this process's CPU time, which other work on the machine does not leng
 seconds is interrupted, a kernel of microseconds is not); the sides take turns, and the figures are medians.
 """
 
-import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from common import machine, timed
+from common import command_line, machine, tell, timed
 from deltamem.ops import scan
 
 RANK = 8
@@ -32,10 +29,7 @@ BACKENDS = ("reference", "chunked", "cpu")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
-    parser.add_argument("--check", action="store_true", help=f"exit 1 below the floors {FLOORS}")
-    options = parser.parse_args()
+    options = command_line(__doc__, f"exit 1 below the floors {FLOORS}").parse_args()
 
     torch.set_num_threads(1)
     report: dict[str, Any] = {"rank": RANK, "machine": machine(), "cases": {}, "floors": FLOORS}
@@ -46,15 +40,8 @@ def main() -> int:
         report[f"{name}_chunked_x"] = round(ms["reference"] / ms["chunked"], 1)
     report["decode_us"] = decode_us()
 
-    if options.json == "-":
-        print(json.dumps(report, indent=2))
-    else:
-        show(report)
-        if options.json:
-            Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
     below = [f"{key} is {report[key]}, below {floor}" for key, floor in FLOORS.items() if report[key] < floor]
-    print(*below, sep="\n", end="\n" if below else "", file=sys.stderr)
-    return 1 if below and options.check else 0
+    return tell(report, options, show, below)
 
 
 def compare(batch: int, length: int, states: int, gradients: bool, rounds: int) -> dict[str, float]:

@@ -10,21 +10,18 @@ The second part holds dialogues with facts twice, with the keys and values of th
 and with all of it read again each turn, and compares what is answered.
 """
 
-import argparse
-import json
 import random
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import deltamem
-from common import machine
+from common import command_line, machine, tell
 from deltamem.demo.show import load_demo
 from deltamem.demo.world import sample_dialogue
 
@@ -34,13 +31,11 @@ ASKED = ("Where do I live?", "I have to clean the kitchen.", "What pet do I have
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, f"exit 1 above the ceilings {CEILINGS}")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=40, help="turns at each length")
     parser.add_argument("--window", type=int, default=8, help="messages that stay visible")
     parser.add_argument("--dialogues", type=int, default=24, help="dialogues held with and without reuse")
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
-    parser.add_argument("--check", action="store_true", help=f"exit 1 above the ceilings {CEILINGS}")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -50,15 +45,8 @@ def main() -> int:
     if options.dialogues:
         report["reuse"] = compare_reuse(model, tokenizer, options.dialogues)
 
-    if options.json == "-":
-        print(json.dumps(report, indent=2))
-    else:
-        show(report)
-        if options.json:
-            Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
     above = [f"{key} is {report[key]}, above {ceiling}" for key, ceiling in CEILINGS.items() if report[key] > ceiling]
-    print(*above, sep="\n", end="\n" if above else "", file=sys.stderr)
-    return 1 if above and options.check else 0
+    return tell(report, options, show, above)
 
 
 def measure_turns(model: Any, tokenizer: Any, lengths: list[int], rounds: int, window: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 import deltamem
 from deltamem.demo.tokenizer import build_tokenizer
-from tiny import enliven
+from tiny import SMALL, enliven
 
 SHORT: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
 
@@ -25,11 +25,7 @@ def talker(positions: int = 512, **config: Any) -> Qwen3ForCausalLM:
     tokenizer = chat_tokenizer()
     shape = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **SMALL,
         head_dim=8,
         max_position_embeddings=positions,
         eos_token_id=tokenizer.eos_token_id,

@@ -29,13 +29,17 @@ from transformers import (
 import deltamem
 
 VOCABULARY = 61
-_SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
+SMALL: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
+}
+_SIZES: dict[str, Any] = {
+    **SMALL,
+    "vocab_size": VOCABULARY,
+    "num_hidden_layers": 3,
     "max_position_embeddings": 256,
     "pad_token_id": 0,
     "bos_token_id": 1,

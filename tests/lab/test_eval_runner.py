@@ -10,12 +10,13 @@ import torch
 from bench_rows import IFEVAL, MAB, write_lines
 
 from deltamem_lab.backbone import Backbone
+from deltamem_lab.dryrun import estimate, estimate_published
 from deltamem_lab.interface import Answer, Ask, Cost, Entry, Item, PublishedSize, as_text
 from deltamem_lab.methods import MethodOptions
 from deltamem_lab.methods.text import NoContext
 from deltamem_lab.peak import PeakMemory
 from deltamem_lab.records import read_run, shard_file
-from deltamem_lab.runner import Job, Progress, estimate, estimate_published, run_jobs
+from deltamem_lab.runner import Job, Progress, run_jobs
 from deltamem_lab.summary import reference_of, references, summarise
 from deltamem_lab.tasks.ifeval import IFEval
 from deltamem_lab.tasks.memoryagentbench import MemoryAgentBench

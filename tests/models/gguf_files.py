@@ -10,6 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from deltamem.models.catalog import KnownModel, Pullable, Wheel
+from tiny import SMALL
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -30,11 +31,7 @@ def write_gguf(path: Path, *, template: str | None = TEMPLATE) -> LlamaForCausal
     tokens = [*_SPECIAL, *_byte_tokens(), "he"]
     config = LlamaConfig(
         vocab_size=len(tokens),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **SMALL,
         max_position_embeddings=512,
         tie_word_embeddings=True,
     )

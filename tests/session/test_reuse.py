@@ -6,7 +6,7 @@ from transformers import MistralConfig, MistralForCausalLM
 
 import deltamem
 from talkers import SHORT, chat_tokenizer, talker
-from tiny import enliven
+from tiny import SMALL, enliven
 
 SAID = ("I live in Lisbon.", "I like tea.", "My friend Ravi plays the cello.", "Where do I live?", "What do I like?")
 
@@ -171,11 +171,7 @@ def test_attention_that_slides_is_gone_on_from_while_it_can_be():
     torch.manual_seed(0)
     config = MistralConfig(
         vocab_size=len(chat_tokenizer()),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **SMALL,
         max_position_embeddings=512,
         sliding_window=24,
         eos_token_id=chat_tokenizer().eos_token_id,

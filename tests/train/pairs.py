@@ -5,6 +5,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from deltamem import DeltaMemConfig, attach
 from deltamem.train import Episode, EpisodeBatch, Text, collate
+from tiny import SMALL
 
 VOCABULARY = 40
 
@@ -13,11 +14,7 @@ def small_model(write: str = "token", states: int = 1, **fields: object) -> Qwen
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **SMALL,
         head_dim=8,
         max_position_embeddings=128,
     )

@@ -19,6 +19,7 @@ from deltamem.train.plain import WithPlain
 from deltamem.train.recipefile import RecipeError, parse_recipe
 from deltamem.train.run import run
 from deltamem.train.strangers import Strangers
+from tiny import SMALL
 
 ASSETS = Path(deltamem.__file__).parent / "demo" / "assets"
 CONFIG = deltamem.DeltaMemConfig()
@@ -93,11 +94,7 @@ def chat_recipe(folder: Path, plain: DataOptions, tokenizer: Any) -> dict[str, A
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **SMALL,
         head_dim=8,
         max_position_embeddings=128,
     )

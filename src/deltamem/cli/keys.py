@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from deltamem.cli.places import Store
+from deltamem.cli.places import Store, open_store
 from deltamem.cli.store import note
 
 keys = typer.Typer(
@@ -29,7 +29,6 @@ def create(
     if_none: Annotated[bool, typer.Option("--if-none", help="Only if the store has no active key yet.")] = False,
 ) -> None:
     """Create a key and print it, only once: the store keeps only its hash."""
-    from deltamem.cli.serve import open_store
     from deltamem.store import ApiKeys, KeyLimits
 
     limits = KeyLimits(requests_per_minute, tokens_per_minute, request_bytes)
@@ -52,7 +51,6 @@ def list_keys(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """List keys with their limits and last use, the revoked ones too."""
-    from deltamem.cli.serve import open_store
     from deltamem.store import ApiKeys
 
     with open_store(store, create=False) as sessions:
@@ -87,7 +85,6 @@ def limit(
 
     Example: deltamem keys limit acme --requests-per-minute 600
     """
-    from deltamem.cli.serve import open_store
     from deltamem.store import Rates, TenantLimits
 
     limits = TenantLimits(requests_per_minute, tokens_per_minute)
@@ -100,7 +97,6 @@ def limit(
 @keys.command("revoke")
 def revoke(key_id: Annotated[str, typer.Argument(help="Its id, as in the list.")], store: Store = "") -> None:
     """Revoke a key, at once."""
-    from deltamem.cli.serve import open_store
     from deltamem.store import ApiKeys
 
     with open_store(store, create=False) as sessions:

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from deltamem.cli.places import Store
+from deltamem.cli.models import Adapter, Device, Model, open_model
+from deltamem.cli.places import Store, open_store, state_secret
 
 
 def mcp(
@@ -17,13 +18,8 @@ def mcp(
         str, typer.Option(help="Address of a running deltamem serve to use instead of a model in this process.")
     ] = "",
     key: Annotated[str, typer.Option(envvar="DELTAMEM_API_KEY", help="API key for that server.")] = "",
-    model: Annotated[
-        str,
-        typer.Option(help="smollm2, embedded, or a Hub id, folder or GGUF file; smollm2 if it is here, else embedded."),
-    ] = "",
-    adapter: Annotated[
-        str, typer.Option(help="Hub id or folder of an adapter for it; for a model with a name also multi or token.")
-    ] = "",
+    model: Model = "",
+    adapter: Adapter = "",
     store: Store = "",
     keep_messages: Annotated[
         bool,
@@ -33,7 +29,7 @@ def mcp(
         ),
     ] = True,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port for http, on 127.0.0.1.")] = 8001,
-    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Serve memories to agents: remember, recall, ask, forget, list, export.
 
@@ -58,9 +54,6 @@ def mcp(
     def opened() -> AbstractAsyncContextManager[httpx.AsyncClient]:
         if server:
             return remote(server, key)
-        from deltamem.cli.models import open_model
-        from deltamem.cli.places import state_secret
-        from deltamem.cli.serve import open_store
         from deltamem.serve.server import Server
         from deltamem.serve.settings import Settings
 

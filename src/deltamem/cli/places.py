@@ -2,11 +2,14 @@
 
 import os
 import secrets
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deltamem.files import data_folder
+
+if TYPE_CHECKING:
+    from deltamem.store import SessionStore
 
 SECRET = "DELTAMEM_STATE_SECRET"
 Store = Annotated[
@@ -27,6 +30,21 @@ def store_url(given: str) -> str:
     folder = data_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return f"sqlite:///{folder / 'sessions.db'}"
+
+
+def open_store(
+    url: str, *, keep_messages: bool = False, keep_versions: int | None = 20, create: bool = True
+) -> "SessionStore":
+    """The session store at a URL, or the user's own, with the environment's encryption keys."""
+    from deltamem.store import SessionStore, StateKeys
+
+    return SessionStore.open(
+        store_url(url),
+        keys=StateKeys.from_environment(),
+        keep_messages=keep_messages,
+        keep_versions=keep_versions,
+        create=create,
+    )
 
 
 def state_secret() -> bytes:

@@ -1,16 +1,13 @@
 """``deltamem serve``: the HTTP server."""
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from deltamem.cli.models import Adapter, Device, Model, choose_model, open_model
-from deltamem.cli.places import Store
+from deltamem.cli.places import Store, open_store, state_secret
 from deltamem.extensions import how_to_install
-
-if TYPE_CHECKING:
-    from deltamem.store import SessionStore
 
 
 class EngineName(StrEnum):
@@ -63,7 +60,6 @@ def serve(
     ravi. To let others in: deltamem keys create TENANT. To encrypt at rest, set DELTAMEM_KEYS. You can give each option
     as an environment variable, such as DELTAMEM_SERVE_PORT.
     """
-    from deltamem.cli.places import state_secret
     from deltamem.demo.world import SUGGESTIONS
     from deltamem.models.catalog import EMBEDDED
     from deltamem.serve.logs import configure_logging
@@ -114,19 +110,3 @@ def serve(
     finally:
         if end_traces is not None:
             end_traces()
-
-
-def open_store(
-    url: str, *, keep_messages: bool = False, keep_versions: int | None = 20, create: bool = True
-) -> "SessionStore":
-    """The session store at a URL, or the user's own, with the environment's encryption keys."""
-    from deltamem.cli.places import store_url
-    from deltamem.store import SessionStore, StateKeys
-
-    return SessionStore.open(
-        store_url(url),
-        keys=StateKeys.from_environment(),
-        keep_messages=keep_messages,
-        keep_versions=keep_versions,
-        create=create,
-    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deltamem.cli.places import Store
+from deltamem.cli.places import Store, open_store
 from deltamem.wording import counted
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def stats(
 
     Example: deltamem store stats --store postgresql://deltamem@db/deltamem
     """
-    with _open(url) as sessions:
+    with open_store(url, create=False) as sessions:
         found = _figures(sessions.stats(tenant))
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -59,7 +59,7 @@ def purge(
 
     Example: deltamem store purge --keep-versions 20 --dry-run
     """
-    with _open(url) as sessions:
+    with open_store(url, create=False) as sessions:
         if dry_run:
             expired = sessions.stats().expired
             surplus = 0 if keep_versions is None else sessions.surplus(keep_versions)
@@ -79,7 +79,7 @@ def rekey(url: Store = "", as_json: _Json = False) -> None:
 
     Example: DELTAMEM_KEYS="new:…,old:…" deltamem store rekey
     """
-    with _open(url) as sessions:
+    with open_store(url, create=False) as sessions:
         rows = sessions.rekey()
     _tell({"rows": rows}, f"Encrypted {rows:,} versions and messages anew.", as_json)
 
@@ -114,7 +114,7 @@ def delete_session(
 
     Example: deltamem store delete-session acme ravi
     """
-    with _open(url) as sessions:
+    with open_store(url, create=False) as sessions:
         sessions.get(tenant, session)
         _confirm(f"Delete session {session} of tenant {tenant} for good?", yes)
         sessions.delete(tenant, session)
@@ -135,7 +135,7 @@ def delete_tenant(
     """
     from deltamem.store import ApiKeys, NotFoundError
 
-    with _open(url) as sessions:
+    with open_store(url, create=False) as sessions:
         keys, held = len(ApiKeys(sessions).list(tenant)), sessions.stats(tenant).sessions
         if not keys and not held:
             raise NotFoundError(f"Tenant {tenant!r} has no session and no API key; check its name.")
@@ -161,7 +161,7 @@ def delete_user(
 
     Example: deltamem store delete-user acme ravi
     """
-    with _open(url) as sessions:
+    with open_store(url, create=False) as sessions:
         _confirm(f"Delete all sessions of user {user} of tenant {tenant} for good?", yes)
         gone = sessions.delete_user(tenant, user)
         note(sessions, tenant, "delete", "store delete-user", user=user)
@@ -181,7 +181,7 @@ def export(
     """
     from deltamem.store import export as lines
 
-    with _open(url) as sessions:
+    with open_store(url, create=False) as sessions:
         note(sessions, tenant, "export", "store export", user=user)
         for line in lines(sessions, tenant, user):
             typer.echo(json.dumps(line))
@@ -196,7 +196,7 @@ def vacuum(url: Store = "", as_json: _Json = False) -> None:
 
     Example: deltamem store vacuum
     """
-    with _open(url) as sessions:
+    with open_store(url, create=False) as sessions:
         sessions.vacuum()
     _tell({"vacuumed": True}, "The tables were written anew, without what was deleted.", as_json)
 
@@ -214,7 +214,7 @@ def audit(
     """
     from deltamem.store import AuditLog
 
-    with _open(url) as sessions:
+    with open_store(url, create=False) as sessions:
         for entry in AuditLog(sessions).all(tenant, since=_utc(since), until=_utc(until)):
             typer.echo(json.dumps({"number": entry.number, **vars(entry)}, default=datetime.isoformat))
 
@@ -232,7 +232,7 @@ def prune_audit(
     """
     from deltamem.store import Act, AuditLog
 
-    with _open(url) as sessions:
+    with open_store(url, create=False) as sessions:
         _confirm(f"Delete all entries of the audit log before {before} UTC for good?", yes)
         by = Act(None, "admin", route="deltamem store prune-audit", key=_OPERATOR)
         gone = AuditLog(sessions).prune(before.replace(tzinfo=UTC), by)
@@ -258,12 +258,6 @@ def note(
 
 def _utc(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.replace(tzinfo=UTC)
-
-
-def _open(url: str) -> "SessionStore":
-    from deltamem.cli.serve import open_store
-
-    return open_store(url, create=False)
 
 
 def _confirm(question: str, yes: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deltamem.cli.places import Store
+from deltamem.cli.places import Store, open_store
 from deltamem.cli.store import note
 
 webhooks = typer.Typer(
@@ -26,7 +26,6 @@ def create(
     store: Store = "",
 ) -> None:
     """Make a webhook and print the secret that its messages are signed with, as standardwebhooks.com has it."""
-    from deltamem.cli.serve import open_store
     from deltamem.store import Webhooks
 
     with open_store(store) as sessions:
@@ -44,7 +43,6 @@ def list_webhooks(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything but the secrets as JSON.")] = False,
 ) -> None:
     """List webhooks."""
-    from deltamem.cli.serve import open_store
     from deltamem.store import Webhooks
 
     with open_store(store, create=False) as sessions:
@@ -60,7 +58,6 @@ def list_webhooks(
 @webhooks.command("delete")
 def delete(webhook: Annotated[str, typer.Argument(help="Its id, as in the list.")], store: Store = "") -> None:
     """Delete a webhook, with what it was still to be told."""
-    from deltamem.cli.serve import open_store
     from deltamem.store import Webhooks
 
     with open_store(store, create=False) as sessions:

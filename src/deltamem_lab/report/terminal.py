@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deltamem_lab.dryrun import Estimate
 from deltamem_lab.methods import is_control
 from deltamem_lab.report.contents import percent, questions, verdict
-from deltamem_lab.runner import Estimate
 from deltamem_lab.summary import TaskSummary
 
 _WIDTH = 160

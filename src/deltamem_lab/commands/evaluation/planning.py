@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from deltamem_lab.backbone import Backbone
     from deltamem_lab.commands.evaluation.preparing import Preparation
+    from deltamem_lab.dryrun import Estimate
     from deltamem_lab.interface import PublishedSize
     from deltamem_lab.methods import MethodOptions
-    from deltamem_lab.runner import Estimate, Job
+    from deltamem_lab.runner import Job
     from deltamem_lab.suites import Suite
 
 
@@ -51,7 +52,7 @@ def make_plan(
     options: "MethodOptions",
 ) -> tuple[list["Estimate"], list[str]]:
     """What would run, in the suite's order, and which questions have no room; by its published size without data."""
-    from deltamem_lab.runner import estimate, estimate_published
+    from deltamem_lab.dryrun import estimate, estimate_published
     from deltamem_lab.tasks.registry import find_task, pick_protocol
 
     rows: list[Estimate] = []
