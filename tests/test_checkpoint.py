@@ -84,7 +84,7 @@ def test_names_know_no_model(adapter: AdapterFile) -> None:
         (("base_model",), 3, "base_model and base_revision must be text"),
         (("base_model",), "a\ud800", "base_model and base_revision must be text"),
         (("format",), "peft", "is not a deltamem-adapter file"),
-        (("format_version",), 3, "reads versions up to 2"),
+        (("format_version",), 999, "reads versions up to"),
     ],
 )
 def test_a_wrong_field_is_named(folder: Path, path: tuple[str, ...], value: Any, message: str) -> None:

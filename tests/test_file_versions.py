@@ -16,6 +16,7 @@ from deltamem.formats.versions import Format
 from tiny import adapted, backbone
 
 RECORDED = Path(__file__).parent / "recorded"
+NEXT = adapter.FORMAT.version + 1
 FINGERPRINT = "a2b77ee8d0fb3afd418f7a4d1d8d4126add8248b0ab3cc1eb4140051680e389a"
 
 
@@ -62,20 +63,22 @@ def lengthened(description: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
 
 def test_a_new_version_is_one_function_more(monkeypatch: pytest.MonkeyPatch) -> None:
     before, _ = read_state(RECORDED / "state-1.safetensors")
-    monkeypatch.setattr(state, "FORMAT", Format("deltamem-state", (lengthened,)))
+    monkeypatch.setattr(state, "FORMAT", Format("deltamem-state", (*state.FORMAT.upgrades, lengthened)))
     found, info = read_state(RECORDED / "state-1.safetensors")
     assert torch.equal(found.states[0], before.states[0] * 2)
     written = state.pack_state(before, info)
     assert torch.equal(unpack_state(written)[0].states[0], before.states[0])
     monkeypatch.undo()
-    with pytest.raises(deltamem.StateFileError, match="format version 2, and this deltamem reads versions up to 1"):
+    now = state.FORMAT.version
+    refused = f"format version {now + 1}, and this deltamem reads versions up to {now}"
+    with pytest.raises(deltamem.StateFileError, match=refused):
         unpack_state(written)
 
 
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (3, "has format version 3, and this deltamem reads versions up to 2. Update deltamem."),
+        (NEXT, f"has format version {NEXT}, and this deltamem reads versions up to {NEXT - 1}. Update deltamem."),
         (0, "is damaged: its format version is 0"),
         ("2", "is damaged: its format version is '2'"),
         (None, "is damaged: its format version is None"),

@@ -41,7 +41,7 @@ MISTAKES = {
     "eval --recipe nothing.yaml": "There is no recipe nothing.yaml.",
     "eval --task world --model ./nothing": "There is no model folder ./nothing.",
     "eval --suite nothing": "There is no suite 'nothing'; there are: embedded, smoke, paper, real, and module:SUITE.",
-    "eval --task nothing": "There is no task 'nothing'; there are: gpqa, hotpotqa,",
+    "eval --task nothing": "There is no task 'nothing'; there are: ",
     "eval --suite embedded --shard 3": "--shard '3': write i/n",
     "eval --recipe wrong.yaml": "wrong.yaml has unknown keys: stepz",
     "train wrong.yaml": "wrong.yaml has unknown keys: stepz",

@@ -1,6 +1,7 @@
 """A saved memory comes back whole, or not at all."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,8 +190,8 @@ def test_a_well_formed_file_with_a_wrong_description_is_refused(
 
 def test_a_newer_format_and_another_kind_of_file_are_refused(written: MemoryState) -> None:
     data = pack_state(written, StateInfo("f", None, (7, 7, 4)))
-    with pytest.raises(StateFileError, match="format version 2, and this deltamem reads versions up to 1"):
-        unpack_state(data.replace(b'format_version\\": 1', b'format_version\\": 2'))
+    with pytest.raises(StateFileError, match="format version 9, and this deltamem reads versions up to"):
+        unpack_state(re.sub(rb'(format_version\\+": )\d', rb"\g<1>9", data))
     for other in (save({"a": torch.zeros(1)}), save({"a": torch.zeros(1)}, {"deltamem": "[]"})):
         with pytest.raises(StateFileError, match="not a memory that deltamem saved"):
             unpack_state(other)
