@@ -1,11 +1,11 @@
-"""Whose writing is read: the norm of what some tokens read from a memory, as a sum over the tokens that wrote it.
+"""How strongly tokens write and read a memory, and whose writing is read.
 
 With addresses and gates as they are, a state is linear in the values written to it, and a read is linear in the state.
-So the norms of reads are sums of shares: one of each token written and one of the memory before it (Euler's theorem on
-homogeneous functions; docs/mechanism.md).
+So the norm of what some tokens read is a sum of shares: one of each token written and one of the memory before it
+(Euler's theorem on homogeneous functions; docs/mechanism.md).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +16,8 @@ from deltamem.attach import attached
 from deltamem.observe import CHUNK, chunk_length
 from deltamem.state import MemoryState
 from deltamem.step import Step
+
+Check = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -173,3 +175,107 @@ def write_shares_of(
         shares, *before = torch.autograd.grad(read, (counts, *begun), materialize_grads=True, retain_graph=keep)
         found.append(WriteShares(shares[0].cpu(), ReadProbe(tuple(before)), state))
     return found
+
+
+def _go_on() -> None:
+    """The check of work that nothing interrupts."""
+
+
+def write_strengths(
+    model: nn.Module,
+    input_ids: Tensor,
+    state: MemoryState,
+    *,
+    segment_ids: Tensor,
+    write: Tensor,
+    check: Check = _go_on,
+) -> tuple[Tensor, MemoryState]:
+    """The norm of each token's change to the memory, and the memory after the last.
+
+    The text goes through the backbone in the chunks in which it was written. Then the memories take what they saw
+    token by token, so that every state between two tokens is there to be compared. A segment's change is that of the
+    token at which it closes.
+
+    Args:
+        model: an attached model.
+        input_ids: ``[1, T]``, any length.
+        state: the memory before, one row.
+        segment_ids: ``[1, T]``; read by adapters that write segments.
+        write: ``[1, T]`` bool, the tokens that may write.
+        check: called at every chunk and token; raises if nobody waits for the result any more.
+
+    Returns:
+        ``[T]`` float32 on the CPU, and the memory.
+    """
+    attachment = attached(model)
+    chunk = chunk_length(attachment.base, CHUNK)
+    device = attachment.base.device
+    ids, segments, write = (tensor.to(device) for tensor in (input_ids, segment_ids, write))
+    segmented = attachment.config.writes_segments
+    sizes: list[Tensor] = []
+    for start in range(0, ids.shape[1], chunk):
+        check()
+        part = slice(start, start + chunk)
+        inputs: dict[int, Tensor] = {}
+        step = Step(
+            state,
+            write=write[:, part],
+            segment_ids=segments[:, part] if segmented else None,
+            close=start + chunk >= ids.shape[1],
+            inputs=inputs,
+        )
+        with torch.no_grad():
+            attachment.base(input_ids=ids[:, part], memory=step, use_cache=False)
+            sizes += _token_by_token(model, step, write[:, part], segments[:, part], inputs, check)
+        state = step.new_state
+    return torch.stack(sizes).cpu() if sizes else torch.zeros(0), state
+
+
+def _token_by_token(
+    model: nn.Module,
+    whole: Step,
+    write: Tensor,
+    segments: Tensor,
+    inputs: dict[int, Tensor],
+    check: Check,
+) -> list[Tensor]:
+    """The norms of the changes of a pass's tokens, from the inputs that its layers got."""
+    attachment, state, last = attached(model), whole.state, whole.length - 1
+    config = attachment.config
+    closes = whole.close or config.segment_reads == "call"
+    config = replace(config, segment_reads="closed")  # when a segment is read does not matter to what it writes
+    sizes = []
+    for token in range(whole.length):
+        check()
+        at = slice(token, token + 1)
+        ids = segments[:, at] if config.writes_segments else None
+        step = Step(state, write=write[:, at], segment_ids=ids, close=closes and token == last)
+        step.begin(config, 1, 1, whole.device)
+        for layer, memory in enumerate(attachment.memories()):
+            seen = inputs[layer][:, at]
+            _, after, pending = memory(seen, *step.take(layer, seen.device))
+            step.put(layer, after, pending)
+        sizes.append(step.new_state.diff(state).norm())
+        state = step.new_state
+    return sizes
+
+
+def read_strengths(model: nn.Module, ids: Sequence[int], state: MemoryState, check: Check = _go_on) -> Tensor:
+    """The norm of what each token of a prompt and its answer reads from an unchanging memory.
+
+    Args:
+        model: an attached model.
+        ids: the tokens of both.
+        state: the memory, one row.
+        check: called at every chunk; raises if nobody waits for the result any more.
+
+    Returns:
+        ``[T]`` float32 on the CPU.
+    """
+    row = torch.tensor([list(ids)], dtype=torch.int64)
+    norms: list[Tensor] = []
+    with torch.no_grad():
+        for reads in read_vectors(model, row, state):
+            check()
+            norms.append(reads.norm(dim=1).cpu())
+    return torch.cat(norms)

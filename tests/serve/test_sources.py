@@ -9,14 +9,14 @@ import pytest
 from serving import make_server, running
 
 from deltamem.attach import attached
-from deltamem.attribution import write_shares
+from deltamem.attribution import read_strengths, write_shares
 from deltamem.chat import encode_chat
 from deltamem.chat.input import TextInput
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.demo.world import Fact, sample_dialogue
 from deltamem.observe import observe
-from deltamem.serve.lookback import answer_probe, read_strengths
+from deltamem.serve.lookback import answer_probe
 from deltamem.serve.prompts import Prompts
 
 LISBON = "I settled in Lisbon some years ago."

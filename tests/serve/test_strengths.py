@@ -11,12 +11,13 @@ import torch
 from serving import make_server, running
 
 from deltamem.attach import attached
+from deltamem.attribution import Check, read_strengths, write_strengths
 from deltamem.chat import encode_chat
 from deltamem.chat.input import TextInput
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.observe import observe
-from deltamem.serve.lookback import Check, PastTurn, SeenMessage, read_strengths, weigh, write_strengths
+from deltamem.serve.lookback import PastTurn, SeenMessage, weigh
 from deltamem.serve.prompts import Prompts
 from deltamem.serve.server import Server
 from deltamem.step import Step
@@ -37,7 +38,7 @@ def test_a_tokens_write_is_the_step_between_the_memories_before_and_after_it(mod
     earlier = observe(backbone, ids, segment_ids=segments)
     for roles in (["user", "assistant"], ["assistant"]):
         ids, segments, write = prompts.written(TOLD, roles)
-        strengths, after = write_strengths(backbone, (ids, segments, write), earlier)
+        strengths, after = write_strengths(backbone, ids, earlier, segment_ids=segments, write=write)
         states = [earlier]
         for length in range(1, ids.shape[1] + 1):
             part = slice(0, length)
@@ -64,7 +65,7 @@ def test_long_texts_are_weighed_in_the_chunks_they_were_written_in(model: Any) -
     long = [{"role": "user", "content": " ".join(f"The bus was late on day {n}." for n in range(80))}]
     ids, segments, write = prompts.written(long, ["user"])
     assert ids.shape[1] > 600
-    strengths, after = write_strengths(backbone, (ids, segments, write), attached(backbone).new_state())
+    strengths, after = write_strengths(backbone, ids, attached(backbone).new_state(), segment_ids=segments, write=write)
     assert len(strengths) == ids.shape[1]
     assert float(after.diff(observe(backbone, ids, segment_ids=segments)).norm()) < 1e-3
 

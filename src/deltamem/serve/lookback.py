@@ -5,7 +5,7 @@ A turn is gone through again on the memory that it began with, beside the engine
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -13,11 +13,10 @@ import torch
 from starlette.requests import Request
 from torch import Tensor, nn
 
-from deltamem.attach import attached
-from deltamem.attribution import ReadProbe, read_probe, read_vectors, write_shares
+from deltamem.attribution import Check, ReadProbe, read_probe, read_strengths, write_shares, write_strengths
 from deltamem.chat import ChatTokens, Message, encode_chat
 from deltamem.chat.input import WriteInput
-from deltamem.observe import CHUNK, chunk_length, observe
+from deltamem.observe import observe
 from deltamem.serve.access import Caller
 from deltamem.serve.bridge import settled, unless_disconnected
 from deltamem.serve.engine.jobs import Ticket
@@ -26,12 +25,9 @@ from deltamem.serve.prompts import Prompts, answer_message, new_messages, withou
 from deltamem.serve.schema import ChatMessage, Role
 from deltamem.serve.server import Server
 from deltamem.state import MemoryState
-from deltamem.step import Step
 
 T = TypeVar("T")
-Check = Callable[[], None]
-# The most tokens of a turn that is weighed token by token, and of all turns that an answer is traced through.
-MOST_WEIGHED, MOST_TRACED = 1024, 4096
+MOST_WEIGHED = 1024  # tokens of a turn that is weighed token by token
 # Batches round differently, so a turn done again does not lead to quite the same numbers. Another text leads far away.
 DRIFT = 0.05
 
@@ -79,10 +75,6 @@ class AnswerTrace:
     read: float
     before: float
     turns: list[list[SeenMessage]]
-
-
-def go_on() -> None:
-    """The check of work that nothing interrupts."""
 
 
 async def beside_engine(server: Server, caller: Caller, request: Request, work: Callable[[Check], T]) -> T:
@@ -239,7 +231,8 @@ def weigh(server: Server, turn: PastTurn, check: Check) -> list[SeenMessage]:
             "invalid_value",
             "version",
         )
-    write, reached = write_strengths(server.engine.model, turn.written, turn.before, check)
+    model, (ids, segments, flags) = server.engine.model, turn.written
+    write, reached = write_strengths(model, ids, turn.before, segment_ids=segments, write=flags, check=check)
     turn.check(reached)
     reads = _reads(server, turn, check) if turn.answered else {}
     seen = []
@@ -313,98 +306,6 @@ def _shares(turn: PastTurn, shares: Tensor) -> list[SeenMessage]:
         tokens = [SeenToken(text, float(shares[place])) for place, text in turn.tokens.content(number)]
         messages.append(SeenMessage(message["role"], float(shares[turn.tokens.of([number])[0]].sum()), tokens))
     return messages
-
-
-def write_strengths(
-    model: nn.Module, written: WriteInput, state: MemoryState, check: Check = go_on
-) -> tuple[Tensor, MemoryState]:
-    """The norm of each token's change to the memory, and the memory after the last.
-
-    The text goes through the backbone in the chunks in which it was written. Then the memories take what they saw
-    token by token, so that every state between two tokens is there to be compared. A segment's change is that of the
-    token at which it closes.
-
-    Args:
-        model: an attached model.
-        written: ``[1, T]`` tokens, segment ids and write flags.
-        state: the memory before, one row.
-        check: called at every chunk and token; raises if nobody waits for the result any more.
-
-    Returns:
-        ``[T]`` float32 on the CPU, and the memory.
-    """
-    attachment = attached(model)
-    chunk = chunk_length(attachment.base, CHUNK)
-    device = attachment.base.device
-    ids, segments, write = (tensor.to(device) for tensor in written)
-    segmented = attachment.config.writes_segments
-    sizes: list[Tensor] = []
-    for start in range(0, ids.shape[1], chunk):
-        check()
-        part = slice(start, start + chunk)
-        inputs: dict[int, Tensor] = {}
-        step = Step(
-            state,
-            write=write[:, part],
-            segment_ids=segments[:, part] if segmented else None,
-            close=start + chunk >= ids.shape[1],
-            inputs=inputs,
-        )
-        with torch.no_grad():
-            attachment.base(input_ids=ids[:, part], memory=step, use_cache=False)
-            sizes += _token_by_token(model, step, write[:, part], segments[:, part], inputs, check)
-        state = step.new_state
-    return torch.stack(sizes).cpu() if sizes else torch.zeros(0), state
-
-
-def _token_by_token(
-    model: nn.Module,
-    whole: Step,
-    write: Tensor,
-    segments: Tensor,
-    inputs: dict[int, Tensor],
-    check: Check,
-) -> list[Tensor]:
-    """The norms of the changes of a pass's tokens, from the inputs that its layers got."""
-    attachment, state, last = attached(model), whole.state, whole.length - 1
-    config = attachment.config
-    closes = whole.close or config.segment_reads == "call"
-    config = replace(config, segment_reads="closed")  # when a segment is read does not matter to what it writes
-    sizes = []
-    for token in range(whole.length):
-        check()
-        at = slice(token, token + 1)
-        ids = segments[:, at] if config.writes_segments else None
-        step = Step(state, write=write[:, at], segment_ids=ids, close=closes and token == last)
-        step.begin(config, 1, 1, whole.device)
-        for layer, memory in enumerate(attachment.memories()):
-            seen = inputs[layer][:, at]
-            _, after, pending = memory(seen, *step.take(layer, seen.device))
-            step.put(layer, after, pending)
-        sizes.append(step.new_state.diff(state).norm())
-        state = step.new_state
-    return sizes
-
-
-def read_strengths(model: nn.Module, ids: Sequence[int], state: MemoryState, check: Check = go_on) -> Tensor:
-    """The norm of what each token of a prompt and its answer reads from an unchanging memory.
-
-    Args:
-        model: an attached model.
-        ids: the tokens of both.
-        state: the memory, one row.
-        check: called at every chunk; raises if nobody waits for the result any more.
-
-    Returns:
-        ``[T]`` float32 on the CPU.
-    """
-    row = torch.tensor([list(ids)], dtype=torch.int64)
-    norms: list[Tensor] = []
-    with torch.no_grad():
-        for reads in read_vectors(model, row, state):
-            check()
-            norms.append(reads.norm(dim=1).cpu())
-    return torch.cat(norms)
 
 
 def answer_probe(model: nn.Module, tokenizer: Any, messages: Sequence[Message], state: MemoryState) -> ReadProbe:

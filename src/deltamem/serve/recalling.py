@@ -7,13 +7,14 @@ from datetime import datetime
 
 from starlette.requests import Request
 
+from deltamem.attribution import Check
 from deltamem.chat import Message
 from deltamem.observe import observe
 from deltamem.recall import Recollection, WrittenTurn, calibration_of, questions_of, recollect
 from deltamem.recall.sources import MOST_TRACED, says
 from deltamem.serve.access import Caller
 from deltamem.serve.errors import ApiError
-from deltamem.serve.lookback import DRIFT, Check, beside_engine
+from deltamem.serve.lookback import DRIFT, beside_engine
 from deltamem.serve.schema import AskRecall, Role
 from deltamem.serve.server import Server
 from deltamem.state import MemoryState

@@ -5,8 +5,10 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
+from deltamem.attribution import Check
+from deltamem.recall.sources import MOST_TRACED
 from deltamem.serve.errors import ApiError
-from deltamem.serve.lookback import MOST_TRACED, Check, PastTurn, SeenMessage, beside_engine, past_turn, trace, weigh
+from deltamem.serve.lookback import PastTurn, SeenMessage, beside_engine, past_turn, trace, weigh
 from deltamem.serve.routes.common import AskerOf, ServerOf
 from deltamem.serve.routes.sessions import Session
 from deltamem.serve.schema import AskSources, AskStrengths

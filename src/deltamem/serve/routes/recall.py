@@ -6,10 +6,11 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
+from deltamem.attribution import Check
 from deltamem.recall import Recollection
 from deltamem.serve.access import Caller
 from deltamem.serve.errors import ApiError
-from deltamem.serve.lookback import Check, beside_engine
+from deltamem.serve.lookback import beside_engine
 from deltamem.serve.recalling import LoggedTurn, recall, rewrite, says_any, without
 from deltamem.serve.routes.common import AskerOf, CallerOf, ServerOf
 from deltamem.serve.routes.sessions import Session
