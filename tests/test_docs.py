@@ -3,6 +3,7 @@
 import importlib
 import re
 import runpy
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ def test_a_map_names_what_there_is(page: str) -> None:
         elif re.fullmatch(r"[\w.]+", shown) and not set(re.findall(r"[^\W\d]\w*", shown)) <= words:
             wrong.append(shown)
     assert not wrong
+
+
+def test_the_map_has_the_rooms_in_the_order_of_their_imports() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    layers = [re.findall(r"deltamem\.(\w+)", layer) for layer in contracts[0]["layers"]]
+    below = {room: place for place, layer in enumerate(layers) for room in layer}
+    table = (DOCS / "architecture.md").read_text("utf-8").split("| place in `src/deltamem/` |")[1].split("\n\n")[0]
+    rows = [re.findall(r"`(\w+)(?:/|\.py)`", row.split("|")[1]) for row in table.splitlines() if row.startswith("| `")]
+    assert {room for row in rows for room in row} == below.keys()
+    places = [[below[room] for room in row] for row in rows]
+    assert places == sorted(places, key=max)
 
 
 def shown() -> list[Any]:
