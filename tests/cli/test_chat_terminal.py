@@ -162,7 +162,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._keyboard, text.encode())
 
-    def wait_for(self, text: str, seconds: float = 90) -> None:
+    def wait_for(self, text: str, seconds: float = 300) -> None:
         """Waits until ``text`` is on the screen, after what was waited for before."""
         end = time.monotonic() + seconds
         while text not in self._shown:

@@ -68,7 +68,7 @@ def commanded(home: Path, *options: str) -> Iterator[str]:
     environment = os.environ | {"DELTAMEM_HOME": str(home)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
-            until, status = time.monotonic() + 200, 0
+            until, status = time.monotonic() + 600, 0
             while status != 200 and time.monotonic() < until and process.poll() is None:
                 try:
                     status = httpx.get(f"{url}/readyz").status_code
@@ -77,7 +77,7 @@ def commanded(home: Path, *options: str) -> Iterator[str]:
             yield url
         finally:
             process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=300)
     assert "Traceback" not in errors
 
 

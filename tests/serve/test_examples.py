@@ -27,7 +27,7 @@ def run() -> Iterator[Run]:
         def run(name: str, *arguments: str, said: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
             command = [sys.executable, str(ROOT / "examples" / name), *arguments]
             settings = os.environ | {"DELTAMEM_URL": url, "DELTAMEM_API_KEY": key} | environment
-            return subprocess.run(command, input=said, env=settings, capture_output=True, text=True, timeout=120)
+            return subprocess.run(command, input=said, env=settings, capture_output=True, text=True, timeout=800)
 
         yield run
 

@@ -207,7 +207,7 @@ def test_the_example(example: str, package: str, says: list[str], url: str) -> N
     pytest.importorskip(package)
     command = [sys.executable, str(ROOT / "examples" / example)]
     settings = os.environ | {"DELTAMEM_URL": url.removesuffix("/v1")}
-    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     for line in says:
         assert line in done.stdout

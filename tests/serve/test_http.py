@@ -265,20 +265,24 @@ def test_turns_of_one_session_wait_for_one_another(http: httpx.Client) -> None:
     assert sorted(reply.json()["memory"]["version"] for reply in replies) == list(range(2, 10))
 
 
-def test_another_process_that_writes_first_is_a_conflict(http: httpx.Client, server: Server) -> None:
+def test_another_process_that_writes_first_is_a_conflict(
+    http: httpx.Client, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     http.post("/v1/sessions", json={"session": "race"})
     head = server.store.load("default", "race")
-    lines = []
+    commit_all = server.store.commit_all
+
+    def after_another(commits: Any) -> Any:
+        server.store.commit(Commit("default", "race", parent=1, state=head.state, tokens=0))
+        return commit_all(commits)
+
+    monkeypatch.setattr(server.store, "commit_all", after_another)
     body = {"messages": TOLD, "temperature": 0, "stream": True, "memory": {"session": "race"}}
     with http.stream("POST", "/v1/chat/completions", json=body) as reply:
-        for line in reply.iter_lines():
-            if line and not lines:
-                server.store.commit(Commit("default", "race", parent=1, state=head.state, tokens=0))
-            lines.append(line)
-    errors = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
-    if "error" in errors[-1]:
-        assert errors[-1]["error"]["code"] == "session_conflict"
-        assert "data: [DONE]" not in lines
+        lines = list(reply.iter_lines())
+    *_, last = (json.loads(line[6:]) for line in lines if line.startswith("data: {"))
+    assert last["error"]["code"] == "session_conflict"
+    assert "data: [DONE]" not in lines
     assert server.store.get("default", "race").head == 2
     assert "deltamem_conflicts_total 1.0" in http.get("/metrics").text
 
@@ -305,7 +309,7 @@ def test_a_client_that_leaves_frees_its_row_and_changes_nothing(http: httpx.Clie
 
 
 def test_too_much_at_once_is_refused_with_a_time_to_return(http: httpx.Client) -> None:
-    body = {"messages": ASKED, "n": 16, "max_tokens": 60, "temperature": 2}
+    body = {"messages": ASKED, "n": 16, "max_tokens": 60, "temperature": 2, "ignore_eos": True}
     with ThreadPoolExecutor(6) as pool:
         replies = list(pool.map(lambda _: http.post("/v1/chat/completions", json=body), range(6)))
     refused = [reply for reply in replies if reply.status_code != 200]

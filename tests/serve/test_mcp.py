@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import pytest
 from mcp import Client, StdioServerParameters
 from serving import make_server, running
 
@@ -107,7 +106,6 @@ def test_streamable_http_before_a_server_elsewhere() -> None:
         anyio.run(run, url)
 
 
-@pytest.mark.timeout(280)
 def test_the_command_speaks_over_stdio(tmp_path: Path) -> None:
     parameters = StdioServerParameters(
         command=sys.executable,

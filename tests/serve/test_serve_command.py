@@ -45,7 +45,7 @@ def test_all_that_it_tells_is_json_and_its_flags_count(tmp_path: Path) -> None:
                 assert brief.json()["usage"]["completion_tokens"] == 2
         finally:
             process.send_signal(signal.SIGTERM)
-            _, rest = process.communicate(timeout=60)
+            _, rest = process.communicate(timeout=300)
     events = [json.loads(line) for line in (*lines, *rest.splitlines())]
     assert [event["error"] for event in events if event["level"] == "error"] == ["DeadlineError"]
     assert "/v1/sessions/{session}/observe" in {event.get("route") for event in events}

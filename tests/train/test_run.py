@@ -159,7 +159,7 @@ def test_a_terminated_process_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path
         if line.startswith("step 3/"):
             break
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate(timeout=800)
     assert process.returncode == 128 + signal.SIGTERM
     assert f"deltamem train {folder / 'recipe.yaml'} --resume" in out
     steps = int(out.split("after step ")[1].split(",")[0])
