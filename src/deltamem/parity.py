@@ -37,7 +37,7 @@ class RecordedStep:
         name: the step's name in the recording.
         start: the step whose memory it starts from; ``None`` starts empty.
         write: whether it writes.
-        cached: whether it goes on from the keys and values of ``start``.
+        cached: whether it continues from the keys and values of ``start``.
     """
 
     name: str
@@ -152,7 +152,7 @@ class _Case:
             self.attachment.activate(self.strategies[segments is not None])
             state = new_state(self.model, ids.shape[0])
             if recipe.start is not None:
-                # The two strategies differ in what they keep open: only an equal one can go on from it.
+                # The two strategies differ in what they keep open: only an equal one can continue from it.
                 before = memories[recipe.start]
                 opened = before.open if state.open is not None and before.open is not None else state.open
                 state = replace(before, open=opened)

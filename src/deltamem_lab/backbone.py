@@ -117,7 +117,7 @@ class Backbone:
     ) -> list[Generated]:
         """Answers prompts, each as if it were the only one.
 
-        What all prompts begin with is read once, and each goes on from a copy of the cache and the memory.
+        What all prompts begin with is read once, and each continues from a copy of the cache and the memory.
 
         Args:
             prompts: the messages of each.

@@ -73,7 +73,7 @@ def open_session(
     device: str = "auto",
     dtype: str = "auto",
 ) -> tuple[str, "Session"]:
-    """The name of a model, and a session of it that goes on from a memory's file if there is one."""
+    """The name of a model, and a session of it that continues from a memory's file if there is one."""
     choose_model(model, adapter)  # what is not there is said before anything heavy is imported
     from transformers.utils import logging
 

@@ -36,7 +36,7 @@ _SOURCE = "deltamem.demo.training:"
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of a training; the first begins with a fresh adapter, the next ones go on from where it got to.
+    """One run of a training; the first begins with a fresh adapter, the next ones continue from where it got to.
 
     Attributes:
         mix: what its dialogues are made of.
@@ -127,7 +127,7 @@ def recipe_of(
         config: what the adapter is.
         stage: how it is trained.
         folder: where the run is kept.
-        start: the adapter's folder to go on from; a fresh adapter by default.
+        start: the adapter's folder to continue from; a fresh adapter by default.
         seed: of the dialogues and the initial weights.
         control: train the static control instead: every question meets another dialogue's memory, so that all but
             memory can be learned.

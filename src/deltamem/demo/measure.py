@@ -31,7 +31,6 @@ METHODS = tuple(LABELS)
 FORGETTING_TOKENS = (0, 200, 400, 600, 1000, 2000)
 _UPDATE_FACTS, _UPDATE_CORRECTIONS, _FORGETTING_FACTS, _LOSS_FACTS = 4, 2, 4, 8
 
-Progress = Callable[[str], None]
 T = TypeVar("T")
 
 
@@ -106,7 +105,7 @@ class Exam:
         return self.reader.read(None, prompts, [replace(question, row=p) for p, question in enumerate(asked)])
 
 
-def measure(readers: Sequence[Reader], progress: Progress, sizes: Sizes | None = None) -> Results:
+def measure(readers: Sequence[Reader], progress: Callable[[str], None], sizes: Sizes | None = None) -> Results:
     """Runs every measurement, as many at a time as there are readers.
 
     A reader is one thread with a model of its own: what the threads of one product would spend on waiting for one

@@ -40,7 +40,7 @@ class Format:
         """Refuses what is no file of this format, or one of a newer version.
 
         Raises:
-            ValueError: it is; the message goes on from the file's name.
+            ValueError: it is; the message continues from the file's name.
         """
         if description.get("format") != self.name:
             raise ValueError(f"is not a {self.name} file: its format is {description.get('format')!r}.")

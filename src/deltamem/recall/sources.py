@@ -22,7 +22,7 @@ class WrittenTurn:
     """Messages that were written to a memory.
 
     Attributes:
-        messages: they.
+        messages: what was said.
         tokens: the same as tokens.
         written: the same as what was written.
         before: the memory that they were written to, one row.

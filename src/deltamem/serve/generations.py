@@ -44,7 +44,7 @@ class Choice:
 
     Attributes:
         prompt_tokens: tokens read.
-        before: the last few tokens of the text, or those that it goes on from.
+        before: the last few tokens of the text, or those that it continues from.
         text: its text so far.
         tokens: those whose text is in it; the end token, and what a stop text cut into, are not among them.
         reason: why it ended; ``None`` while it goes on.
@@ -98,7 +98,7 @@ class Generations:
         turn: the memory they read.
         prompts: the token ids of each prompt.
         samplings: how each answer to a prompt is sampled; the answers to one prompt are neighbours.
-        continues: the answers go on from the prompts' texts.
+        continues: the answers continue from the prompts' texts.
         form: that every answer must have; any by default.
 
     Raises:

@@ -52,7 +52,7 @@ class Draft:
         prompt: ``[1, T]``.
         cache: the memory that answers, with the keys and values of the first ``reused`` tokens.
         reused: how many these are.
-        keep: whether the next turn may go on from the cache.
+        keep: whether the next turn may continue from the cache.
         options: for ``generate``.
         start: when the turn began, on the monotonic clock.
     """
@@ -105,7 +105,7 @@ class Finished:
     Attributes:
         state: the memory after it.
         visible: what is visible after it.
-        read: the text that the next turn may go on from.
+        read: the text that the next turn may continue from.
         log: the turns that a retriever may bring back from now on.
         report: what it did.
         kept: the turn with its text, for a session that keeps it; ``None`` if nothing was written.

@@ -25,7 +25,7 @@ from deltamem.store.records import Commit, StoredMessage, Version, VersionInfo
 from deltamem.store.schema import Place, named_session, sessions, versions
 from deltamem.wording import counted
 
-# After these the log begins anew, or goes on from an earlier place.
+# After these the log begins anew, or continues from an earlier place.
 LOG_CUTS = ("rollback", "forget", "import")
 INFO = tuple(versions.c[name] for name in VersionInfo.__dataclass_fields__)
 WHOLE: Select[Any] = select(*INFO, versions.c.tail, versions.c.key_id, versions.c.state)

@@ -34,7 +34,7 @@ def run_sweep(sweep: Sweep, *, jobs: int = 1) -> int:
         jobs: how many runs at a time; one takes place in this process, several in processes of their own.
 
     Returns:
-        the signal that stopped it, with checkpoints to go on from, or 0.
+        the signal that stopped it, with checkpoints to continue from, or 0.
 
     Raises:
         ValueError: it was started in several processes by a launcher.

@@ -29,7 +29,7 @@ def plan_sizes(recipe: Recipe) -> Sweep:
     """The short runs that the section ``auto`` of a recipe asks for, in the folder ``sizes`` of its own.
 
     Raises:
-        RecipeError: nothing is held out to measure on, a size or a change is impossible, or the recipe goes on from a
+        RecipeError: nothing is held out to measure on, a size or a change is impossible, or the recipe continues from a
             finished adapter, whose size is fixed.
     """
     if recipe.start is not None:

@@ -76,7 +76,7 @@ def _fork(chat: "Chat", name: str) -> None:
     if not name or name in chat.branches:
         raise ValueError(f"/fork takes a new name; there are: {', '.join(chat.branches)}.")
     chat.branches[name] = chat.session.fork()
-    chat.note(f"{name} goes on from here; /switch {chat.branch} goes back.")
+    chat.note(f"{name} continues from here; /switch {chat.branch} goes back.")
     chat.branch = name
 
 
@@ -144,7 +144,7 @@ COMMANDS = {
     "unfreeze": Command(_unfreeze, "", "write again"),
     "forget": Command(_forget, "", "empty the memory for good"),
     "save": Command(_save, "[FILE]", "save the memory"),
-    "load": Command(_load, "FILE", "go on from a saved memory"),
+    "load": Command(_load, "FILE", "continue from a saved memory"),
     "help": Command(_help, "", "these lines"),
     "quit": Command(_quit, "", "leave"),
 }

@@ -50,7 +50,7 @@ class TerminalLines:
     """Lines typed at a terminal, with history, completion and several lines by Alt+Enter or a last backslash.
 
     Args:
-        completions: gives the ways to go on from a beginning.
+        completions: gives the ways to continue from a beginning.
         history: file that keeps what was typed; in memory if ``None``.
         options: for ``PromptSession``, such as another input and output.
     """

@@ -61,7 +61,7 @@ class AnyEngine(Protocol):
             deliver: takes the events, on the engine's thread.
             state: the memory, one row; empty by default, which is the bare backbone.
             deadline: in the terms of ``time.monotonic()``.
-            continues: the text goes on from the prompt's, instead of beginning anew.
+            continues: the text continues from the prompt's, instead of beginning anew.
             constraint: what it may say, of this generation alone; anything by default.
 
         Raises:
@@ -89,7 +89,7 @@ class AnyEngine(Protocol):
             segments: ``[1, T]`` segment ids.
             write: ``[1, T]`` bool, the tokens that write.
             deliver: takes the event, on the engine's thread.
-            state: the memory to go on from, one row; empty by default.
+            state: the memory to continue from, one row; empty by default.
             deadline: in the terms of ``time.monotonic()``.
             admitted: it ends a turn whose generation was let in, and so never finds the queue full or closed.
 

@@ -16,7 +16,7 @@ class TextStream:
     Args:
         tokenizer: the model's tokenizer.
         stop: texts before which the stream ends.
-        after: tokens that the text goes on from. Decoders drop a space at the beginning of a text, but not within it.
+        after: tokens that the text continues from. Decoders drop a space at the beginning of a text, but not within it.
 
     Attributes:
         stopped: whether a stop text has come.

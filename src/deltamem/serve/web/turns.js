@@ -23,7 +23,7 @@ export const save = (session, turns) => sessionStorage.setItem(name(session), JS
 export const forget = (session) => sessionStorage.removeItem(name(session));
 
 /**
- * The versions that led to one: a rollback goes on from what it took up again, and what began anew from nothing.
+ * The versions that led to one: a rollback continues from what it took up again, and what began anew from nothing.
  * @param {import("./api.js").Version[]} timeline @param {number} head @returns {(version: number) => boolean}
  */
 function ledTo(timeline, head) {
