@@ -14,9 +14,10 @@ from starlette.requests import Request
 from torch import Tensor, nn
 
 from deltamem.attribution import Check, ReadProbe, read_probe, read_strengths, write_shares, write_strengths
-from deltamem.chat import ChatTokens, Message, encode_chat
+from deltamem.chat import Message, encode_chat
 from deltamem.chat.input import WriteInput
 from deltamem.observe import observe
+from deltamem.recall import WrittenTurn
 from deltamem.serve.access import Caller
 from deltamem.serve.bridge import settled, unless_disconnected
 from deltamem.serve.engine.jobs import Ticket
@@ -111,18 +112,14 @@ async def beside_engine(server: Server, caller: Caller, request: Request, work: 
 
 
 @dataclass(frozen=True)
-class PastTurn:
-    """A turn, or a text that was observed.
+class PastTurn(WrittenTurn):
+    """A turn, or a text that was observed: what became memory of it, and where the store has it.
 
     Attributes:
         session: whose.
         version: the one that it made.
         answered: whether its last message is an answer.
         sent: what it was sent, and the answer.
-        added: what became memory of that.
-        tokens: the same as tokens.
-        written: the same as what was written.
-        before: the memory that it began with.
         after: the memory that it left.
     """
 
@@ -130,16 +127,7 @@ class PastTurn:
     version: int
     answered: bool
     sent: Sequence[Message]
-    added: Sequence[Message]
-    tokens: ChatTokens
-    written: WriteInput
-    before: MemoryState
     after: MemoryState
-
-    @property
-    def length(self) -> int:
-        """T, how many tokens are to be gone through."""
-        return self.written[0].shape[1]
 
     def check(self, reached: MemoryState) -> None:
         """Compares the memory with the one that its text leads to now.
@@ -180,17 +168,8 @@ def past_turn(
         sent = [*sent[:-1], answer_message(sent[-1]["content"])]
     added = [*new_messages(sent[:-1]), sent[-1]] if answered else list(sent)
     tokens = server.prompts.to_write(added)
-    return PastTurn(
-        session,
-        number,
-        answered,
-        sent,
-        added,
-        tokens,
-        WriteInput.of(tokens, added, roles),
-        server.states.unpack(before.state),
-        server.states.unpack(after.state),
-    )
+    written, unpack = WriteInput.of(tokens, added, roles), server.states.unpack
+    return PastTurn(added, tokens, written, unpack(before.state), session, number, answered, sent, unpack(after.state))
 
 
 def visible_messages(prompts: Prompts, sent: Sequence[Message]) -> list[Message]:
@@ -236,7 +215,7 @@ def weigh(server: Server, turn: PastTurn, check: Check) -> list[SeenMessage]:
     turn.check(reached)
     reads = _reads(server, turn, check) if turn.answered else {}
     seen = []
-    for number, message in enumerate(turn.added):
+    for number, message in enumerate(turn.messages):
         places = turn.tokens.of([number])[0].nonzero()[:, 0].tolist()
         read_ids, read = reads.get(number, ([], None))
         # A template may show a message otherwise where it is written.
@@ -302,7 +281,7 @@ def trace(server: Server, answer: PastTurn, past: Sequence[PastTurn], check: Che
 def _shares(turn: PastTurn, shares: Tensor) -> list[SeenMessage]:
     """The messages of a turn with their tokens' ``shares`` ``[T]``."""
     messages = []
-    for number, message in enumerate(turn.added):
+    for number, message in enumerate(turn.messages):
         tokens = [SeenToken(text, float(shares[place])) for place, text in turn.tokens.content(number)]
         messages.append(SeenMessage(message["role"], float(shares[turn.tokens.of([number])[0]].sum()), tokens))
     return messages
