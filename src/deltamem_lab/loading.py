@@ -14,7 +14,8 @@ from deltamem.models.catalog import MODELS
 from deltamem.models.loading import load_config, load_tokenizer, load_weights
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.methods.base import Weights
-from deltamem_lab.methods.registry import STATIC, known_weights, static_of
+from deltamem_lab.methods.registry import known_weights, static_of
+from deltamem_lab.names import STATIC
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from deltamem.demo.adapters import COURSES, TRAINING_FILE, Which, recipe_of
 from deltamem.extensions import load_named
-from deltamem_lab.methods.registry import STATIC, static_of
-from deltamem_lab.names import SUITE_GROUP, check_suite
+from deltamem_lab.methods.registry import static_of
+from deltamem_lab.names import STATIC, SUITE_GROUP, check_suite
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from deltamem_lab.interface import Cost
-from deltamem_lab.methods.registry import STATIC, adapter_of, is_static, static_of
+from deltamem_lab.methods.registry import adapter_of, is_static, static_of
+from deltamem_lab.names import STATIC
 from deltamem_lab.published import WITHOUT_HISTORY
 from deltamem_lab.records import HARNESS, Record
 from deltamem_lab.statistics import Difference, Interval, corrected, paired_difference, rate_interval

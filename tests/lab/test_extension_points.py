@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from deltamem.cli.main import main
-from deltamem_lab import suites
-from deltamem_lab.methods.registry import build_method, describe_method, find_method, is_control
-from deltamem_lab.names import REAL, SUITES, tasks
+from deltamem_lab import names, suites
+from deltamem_lab.methods.registry import build_method, describe_method, find_method, is_control, own_methods
 from deltamem_lab.records import read_run
 from deltamem_lab.tasks.registry import find_task, own_tasks
 
@@ -127,8 +126,11 @@ def run(*arguments: object) -> int:
 
 
 def test_the_names_that_are_known_without_importing_are_those_that_there_are() -> None:
-    assert tasks() == tuple(own_tasks())
-    assert set(SUITES) == {*suites.SUITES, REAL}
+    assert names.tasks() == {name: tuple(one.protocols) for name, one in own_tasks().items()}
+    assert set(names.SUITES) == {*suites.SUITES, names.REAL}
+    methods, kinds = names.methods()
+    assert sorted(methods) == sorted(own_methods())
+    assert set(kinds) == {one.made.weights.kind for one in own_methods().values() if one.made.weights}
 
 
 NAMED = ("--task", "colours_pkg.task:Colours", "--method", "colours_pkg.methods:FirstTurn", "--method", "none")
@@ -208,7 +210,7 @@ def test_a_record_is_no_reason_to_import_a_module(tmp_path: Path, monkeypatch: p
         (["--task", "world", "--method", "colours_pkg.methods:NoMethod"], "is not a method: its class must inherit"),
         (["--task", "world", "--method", "broken"], "is not a method: its class must inherit"),
         (["--task", "world", "--method", "colours_pkg.methods:FirstTurn:multi"], "it does not use an adapter"),
-        (["--task", "world", "--method", "nothing"], "There is no method 'nothing' (not known); there are: none"),
+        (["--task", "world", "--method", "nothing"], "There is no method 'nothing'; there are: "),
         (["--suite", "colours_pkg.task:Colours"], "is not a suite"),
         (["--task", "colours", "--option", "new=many"], "new must be a number, or numbers"),
         (["--task", "colours", "--task", "colours_pkg.task:Colours"], "Several tasks are named colours"),

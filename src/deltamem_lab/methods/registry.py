@@ -14,14 +14,13 @@ from typing import Any, Literal, TypeVar, get_args
 from deltamem.extensions import installed, load_named
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Weights
+from deltamem_lab.names import METHOD_GROUP, PARTS, STATIC
 
 Kind = Literal["text", "excerpt", "trained", "memory", "control"]
 Made = TypeVar("Made", bound=type[BackboneMethod])
 
-GROUP = "deltamem.methods"
-STATIC = "static"
 # The methods that are asked for by an adapter's name, by what stands after its plus.
-_PARTS = {"": "memory", "context": "context", "replay": "replay"}
+_PARTS = {"": "memory"} | {part: part for part in PARTS}
 # The controls that every adapter has its own of, beside the static one, which is trained.
 MATCHED = ("empty", "shuffled")
 
@@ -112,7 +111,7 @@ def find_method(name: str) -> MethodEntry:
     own = own_methods()
     if name in own:
         return own[name]
-    made = load_named(name, GROUP)
+    made = load_named(name, METHOD_GROUP)
     if made is None:
         raise ValueError("not known")
     if not (isinstance(made, type) and issubclass(made, BackboneMethod)):
@@ -129,7 +128,7 @@ def import_methods(names: Iterable[str]) -> None:
         ValueError: there is no such class.
     """
     for kind in (_split(name)[0] for name in names):
-        if ":" in kind or kind in installed(GROUP):
+        if ":" in kind or kind in installed(METHOD_GROUP):
             find_method(kind)
 
 
@@ -158,7 +157,7 @@ def parse_method(name: str, adapters: Sequence[str]) -> tuple[str, str]:
         if adapter and not entry.made.adapted:
             raise ValueError("it does not use an adapter")
     except ValueError as error:
-        known = [*own_methods(), *installed(GROUP), *adapters, *(f"{adapter}+context" for adapter in adapters)]
+        known = [*own_methods(), *installed(METHOD_GROUP), *adapters, *(f"{adapter}+context" for adapter in adapters)]
         raise ValueError(
             f"There is no method {name!r} ({error}); there are: {', '.join(known)}, or write module:Class."
         ) from None
@@ -235,13 +234,13 @@ def default_methods(backbone: Backbone, options: MethodOptions | None = None) ->
 
 def _installed_method(kind: str) -> MethodEntry | None:
     """The method of a name, if it is of this package or an installed one."""
-    return find_method(kind) if kind in own_methods() or kind in installed(GROUP) else None
+    return find_method(kind) if kind in own_methods() or kind in installed(METHOD_GROUP) else None
 
 
 def _split(name: str) -> tuple[str, str]:
     """A method's kind, which may be ``module:Class``, and its adapter, if it is said."""
     kind, _, rest = name.partition(":")
-    if kind in own_methods() or kind in installed(GROUP):
+    if kind in own_methods() or kind in installed(METHOD_GROUP):
         return kind, rest
     attribute, _, adapter = rest.partition(":")
     return (f"{kind}:{attribute}" if attribute else kind), adapter

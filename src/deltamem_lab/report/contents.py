@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 from deltamem_lab.methods import describe_method, is_control
-from deltamem_lab.methods.registry import STATIC
+from deltamem_lab.names import STATIC
 from deltamem_lab.records import Record
 from deltamem_lab.report.beside import beside, paper_table
 from deltamem_lab.report.blocks import Block, Chart, Heading, Paragraph, Table

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from deltamem_lab.methods import is_control
-from deltamem_lab.methods.registry import STATIC
+from deltamem_lab.names import STATIC
 from deltamem_lab.records import Record
 from deltamem_lab.report.blocks import Block, Example, Heading, Paragraph
 from deltamem_lab.summary import NONE, RIGHT

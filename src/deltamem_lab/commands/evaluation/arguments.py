@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from deltamem_lab.names import check_suite, check_task
+from deltamem.models.catalog import EMBEDDED, MODELS
+from deltamem_lab.names import check_method, check_suite, check_task
 
 if TYPE_CHECKING:
     from deltamem_lab.commands.evaluation.recipe import EvalRecipe, TaskSection
@@ -17,16 +18,20 @@ if TYPE_CHECKING:
 
 
 def check_names(recipe: "EvalRecipe") -> None:
-    """Refuses a suite or a task that there is not, before anything is imported that takes seconds.
+    """Refuses a suite, task, protocol or method that there is not, before anything is imported that takes seconds.
 
     Raises:
-        typer.BadParameter: there is no such suite or task.
+        typer.BadParameter: there is no such thing.
     """
+    given = recipe.adapters if isinstance(recipe.adapters, dict) else [one.partition("=")[0] for one in recipe.adapters]
+    known = MODELS.get(recipe.model.name or EMBEDDED)
     try:
         if recipe.suite:
             check_suite(recipe.suite)
-        for name in recipe.tasks:
-            check_task(name)
+        for name, section in recipe.tasks.items():
+            check_task(name, section.protocol)
+        for name in recipe.methods:
+            check_method(name, {*given, *(known.shipped() if known else ())})
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 

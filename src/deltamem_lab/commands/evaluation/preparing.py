@@ -12,7 +12,8 @@ from pathlib import Path
 from deltamem.extensions import how_to_install
 from deltamem.files import write_atomically
 from deltamem_lab.loading import static_name
-from deltamem_lab.methods.registry import STATIC, is_static, static_of
+from deltamem_lab.methods.registry import is_static, static_of
+from deltamem_lab.names import STATIC
 from deltamem_lab.records import TRAINED
 from deltamem_lab.suites import Suite, SuiteTraining
 
