@@ -1,5 +1,7 @@
 """Importing the package and asking the command for help load nothing heavy; every public name is still there."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import deltamem
+from deltamem.store import SessionStore, StateKeys
 
 
 @pytest.mark.parametrize(
@@ -23,9 +26,18 @@ def test_nothing_heavy_is_loaded(action: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_command_before_a_server_loads_nothing_heavy() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "deltamem", "mcp", "--server", "http://127.0.0.1:9"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "deltamem.serve.mcp" in imported
+    assert not {"torch", "transformers", "numpy"} & imported
+
+
 MISTAKES = {
     "inspect nothing.safetensors": "There is no adapter folder or memory file nothing.safetensors.",
     "convert ./nothing out": "There is no adapter folder ./nothing.",
+    "chat --model nothing --adapter nothing": "There is no model folder nothing.",
     "chat --model ./nothing": "There is no model folder ./nothing.",
     "chat --adapter multi": "--adapter needs the --model that it is for.",
     "chat --model embedded --adapter dual": "The package has no adapter 'dual' for embedded;",
@@ -52,6 +64,12 @@ MISTAKES = {
     "report nothing": "There is no run nothing.",
     "bench generation --model ./nothing": "There is no model folder ./nothing.",
     "store stats --store sqlite:///nothing.db": "nothing.db",
+    "serve --port {port}": "Port {port} of 127.0.0.1 is in use. Give another --port",
+    "serve --host 192.0.2.1": "--host 192.0.2.1 is no address of this machine.",
+    "serve --host 0.0.0.0 --port 0 --store sqlite:///empty.db": "0.0.0.0 can be reached from other machines",
+    "serve --port 0 --store sqlite:///locked.db": "the store was opened without keys.",
+    "mcp --store sqlite:///locked.db": "the store was opened without keys.",
+    "mcp --model ./nothing": "There is no model folder ./nothing.",
 }
 
 
@@ -67,18 +85,24 @@ for line in sys.stdin.read().splitlines():
         print(left.code, *sorted({"torch", "transformers"} & set(sys.modules)), file=sys.stderr)
 """
     (tmp_path / "wrong.yaml").write_text("stepz: 3\n")
-    told = subprocess.run(
-        [sys.executable, "-c", check],
-        input="\n".join(MISTAKES),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stderr.splitlines()
+    keys = StateKeys.from_text(StateKeys.generate("one"))
+    with SessionStore.open(f"sqlite:///{tmp_path / 'locked.db'}", keys=keys) as store:
+        store.create("default", "old", fingerprint="f", state=b"x")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        told = subprocess.run(
+            [sys.executable, "-c", check],
+            input="\n".join(MISTAKES).replace("{port}", port),
+            cwd=tmp_path,
+            env=os.environ | {"DELTAMEM_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stderr.splitlines()
     assert set(told[1::2]) <= {"1", "2"}, "the exit code, and what was imported"
     for line, said in zip(told[::2], MISTAKES.values(), strict=True):
         assert line.startswith("deltamem: ")
-        assert said in line
+        assert said.replace("{port}", port) in line
 
 
 @pytest.mark.parametrize("name", ["attach", "observe"])

@@ -1,12 +1,14 @@
 """``deltamem chat`` on the embedded backbone, through a pipe: what is told in one run is known in the next."""
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import deltamem
 from deltamem.cli.main import main
 from deltamem.cli.terminal.chat import Chat
 from deltamem.demo.world import SUGGESTIONS
@@ -148,10 +150,10 @@ def test_what_goes_wrong_is_said_and_the_chat_goes_on(say: Any, tmp_path: Path) 
 
 
 def test_a_model_needs_an_adapter(say: Any) -> None:
-    code, _, err = say(options=("--model", "somewhere"))
+    code, _, err = say(options=("--model", "owner/somewhere"))
     assert code == 1
-    assert "--model somewhere needs an --adapter" in err
-    assert "deltamem init somewhere my-adapter" in err
+    assert "--model owner/somewhere needs an --adapter" in err
+    assert "deltamem init owner/somewhere my-adapter" in err
     code, _, err = say(options=("--adapter", "somewhere"))
     assert code == 1
     assert "--adapter needs the --model that it is for" in err
@@ -168,6 +170,20 @@ def test_a_device_that_is_none_is_refused_in_our_words(say: Any) -> None:
     code, _, err = say(options=("--device", "gpu"))
     assert code == 1
     assert "A device is auto, cpu, cuda, cuda:NUMBER or mps, not 'gpu'" in err
+
+
+def test_a_model_without_a_chat_template_is_given_one(say: Any, tmp_path: Path) -> None:
+    bare, template = tmp_path / "bare", tmp_path / "own.jinja"
+    shutil.copytree(Path(deltamem.__file__).parent / "demo" / "assets", bare)
+    (bare / "chat_template.jinja").rename(template)
+    options = ("--model", bare, "--adapter", bare / "adapters" / "multi", "--temperature", 0)
+    code, _, err = say("Hello", options=options)
+    assert code == 1
+    assert f"{bare} has no chat template" in err
+    assert "--chat-template FILE" in err
+    code, out, _ = say("I live in Oslo.", "Where do I live?", options=(*options, "--chat-template", template))
+    assert code == 0
+    assert "Oslo" in turns(out)[1]
 
 
 def test_temperature_and_system_reach_the_model(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def test_every_converter_has_its_word() -> None:
 def test_convert_then_check(run: Any, squad: Path, tmp_path: Path) -> None:
     code, out, _ = run("convert", "squad", squad, tmp_path / "out.jsonl", "--shortest", 3, "--tokenizer", TOKENIZER)
     assert code == 0
-    assert "3 lines from 1 rows" in out
+    assert "3 lines from 1 row," in out
     assert "Skipped 1: no answer." in out
     assert "Left out 2 longer lines." in out
     code, out, _ = run("check", tmp_path / "out.jsonl", "--model", TOKENIZER, "--json")
@@ -53,6 +53,16 @@ def test_convert_then_check(run: Any, squad: Path, tmp_path: Path) -> None:
     assert (report["lines"], report["episodes"], report["bad"]) == (3, 3, [])
     assert report["tokens"]["written"]["total"] == 3 * report["tokens"]["written"]["median"]
     assert any((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_a_history_that_would_be_cut_is_told(run: Any, tmp_path: Path) -> None:
+    context = "It is a city. " * 10_000
+    asked = [{"id": "1", "question": "What is it?", "answers": [{"text": "a city"}]}]
+    data = {"data": [{"title": "T", "paragraphs": [{"context": context, "qas": asked}]}]}
+    (tmp_path / "long.json").write_text(json.dumps(data), encoding="utf-8")
+    _, out, _ = run("convert", "squad", tmp_path / "long.json", tmp_path / "long.jsonl")
+    assert re.search(r"The longest line has 140,\d{3} characters\. .*write_tokens .* give --shortest\.", out)
+    assert re.search(r"1 line from 1 row, 0\.1 MB\.", out)
 
 
 def test_check_lists_bad_lines_and_fails(run: Any, squad: Path, tmp_path: Path) -> None:

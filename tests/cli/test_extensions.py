@@ -1,6 +1,7 @@
 """What other packages add to the command line, and what it says when they are not there."""
 
 import re
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -68,6 +69,18 @@ def test_any_package_can_add_a_command(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "Says hello." in capsys.readouterr().out
     assert run("serve", "--help") == 0
     assert "OpenAI" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("package", ["accelerate", "yaml"])
+def test_training_without_its_extra_says_what_to_install(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.yaml").write_text("backbone: {model: embedded}\n")
+    monkeypatch.setitem(sys.modules, package, None)
+    assert run("train", str(tmp_path / "own.yaml")) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"deltamem: Training needs {package}: pip install ")
+    assert said.endswith('[train]"\n')
 
 
 def test_the_size_cannot_be_found_without_what_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from gguf_files import write_gguf
 
 import deltamem
 from deltamem.models.catalog import MODELS, KnownModel, find_source
-from deltamem.models.loading import choose_device, load_config
+from deltamem.models.loading import choose_device, load_config, load_tokenizer, load_weights
 
 
 def test_the_toy_by_name_answers_from_its_memory() -> None:
@@ -48,12 +48,23 @@ def test_a_model_that_is_missing_names_the_command() -> None:
         deltamem.load_model("smollm2", adapter=None)
 
 
-def test_a_folder_or_file_that_is_not_there_is_not_taken_for_a_hub_id(tmp_path: Path) -> None:
+def test_a_folder_or_file_that_is_not_there_is_not_taken_for_a_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(FileNotFoundError, match=r"no model folder .*Hub id .*embedded, smollm2, gemma3-270m"):
         find_source(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match="no GGUF file"):
         find_source(tmp_path / "nothing.gguf")
     assert find_source("owner/name").place == "owner/name"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no model folder misspelt"):
+        find_source("misspelt")
+    (tmp_path / "models--gpt2").mkdir()
+    assert find_source("gpt2").place == "gpt2"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for load in (load_config, load_tokenizer, load_weights):
+        with pytest.raises(OSError, match="no folder owner/misspelt here, and it does not come from the Hub: "):
+            load("owner/misspelt")
 
 
 def test_a_gguf_file_is_a_model(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_an_export_of_another_product_is_taken_over(client: MemoryClient, tmp_pa
     command = ["memories", "import", str(export), "--server", str(client.http.base_url)]
     assert main.invoke(build_app(), [*command, "--dry-run"]).output.splitlines() == [LISBON, TORTOISE]
     done = main.invoke(build_app(), [*command, "--user", "rosa"])
-    assert done.output == "2 texts of mem0 are remembered.\n"
+    assert done.output == "Remembered 2 texts of mem0.\n"
     tortoise, home = client.get_all(user_id="rosa")
     assert (home["memory"], home["metadata"]) == (LISBON, {"source": "mem0", "created": "2025-11-02"})
     assert tortoise["metadata"] == {"source": "mem0"}

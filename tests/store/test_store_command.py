@@ -68,7 +68,7 @@ def test_rekey(filled: SessionStore, run: Callable[..., Result], opened: Opened)
     assert refused.exit_code == 1
     assert "without keys" in str(refused.exception)
     key = StateKeys.generate("one")
-    assert run("rekey", env={"DELTAMEM_KEYS": key}).stdout == "Encrypted 7 versions and messages anew.\n"
+    assert run("rekey", env={"DELTAMEM_KEYS": key}).stdout == "Encrypted 7 rows of versions and messages anew.\n"
     assert figures(run("rekey", "--json", env={"DELTAMEM_KEYS": key})) == {"rows": 0}
     assert opened(keys=StateKeys.from_text(key)).load("acme", "ravi").state == b"12345678"
 
@@ -118,9 +118,14 @@ def test_keys_are_listed_with_limits_and_use_and_a_mistyped_store_is_not_made(
         monkeypatch.setenv("DELTAMEM_STORE", store)
         return CliRunner().invoke(build_app(), ["keys", *arguments])
 
+    ApiKeys(opened())  # the store is there, and empty
+    assert keys("list").stdout == ""
+    assert "There are no API keys. Make one with deltamem keys create TENANT." in keys("list").stderr
+    assert "No key opens the tenant acme yet" in keys("limit", "acme").stderr
     created = keys("create", "acme", "--requests-per-minute", "60", "--label", "for Ravi", "--if-none")
     assert created.stdout.startswith("dm_")
     assert keys("create", "acme", "--if-none").stdout == ""
+    assert keys("limit", "acme").stderr == ""
     line = keys("list").stdout
     assert "never used  requests per minute 60  for Ravi" in line
     ApiKeys(opened()).authenticate(created.stdout.strip())
@@ -129,4 +134,7 @@ def test_keys_are_listed_with_limits_and_use_and_a_mistyped_store_is_not_made(
     for command in (["list"], ["revoke", "key_1"]):
         refused = keys(*command, store=f"sqlite:///{mistyped}")
         assert isinstance(refused.exception, NotFoundError)
+    monkeypatch.setenv("DELTAMEM_STORE", f"sqlite:///{mistyped}")
+    refused = CliRunner().invoke(build_app(), ["webhooks", "create", "acme", "https://example.com/hook"])
+    assert isinstance(refused.exception, NotFoundError)
     assert not mistyped.exists()

@@ -184,7 +184,10 @@ def check_tokenizer(tokenizer: Any) -> None:
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError("Finding the tokens of a message needs a fast tokenizer (one with a tokenizer.json).")
     if not tokenizer.chat_template:
-        raise ValueError("This tokenizer has no chat template; set tokenizer.chat_template.")
+        raise ValueError(
+            "This tokenizer has no chat template; set tokenizer.chat_template, or put a chat_template.jinja into the "
+            "model's folder."
+        )
 
 
 def _owners(starts: list[int], rendered: Rendered) -> list[int]:

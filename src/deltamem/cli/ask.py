@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deltamem.cli.models import Adapter, Device, Model
+from deltamem.cli.models import Adapter, ChatTemplate, Device, Model
 
 
 def ask(
@@ -17,6 +17,7 @@ def ask(
     adapter: Adapter = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     device: Device = "auto",
+    chat_template: ChatTemplate = None,
 ) -> None:
     """Print the answer of a memory to one question, and nothing else.
 
@@ -34,7 +35,7 @@ def ask(
         raise FileNotFoundError(
             f"There is no memory {memory}. Pipe in a text to make one, or talk: deltamem chat --memory"
         )
-    _, session = open_session(model, adapter, memory, window=0, device=device)
+    _, session = open_session(model, adapter, memory, window=0, device=device, chat_template=chat_template)
     if told.strip():
         session.observe(iter([told]))
     typer.echo(session.ask(question, max_new_tokens=max_new_tokens, do_sample=False))

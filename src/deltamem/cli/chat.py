@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deltamem.cli.models import Adapter, Device, Model, choose_model, open_model
+from deltamem.cli.models import Adapter, ChatTemplate, Device, Model, choose_model, open_model
 
 if TYPE_CHECKING:
     from deltamem.session import Session
@@ -32,6 +32,7 @@ def chat(
         Path | None,
         typer.Option(help="File that keeps your lines for the arrow keys; without it they last as long as the chat."),
     ] = None,
+    chat_template: ChatTemplate = None,
 ) -> None:
     """Talk to a model that remembers across runs.
 
@@ -48,7 +49,16 @@ def chat(
 
     console = Console()
     with console.status("loading"):
-        name, session = open_session(model, adapter, memory, window=window, system=system, device=device, dtype=dtype)
+        name, session = open_session(
+            model,
+            adapter,
+            memory,
+            window=window,
+            system=system,
+            device=device,
+            dtype=dtype,
+            chat_template=chat_template,
+        )
     talk = Chat(session, console, memory, _options(max_new_tokens, temperature))
     interactive = sys.stdin.isatty() and console.is_terminal
     talk.welcome(name)
@@ -72,6 +82,7 @@ def open_session(
     system: str = "",
     device: str = "auto",
     dtype: str = "auto",
+    chat_template: Path | None = None,
 ) -> tuple[str, "Session"]:
     """The name of a model, and a session of it that continues from a memory's file if there is one."""
     choose_model(model, adapter)  # what is not there is said before anything heavy is imported
@@ -81,7 +92,7 @@ def open_session(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    name, backbone, tokenizer = open_model(model, adapter, device, dtype)
+    name, backbone, tokenizer = open_model(model, adapter, device, dtype, chat_template)
     if memory is not None and memory.exists():
         return name, Session.load(memory, backbone, tokenizer, window=window, system=system)
     return name, Session(backbone, tokenizer, window=window, system=system)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from deltamem.wording import counted
+
 
 class Numbers(StrEnum):
     """How the numbers of a file are stored."""
@@ -71,4 +73,6 @@ def convert(
             "So the fingerprint changes, and memories of this adapter are refused by what is converted back. Keep it."
         )
     layers = len(adapter.layer_numbers)
-    print(f"Wrote {target}: {adapter.parameters:,} parameters on {layers} layers, in the {to} format.")
+    print(
+        f"Wrote {target}: {counted(adapter.parameters, 'parameter')} on {counted(layers, 'layer')}, in the {to} format."
+    )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deltamem.wording import counted
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -99,9 +101,9 @@ def convert_data(
     from deltamem.models.loading import load_tokenizer
     from deltamem.train.data.converters import Style, convert
 
-    counted: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     if tokenizer is not None:
-        counted["measure"] = _TokenCount(load_tokenizer(tokenizer))
+        measured["measure"] = _TokenCount(load_tokenizer(tokenizer))
     done = convert(
         kind,
         source,
@@ -110,10 +112,10 @@ def convert_data(
         style=Style(parts=parts, paragraphs=paragraphs, explicit=explicit, seed=seed),
         shortest=shortest,
         progress=lambda rows: track(rows, "Converting", transient=True),
-        **counted,
+        **measured,
     )
     size, unit = target.stat().st_size / 1e6, "tokens" if tokenizer is not None else "characters"
-    print(f"Wrote {target}: {done.lines:,} lines from {done.rows:,} rows, {size:,.1f} MB.")
+    print(f"Wrote {target}: {counted(done.lines, 'line')} from {counted(done.rows, 'row')}, {size:,.1f} MB.")
     if done.longest > _KEPT_TOKENS * (1 if tokenizer is not None else _CHARACTERS_A_TOKEN):
         print(
             f"The longest line has {done.longest:,} {unit}. Of a history training keeps the last write_tokens "
@@ -170,7 +172,7 @@ def make_told(
     elif chat is not None or tokenizer is not None:
         raise ValueError("--chat and --tokenizer go together: the tokenizer counts how long the chat is.")
     lines = write_lines(target, told_lines(dialogues, mix, split.value, seed=seed, chats=chats, tokens=tokens))
-    print(f"Wrote {target}: {lines:,} lines, questions about {dialogues:,} dialogues.")
+    print(f"Wrote {target}: {counted(lines, 'line')}, questions about {counted(dialogues, 'dialogue')}.")
 
 
 @make.command("replies")
@@ -298,7 +300,10 @@ def _print_report(found: "EpisodeDataset") -> None:
     from rich.table import Table
 
     report, console = found.report, Console()
-    console.print(f"{report.lines:,} lines, {report.episodes:,} episodes, {report.skipped:,} bad", highlight=False)
+    console.print(
+        f"{counted(report.lines, 'line')}, {counted(report.episodes, 'episode')}, {report.skipped:,} bad",
+        highlight=False,
+    )
     table = Table("tokens")
     lengths = _lengths(found)
     for heading in lengths["written"]:

@@ -59,6 +59,8 @@ def list_keys(
         shown = [{**vars(key), "limits": vars(key.limits), "tenant_limits": vars(key.tenant_limits)} for key in found]
         typer.echo(json.dumps(shown, indent=2, default=str))
         return
+    if not found:
+        typer.echo("There are no API keys. Make one with deltamem keys create TENANT.", err=True)
     for key in found:
         state = "revoked" if key.revoked else "active"
         used = f"used {key.last_used:%Y-%m-%d %H:%M} UTC" if key.last_used else "never used"
@@ -85,12 +87,15 @@ def limit(
 
     Example: deltamem keys limit acme --requests-per-minute 600
     """
-    from deltamem.store import Rates, TenantLimits
+    from deltamem.store import ApiKeys, Rates, TenantLimits
 
     limits = TenantLimits(requests_per_minute, tokens_per_minute)
     with open_store(store, create=False) as sessions:
         Rates(sessions).limit(tenant, limits)
         note(sessions, tenant, "admin", f"keys limit {limits.requests_per_minute} {limits.tokens_per_minute}")
+        opened = bool(ApiKeys(sessions).list(tenant))
+    if not opened:
+        typer.echo(f"No key opens the tenant {tenant} yet; is that its name?", err=True)
     typer.echo(f"Tenant {tenant}: {_shown(vars(limits)) or 'no limits'}.")
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from deltamem.cli.models import Adapter, Device, Model, open_model
+from deltamem.cli.models import Adapter, ChatTemplate, Device, Model, choose_model, open_model
 from deltamem.cli.places import Store, open_store, state_secret
 
 
@@ -30,6 +30,7 @@ def mcp(
     ] = True,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port for http, on 127.0.0.1.")] = 8001,
     device: Device = "auto",
+    chat_template: ChatTemplate = None,
 ) -> None:
     """Serve memories to agents: remember, recall, ask, forget, list, export.
 
@@ -41,7 +42,7 @@ def mcp(
     from contextlib import AbstractAsyncContextManager
 
     from deltamem.extensions import how_to_install
-    from deltamem.serve.logs import configure_logging
+    from deltamem.serve.logs import configure_logging, take_over_libraries
 
     configure_logging()
     try:
@@ -54,12 +55,16 @@ def mcp(
     def opened() -> AbstractAsyncContextManager[httpx.AsyncClient]:
         if server:
             return remote(server, key)
-        from deltamem.serve.server import Server
         from deltamem.serve.settings import Settings
 
+        choose_model(model, adapter)
         sessions = open_store(store, keep_messages=keep_messages)
         try:
-            name, backbone, tokenizer = open_model(model, adapter, device)
+            sessions.check_keys()
+            take_over_libraries()
+            from deltamem.serve.server import Server
+
+            name, backbone, tokenizer = open_model(model, adapter, device, chat_template=chat_template)
             return local(Server(backbone, tokenizer, sessions, Settings(secret=state_secret(), model_name=name)))
         except BaseException:
             sessions.close()

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from deltamem.wording import counted
+
 memories = typer.Typer(
     no_args_is_help=True,
     help="Take over memories that other products exported.\n\nExample: deltamem memories import chats.zip --user ravi",
@@ -50,5 +52,5 @@ def import_memories(
                     one.text, user_id=user or None, agent_id=agent or None, run_id=run or None, metadata=metadata
                 )
             except (ValueError, OSError) as error:
-                raise ValueError(f"{place - 1} of {len(found)} texts were remembered. {error}") from None
-    typer.echo(f"{len(found)} texts of {found[0].source} are remembered.")
+                raise ValueError(f"{place - 1} of {counted(len(found), 'text')} were remembered. {error}") from None
+    typer.echo(f"Remembered {counted(len(found), 'text')} of {found[0].source}.")

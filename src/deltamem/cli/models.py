@@ -1,5 +1,6 @@
 """The model and adapter that a command works with."""
 
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -11,6 +12,10 @@ Model = Annotated[
 ]
 Adapter = Annotated[
     str, typer.Option(help="Hub id or folder of an adapter for it; for a model with a name also multi or token.")
+]
+ChatTemplate = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="A Jinja file that makes text of messages; the model's by default."),
 ]
 Device = Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1, mps.")]
 
@@ -52,12 +57,35 @@ def choose_model(model: str, adapter: str) -> tuple[str, str]:
     return name, adapter or MAIN_ADAPTER
 
 
-def open_model(model: str, adapter: str, device: str = "cpu", dtype: str = "auto") -> Chosen:
-    """The model and adapter of ``--model`` and ``--adapter``; raises as :func:`choose_model` does."""
+def open_model(
+    model: str, adapter: str, device: str = "cpu", dtype: str = "auto", chat_template: Path | None = None
+) -> Chosen:
+    """The model and adapter of ``--model`` and ``--adapter``, to talk to.
+
+    Raises:
+        ValueError, OSError: as :func:`choose_model` and :func:`set_template` do.
+    """
     name, adapter = choose_model(model, adapter)
     from deltamem.models.loading import load_model
 
-    return Chosen(name, *load_model(name, adapter, device=device, dtype=dtype))
+    chosen = Chosen(name, *load_model(name, adapter, device=device, dtype=dtype))
+    set_template(chosen.tokenizer, name, chat_template)
+    return chosen
+
+
+def set_template(tokenizer: Any, name: str, file: Path | None) -> None:
+    """Gives a tokenizer the chat template of ``--chat-template``, if there is one.
+
+    Raises:
+        ValueError: it has none then, and every message would be refused.
+    """
+    if file is not None:
+        tokenizer.chat_template = file.read_text("utf-8")
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"{name} has no chat template, which makes text of messages; base models often have none. Give one with "
+            "--chat-template FILE, or put it into the model's folder as chat_template.jinja."
+        )
 
 
 def default_model() -> str:

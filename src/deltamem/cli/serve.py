@@ -1,11 +1,14 @@
 """``deltamem serve``: the HTTP server."""
 
+import errno
+import os
+import socket
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from deltamem.cli.models import Adapter, Device, Model, choose_model, open_model
+from deltamem.cli.models import Adapter, ChatTemplate, Device, Model, choose_model, open_model, set_template
 from deltamem.cli.places import Store, open_store, state_secret
 from deltamem.extensions import how_to_install
 
@@ -53,6 +56,7 @@ def serve(
     engine: Annotated[
         EngineName, typer.Option(help="What runs the model: deltamem's own engine, or vLLM (docs/vllm.md).")
     ] = EngineName.own,
+    chat_template: ChatTemplate = None,
 ) -> None:
     """Serve OpenAI's API with memories that last, and an API for the memories.
 
@@ -62,13 +66,16 @@ def serve(
     """
     from deltamem.demo.world import SUGGESTIONS
     from deltamem.models.catalog import EMBEDDED
-    from deltamem.serve.logs import configure_logging
+    from deltamem.serve.logs import configure_logging, take_over_libraries
     from deltamem.serve.settings import EngineLimits, Settings
     from deltamem.store import ApiKeys
 
+    # What can be refused is refused before the model is loaded and all is imported, which takes long.
     name, adapter = choose_model(model, adapter)
+    check_address(host, port)
     sessions = open_store(store, keep_messages=keep_messages, keep_versions=keep_versions or None)
     try:
+        sessions.check_keys()
         settings = Settings(
             secret=state_secret(),
             model_name=name,
@@ -84,6 +91,7 @@ def serve(
         )
         limits = EngineLimits(max_batch=max_batch, queue=queue)
         configure_logging()
+        take_over_libraries()
         try:
             from deltamem.serve.engine.engine import Engine
             from deltamem.serve.engine.interface import MakeEngine
@@ -98,8 +106,9 @@ def serve(
 
             backbone, tokenizer = open_hollow(name, adapter)
             make = vllm_engine(name, adapter)
+            set_template(tokenizer, name, chat_template)
         else:
-            _, backbone, tokenizer = open_model(name, adapter, device)
+            _, backbone, tokenizer = open_model(name, adapter, device, chat_template=chat_template)
         end_traces = send_traces() if traces else None
         server = Server(backbone, tokenizer, sessions, settings, limits, make)
     except BaseException:
@@ -110,3 +119,32 @@ def serve(
     finally:
         if end_traces is not None:
             end_traces()
+
+
+def check_address(host: str, port: int) -> None:
+    """Tries whether a server can listen there.
+
+    Raises:
+        OSError: it cannot; the message says why and what to do.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise OSError(f"--host {host} is no address or name that is known here ({error.strerror}).") from None
+    refused: dict[int | None, OSError] = {}
+    for family, kind, protocol, _, address in found:
+        with socket.socket(family, kind, protocol) as probe:
+            if os.name == "posix":  # elsewhere it would share the port
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind(address)
+            except OSError as error:
+                refused[error.errno] = error
+    if errno.EADDRINUSE in refused:
+        raise OSError(f"Port {port} of {host} is in use. Give another --port (0 takes a free one), or stop its server.")
+    if errno.EACCES in refused:
+        raise PermissionError(f"You may not listen on port {port}: below 1024 that takes rights. Give another --port.")
+    if len(refused) == len(found):
+        raise OSError(f"--host {host} is no address of this machine.")

@@ -81,7 +81,7 @@ def rekey(url: Store = "", as_json: _Json = False) -> None:
     """
     with open_store(url, create=False) as sessions:
         rows = sessions.rekey()
-    _tell({"rows": rows}, f"Encrypted {rows:,} versions and messages anew.", as_json)
+    _tell({"rows": rows}, f"Encrypted {counted(rows, 'row')} of versions and messages anew.", as_json)
 
 
 @store.command("new-key")
@@ -236,7 +236,7 @@ def prune_audit(
         _confirm(f"Delete all entries of the audit log before {before} UTC for good?", yes)
         by = Act(None, "admin", route="deltamem store prune-audit", key=_OPERATOR)
         gone = AuditLog(sessions).prune(before.replace(tzinfo=UTC), by)
-    _tell({"entries": gone}, f"Deleted {gone:,} entries of the audit log.", as_json)
+    _tell({"entries": gone}, f"Deleted {counted(gone, 'line')} of the audit log.", as_json)
 
 
 def note(

@@ -1,6 +1,7 @@
 """``deltamem train``: an adapter from a recipe."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,7 @@ import typer
 
 from deltamem.cli.extensions import find_sizing
 from deltamem.extensions import how_to_install
+from deltamem.wording import counted
 
 if TYPE_CHECKING:
     from deltamem.train.recipe import Recipe
@@ -43,10 +45,10 @@ def train(
     """
     if not recipe.is_file():
         raise FileNotFoundError(f"There is no recipe {recipe}.")
-    try:
-        from deltamem.train.recipefile import load_recipe
-    except ImportError as error:
-        raise ImportError(f"Training needs {error.name}: {how_to_install('train')}") from None
+    if lacking := [name for name in ("pydantic", "yaml", "accelerate") if find_spec(name) is None]:
+        raise ImportError(f"Training needs {', '.join(lacking)}: {how_to_install('train')}")
+    from deltamem.train.recipefile import load_recipe
+
     checked = load_recipe(recipe, changes or ())
     if dry_run:
         _plan(checked, as_json)
@@ -89,7 +91,7 @@ def _tell(outcome: "Outcome", as_json: bool) -> None:
         print(f"Stopped after step {outcome.steps}, with a checkpoint. Continue with:")
         print(f"  deltamem train {outcome.folder / RECIPE_FILE} --resume")
         return
-    print(f"Wrote the adapter to {outcome.folder}: {outcome.steps} updates.")
+    print(f"Wrote the adapter to {outcome.folder}: {counted(outcome.steps, 'update')}.")
     if outcome.measured:
         print(f"\n{measured_table(outcome.measured)}")
     if outcome.pushed:

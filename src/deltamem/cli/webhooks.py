@@ -28,7 +28,7 @@ def create(
     """Make a webhook and print the secret that its messages are signed with, as standardwebhooks.com has it."""
     from deltamem.store import Webhooks
 
-    with open_store(store) as sessions:
+    with open_store(store, create=False) as sessions:
         hooks = Webhooks(sessions)
         made = hooks.create(tenant, url, on) if on else hooks.create(tenant, url)
         note(sessions, tenant, "admin", f"webhooks create {made.id}")
@@ -51,6 +51,8 @@ def list_webhooks(
         shown = [{name: value for name, value in vars(hook).items() if name != "secret"} for hook in found]
         typer.echo(json.dumps(shown, indent=2, default=str))
         return
+    if not found:
+        typer.echo("There are no webhooks. Make one with deltamem webhooks create TENANT URL.", err=True)
     for hook in found:
         typer.echo(f"{hook.id}  {hook.tenant}  {hook.url}  {', '.join(hook.actions)}")
 

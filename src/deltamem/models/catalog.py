@@ -221,11 +221,18 @@ def find_source(model: str | Path) -> Source:
         if not (path / "config.json").exists() and (ggufs := sorted(path.glob("*.gguf"))):
             raise FileNotFoundError(f"{path} holds GGUF files and no config.json; name the file: --model {ggufs[0]}")
         return Source(str(path), {})
-    if not HUB_ID.fullmatch(str(model)):
+    if not HUB_ID.fullmatch(str(model)) or ("/" not in str(model) and not _cached(str(model))):
         raise FileNotFoundError(
             f"There is no model folder {model}. Give a folder, a Hub id (owner/name), or one of {', '.join(MODELS)}."
         )
     return Source(str(model), {})
+
+
+def _cached(hub_id: str) -> bool:
+    """Whether transformers has fetched a model; one of an old id without an owner is asked for only then."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE, f"models--{hub_id}").is_dir()
 
 
 def lacks_adapter(model: str | Path, adapter: str | Path) -> str:

@@ -1,5 +1,7 @@
 """Loading a model by name, from a folder, a GGUF file or the Hub, with its adapter and tokenizer."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,18 @@ import torch
 
 from deltamem.formats.adapter import AdapterFileError
 from deltamem.formats.hub import load_adapter
-from deltamem.models.catalog import MAIN_ADAPTER, MODELS, find_source, lacks_adapter
+from deltamem.models.catalog import MAIN_ADAPTER, MODELS, Source, find_source, lacks_adapter
+
+
+@contextmanager
+def _named(source: Source) -> Iterator[None]:
+    """Says which model it is that the Hub does not give: a folder's name that is mistyped looks like a Hub id."""
+    try:
+        yield
+    except OSError as error:
+        if Path(source.place).is_dir():
+            raise
+        raise OSError(f"There is no folder {source.place} here, and it does not come from the Hub: {error}") from None
 
 
 def load_config(model: str | Path, *, revision: str | None = None) -> Any:
@@ -15,7 +28,8 @@ def load_config(model: str | Path, *, revision: str | None = None) -> Any:
     from transformers import AutoConfig
 
     source = find_source(model)
-    return AutoConfig.from_pretrained(source.place, revision=revision, **source.options)
+    with _named(source):
+        return AutoConfig.from_pretrained(source.place, revision=revision, **source.options)
 
 
 def load_tokenizer(model: str | Path, *, revision: str | None = None) -> Any:
@@ -23,7 +37,8 @@ def load_tokenizer(model: str | Path, *, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     source = find_source(model)
-    return AutoTokenizer.from_pretrained(source.place, revision=revision, **source.options)
+    with _named(source):
+        return AutoTokenizer.from_pretrained(source.place, revision=revision, **source.options)
 
 
 def load_weights(
@@ -60,7 +75,8 @@ def load_weights(
     options = source.options if attention is None else {**source.options, "attn_implementation": attention}
     if device_map is not None:
         options = {**options, "device_map": device_map}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(source.place, revision=revision, dtype=chosen, **options)
+    with _named(source):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source.place, revision=revision, dtype=chosen, **options)
     return loaded.eval() if device_map is not None else loaded.to(device).eval()
 
 

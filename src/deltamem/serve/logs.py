@@ -52,7 +52,22 @@ class _StandardError(logging.Handler):
 
 
 def configure_logging() -> None:
-    """Sends all logs to standard error as JSON: the server's from the level info on, its libraries' warnings."""
+    """Sends all logs to standard error as JSON: the server's from the level info on, its libraries' warnings.
+
+    Before a model is loaded, :func:`take_over_libraries` takes away what its libraries write on their own.
+    """
+    root = logging.getLogger()
+    if not any(isinstance(handler, _StandardError) for handler in root.handlers):
+        handler = _StandardError()
+        handler.setFormatter(JsonFormatter())
+        root.addHandler(handler)
+    logging.captureWarnings(True)
+    for name in ("deltamem", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def take_over_libraries() -> None:
+    """Has the logs of a model's libraries, which it imports, go where all others go, and no bars be drawn."""
     import torch  # noqa: F401 - makes the handlers that are taken away here, as the next ones do
     from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils.logging import disable_progress_bar, get_logger
@@ -62,11 +77,3 @@ def configure_logging() -> None:
     disable_progress_bars()
     for name in ("torch", "transformers", "huggingface_hub"):
         logging.getLogger(name).handlers, logging.getLogger(name).propagate = [], True
-    root = logging.getLogger()
-    if not any(isinstance(handler, _StandardError) for handler in root.handlers):
-        handler = _StandardError()
-        handler.setFormatter(JsonFormatter())
-        root.addHandler(handler)
-    logging.captureWarnings(True)
-    for name in ("deltamem", "uvicorn"):
-        logging.getLogger(name).setLevel(logging.INFO)

@@ -150,7 +150,7 @@ def rekey(database: Database, keys: StateKeys | None) -> int:
         EncryptionError: there are no keys, or a row cannot be decrypted; rows before it are done.
     """
     if keys is None:
-        raise EncryptionError("The store was opened without keys, so there is none to encrypt with.")
+        raise EncryptionError("The store was opened without keys, so there is none to encrypt with. Set DELTAMEM_KEYS.")
     done = 0
     for table, number, column, bound in _ENCRYPTED:
         last: tuple[str, str, int] | None = None

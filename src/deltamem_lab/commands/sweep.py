@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltamem.extensions import how_to_install
+from deltamem.wording import counted
 
 if TYPE_CHECKING:
     from deltamem.train.recipe import Recipe
@@ -86,4 +87,4 @@ def _plan(planned: "Sweep") -> None:
             f"{point.name:32}{plan['trainable_parameters']:>12,} parameters{plan['state_bytes']:>12,} bytes of state"
             f"{plan['steps']:>9,} steps × {seeds}"
         )
-    print(f"{len(planned.points) * seeds} runs in {planned.folder}")
+    print(f"{counted(len(planned.points) * seeds, 'run')} in {planned.folder}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from deltamem.cli.terminal.commands import COMMANDS, help_text
 from deltamem.demo.world import SUGGESTIONS
 from deltamem.models.catalog import EMBEDDED
+from deltamem.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +53,7 @@ class Chat:
             self.note("More of its world: deltamem demo --facts. A real chat model: deltamem pull smollm2")
         written = int(self.session.state.tokens[0])
         if written:
-            self.note(f"Its memory holds {written:,} tokens of earlier conversations.")
+            self.note(f"Its memory holds {counted(written, 'token')} of earlier conversations.")
         self.note("/help lists the commands; Ctrl-D or /quit leaves, Ctrl-C stops an answer.")
 
     def run(self, lines: "Lines") -> None:
@@ -128,4 +129,5 @@ class Chat:
         self.console.print()
         turn = self.session.last_turn
         if turn is not None and turn.left and self.session.window:
-            self.note(f"{len(turn.left)} messages left the visible text; what was written of them is in the memory.")
+            left = counted(len(turn.left), "message")
+            self.note(f"{left} left the visible text; what was written of it is in the memory.")

@@ -69,7 +69,7 @@ def _read(chat: "Chat", path: str) -> None:
         raise ValueError("/read takes a text file.")
     with Path(path).expanduser().open(encoding="utf-8") as file:
         turn = chat.session.observe(iter(lambda: file.read(4096), ""))
-    chat.note(f"Wrote {turn.written_tokens:,} tokens in {turn.seconds:.1f} s.")
+    chat.note(f"Wrote {counted(turn.written_tokens, 'token')} in {turn.seconds:.1f} s.")
 
 
 def _fork(chat: "Chat", name: str) -> None:

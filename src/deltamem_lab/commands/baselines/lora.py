@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from deltamem.wording import counted
 from deltamem_lab.commands.baselines.training import RecipeChanges, RecipeFile, prepare, write_record
 
 _NAME = "lora"
@@ -34,4 +35,4 @@ def lora(
     losses = fit_lora(training.model, _NAME, training.updates(), plan)
     save_lora(training.model, output, _NAME, plan, base=training.base)
     write_record(output, recipe, changes or (), {"steps": plan.steps, "rate": rate, "losses": losses})
-    print(f"Wrote a LoRA to {output}: {plan.steps} updates, loss {losses[0]:.3f} to {losses[-1]:.3f}.")
+    print(f"Wrote a LoRA to {output}: {counted(plan.steps, 'update')}, loss {losses[0]:.3f} to {losses[-1]:.3f}.")

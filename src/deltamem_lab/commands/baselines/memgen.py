@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltamem.wording import counted
 from deltamem_lab.commands.baselines.training import RecipeChanges, RecipeFile, prepare, write_record
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def memgen(
     write_record(
         output, recipe, changes or (), {"steps": lora.steps, "rate": rate, "answers": answers, "losses": losses}
     )
-    print(f"Wrote a weaver to {output}: {lora.steps} updates, loss {losses[0]:.3f} to {losses[-1]:.3f}.")
+    print(f"Wrote a weaver to {output}: {counted(lora.steps, 'update')}, loss {losses[0]:.3f} to {losses[-1]:.3f}.")
 
 
 def _some(updates: Iterable[Sequence["TokenRows"]], most: int, seed: int) -> Iterator[list["TokenRows"]]:

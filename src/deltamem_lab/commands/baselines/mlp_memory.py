@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltamem.wording import counted
 from deltamem_lab.commands.baselines.training import RecipeChanges, RecipeFile, prepare, write_record
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def mlp_memory(
     }
     write_record(output, recipe, changes or (), made)
     print(
-        f"Wrote an MLP memory to {output}: {len(store):,} keys, {steps} updates; "
+        f"Wrote an MLP memory to {output}: {counted(len(store), 'key')}, {counted(steps, 'update')}; "
         f"from what the neighbours say {before.imitation:.3f} to {after.imitation:.3f} nats, "
         f"loss of the next token {before.following:.3f} to {after.following:.3f}."
     )

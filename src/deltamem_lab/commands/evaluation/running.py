@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deltamem.wording import counted
+
 if TYPE_CHECKING:
     from deltamem_lab.backbone import Backbone
     from deltamem_lab.commands.evaluation.recipe import EvalRecipe
@@ -114,7 +116,7 @@ def finish(output: Path, answered: int, as_json: bool, *, quiet: bool) -> None:
     from deltamem_lab.summary import as_data, summarise
 
     if quiet:
-        print(f"Answered {answered:,} questions. When all shards are done: deltamem report {output}")
+        print(f"Answered {counted(answered, 'question')}. When all shards are done: deltamem report {output}")
         return
     tasks = summarise(read_run(output))
     absent = read_notes(output).absent
@@ -125,7 +127,9 @@ def finish(output: Path, answered: int, as_json: bool, *, quiet: bool) -> None:
     print_summary(tasks)
     for name, reason in absent.items():
         print(f"{name}: not run: {reason}")
-    print(f"\nAnswered {answered:,} questions now; records in {output}. For a report: deltamem report {output}")
+    print(
+        f"\nAnswered {counted(answered, 'question')} now; records in {output}. For a report: deltamem report {output}"
+    )
 
 
 def _left(now: "Progress") -> str:
