@@ -42,6 +42,26 @@ def test_the_files_for_deployment_agree_with_one_another() -> None:
     assert all(name in read_here for name in set_there if name.startswith("DELTAMEM_"))
 
 
+def test_the_service_sees_gpus_and_what_a_home_folder_is_let_show() -> None:
+    unit = (DEPLOY / "deltamem.service").read_text().splitlines()
+    assert "PrivateDevices=yes" not in unit
+    assert {"DevicePolicy=closed", "DeviceAllow=char-nvidia* rw", "ProtectHome=tmpfs"} <= set(unit)
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    assert "ARG TORCH=cpu" in dockerfile
+    assert "https://download.pytorch.org/whl/${TORCH}" in dockerfile
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_accepts_the_service(tmp_path: Path) -> None:
+    unit = (DEPLOY / "deltamem.service").read_text().replace("/opt/deltamem/bin/deltamem", shutil.which("true") or "")
+    file = tmp_path / "deltamem.service"
+    for text, said in ((unit, ""), (unit.replace("DevicePolicy=closed", "DevicePolicy=shut"), "device policy")):
+        file.write_text(text)
+        done = subprocess.run(["systemd-analyze", "verify", file], capture_output=True, text=True, check=False)
+        told = [line for line in done.stderr.splitlines() if "deltamem.service" in line]
+        assert (said in " ".join(told)) if said else not told
+
+
 def rendered() -> list[dict[str, Any]]:
     """What kustomize makes of the folder; where it is not installed, the resources as they are."""
     if shutil.which("kubectl") is None:

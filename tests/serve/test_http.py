@@ -360,8 +360,15 @@ def test_odd_requests_get_odd_statuses_and_no_traceback(http: httpx.Client) -> N
             yield b" " * 10_000
 
     assert http.post("/v1/chat/completions", content=chunks()).status_code == 413
-    assert http.get("/v1/nothing").json()["error"]["type"] == "not_found_error"
-    assert http.put("/v1/models").status_code == 405
+    nothing = http.get("/v1/nothing").json()["error"]
+    assert (nothing["type"], nothing["code"]) == ("not_found_error", "not_found")
+    assert nothing["message"] == "There is nothing at GET /v1/nothing; /openapi.json lists what there is."
+    without_v1 = http.post("/chat/completions", json={"messages": ASKED})
+    assert without_v1.status_code == 404
+    assert without_v1.json()["error"]["message"].endswith("; the base URL for OpenAI's clients ends in /v1.")
+    refused = http.put("/v1/sessions")
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "GET, POST")
+    assert refused.json()["error"]["message"] == "There is no PUT /v1/sessions; this path takes GET, POST."
     assert http.get("/v1/sessions/%2e%2e").status_code in (400, 404)
     assert http.get("/v1/sessions?after=nonsense").status_code == 400
     assert http.get("/v1/models", headers={"Host": "evil.example"}).status_code == 403

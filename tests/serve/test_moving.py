@@ -46,6 +46,13 @@ def test_a_file_comes_back_as_it_went(http: httpx.Client) -> None:
     for data in (b"", file[:-5], b"x" * 100):
         refused = http.post("/sessions/file/import", content=data, headers=as_file)
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_state")
+    as_curl_sends_it = {"Content-Type": "application/x-www-form-urlencoded"}
+    refused = http.post("/sessions/file/import", content=file, headers=as_curl_sends_it)
+    assert refused.status_code == 400
+    assert "Send a file as application/octet-stream." in refused.json()["error"]["message"]
+    broken = http.post("/sessions/file/import", content=b'{"state": ').json()["error"]
+    assert broken["code"] == "invalid_body"
+    assert broken["message"].endswith("line 1 column 10.")
     model, _ = load_backbone()
     load_demo_adapter(model, "token")
     other = state_to_bytes(attached(model).new_state(1), model)

@@ -92,6 +92,7 @@ REASONS: list[tuple[bytes, str | None, str]] = [
     (said([{"type": "text", "text": 5}]), "messages.0.content.0.text", "Input should be a valid string."),
     (said("\ud800"), "messages.0.content", "it holds half of a surrogate pair, which is not a character."),
     (chat(top_logprobs=2), None, "top_logprobs needs logprobs: true."),
+    (chat(colour="red"), "colour", "there is no such field here; /openapi.json lists those there are."),
     (chat(memory={"roles": []}), "memory.roles", "List should have at least 1 item"),
     (b'{"messages": ', None, "Expecting value at character 13."),
     (b'{"messages": "\xff"}', None, "its text is not UTF-8."),
@@ -140,6 +141,7 @@ def test_null_is_the_default(client: openai.OpenAI) -> None:
 
 def test_what_openais_clients_send_along_is_taken_and_changes_nothing(client: openai.OpenAI) -> None:
     along: Any = {"user": "ravi", "metadata": {"team": "a"}, "store": True, "service_tier": "auto"}
+    along |= {"safety_identifier": "ravi", "prompt_cache_key": "a"}
     plain, told = (
         client.chat.completions.create(model="demo", messages=ASKED, temperature=0, **more) for more in ({}, along)
     )

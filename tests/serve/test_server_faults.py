@@ -50,6 +50,26 @@ def refused(reply: httpx.Response, reason: str) -> None:
     assert "\n" not in error["message"]
 
 
+def test_a_file_that_is_moved_away_is_told_and_taken_up_again(tmp_path: Path) -> None:
+    (tmp_path / "away").mkdir()
+    file = tmp_path / "sessions.db"
+    server = server_on(SessionStore.open(f"sqlite:///{file}"))
+    with running(server) as url, httpx.Client(base_url=url, timeout=60) as http:
+        assert turn(http).status_code == 200
+        there = [one.name for one in tmp_path.glob("sessions.db*")]
+        for name in there:
+            (tmp_path / name).rename(tmp_path / "away" / name)
+        told = http.get("/readyz")
+        assert told.status_code == 503
+        assert "was moved, deleted or replaced while it was in use" in told.json()["status"]
+        refused(turn(http), "was moved, deleted or replaced")
+        assert not file.exists()
+        for name in there:
+            (tmp_path / "away" / name).rename(tmp_path / name)
+        assert http.get("/readyz").json() == {"status": "ready"}
+        assert turn(http).json()["memory"]["version"] == 3
+
+
 def test_a_locked_database_refuses_and_then_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = SessionStore.open(f"sqlite:///{tmp_path}/sessions.db", timeout=0.2, keep_messages=True)
     with running(server_on(store)) as url, httpx.Client(base_url=url, timeout=60) as http:

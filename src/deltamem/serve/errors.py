@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from deltamem.formats.state import StateFileError
 from deltamem.serve.engine.jobs import CancelledJobError, ClosedError, DeadlineError, EngineError, QueueFullError
@@ -152,13 +153,16 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return _not_json(f"{first['ctx']['error']} at character {first['loc'][-1]}").response()
+        at = f" at character {first['loc'][-1]}" if isinstance(first["loc"][-1], int) else ""
+        return _not_json(f"{first['ctx']['error']}{at}").response()
     if first["loc"] == ("body",) and not isinstance(error.body, dict):
         return _not_json("it must be an object, sent with Content-Type: application/json").response()
     where = _field(first["loc"], error.body).encode("ascii", "backslashreplace").decode()[:200]
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "string_pattern_mismatch" and NAME_PATTERN in first["ctx"]["pattern"]:
         reason = "A session's name has 1 to 128 of A-Z a-z 0-9 . _ : and -"
+    if first["type"] == "extra_forbidden":
+        reason = "there is no such field here; /openapi.json lists those there are"
     message = f"{where}: {reason}." if where else f"{reason}."
     return ApiError(400, message, "invalid_value", where or None).response()
 
@@ -198,7 +202,28 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error.__cause__, kind):
             return _not_json(reason).response()
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-    return ApiError(error.status_code, str(error.detail), code, headers=error.headers).response()
+    message, headers = str(error.detail), dict(error.headers or {})
+    path = request.scope["path"]
+    told = f"{request.method} {path}"[:200]
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_methods(request, path)) or headers.get("Allow", "GET")
+        message = f"There is no {told}; this path takes {headers['Allow']}."
+    elif error.status_code == 404:
+        without_v1 = _methods(request, f"/v1{path}")
+        hint = "the base URL for OpenAI's clients ends in /v1" if without_v1 else "/openapi.json lists what there is"
+        message = f"There is nothing at {told}; {hint}."
+    return ApiError(error.status_code, message, code, headers=headers).response()
+
+
+def _methods(request: Request, path: str) -> list[str]:
+    """What a path takes."""
+    scope = {"type": "http", "path": path, "root_path": request.scope.get("root_path", "")}
+    routes = request.app.router.routes
+    return [
+        method
+        for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
+        if any(one.matches({**scope, "method": method})[0] is Match.FULL for one in routes)
+    ]
 
 
 def _kind(status: int) -> str:

@@ -408,6 +408,8 @@ class ChatRequest(Generation):
     metadata: dict[str, str] | None = Field(default=None, description="Accepted and ignored.")
     store: bool | None = Field(default=None, description="Accepted and ignored.")
     service_tier: str | None = Field(default=None, description="Accepted and ignored.")
+    safety_identifier: str | None = Field(default=None, description="Accepted and ignored.")
+    prompt_cache_key: str | None = Field(default=None, description="Accepted and ignored.")
 
     @model_validator(mode="after")
     def _alternatives(self) -> "ChatRequest":

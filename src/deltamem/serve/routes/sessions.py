@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from pydantic import ValidationError
 
 from deltamem.serve.bridge import unless_disconnected
+from deltamem.serve.errors import ApiError
 from deltamem.serve.routes.common import CallerOf, ServerOf
 from deltamem.serve.routes.views import (
     Deleted,
@@ -257,8 +258,11 @@ async def _imported(request: Request, server: ServerOf, caller: CallerOf) -> Mem
         RequestValidationError, ApiError, StateFileError: there is none.
     """
     data = await request.body()
-    if request.headers.get("content-type", "").partition(";")[0].strip() == "application/octet-stream":
+    sent_as = request.headers.get("content-type", "").partition(";")[0].strip()
+    if sent_as == "application/octet-stream":
         return server.states.unpack(data)
+    if not data.lstrip().startswith(b"{"):
+        raise ApiError(400, "The body is no JSON object. Send a file as application/octet-stream.", "invalid_body")
     try:
         body = Import.model_validate_json(data)
     except ValidationError as error:

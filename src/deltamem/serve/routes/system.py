@@ -43,7 +43,7 @@ async def readyz(server: ServerOf) -> JSONResponse:
     try:
         await asyncio.to_thread(server.store.check)
     except StoreError as error:
-        problems.append(type(error).__name__)
+        problems.append(error.public)
     return JSONResponse({"status": "; ".join(problems) or "ready"}, 503 if problems else 200)
 
 
