@@ -1,6 +1,8 @@
 """What operators do: counting, trimming, and opening only what is there."""
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -93,3 +95,14 @@ def test_only_a_store_that_is_there_is_opened(url: str, tmp_path: Path, opened: 
     assert not (tmp_path / "sessions.db").exists()
     opened()
     SessionStore.open(url, create=False).close()
+
+
+def test_a_copy_of_a_running_store_is_a_backup(tmp_path: Path) -> None:
+    with SessionStore.open(f"sqlite:///{tmp_path / 'sessions.db'}") as store:
+        store.create("t", "before", fingerprint="f", state=b"x")
+        with closing(sqlite3.connect(tmp_path / "sessions.db")) as database:
+            database.execute(f"VACUUM INTO '{tmp_path / 'copy.db'}'")
+        store.create("t", "after", fingerprint="f", state=b"x")
+    with SessionStore.open(f"sqlite:///{tmp_path / 'copy.db'}", create=False) as copy:
+        assert [one.session for one in copy.list("t").sessions] == ["before"]
+        copy.create("t", "after", fingerprint="f", state=b"x")
