@@ -133,7 +133,7 @@ def test_no_acknowledged_turn_is_lost_when_a_replica_stops_under_load(replicas: 
         versions = []
         for number, text in enumerate(TALK):
             if number == 2:
-                halfway.wait(60)
+                halfway.wait(600)
             while (answer := say(http, session, text)).status_code != 200:
                 assert answer.status_code in (502, 503), answer.text
             versions.append(told(answer)["memory"]["version"])
@@ -141,9 +141,9 @@ def test_no_acknowledged_turn_is_lost_when_a_replica_stops_under_load(replicas: 
 
     with routed(replicas) as http, ThreadPoolExecutor(6) as pool:
         talks = [pool.submit(talk, f"s{number}") for number in range(6)]
-        halfway.wait(60)
+        halfway.wait(600)
         replicas[0].stop()
-        acknowledged = [done.result(120) for done in talks]
+        acknowledged = [done.result(600) for done in talks]
         store = replicas[1].server.store
         for number, versions in enumerate(acknowledged):
             assert versions == sorted(set(versions))
