@@ -16,7 +16,7 @@ from torch import nn
 
 import deltamem
 from deltamem import DeltaMemConfig, MemoryState, StateFileError, Step
-from deltamem.formats.state import StateInfo, _checksum, pack_state, read_state, unpack_state
+from deltamem.formats.state import FORMAT, StateInfo, _checksum, pack_state, read_state, unpack_state
 from tiny import adapted, assert_same_state, backbone, enliven, live_state, tokens
 
 
@@ -67,7 +67,7 @@ def test_the_file_tells_what_it_is(model: nn.Module, written: MemoryState, tmp_p
     with safe_open(path, "pt") as file:
         found = json.loads(file.metadata()["deltamem"])
     assert found["fingerprint"] == deltamem.adapter_fingerprint(model)
-    assert (found["format_version"], found["rows"], found["tokens"]) == (1, 3, [7, 7, 4])
+    assert (found["format_version"], found["rows"], found["tokens"]) == (FORMAT.version, 3, [7, 7, 4])
     assert found["shapes"]["state"] == [3, 3, 1, 4, 4]
     state, info = read_state(path)
     assert info == StateInfo(deltamem.adapter_fingerprint(model), None, (7, 7, 4))

@@ -134,7 +134,8 @@ class SteeredAttention(nn.Module):
         if step is None:
             raise RuntimeError(
                 f"No memory reached {type(self.attention).__name__}. Call the model that you attached the memory to. "
-                "If its blocks pass no keywords on (GPT-Neo), switch gradient checkpointing off."
+                "If its decoder blocks pass no keywords on to the attention, its family needs keywords=False "
+                "(deltamem.register_family), and gradient checkpointing must be off, as for GPT-Neo."
             )
         if args:
             hidden_states, args = args[0], args[1:]
