@@ -206,7 +206,7 @@ def test_a_record_is_no_reason_to_import_a_module(tmp_path: Path, monkeypatch: p
         (["--task", "no_such_pkg:Task"], "There is no no_such_pkg:Task: No module named 'no_such_pkg'"),
         (["--task", "colours_pkg.task:Other"], "colours_pkg.task has no Other"),
         (["--task", "colours_pkg.methods:NoMethod"], "is not a task: its class needs name, protocols"),
-        (["--task", "nothing"], "There is no task 'nothing'; there are: gpqa"),
+        (["--task", "nothing"], "There is no task 'nothing'; there are: "),
         (["--task", "world", "--method", "colours_pkg.methods:NoMethod"], "is not a method: its class must inherit"),
         (["--task", "world", "--method", "broken"], "is not a method: its class must inherit"),
         (["--task", "world", "--method", "colours_pkg.methods:FirstTurn:multi"], "it does not use an adapter"),
