@@ -8,6 +8,12 @@ fits a linear probe (ridge regression, its penalty chosen on dialogues held back
 the value. Both are asked for the user's city and the user's secret word, after dialogues of so many facts; chance is
 one over the number of values. A last probe tells from the state which lines of small talk were said at all, which
 nobody ever asks about: 0.5 is chance, 1 is certainty (area under the ROC curve, mean over the lines).
+
+    python benchmarks/leak.py --forgotten 100 --json benchmarks/results/leak-forgotten.json
+
+What is still there of the user's city when it was forgotten, after dialogues of four facts: by replay of the dialogue
+without the turns that say it, or by erasure, which moves the memory until the answer is gone. The same two readers
+look for it. A third probe is fitted to memories of other dialogues from which their city was erased in the same way.
 """
 
 import argparse
@@ -25,7 +31,9 @@ from common import machine
 from deltamem.demo.lexicon import Split, lexicon
 from deltamem.demo.reader import Asked, Reader
 from deltamem.demo.show import load_demo
-from deltamem.demo.world import USER, Dialogue, Fact, sample_dialogue
+from deltamem.demo.world import USER, Dialogue, Fact, Question, Utterance, sample_dialogue
+from deltamem.recall import Interview
+from deltamem.state import MemoryState
 
 ATTRIBUTES = ("city", "codeword")
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -38,11 +46,16 @@ def main() -> int:
     parser.add_argument("--facts", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--train", type=int, default=1500, help="dialogues that a probe is fitted to")
     parser.add_argument("--test", type=int, default=300, help="dialogues that are read")
+    parser.add_argument("--forgotten", type=int, metavar="DIALOGUES", help="only what is left of what was forgotten")
     parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
-    reader = Reader(*load_demo())
+    model, tokenizer = load_demo()
+    reader = Reader(model, tokenizer)
+    if options.forgotten:
+        left = read_forgotten(reader, Interview(model, tokenizer), options.train, options.forgotten)
+        return finish(left | {"machine": machine()}, options.json)
     report: dict[str, Any] = {
         "machine": machine(),
         "train": options.train,
@@ -58,9 +71,13 @@ def main() -> int:
                 print(case, file=sys.stderr)
         report["small_talk"].append(read_small_talk(reader, adapter, options.train, options.test))
         print(report["small_talk"][-1], file=sys.stderr)
+    return finish(report, options.json)
+
+
+def finish(report: dict[str, Any], place: str | None) -> int:
     text = json.dumps(report, indent=2)
-    if options.json and options.json != "-":
-        Path(options.json).write_text(text + "\n", "utf-8")
+    if place and place != "-":
+        Path(place).write_text(text + "\n", "utf-8")
     print(text)
     return 0
 
@@ -85,6 +102,70 @@ def read_values(reader: Reader, adapter: str, attribute: str, facts: int, train:
         "probe_shuffled_percent": percent(shuffled.argmax(1) == wanted.argmax(1)),
         "chance_percent": round(100 / len(values), 1),
     }
+
+
+def read_forgotten(reader: Reader, interview: Interview, train: int, test: int) -> dict[str, Any]:
+    """How often the user's city is found by asking and by probes, before it was forgotten and after."""
+    adapter, attribute, facts = "multi", "city", 4
+    values = lexicon().attributes[attribute].values
+    rng = random.Random("leak/forgotten")
+    known = [about(rng, attribute, facts, "train") for _ in range(train)]
+    secret = [about(rng, attribute, facts, "test") for _ in range(test)]
+    wanted = one_hot(secret, attribute, values).argmax(1)
+    probe = fit(states(reader, adapter, known), one_hot(known, attribute, values))
+    others = known[: 4 * test]
+    erased_others = flat(erased(reader, interview, adapter, others, attribute))
+    warned = fit(erased_others, one_hot(others, attribute, values))
+    ways = {
+        "before": reader.remember(adapter, [dialogue.messages for dialogue in secret]),
+        "replay": reader.remember(adapter, [without(dialogue, attribute) for dialogue in secret]),
+        "erasure": erased(reader, interview, adapter, secret, attribute),
+    }
+    questions = [question_of(dialogue, attribute) for dialogue in secret]
+    asked = [Asked(row, question.ask, question.answer) for row, question in enumerate(questions)]
+    return {
+        "adapter": adapter,
+        "attribute": attribute,
+        "facts": facts,
+        "train": train,
+        "train_erased": len(others),
+        "test": test,
+        "chance_percent": round(100 / len(values), 1),
+        "ways": {
+            way: {
+                "asked_percent": percent(torch.tensor(reader.recall(adapter, state, asked))),
+                "probe_percent": percent(probe(flat(state)).argmax(1) == wanted),
+                "probe_of_erased_percent": percent(warned(flat(state)).argmax(1) == wanted),
+            }
+            for way, state in ways.items()
+        },
+    }
+
+
+def erased(
+    reader: Reader, interview: Interview, adapter: str, dialogues: Sequence[Dialogue], attribute: str
+) -> MemoryState:
+    """Memories of dialogues from which the answer about an attribute was erased, as without kept text."""
+    found = []
+    for dialogue in dialogues:
+        question = question_of(dialogue, attribute)
+        found.append(interview.erase(question.ask, question.answer, reader.remember(adapter, [dialogue.messages])))
+    return MemoryState.stack(found)
+
+
+def without(dialogue: Dialogue, attribute: str) -> list[Utterance]:
+    """A dialogue without the exchanges that say the value, as forgetting leaves them out."""
+    value = fact_of(dialogue, attribute).value
+    exchanges: list[list[Utterance]] = []
+    for message in dialogue.messages:
+        if message.role == "user" or not exchanges:
+            exchanges.append([])
+        exchanges[-1].append(message)
+    return [message for said in exchanges if not any(value in one.text for one in said) for message in said]
+
+
+def question_of(dialogue: Dialogue, attribute: str) -> Question:
+    return next(question for question in dialogue.questions if question.fact is fact_of(dialogue, attribute))
 
 
 def read_small_talk(reader: Reader, adapter: str, train: int, test: int) -> dict[str, Any]:
@@ -118,7 +199,7 @@ def ask(reader: Reader, adapter: str, dialogues: Sequence[Dialogue], attribute: 
     for start in range(0, len(dialogues), ROWS):
         part = dialogues[start : start + ROWS]
         state = reader.remember(adapter, [dialogue.messages for dialogue in part])
-        questions = [q for d in part for q in d.questions if q.fact is fact_of(d, attribute)]
+        questions = [question_of(dialogue, attribute) for dialogue in part]
         right += reader.recall(adapter, state, [Asked(row, q.ask, q.answer) for row, q in enumerate(questions)])
     return right
 
@@ -128,9 +209,13 @@ def states(reader: Reader, adapter: str, dialogues: Sequence[Dialogue]) -> Tenso
     rows = []
     for start in range(0, len(dialogues), ROWS):
         part = [dialogue.messages for dialogue in dialogues[start : start + ROWS]]
-        state = reader.remember(adapter, part)
-        rows.append(torch.cat([matrices.flatten(1) for matrices in state.states], 1))
-    return torch.cat(rows).double()
+        rows.append(flat(reader.remember(adapter, part)))
+    return torch.cat(rows)
+
+
+def flat(state: MemoryState) -> Tensor:
+    """``[rows, numbers]``, in float64."""
+    return torch.cat([matrices.flatten(1) for matrices in state.states], 1).double()
 
 
 def one_hot(dialogues: Sequence[Dialogue], attribute: str, values: Sequence[str]) -> Tensor:

@@ -81,9 +81,14 @@ class MemoryClient:
         run_id: str | None = None,
         limit: int = 10,
         ask: bool = True,
+        vectors: bool | None = None,
     ) -> Found:
-        """The texts that fit a query as ``results``, and what the states say to it, if asked, as ``answers``."""
-        body = {"query": query, "limit": limit, "ask": ask, **_whose(user_id, agent_id, run_id)}
+        """The texts that fit a query as ``results``, and what the states say to it, if asked, as ``answers``.
+
+        With ``vectors`` the texts are also found by what they mean, as they are by default where the server has a
+        model for embeddings.
+        """
+        body = {"query": query, "limit": limit, "ask": ask, "vectors": vectors, **_whose(user_id, agent_id, run_id)}
         found: Found = self._ask("POST", "/search", json=body)
         return found
 

@@ -18,6 +18,7 @@ import uvicorn
 
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
+from deltamem.encoder import Encoder
 from deltamem.serve.app import create_app
 from deltamem.serve.server import Server
 from deltamem.serve.settings import EngineLimits, Settings
@@ -34,6 +35,7 @@ def make_server(
     keys: StateKeys | None = None,
     template: str | None = None,
     model: Any = None,
+    encoder: Encoder | None = None,
     **settings: Any,
 ) -> Server:
     backbone, tokenizer = load_backbone()
@@ -44,7 +46,7 @@ def make_server(
         tokenizer = tokenizer.__class__(tokenizer_object=tokenizer.backend_tokenizer, chat_template=template)
     settings = {"secret": SECRET, "model_name": "demo", **settings}
     store = SessionStore.open(url, keep_messages=keep_messages, keys=keys)
-    return Server(model, tokenizer, store, Settings(**settings), limits)
+    return Server(model, tokenizer, store, Settings(**settings), limits, encoder=encoder)
 
 
 @contextmanager

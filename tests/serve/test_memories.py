@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.testing
@@ -52,6 +53,29 @@ def test_what_is_added_is_found_by_its_words_and_known_to_the_state(client: Memo
     assert client.get_all(user_id="rav") == []
     one = client.get(added[0]["id"])
     assert (one["memory"], one["metadata"], one["user_id"]) == (LISBON, {"topic": "home"}, "ravi")
+
+
+def test_postgresql_finds_them_as_sqlite_does(cluster: Any) -> None:
+    """By full text in the database where texts lie there in plain text, and in memory where they are encrypted."""
+    keys = StateKeys.from_text(StateKeys.generate("tests"))
+    for held in (None, keys):
+        with running(make_server(cluster.empty_database(), keys=held)) as url, MemoryClient(url) as client:
+            added = client.add([{"role": "user", "content": LISBON}, {"role": "user", "content": BUS}], user_id="ravi")
+            client.add([{"role": "assistant", "content": TORTOISE}], user_id="ravi", run_id="7")
+            client.http.post("/v1/sessions/user:ravi/observe", json={"text": "A tortoise came by."})
+
+            def found(query: str, client: MemoryClient = client, **whose: str) -> list[object]:
+                return texts(client.search(query, **({"user_id": "ravi"} | whose), ask=False)["results"])
+
+            assert found("the tortoises, late on the bus") == [BUS, *found("tortoises")]
+            assert set(found("tortoises")) == {TORTOISE, "A tortoise came by."}
+            assert found("tortoise", run_id="7") == [TORTOISE]
+            client.update(added[0]["id"], LISBON.replace("Lisbon", "Porto"))
+            assert found("Lisbon settled") == found("porto") == [LISBON.replace("Lisbon", "Porto")]
+            client.delete(added[1]["id"])
+            assert found("bus") == []
+            with pytest.raises(MemoryRefusedError, match="--embeddings"):
+                client.search("bus", user_id="ravi", vectors=True)
 
 
 def test_an_update_is_as_if_it_had_been_told_so_at_first(client: MemoryClient) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -395,3 +396,12 @@ def test_refusals_use_up_no_connections(store: SessionStore) -> None:
     for _ in range(40):
         with pytest.raises(NotFoundError):
             store.load("t", "absent")
+
+
+def test_a_connection_in_use_when_the_store_closes_is_closed_when_it_is_given_back(store: SessionStore) -> None:
+    with store.database.read() as connection:
+        driver: Any = connection.connection.driver_connection
+        store.close()
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
+    with pytest.raises((psycopg.OperationalError, sqlite3.ProgrammingError), match="closed"):
+        driver.execute("SELECT 1")

@@ -98,13 +98,17 @@ export class MemoryClient {
     return (await this.#ask<{ results: Added[] }>("POST", "", body)).results;
   }
 
-  /** The texts that fit a query, and what the states say to it, unless `ask` is false. */
-  async search(query: string, options: Whose & { limit?: number; ask?: boolean }): Promise<Found> {
-    const { limit, ask, ...whose } = options;
+  /**
+   * The texts that fit a query, and what the states say to it, unless `ask` is false. By default `vectors` finds them
+   * by meaning too where the server has a model for embeddings.
+   */
+  async search(query: string, options: Whose & { limit?: number; ask?: boolean; vectors?: boolean }): Promise<Found> {
+    const { limit, ask, vectors, ...whose } = options;
     const found = await this.#ask<{ results: Sent[]; answers: Answer[] }>("POST", "/search", {
       query,
       limit,
       ask,
+      vectors,
       ...named(whose),
     });
     return { results: found.results.map(memoryOf), answers: found.answers };

@@ -44,6 +44,12 @@ def serve(
     audit: Annotated[
         bool, typer.Option("--audit", help="Note in the store who read, wrote, exported and deleted what.")
     ] = False,
+    embeddings: Annotated[
+        str,
+        typer.Option(
+            help="Model for /v1/embeddings and for finding memories by meaning: minilm, or a Hub id or folder."
+        ),
+    ] = "",
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Longest answer in tokens, unless the request sets a limit.")
     ] = 256,
@@ -65,6 +71,7 @@ def serve(
     as an environment variable, such as DELTAMEM_SERVE_PORT.
     """
     from deltamem.demo.world import SUGGESTIONS
+    from deltamem.encoder import Encoder
     from deltamem.models.catalog import EMBEDDED
     from deltamem.serve.logs import configure_logging, take_over_libraries
     from deltamem.serve.settings import EngineLimits, Settings
@@ -110,7 +117,7 @@ def serve(
         else:
             _, backbone, tokenizer = open_model(name, adapter, device, chat_template=chat_template)
         end_traces = send_traces() if traces else None
-        server = Server(backbone, tokenizer, sessions, settings, limits, make)
+        server = Server(backbone, tokenizer, sessions, settings, limits, make, encoder)
     except BaseException:
         sessions.close()
         raise

@@ -15,6 +15,7 @@ from deltamem.serve.routes.anthropic import router as anthropic
 from deltamem.serve.routes.audit import router as audit
 from deltamem.serve.routes.chat import router as chat
 from deltamem.serve.routes.completions import router as completions
+from deltamem.serve.routes.embeddings import router as embeddings
 from deltamem.serve.routes.lookback import router as lookback
 from deltamem.serve.routes.memories import router as memories
 from deltamem.serve.routes.page import add_page
@@ -62,7 +63,8 @@ def create_app(server: Server) -> FastAPI:
         openapi_url="/openapi.json",
     )
     app.state.server = server
-    for part in (chat, completions, responses, anthropic, sessions, recall, memories, lookback, audit, rights, models):
+    openai = (chat, completions, responses, embeddings, models)
+    for part in (*openai, anthropic, sessions, recall, memories, lookback, audit, rights):
         app.include_router(part, responses=_ERRORS)
     app.include_router(system)
     add_page(app)

@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
+
+import numpy as np
 
 from deltamem.chat import Message
 from deltamem.serve.access import Caller
@@ -24,6 +27,9 @@ from deltamem.store import NotFoundError, StoredMessage
 KINDS = ("user", "agent", "run")
 MOST_SESSIONS = 100
 _LOG = 10_000  # the most messages of a session that are gone through
+_FUSED = 50  # the best of each ranking that count where there are two
+_ENCODED = 256  # texts that are encoded together, and then kept
+_KIND = 8  # the bytes before a vector that say which encoder made it
 Change = Callable[[LoggedTurn], Sequence[Message]]
 _KEY = "memory"  # what a message of the log has beside role and content
 
@@ -35,16 +41,24 @@ class Memory:
     Attributes:
         id: the session and the memory's number there.
         session: which session.
-        message: as the log has it.
-        created: when it was told.
+        stored: as the log has it.
         score: how well it fits a search.
     """
 
     id: str
     session: str
-    message: Mapping[str, Any]
-    created: datetime
+    stored: StoredMessage
     score: float | None = None
+
+    @property
+    def message(self) -> Mapping[str, Any]:
+        """As the log has it."""
+        return self.stored.message
+
+    @property
+    def created(self) -> datetime:
+        """When it was told."""
+        return self.stored.created
 
     @property
     def text(self) -> str:
@@ -107,11 +121,7 @@ def new_messages(messages: Sequence[Message], metadata: Mapping[str, Any]) -> li
 
 def memories_of(session: str, log: Sequence[StoredMessage]) -> list[Memory]:
     """The memories in a log: what was added, and what users said."""
-    return [
-        Memory(f"{session}.{_number(stored)}", session, stored.message, stored.created)
-        for stored in log
-        if _KEY in stored.message or stored.message["role"] == "user"
-    ]
+    return [_memory(session, stored) for stored in log if _is_memory(stored.message)]
 
 
 def all_memories(server: Server, caller: Caller, whose: Whose) -> list[Memory]:
@@ -121,8 +131,12 @@ def all_memories(server: Server, caller: Caller, whose: Whose) -> list[Memory]:
         ApiError: this server keeps no messages.
     """
     check_kept(server)
+    return _in_sessions(server, caller, sessions_of(server, caller, whose))
+
+
+def _in_sessions(server: Server, caller: Caller, sessions: Sequence[str]) -> list[Memory]:
     found: list[Memory] = []
-    for session in sessions_of(server, caller, whose):
+    for session in sessions:
         try:
             log = server.store.messages(caller.tenant, session, limit=_LOG)
         except NotFoundError:  # deleted meanwhile
@@ -149,20 +163,101 @@ def find(server: Server, caller: Caller, wanted: str) -> Memory:
     return found[0]
 
 
-def search(memories: Sequence[Memory], query: str, limit: int) -> list[Memory]:
+def search(
+    server: Server, caller: Caller, whose: Whose, query: str, limit: int, by_vectors: bool | None = None
+) -> tuple[list[Memory], int]:
+    """The memories that fit a query, the best first, and how many tokens an encoder read.
+
+    By words they are ranked by BM25: in PostgreSQL where texts lie there in plain text, else by SQLite's FTS5 in this
+    process. With an encoder they are ranked by their vectors' cosine too, and both ranks are fused.
+
+    Args:
+        server: whose store they are in.
+        caller: whose they are.
+        whose: of which user, agent or run.
+        query: what is looked for.
+        limit: how many.
+        by_vectors: whether vectors count; by default they do if the server has an encoder.
+
+    Raises:
+        ApiError: this server keeps no messages, or vectors are to count and it has no encoder.
+    """
+    check_kept(server)
+    if by_vectors is None:
+        by_vectors = server.encoder is not None
+    elif by_vectors:
+        server.needs_encoder()
+    sessions = sessions_of(server, caller, whose)
+    terms = " ".join(dict.fromkeys(words(query)))
+    most = max(limit, _FUSED) if by_vectors else limit
+    hits = server.store.search(caller.tenant, sessions, terms, told=_words_of, limit=most, most=_LOG)
+    memories = _in_sessions(server, caller, sessions) if hits is None or by_vectors else []
+    if hits is None:
+        found = ranked_by_words(memories, terms, most)
+    else:
+        found = [replace(_memory(session, stored), score=score) for session, stored, score in hits]
+    if not by_vectors:
+        return found, 0
+    nearest, tokens = ranked_by_vectors(server, caller, memories, query, most)
+    return _fused([found, nearest])[:limit], tokens
+
+
+def ranked_by_words(memories: Sequence[Memory], terms: str, limit: int) -> list[Memory]:
     """The memories that share the most telling words with a query, by SQLite's BM25 over their stems."""
-    terms = dict.fromkeys(words(query))
     if not terms:
         return []
     with closing(sqlite3.connect(":memory:")) as database:
         database.execute("CREATE VIRTUAL TABLE texts USING fts5(words, tokenize = 'porter unicode61')")
-        rows = ((place, " ".join(words(memory.text))) for place, memory in enumerate(memories))
+        rows = ((place, _words_of(memory.message)) for place, memory in enumerate(memories))
         database.executemany("INSERT INTO texts (rowid, words) VALUES (?, ?)", rows)
         ranked = database.execute(
             "SELECT rowid, -rank FROM texts WHERE texts MATCH ? ORDER BY rank, rowid LIMIT ?",
-            (" OR ".join(f'"{term}"' for term in terms), limit),
+            (" OR ".join(f'"{term}"' for term in terms.split()), limit),
         ).fetchall()
     return [replace(memories[place], score=score) for place, score in ranked]
+
+
+def ranked_by_vectors(
+    server: Server, caller: Caller, memories: Sequence[Memory], query: str, limit: int
+) -> tuple[list[Memory], int]:
+    """The memories that are nearest to a query in meaning, and how many tokens the encoder read.
+
+    Vectors that are missing are made, and kept in the store.
+    """
+    encoder = server.needs_encoder()
+    kind = sha256(encoder.name.encode()).digest()[:_KIND]
+    rows = np.zeros((len(memories), encoder.width), np.float32)
+    asked, read = encoder.encode([query])
+    for session in dict.fromkeys(memory.session for memory in memories):
+        kept = server.store.vectors(caller.tenant, session)
+        places = [place for place, memory in enumerate(memories) if memory.session == session]
+        lacking = []
+        for place in places:
+            held = kept.get(memories[place].stored.position, b"")
+            if held.startswith(kind):
+                rows[place] = np.frombuffer(held[_KIND:], np.float16)
+            else:
+                lacking.append(place)
+        for begin in range(0, len(lacking), _ENCODED):
+            some = lacking[begin : begin + _ENCODED]
+            rows[some], tokens = encoder.encode([memories[place].text for place in some])
+            read += tokens
+            made = [(memories[place].stored, kind + rows[place].astype(np.float16).tobytes()) for place in some]
+            server.store.keep_vectors(caller.tenant, session, made)
+    likeness = rows @ asked[0]
+    nearest = np.argsort(-likeness, kind="stable")[:limit]
+    return [replace(memories[place], score=float(likeness[place])) for place in nearest], read
+
+
+def _fused(rankings: Sequence[Sequence[Memory]]) -> list[Memory]:
+    """Rankings as one: each adds the inverse of a memory's rank, from sixty on (reciprocal rank fusion)."""
+    scores: dict[str, float] = {}
+    known: dict[str, Memory] = {}
+    for ranking in rankings:
+        for rank, memory in enumerate(ranking, 1):
+            known.setdefault(memory.id, memory)
+            scores[memory.id] = scores.get(memory.id, 0.0) + 1 / (60 + rank)
+    return [replace(known[one], score=scores[one]) for one in sorted(scores, key=lambda one: -scores[one])]
 
 
 def with_text(memory: Memory, text: str, metadata: Mapping[str, Any] | None) -> Change:
@@ -201,6 +296,19 @@ def _changed(memory: Memory, message: Mapping[str, Any] | None) -> Change:
         return [*said[:place], *([message] if message is not None else []), *said[place + 1 :]]
 
     return change
+
+
+def _is_memory(message: Mapping[str, Any]) -> bool:
+    return _KEY in message or message["role"] == "user"
+
+
+def _words_of(message: Mapping[str, Any]) -> str:
+    """What a message is found by."""
+    return " ".join(words(str(message["content"]))) if _is_memory(message) else ""
+
+
+def _memory(session: str, stored: StoredMessage) -> Memory:
+    return Memory(f"{session}.{_number(stored)}", session, stored)
 
 
 def _number(stored: StoredMessage) -> str:

@@ -665,6 +665,23 @@ class SearchMemories(Whose):
     query: Question
     limit: int = Field(default=10, ge=1, le=100, description="The most texts.")
     ask: bool = Field(default=True, description="Whether the states are asked too, as recall does.")
+    vectors: bool | None = Field(
+        default=None, description="Whether texts are also found by meaning; by default if the server has an encoder."
+    )
+
+
+class EmbeddingsRequest(Options):
+    """The body of ``/v1/embeddings``."""
+
+    model: str = ""
+    input: Annotated[
+        Annotated[WholeText, Field(min_length=1), Tag("str")]
+        | Annotated[list[Annotated[WholeText, Field(min_length=1)]], Field(min_length=1, max_length=2048), Tag("list")],
+        _checked_by(_type, "Input should be a text or a list of texts"),
+    ]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(default=None, description="Nothing, or the encoder's own.")
+    user: str | None = Field(default=None, description="Accepted and not used.")
 
 
 class UpdateMemory(Options):

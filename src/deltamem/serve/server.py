@@ -12,6 +12,7 @@ from starlette.requests import Request
 from transformers import PreTrainedModel
 
 from deltamem.chat.input import TextInput
+from deltamem.encoder import Encoder
 from deltamem.formats.state import StateCodec
 from deltamem.recall import Interview
 from deltamem.serve.access import Access, Caller, RateLimits
@@ -45,6 +46,7 @@ class Server:
         settings: how the server is set up.
         limits: how much its engine takes on.
         engine: what makes its engine.
+        encoder: makes embeddings, and finds memories by what they mean.
 
     Attributes:
         problem: why the server should not be used, as far as it found out while it ran.
@@ -61,10 +63,12 @@ class Server:
         settings: Settings,
         limits: EngineLimits | None = None,
         engine: MakeEngine = Engine,
+        encoder: Encoder | None = None,
     ) -> None:
         store.check_keys()
         self.settings = settings
         self.store = store
+        self.encoder = encoder
         self.problem: str | None = None
         self.metrics = Metrics()
         self.states = StateCodec(model, rows=1)
@@ -128,6 +132,21 @@ class Server:
                 raise ApiError(400, "X-Request-Timeout is a number of seconds above 0, such as 20.", "invalid_value")
             seconds = min(seconds, float(asked))
         return time.monotonic() + seconds
+
+    def needs_encoder(self) -> Encoder:
+        """The sentence encoder.
+
+        Raises:
+            ApiError: 404, there is none.
+        """
+        if self.encoder is None:
+            raise ApiError(
+                404,
+                f"{self.settings.model_name} is a chat model, and this server has no model for embeddings: start it "
+                "with --embeddings minilm.",
+                "not_found",
+            )
+        return self.encoder
 
     def interview(self) -> Interview:
         """What asks memories beside the engine; made when it is first needed, by whoever holds the model."""

@@ -60,6 +60,7 @@ class Database:
         self._file = None if self.in_memory or not self.is_sqlite else _File(Path(str(self._url.database)))
         self._engine = _engine(self._url, self._file, self.in_memory, timeout)
         event.listen(self._engine, "begin", self._begin)
+        event.listen(self._engine, "checkin", self._returned)
         if self.is_sqlite:
             event.listen(self._engine, "connect", self._configure)
         self._writer = self._engine.execution_options(**{_WRITES: True})
@@ -170,6 +171,11 @@ class Database:
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
         elif writes:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(self._timeout * 1000)}")
+
+    def _returned(self, connection: Any, record: object) -> None:
+        # A thread may still have used it when the others were closed.
+        if self._closed and connection is not None:
+            connection.close()
 
     def _configure(self, connection: sqlite3.Connection, record: object) -> None:
         # The driver must not begin transactions itself; _begin does.

@@ -57,7 +57,7 @@ def read_messages(
         count = _READ_AT_ONCE if left is None else min(left, _READ_AT_ONCE)
         for row in connection.execute(below.order_by(messages.c.position.desc()).limit(count)):
             if row.position == tail:
-                found.append(_message(keys, place, row))
+                found.append(as_message(keys, place, row))
                 tail = row.previous
         if tail == start:
             raise SchemaError(f"Message {tail} of session {place.session!r} is missing: restore a backup.")
@@ -72,7 +72,17 @@ def all_messages(connection: Connection, keys: StateKeys | None, place: Place) -
         EncryptionError: one cannot be decrypted.
     """
     wanted = select(messages).where(place.within(messages)).order_by(messages.c.position)
-    return (_message(keys, place, row) for row in connection.execute(wanted))
+    return (as_message(keys, place, row) for row in connection.execute(wanted))
+
+
+def as_message(keys: StateKeys | None, place: Place, row: Row[Any]) -> StoredMessage:
+    """A message from its row.
+
+    Raises:
+        EncryptionError: it cannot be decrypted.
+    """
+    body = unseal(keys, row.key_id, row.body, row_context(*place, row.position, "message"))
+    return StoredMessage(row.position, row.version, json.loads(body.decode("utf-8", "surrogatepass")), row.created)
 
 
 def previous_message(connection: Connection, place: Place, position: int) -> int | None:
@@ -114,8 +124,3 @@ def check_messages(given: Sequence[Mapping[str, Any]]) -> None:
 def _to_bytes(message: Mapping[str, Any]) -> bytes:
     # JSON may spell half a surrogate pair; it comes back as it was.
     return json.dumps(dict(message), ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
-
-
-def _message(keys: StateKeys | None, place: Place, row: Row[Any]) -> StoredMessage:
-    body = unseal(keys, row.key_id, row.body, row_context(*place, row.position, "message"))
-    return StoredMessage(row.position, row.version, json.loads(body.decode("utf-8", "surrogatepass")), row.created)

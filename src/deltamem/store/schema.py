@@ -33,6 +33,7 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.schema import CreateColumn
 
 from deltamem.store.errors import SchemaError
@@ -121,6 +122,35 @@ messages = Table(
     Column("key_id", String(64)),
     Column("body", LargeBinary, nullable=False),
     _of_session(),
+)
+
+
+def _of_message() -> ForeignKeyConstraint:
+    names = ("tenant", "session", "position")
+    return ForeignKeyConstraint(names, [f"deltamem_messages.{name}" for name in names], ondelete="CASCADE")
+
+
+# What searches need of messages; deltamem.store.search makes it.
+message_words = Table(
+    "deltamem_message_words",
+    metadata,
+    Column("tenant", _Name, primary_key=True),
+    Column("session", _Name, primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    # SQLite keeps none.
+    Column("words", Text().with_variant(TSVECTOR(), "postgresql"), nullable=False),
+    _of_message(),
+)
+
+message_vectors = Table(
+    "deltamem_message_vectors",
+    metadata,
+    Column("tenant", _Name, primary_key=True),
+    Column("session", _Name, primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("key_id", String(64)),
+    Column("body", LargeBinary, nullable=False),
+    _of_message(),
 )
 
 api_keys = Table(
@@ -267,6 +297,7 @@ def named_session(table: Table) -> ColumnElement[bool]:
 KEY_INDEXES = {
     versions.name: Index("deltamem_versions_key", versions.c.key_id),
     messages.name: Index("deltamem_messages_key", messages.c.key_id),
+    message_vectors.name: Index("deltamem_message_vectors_key", message_vectors.c.key_id),
 }
 
 
@@ -285,7 +316,7 @@ def _new_tables(connection: Connection) -> None:
 
 
 # Entry i takes a database from version i + 1 to version i + 2.
-UPGRADES: tuple[Callable[[Connection], None], ...] = (_scopes_and_users, _new_tables)
+UPGRADES: tuple[Callable[[Connection], None], ...] = (_scopes_and_users, _new_tables, _new_tables)
 VERSION = 1 + len(UPGRADES)
 
 

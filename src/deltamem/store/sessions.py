@@ -78,6 +78,7 @@ from deltamem.store.schema import (
     versions,
     webhooks,
 )
+from deltamem.store.search import Told, drop_words, find_by_words, keep_vectors, kept_vectors
 from deltamem.store.versions import (
     INFO,
     WHOLE,
@@ -410,6 +411,39 @@ class SessionStore:
                 tail, _ = read_end(connection, place, number)
             return tuple(read_messages(connection, self._keys, place, tail, limit))
 
+    def search(
+        self, tenant: str, sessions: Sequence[str], words: str, *, told: Told, limit: int, most: int = 10_000
+    ) -> Sequence[tuple[str, StoredMessage, float]] | None:
+        """The messages that PostgreSQL's full text finds in some sessions' logs, ranked by BM25, the best first.
+
+        ``None`` where texts cannot be searched in the database: in SQLite, and where they are encrypted.
+
+        Args:
+            tenant: whose sessions.
+            sessions: which; one that is not there has no messages.
+            words: what is looked for.
+            told: the words of a message; none if it is not to be found. They are kept with it from then on.
+            limit: how many.
+            most: how many messages of each log, the last ones, are gone through.
+        """
+        check_name("tenant", tenant)
+        if self.database.is_sqlite or self._keys is not None:
+            return None
+        return find_by_words(self.database, tenant, sessions, words, told=told, limit=limit, most=most)
+
+    def vectors(self, tenant: str, session: str) -> dict[int, bytes]:
+        """The vectors of a session's messages that :meth:`keep_vectors` kept, by the messages' positions.
+
+        Raises:
+            EncryptionError: one cannot be decrypted.
+        """
+        with self.database.read() as connection:
+            return kept_vectors(connection, self._keys, place_of(tenant, session))
+
+    def keep_vectors(self, tenant: str, session: str, made: Sequence[tuple[StoredMessage, bytes]]) -> None:
+        """Keeps vectors of messages, encrypted as these are, until the message goes or gets another vector."""
+        keep_vectors(self.database, self._keys, place_of(tenant, session), made)
+
     def commit(self, commit: Commit) -> Version:
         """Adds a version after the head, and its messages if the store keeps them, in one transaction.
 
@@ -716,6 +750,7 @@ class SessionStore:
             EncryptionError: the store was opened without keys, or a row cannot be decrypted.
         """
         rows = upkeep.rekey(self.database, self._keys)
+        drop_words(self.database)
         self.database.scrub()
         return rows
 

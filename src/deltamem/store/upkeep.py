@@ -1,5 +1,6 @@
 """What an operator does with a whole store: counting, deleting what is old, encrypting anew. By small transactions."""
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -11,7 +12,7 @@ from deltamem.store.encryption import ENVIRONMENT, StateKeys, row_context, seal,
 from deltamem.store.errors import EncryptionError
 from deltamem.store.lookup import alive, now
 from deltamem.store.records import StoreStats
-from deltamem.store.schema import VERSION, Place, api_keys, found_version, messages, sessions, versions
+from deltamem.store.schema import VERSION, Place, api_keys, found_version, message_vectors, messages, sessions, versions
 from deltamem.store.versions import drop_versions
 
 PURGED_AT_ONCE = 200
@@ -19,7 +20,11 @@ TRIMMED_AT_ONCE = 50
 ENCRYPTED_AT_ONCE = 200
 _OF_SESSION = and_(versions.c.tenant == sessions.c.tenant, versions.c.session == sessions.c.session)
 # Each table's number within a session, its encrypted column, and the name that the ciphertext is bound to.
-_ENCRYPTED = ((versions, "number", "state", "state"), (messages, "position", "body", "message"))
+_ENCRYPTED = (
+    (versions, "number", "state", "state"),
+    (messages, "position", "body", "message"),
+    (message_vectors, "position", "body", "vector"),
+)
 
 
 def count(connection: Connection, tenant: str | None) -> StoreStats:
@@ -30,6 +35,7 @@ def count(connection: Connection, tenant: str | None) -> StoreStats:
     ).one()
     states, state_bytes, state_keys = _rows(connection, versions, "state", tenant)
     logged, message_bytes, message_keys = _rows(connection, messages, "body", tenant)
+    _, _, vector_keys = _rows(connection, message_vectors, "body", tenant)
     keys = connection.execute(_of(api_keys, tenant, func.count()).where(api_keys.c.revoked.is_(None))).scalar_one()
     return StoreStats(
         schema_version=found_version(connection) or VERSION,
@@ -40,7 +46,7 @@ def count(connection: Connection, tenant: str | None) -> StoreStats:
         messages=logged,
         state_bytes=state_bytes,
         message_bytes=message_bytes,
-        rows_by_key={key: state_keys.get(key, 0) + message_keys.get(key, 0) for key in {**state_keys, **message_keys}},
+        rows_by_key=dict(Counter(state_keys) + Counter(message_keys) + Counter(vector_keys)),
         api_keys=keys,
     )
 

@@ -10,13 +10,14 @@ from itertools import groupby
 from typing import Any, Literal
 
 from deltamem.chat import Message
+from deltamem.encoder import MINILM, lacking_encoder
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.interface import Ask, Decoding, Document, Entry, as_messages, as_text, date_of
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
 from deltamem_lab.methods.fitting import chunks
 from deltamem_lab.methods.registry import method
 from deltamem_lab.methods.retrieval import PASSAGE
-from deltamem_lab.methods.vectors import ENCODER, VectorStore, lacking_encoder, nearest
+from deltamem_lab.methods.vectors import VectorStore, nearest
 
 Curve = Literal["paper", "code"]
 
@@ -237,7 +238,7 @@ class MemoryBank(BackboneMethod):
         forgets: bool = True,
         curve: Curve = "paper",
         pieces: int = PIECES,
-        encoder: str = ENCODER,
+        encoder: str = MINILM,
     ) -> None:
         super().__init__(name, backbone)
         self.forgets = forgets

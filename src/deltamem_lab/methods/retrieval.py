@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from deltamem.chat import Message
+from deltamem.encoder import MINILM, lacking_encoder
 from deltamem.session.retrieval import best_matches
 from deltamem.state import MemoryState
 from deltamem_lab.backbone import Backbone, Generated
@@ -13,7 +14,7 @@ from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
 from deltamem_lab.methods.fitting import chunks, packed
 from deltamem_lab.methods.memory import StateMemory
 from deltamem_lab.methods.registry import method
-from deltamem_lab.methods.vectors import ENCODER, VectorStore, lacking_encoder, nearest
+from deltamem_lab.methods.vectors import VectorStore, nearest
 
 CHARACTERS = 2000
 # About the 256 word pieces that MiniLM reads of a text.
@@ -114,7 +115,7 @@ class Dense(BackboneMethod):
     """
 
     def __init__(
-        self, name: str, backbone: Backbone, options: MethodOptions | None = None, encoder: str = ENCODER
+        self, name: str, backbone: Backbone, options: MethodOptions | None = None, encoder: str = MINILM
     ) -> None:
         super().__init__(name, backbone)
         self.units = Units(backbone, options, PASSAGE)

@@ -78,7 +78,9 @@ class Conversation:
         return cls(Generations.open(server, caller, request, options, [ids], samplings, form=form), finish)
 
 
-def in_prompt(body: ChatRequest, prompts: Prompts) -> tuple[list[Message], list[Message], list[dict[str, Any]]]:
+def in_prompt(
+    body: ChatRequest, prompts: Prompts
+) -> tuple[Sequence[Message], Sequence[Message], Sequence[dict[str, Any]]]:
     """A request's messages as they are kept and as its prompt shows them, and the tools it tells of."""
     messages = [message.plain(prompts.syntax) for message in body.messages]
     shown = [message.structured() for message in body.messages] if prompts.knows_tools else messages

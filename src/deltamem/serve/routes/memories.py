@@ -163,10 +163,13 @@ async def get_all(
 
 @router.post("/search", summary="The memories that fit a query, and what the states say to it")
 async def search_memories(body: SearchMemories, request: Request, server: ServerOf, caller: AskerOf) -> Found:
-    """Exact things come from the texts, ranked by BM25; the gist from the states, asked as recall asks them."""
+    """Exact things come from the texts, ranked by BM25; the gist from the states, asked as recall asks them.
+
+    If the server has a model for embeddings, texts are also ranked by what they mean, and both ranks are fused.
+    """
     caller.touch("read", None)
-    memories = await asyncio.to_thread(all_memories, server, caller, body)
-    found = await asyncio.to_thread(search, memories, body.query, body.limit)
+    found, tokens = await asyncio.to_thread(search, server, caller, body, body.query, body.limit, body.vectors)
+    server.rates.charge(caller, tokens)
     answers = await _ask(body, request, server, caller) if body.ask and server.engine.computes else []
     return Found(results=[_item(memory) for memory in found], answers=answers)
 

@@ -174,15 +174,3 @@ def _whole(head: dict[str, Any], generations: Generations, output: Output, memor
         },
         "memory": memory,
     }
-
-
-@router.post("/embeddings", summary="Not available")
-async def embeddings(server: ServerOf, caller: AskerOf) -> Response:
-    """There is no model for embeddings here.
-
-    Raises:
-        ApiError: 404.
-    """
-    raise ApiError(
-        404, f"{server.settings.model_name} is a chat model: this server has no model for embeddings.", "not_found"
-    )
