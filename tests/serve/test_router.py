@@ -35,13 +35,21 @@ class Replica:
         """Has it finish what it does, and end."""
         self.web.should_exit = True
         self._thread.join()
+        self.server.store.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/sessions.db"
+    return str(request.getfixturevalue("cluster").empty_database())
 
 
 @pytest.fixture
-def replicas(tmp_path: Path) -> Iterator[list[Replica]]:
+def replicas(store: str) -> Iterator[list[Replica]]:
     made: list[Replica] = []
     try:
-        made.extend(Replica(f"sqlite:///{tmp_path}/sessions.db") for _ in range(2))
+        made.extend(Replica(store) for _ in range(2))
         yield made
     finally:
         for replica in made:
