@@ -107,6 +107,7 @@ def serve(
             from deltamem.serve.traces import send_traces
         except ModuleNotFoundError as missing:
             raise ImportError(f"The server needs {missing.name}: {how_to_install('serve')}") from None
+        encoder = Encoder(embeddings) if embeddings else None
         make: MakeEngine = Engine
         if engine is EngineName.vllm:
             from deltamem.vllm.engine import open_hollow, vllm_engine
