@@ -105,6 +105,13 @@ def own_engine(measured: dict[str, Any]) -> Service:
     return fitted(points, TOKENS)
 
 
+def one_replica(measured: dict[str, Any]) -> Service:
+    """The embedded backbone by the runs with one replica."""
+    alone = [run for run in measured["runs"] if run["replicas"] == 1]
+    points = [(run["clients"], run["cpu_ms_per_turn"]["replicas"] / 1000) for run in alone]
+    return fitted(points, measured["tokens"])
+
+
 def on_vllm(measured: dict[str, Any]) -> Service:
     """SmolLM2-135M on vLLM, every token of which writes."""
     tokens = measured["prompt"] + measured["answer"]
@@ -234,6 +241,56 @@ class Fleet:
             else:
                 self.outcome.repeated += 1
                 yield self.env.timeout(0.2)
+
+
+def check(service: Service, measured: dict[str, Any]) -> dict[str, Any]:
+    """The measured run with two replicas beside the same run simulated: all on one core, clients that wait.
+
+    Seconds are of the core, so that what else the machine did is no part of them: those measured are multiplied with
+    the share of a core that the run had.
+    """
+    (real,) = [run for run in measured["runs"] if run["replicas"] == 2]
+    around = (real["cpu_ms_per_turn"]["router"] + real["cpu_ms_per_turn"]["clients"]) / 1000
+    env = simpy.Environment()
+    core = simpy.Resource(env)
+    replicas = [Replica(env, service, core) for _ in range(2)]
+    left, latencies = iter(range(real["turns"])), []
+
+    def client(number: int) -> Generator[Any, Any, None]:
+        while next(left, None) is not None:
+            begun = env.now
+            with core.request() as mine:
+                yield mine
+                yield env.timeout(around)
+            turn = Turn(number, begun, env.event())
+            replicas[number % 2].take(turn)
+            yield turn.done
+            latencies.append(env.now - begun)
+
+    for number in range(real["clients"]):
+        env.process(client(number))
+    env.run()
+    latencies.sort()
+    simulated = {
+        "turns_per_second_of_the_core": len(latencies) / env.now,
+        "replicas_cpu_ms_per_turn": 1000 * sum(one.busy for one in replicas) / len(latencies),
+        "median_latency_s_of_the_core": latencies[len(latencies) // 2],
+        "p95_latency_s_of_the_core": latencies[int(0.95 * (len(latencies) - 1))],
+    }
+    found = {
+        "turns_per_second_of_the_core": real["turns_per_second"] / real["share"],
+        "replicas_cpu_ms_per_turn": real["cpu_ms_per_turn"]["replicas"],
+        "median_latency_s_of_the_core": real["latency_s"]["median"] * real["share"],
+        "p95_latency_s_of_the_core": real["latency_s"]["p95"] * real["share"],
+    }
+    return {
+        name: {
+            "measured": round(found[name], 3),
+            "simulated": round(value, 3),
+            "simulated_x": round(value / found[name], 3),
+        }
+        for name, value in simulated.items()
+    }
 
 
 def measure_store(sessions: int = 200, state: int = 6656, versions: int = 4) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import pytest
 
 pytest.importorskip("simpy")
-from fleet import QUEUE, Service, fitted, run, unloaded
+from fleet import QUEUE, Service, check, fitted, run, unloaded
 
 SERVICE = Service(fixed=0.01, each=0.001, steps=10, most=4)
 
@@ -36,3 +36,22 @@ def test_what_a_replica_takes_along_is_asked_again_elsewhere() -> None:
     assert outcome.repeated > 0
     assert outcome.quantile(0.95, 20, 30) >= outcome.quantile(0.95, 10, 20)
     assert len(outcome.latencies) == pytest.approx(1.2 * SERVICE.ceiling * 40, rel=0.15)
+
+
+def test_two_replicas_on_one_core_share_it() -> None:
+    alone = 10 * (0.01 + 0.001)
+    real = {
+        "replicas": 2,
+        "clients": 2,
+        "turns": 40,
+        "turns_per_second": 4.0,
+        "share": 0.5,
+        "cpu_ms_per_turn": {"replicas": 1000 * alone, "router": 4.0, "clients": 6.0},
+        "latency_s": {"median": 2 * (alone + 0.01), "p95": 1.0},
+    }
+    found = check(SERVICE, {"runs": [real]})
+    assert found["replicas_cpu_ms_per_turn"]["simulated_x"] == pytest.approx(1)
+    assert found["turns_per_second_of_the_core"]["measured"] == 8
+    assert found["turns_per_second_of_the_core"]["simulated"] == pytest.approx(1 / (alone + 0.01), rel=0.05)
+    assert found["median_latency_s_of_the_core"]["measured"] == pytest.approx(alone + 0.01)
+    assert found["median_latency_s_of_the_core"]["simulated"] == pytest.approx(2 * (alone + 0.01), rel=0.1)
