@@ -365,6 +365,14 @@ def test_the_name_of_a_model_is_no_model(act: Any) -> None:
         act("Qwen/Qwen3-0.6B")
 
 
+def test_an_object_of_options_is_no_configuration() -> None:
+    model: Any = backbone()
+    with pytest.raises(TypeError, match=r"Give a DeltaMemConfig, not dict, as in DeltaMemConfig\(rank=8\)"):
+        deltamem.attach(model, {"rank": 8})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="carries no memory"):
+        deltamem.attached(model)
+
+
 @pytest.mark.parametrize("positions", [[[0, 1, 2, 3, 0, 1, 2]], [[5, 6, 0, 1, 2, 3, 4]]])
 def test_several_texts_in_one_row_are_refused(positions: list[list[int]]) -> None:
     model = adapted()

@@ -176,6 +176,7 @@ def test_an_error_of_a_fresh_process_is_one_line_too(tmp_path: Path) -> None:
         (["inspect"], "(deltamem inspect --help)"),
         (["inspect", "a", "--jsn"], "No such option: --jsn"),
         (["chat", "--window", "-1"], "Invalid value for '--window': "),
+        (["convert", "a", "b", "--to", "x"], "Invalid value for '--to': 'x' is not one of 'deltamem', 'release'."),
         (["demo", "--ask", "--json"], "--json, --facts and --ask exclude one another; give one of them."),
         (["data", "chek"], "No such command 'chek'. Did you mean 'check'? (deltamem data --help)"),
     ],

@@ -109,6 +109,15 @@ def test_roles_that_no_message_has_are_refused(model, tokenizer):
             deltamem.Session(model, tokenizer, roles=roles)
 
 
+def test_what_is_no_text_is_refused(model, tokenizer):
+    session = deltamem.Session(model, tokenizer)
+    for write in (session.observe, session.reply):
+        for wrong in (5, None, b"I live in Lisbon."):
+            with pytest.raises(TypeError, match=f"Give a text, a message or several, .*not {type(wrong).__name__}"):
+                write(wrong)
+    assert int(session.state.tokens) == 0
+
+
 def test_a_single_message_needs_no_list(model, tokenizer):
     message = {"role": "user", "content": "I live in Lisbon."}
     one, several = deltamem.Session(model, tokenizer), deltamem.Session(model, tokenizer)

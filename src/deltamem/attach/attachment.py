@@ -239,10 +239,12 @@ def attach(model: nn.Module, config: DeltaMemConfig | None = None, *, name: str 
         name: the adapter's name.
 
     Raises:
-        TypeError: this is not a model.
+        TypeError: this is not a model, or no configuration.
         ValueError: the attention class is unknown, the name is taken, or the configuration does not fit.
     """
     check_model(model)
+    if config is not None and not isinstance(config, DeltaMemConfig):
+        raise TypeError(f"Give a DeltaMemConfig, not {type(config).__name__}, as in DeltaMemConfig(rank=8).")
     attachment = getattr(model, _KEY, None)
     if attachment is None:
         attachment = Attachment(model)

@@ -126,7 +126,7 @@ def _fail(line: str, code: int) -> NoReturn:
 
 def _usage_line(error: Any) -> str:
     """What is wrong and where to read on; nothing for a command without arguments, which has printed its help."""
-    text = " ".join(error.format_message().split())
+    text = " ".join(error.format_message().replace("Value error, ", "").split())
     return f"{text} ({error.ctx.command_path} --help)" if text and error.ctx else text
 
 

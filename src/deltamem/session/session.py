@@ -584,6 +584,8 @@ def _answer_length(options: dict[str, Any]) -> int:
 
 def _messages(source: Iterable[Any]) -> list[Message]:
     """The message or messages of ``source``, or none if it is an iterator of text."""
+    if isinstance(source, bytes) or not isinstance(source, Iterable):
+        raise TypeError(f"Give a text, a message or several, or a document's pieces, not {type(source).__name__}.")
     if isinstance(source, Mapping):
         return [source]
     return list(source) if isinstance(source, Sequence) and source and isinstance(source[0], Mapping) else []

@@ -76,7 +76,10 @@ def _others(dataset: Dataset[Any], seed: int) -> list[int]:
             if texts[other] != texts[index]:
                 break
         else:
-            raise ValueError("All episodes have the same history, so there is no stranger among them.")
+            raise ValueError(
+                f"All {count} episodes have the same history, so there is no stranger among them. Give data with more "
+                "histories, or hold out more of it (evaluation.held_out)."
+            )
         others[index] = other
     return others
 

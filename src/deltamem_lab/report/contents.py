@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
+from deltamem.wording import counted
 from deltamem_lab.methods import describe_method, is_control
 from deltamem_lab.names import STATIC
 from deltamem_lab.records import Record
@@ -100,7 +101,7 @@ def _task(task: TaskSummary, records: Sequence[Record], absent: Mapping[str, str
     return [
         Heading(f"{task.task}, protocol {task.protocol}"),
         Paragraph(
-            f"{task.items:,} items, {task.questions:,} questions. Metric: {task.metric}. Backbone: "
+            f"{counted(task.items, 'item')}, {counted(task.questions, 'question')}. Metric: {task.metric}. Backbone: "
             f"{', '.join(filter(None, task.models)) or 'not named'}. Data: {', '.join(task.revisions)}."
         ),
         _main_table(task, controls, absent),

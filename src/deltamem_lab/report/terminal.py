@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deltamem.wording import counted
 from deltamem_lab.dryrun import Estimate
 from deltamem_lab.methods import is_control
 from deltamem_lab.report.contents import percent, questions, verdict
@@ -19,8 +20,8 @@ def print_summary(tasks: Sequence[TaskSummary]) -> None:
     console = _console()
     for task in tasks:
         console.print(
-            f"\n[bold]{task.task}[/bold], protocol {task.protocol}: {task.items:,} items, "
-            f"{task.questions:,} questions; {task.metric} in percent with 95 % intervals",
+            f"\n[bold]{task.task}[/bold], protocol {task.protocol}: {counted(task.items, 'item')}, "
+            f"{counted(task.questions, 'question')}; {task.metric} in percent with 95 % intervals",
             highlight=False,
         )
         needs = ["needs memory"] if task.known is not None else []
