@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
-from serving import make_server, running
+from serving import commanded, make_server, running
+from typer.testing import CliRunner
 
+from deltamem.cli.main import build_app
 from deltamem.client import MemoryClient
 from deltamem.encoder import Encoder
 from deltamem.store import StateKeys
@@ -92,6 +95,15 @@ def test_another_model_makes_its_own_vectors(database: str, encoder: Encoder) ->
             assert results[0]["memory"] == nearest
 
 
-def test_what_is_no_encoder_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no sentence encoder"):
-        Encoder(str(tmp_path))
+def test_what_is_no_encoder_is_said_before_the_model_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    command = ["serve", "--store", f"sqlite:///{tmp_path / 'sessions.db'}", "--embeddings", str(tmp_path / "empty")]
+    done = CliRunner().invoke(build_app(), [*command, "--model", "embedded"])
+    assert isinstance(done.exception, ValueError)
+    assert "no sentence encoder" in str(done.exception)
+
+
+def test_the_command_serves_vectors(tmp_path: Path) -> None:
+    with commanded(tmp_path, "--model", "embedded", "--embeddings", "minilm") as url:
+        answer = httpx.post(f"{url}/v1/embeddings", json={"input": [PUPPY]}, timeout=60)
+    assert len(answer.json()["data"][0]["embedding"]) == 384
