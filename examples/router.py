@@ -26,6 +26,8 @@ from starlette.routing import Route
 
 EVERY = 1.0
 """Seconds between two times that a replica is asked whether it is ready."""
+PATIENCE = 5.0
+"""Seconds after which a replica that does not answer this counts as gone."""
 _HOPS = {"connection", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 _SESSION = re.compile(r"/v1/sessions/([^/]+)")
 
@@ -55,7 +57,7 @@ class Router:
 
     async def _ask(self, url: str) -> None:
         try:
-            self.ready[url] = (await self._client.get(f"{url}/readyz", timeout=5)).status_code == 200
+            self.ready[url] = (await self._client.get(f"{url}/readyz", timeout=PATIENCE)).status_code == 200
         except httpx.TransportError:
             self.ready[url] = False
 
@@ -110,7 +112,7 @@ def create_router(replicas: Sequence[str]) -> Starlette:
     @contextlib.asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-        async with httpx.AsyncClient(timeout=httpx.Timeout(None, connect=5), limits=limits) as client:
+        async with httpx.AsyncClient(timeout=httpx.Timeout(None, connect=PATIENCE), limits=limits) as client:
             router = Router(replicas, client)
             watching = asyncio.create_task(router.watch())
             try:

@@ -9,10 +9,14 @@ pulled and stored is out of their sight; those of the real model find it at `DEL
 """
 
 import atexit
+import logging
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -27,3 +31,13 @@ torch.set_num_threads(1)
 settings.register_profile("repeatable", derandomize=True, deadline=None)  # busy machines are slow
 settings.register_profile("search", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+@pytest.fixture(autouse=True)
+def no_command_leaves_its_logs() -> Iterator[None]:
+    """Takes away the log handler of a command that a test ran in this process; all later servers would print by it."""
+    yield
+    if logs := sys.modules.get("deltamem.serve.logs"):
+        for handler in logging.getLogger().handlers[:]:
+            if isinstance(handler, logs._StandardError):
+                logging.getLogger().removeHandler(handler)

@@ -65,6 +65,7 @@ def routed(replicas: Sequence[Replica]) -> Iterator[httpx.Client]:
     assert spec.loader is not None
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
+    example.PATIENCE = 120.0  # a busy machine's replicas are slow, not gone
     web, thread = start_app(example.create_router([replica.url for replica in replicas]))
     try:
         with httpx.Client(base_url=address(web), timeout=60) as http:

@@ -157,7 +157,7 @@ def test_a_terminal_gets_a_bar_and_the_lines_above_it(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deltamem", "train", str(path)]
     above, below = pty.openpty()
     termios.tcsetwinsize(below, (24, 100))
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=below)
     os.close(below)
     told = b""
