@@ -28,6 +28,8 @@ EVERY = 1.0
 """Seconds between two times that a replica is asked whether it is ready."""
 PATIENCE = 5.0
 """Seconds after which a replica that does not answer this counts as gone."""
+IDLE = 2.0
+"""Seconds that an idle connection to a replica is kept: fewer than the five after which the replica would close it."""
 _HOPS = {"connection", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 _SESSION = re.compile(r"/v1/sessions/([^/]+)")
 
@@ -52,14 +54,20 @@ class Router:
     async def watch(self) -> None:
         """Asks the replicas whether they are ready, again and again, until it is cancelled."""
         while True:
-            await asyncio.gather(*map(self._ask, self.ready))
+            await asyncio.gather(*map(self.ask, self.ready))
             await asyncio.sleep(EVERY)
 
-    async def _ask(self, url: str) -> None:
-        try:
-            self.ready[url] = (await self._client.get(f"{url}/readyz", timeout=PATIENCE)).status_code == 200
-        except httpx.TransportError:
-            self.ready[url] = False
+    async def ask(self, url: str) -> None:
+        """Asks one replica, and once more where it breaks the connection off, before it counts as gone."""
+        for _ in range(2):
+            try:
+                self.ready[url] = (await self._client.get(f"{url}/readyz", timeout=PATIENCE)).status_code == 200
+                return
+            except (httpx.ConnectError, httpx.TimeoutException):
+                break
+            except httpx.TransportError:
+                continue
+        self.ready[url] = False
 
     async def send(self, request: Request) -> Response:
         """Passes a request on and streams its answer back."""
@@ -111,7 +119,7 @@ def create_router(replicas: Sequence[str]) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[dict[str, Any]]:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=IDLE)
         async with httpx.AsyncClient(timeout=httpx.Timeout(None, connect=PATIENCE), limits=limits) as client:
             router = Router(replicas, client)
             watching = asyncio.create_task(router.watch())
