@@ -6,17 +6,15 @@ The measurements are the demo's own (``deltamem.demo.measure``) with more dialog
 answered to the letter by greedy decoding, with nothing but the question in the window (``full``: with the history).
 """
 
-import argparse
 import json
 import sys
 import time
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from common import machine
+from common import command_line, machine, tell
 from deltamem.demo.adapters import COURSES, TRAINING_FILE
 from deltamem.demo.measure import Sizes, measure
 from deltamem.demo.reader import Reader
@@ -28,26 +26,19 @@ CORRECTED_FLOOR, BARE_CEILING, SHUFFLED_CEILING, LOST_CEILING = 0.90, 0.05, 0.10
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
-    parser.add_argument("--check", action="store_true", help="exit 1 where a figure misses its target")
+    parser = command_line(__doc__, "exit 1 where a figure misses its target")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     data = run()
-    text = json.dumps(data, indent=2)
-    if arguments.json == "-":
-        print(text)
-    elif arguments.json:
-        Path(arguments.json).write_text(text + "\n")
+    return tell(data, arguments, misses(data), show)
+
+
+def show(data: dict[str, Any]) -> None:
     for method, rates in data["recall"].items():
-        print(f"{method:8}", "  ".join(f"{facts}: {rate:.3f}" for facts, rate in rates.items()), file=sys.stderr)
-    print("corrected", data["updates"], file=sys.stderr)
-    print("cost", data["capability"], file=sys.stderr)
-    missed = misses(data)
-    for line in missed:
-        print("missed:", line, file=sys.stderr)
-    return int(arguments.check and bool(missed))
+        print(f"{method:8}", "  ".join(f"{facts}: {rate:.3f}" for facts, rate in rates.items()))
+    print("corrected", data["updates"])
+    print("cost", data["capability"])
 
 
 def run() -> dict[str, Any]:

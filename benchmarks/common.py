@@ -18,23 +18,32 @@ def timed(run: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def command_line(about: str | None, check: str) -> argparse.ArgumentParser:
-    """A parser with what a benchmark takes whose figures have limits: ``--json`` and ``--check``."""
+def command_line(about: str | None, check: str = "") -> argparse.ArgumentParser:
+    """A parser with what a benchmark takes: ``--json`` and, where its figures have limits, ``--check``."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
-    parser.add_argument("--check", action="store_true", help=check)
+    if check:
+        parser.add_argument("--check", action="store_true", help=check)
     return parser
 
 
+def show_all(report: dict[str, Any]) -> None:
+    """Prints a report as it is written."""
+    print(json.dumps(report, indent=2, ensure_ascii=False))
+
+
 def tell(
-    report: dict[str, Any], options: argparse.Namespace, show: Callable[[dict[str, Any]], None], missed: Sequence[str]
+    report: dict[str, Any],
+    options: argparse.Namespace,
+    missed: Sequence[str] = (),
+    show: Callable[[dict[str, Any]], None] = show_all,
 ) -> int:
     """Shows or writes a report as :func:`command_line` says, and what missed its limit; returns the exit code."""
     if options.json == "-":
-        print(json.dumps(report, indent=2))
+        show_all(report)
     else:
         show(report)
         if options.json:
-            Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
+            Path(options.json).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
     print(*missed, sep="\n", end="\n" if missed else "", file=sys.stderr)
     return 1 if missed and options.check else 0

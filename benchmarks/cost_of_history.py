@@ -11,9 +11,7 @@ nothing of use. Times are this process's CPU time, each the median of rounds in 
 twice.
 """
 
-import argparse
 import copy
-import json
 import statistics
 import sys
 from collections.abc import Callable
@@ -24,7 +22,7 @@ import torch
 from transformers import Qwen3ForCausalLM
 
 import deltamem
-from common import machine, timed
+from common import command_line, machine, tell, timed
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 
@@ -35,10 +33,9 @@ BEYOND = [1024, 2048, 4096, 8192]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--longest", type=int, default=BEYOND[-1], help="tokens of history, at most")
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
     parser.add_argument("--plot", type=Path, metavar="PATH", help="draw both curves to a PNG file")
     options = parser.parse_args()
 
@@ -58,13 +55,9 @@ def main() -> int:
         "state_bytes": deltamem.new_state(model, 1).nbytes,
         "cases": [case for part in cases for case in part],
     }
-    text = json.dumps(report, indent=2)
-    if options.json and options.json != "-":
-        Path(options.json).write_text(text + "\n", "utf-8")
-    print(text)
     if options.plot:
         draw(report, options.plot)
-    return 0
+    return tell(report, options)
 
 
 def same_shape(model: Any, positions: int) -> Any:

@@ -30,7 +30,7 @@ import httpx
 import torch
 import uvicorn
 
-from common import machine
+from common import command_line, machine, tell
 from deltamem.chat import encode_chat
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
@@ -48,13 +48,11 @@ STALLED = 60.0  # seconds without a turn that even a busy machine does not take
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, "exit 1 if a turn was lost or half written")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--clients", type=int, default=6)
     parser.add_argument("--turns", type=int, default=40, help="turns before a kill, at most")
     parser.add_argument("--store", default="", help="an empty database; a SQLite file by default")
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
-    parser.add_argument("--check", action="store_true", help="exit 1 if a turn was lost or half written")
     parser.add_argument("--nursery", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.nursery:
@@ -63,11 +61,7 @@ def main() -> int:
     torch.set_num_threads(1)
     report = {"machine": machine()}
     report |= measure(options.kills, options.clients, options.turns, store=options.store)
-    text = json.dumps(report, indent=2)
-    if options.json and options.json != "-":
-        Path(options.json).write_text(text + "\n", "utf-8")
-    print(text)
-    return int(options.check and bool(report["problems"]))
+    return tell(report, options, report["problems"])
 
 
 @dataclass

@@ -13,7 +13,6 @@ How good answers are is told by the loss of what the second speaker really answe
 the model with the memory of the evening and of the bare one; and by how the model's own answers look.
 """
 
-import argparse
 import json
 import os
 import random
@@ -33,7 +32,7 @@ import httpx
 import torch
 
 import deltamem
-from common import machine
+from common import command_line, machine, tell
 from deltamem.chat import encode_chat
 from deltamem.demo.real.answers import answer, holds
 from deltamem.train.data.told.dialogues import Mix, Question, sample_dialogue
@@ -42,7 +41,7 @@ WINDOW = 8
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("chats", type=Path, help="real conversations, JSON lines")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--adapter", default="multi", help="a name, a folder or a Hub id")
@@ -51,7 +50,6 @@ def main() -> int:
     parser.add_argument("--longest", type=int, default=32, help="tokens of an answer")
     parser.add_argument("--only", choices=("session", "serve"), help="one of the two ways")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
     options = parser.parse_args()
 
     evening = Evening(options.chats, options.turns, options.facts, options.seed)
@@ -66,13 +64,7 @@ def main() -> int:
         report["session"] = through_session(model, tokenizer, evening, options.longest)
     if options.only != "session":
         report["serve"] = through_server(options.model, options.adapter, evening, options.longest)
-    if options.json == "-":
-        print(json.dumps(report, indent=2, ensure_ascii=False))
-    else:
-        show(report)
-        if options.json:
-            Path(options.json).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    return 0
+    return tell(report, options)
 
 
 class Evening:
@@ -266,12 +258,6 @@ def asked_rows(evening: Evening, answers: dict[str, list[str]]) -> list[dict[str
         {"told_at": turn + 1, "ask": question.ask, "value": question.value, **dict(zip(answers, said, strict=True))}
         for (question, turn), said in zip(evening.questions, zip(*answers.values(), strict=True), strict=True)
     ]
-
-
-def show(report: dict[str, Any]) -> None:
-    for name in ("session", "serve"):
-        if name in report:
-            print(name, json.dumps(report[name], indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ was measured: on the embedded backbone (`benchmarks/serve.py`), and on SmolLM2-1
 Every replica has a core of its own. The store's figures are of a SQLite file with random bytes for memories.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any
 
 import simpy
 
+from common import command_line, tell
 from deltamem.store import Commit, SessionStore
 
 RESULTS = Path(__file__).parent / "results"
@@ -36,12 +36,11 @@ TOKENS = 64
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--sessions", type=int, default=1_000_000)
     parser.add_argument("--turns", type=float, default=5, help="of a session a day")
     parser.add_argument("--peak", type=float, default=3, help="times the average load that the fullest hour has")
     parser.add_argument("--seconds", type=float, default=120, help="of each simulated run")
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
     parser.add_argument("--plot", metavar="PATH")
     options = parser.parse_args()
     own = own_engine(json.loads((RESULTS / "serve.json").read_text("utf-8")))
@@ -58,13 +57,9 @@ def main() -> int:
             for name, service in (("embedded", own), ("smollm2_on_vllm", vllm))
         },
     }
-    text = json.dumps(report, indent=2)
-    if options.json and options.json != "-":
-        Path(options.json).write_text(text + "\n", "utf-8")
-    print(text)
     if options.plot:
         plot(report, Path(options.plot))
-    return 0
+    return tell(report, options)
 
 
 @dataclass(frozen=True)

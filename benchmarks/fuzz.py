@@ -8,7 +8,6 @@ go to their readers, half of the memories with a checksum that fits. A file may 
 error; any other error is a failure, and so is a class that ``pickle`` is made to look up.
 """
 
-import argparse
 import asyncio
 import base64
 import collections
@@ -32,7 +31,7 @@ import torch
 import uvicorn
 from safetensors.torch import load, save
 
-from common import machine
+from common import command_line, machine, tell
 from deltamem import AdapterFileError, StateFileError, observe, save_adapter
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
@@ -50,19 +49,13 @@ BATCH = 60  # cases between two looks at the clock
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, "exit 1 if something failed")
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
-    parser.add_argument("--check", action="store_true", help="exit 1 if something failed")
     options = parser.parse_args()
     torch.set_num_threads(1)
     report = {"machine": machine()} | measure(options.cases, seed=options.seed)
-    text = json.dumps(report, indent=2)
-    if options.json and options.json != "-":
-        Path(options.json).write_text(text + "\n", "utf-8")
-    print(text)
-    return int(options.check and bool(report["problems"]))
+    return tell(report, options, report["problems"])
 
 
 def measure(cases: int, *, seed: int = 0, until: float = math.inf) -> dict[str, Any]:

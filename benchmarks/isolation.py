@@ -9,7 +9,6 @@ every version of every state is compared with the one that the session reaches b
 same for all tenants, so that a query which forgot its tenant would find another's session.
 """
 
-import argparse
 import json
 import os
 import random
@@ -20,13 +19,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 import torch
 
-from common import machine
+from common import command_line, machine, tell
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.demo.lexicon import lexicon
@@ -47,21 +45,15 @@ ASK_EVERY = 4
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, "exit 1 if anything of a session is found in another")
     parser.add_argument("--sessions", type=int, default=64)
     parser.add_argument("--tenants", type=int, default=8)
     parser.add_argument("--turns", type=int, default=2000, help="turns of all sessions together")
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
-    parser.add_argument("--check", action="store_true", help="exit 1 if anything of a session is found in another")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
     report = {"machine": machine()} | measure(options.sessions, options.tenants, options.turns)
-    text = json.dumps(report, indent=2)
-    if options.json and options.json != "-":
-        Path(options.json).write_text(text + "\n", "utf-8")
-    print(text)
-    return int(options.check and not isolated(report))
+    return tell(report, options, [] if isolated(report) else ["something of a session is found in another"])
 
 
 def isolated(report: dict[str, Any]) -> bool:

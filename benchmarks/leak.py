@@ -16,18 +16,15 @@ without the turns that say it, or by erasure, which moves the memory until the a
 look for it. A third probe is fitted to memories of other dialogues from which their city was erased in the same way.
 """
 
-import argparse
-import json
 import random
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from common import machine
+from common import command_line, machine, tell
 from deltamem.demo.lexicon import Split, lexicon
 from deltamem.demo.reader import Asked, Reader
 from deltamem.demo.show import load_demo
@@ -41,13 +38,12 @@ ROWS = 100
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--adapters", nargs="+", default=["token", "multi"])
     parser.add_argument("--facts", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--train", type=int, default=1500, help="dialogues that a probe is fitted to")
     parser.add_argument("--test", type=int, default=300, help="dialogues that are read")
     parser.add_argument("--forgotten", type=int, metavar="DIALOGUES", help="only what is left of what was forgotten")
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -55,7 +51,7 @@ def main() -> int:
     reader = Reader(model, tokenizer)
     if options.forgotten:
         left = read_forgotten(reader, Interview(model, tokenizer), options.train, options.forgotten)
-        return finish(left | {"machine": machine()}, options.json)
+        return tell(left | {"machine": machine()}, options)
     report: dict[str, Any] = {
         "machine": machine(),
         "train": options.train,
@@ -71,15 +67,7 @@ def main() -> int:
                 print(case, file=sys.stderr)
         report["small_talk"].append(read_small_talk(reader, adapter, options.train, options.test))
         print(report["small_talk"][-1], file=sys.stderr)
-    return finish(report, options.json)
-
-
-def finish(report: dict[str, Any], place: str | None) -> int:
-    text = json.dumps(report, indent=2)
-    if place and place != "-":
-        Path(place).write_text(text + "\n", "utf-8")
-    print(text)
-    return 0
+    return tell(report, options)
 
 
 def read_values(reader: Reader, adapter: str, attribute: str, facts: int, train: int, test: int) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def main() -> int:
     torch.set_float32_matmul_precision("medium")
     report = measure()
     above = [f"{way}: memory grew {report['growth'][way]} of length" for way in CEILINGS if grown_too_much(report, way)]
-    return tell(report, options, show, above)
+    return tell(report, options, above, show)
 
 
 def measure() -> dict[str, Any]:

@@ -11,7 +11,6 @@ memory is the one that its messages make of the one before.
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import shlex
@@ -32,7 +31,7 @@ from typing import Any
 import httpx
 import torch
 
-from common import machine
+from common import command_line, machine, tell
 from crash import Checker, Client
 from deltamem.demo.world import chat
 from deltamem.store import SessionStore
@@ -54,7 +53,7 @@ PATIENCE = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, "exit 1 if an acknowledged turn was lost or half written")
     parser.add_argument("--clients", type=int, default=6)
     parser.add_argument("--turns", type=int, default=20, help="of each client, at least")
     parser.add_argument("--most", type=int, default=3, help="replicas at most; there are two at first")
@@ -63,17 +62,11 @@ def main() -> int:
     parser.add_argument(
         "--start", type=float, default=900, help="seconds that Ray, and then the replicas, may take to start"
     )
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
-    parser.add_argument("--check", action="store_true", help="exit 1 if an acknowledged turn was lost or half written")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
     report = {"machine": machine()} | measure(options)
-    text = json.dumps(report, indent=2)
-    if options.json and options.json != "-":
-        Path(options.json).write_text(text + "\n", "utf-8")
-    print(text)
-    return int(options.check and bool(report["problems"]))
+    return tell(report, options, report["problems"])
 
 
 @dataclass

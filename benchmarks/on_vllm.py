@@ -16,17 +16,15 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from common import machine
+from common import command_line, machine, tell
 
 KINDS = ("stock", "delta")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
+    parser = command_line(__doc__)
     parser.add_argument("--model", default="smollm2", help="as deltamem serve takes it")
     parser.add_argument("--adapter", default="first")
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 8, 32])
@@ -41,12 +39,7 @@ def main() -> int:
         name: getattr(options, name) for name in ("model", "adapter", "prompt", "answer")
     }
     report |= {"rounds": options.rounds, "sessions": measure(options)}
-    text = json.dumps(report, indent=2) + "\n"
-    if options.json in (None, "-"):
-        print(text, end="")
-    else:
-        Path(options.json).write_text(text, "utf-8")
-    return 0
+    return tell(report, options)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

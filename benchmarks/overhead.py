@@ -54,7 +54,7 @@ def main() -> int:
         report[f"{figure}_x"] = report["qwen3_0.6b"][figure]["x"]
 
     above = [f"{key} is {report[key]}, above {ceiling}" for key, ceiling in CEILINGS.items() if report[key] > ceiling]
-    return tell(report, options, show, above)
+    return tell(report, options, above, show)
 
 
 @torch.no_grad()

@@ -10,7 +10,6 @@ the calibration into the package, where ``Session.recall()`` finds it by the ada
 The embedded backbone is asked in its toy world, other models in the told world of their training's held-out split.
 """
 
-import argparse
 import json
 import random
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import deltamem
-from common import machine
+from common import command_line, machine, tell
 from deltamem.chat import Message
 from deltamem.chat.input import TextInput
 from deltamem.demo import world
@@ -67,7 +66,7 @@ class Answer:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--model", default="embedded", help="a name, a folder or a Hub id")
     parser.add_argument("--adapter", default="multi", help="a name, a folder or a Hub id")
     parser.add_argument("--dialogues", type=int, default=160, help="half of them fit, half of them judge")
@@ -75,7 +74,6 @@ def main() -> int:
     parser.add_argument("--split", default="known", help="of the told world: what is held out")
     parser.add_argument("--threshold", type=float, default=0.5, help="the least confidence of what is known")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
     parser.add_argument("--plot", type=Path, metavar="PATH", help="write the reliability plot to PATH")
     parser.add_argument("--ship", action="store_true", help="put the calibration into the package")
     options = parser.parse_args()
@@ -108,11 +106,7 @@ def main() -> int:
         ship(report)
     if options.plot:
         plot(report, options.plot)
-    if options.json and options.json != "-":
-        Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
-    else:
-        print(json.dumps(report, indent=2))
-    return 0
+    return tell(report, options)
 
 
 def toy(rng: random.Random) -> Told:
@@ -139,7 +133,7 @@ def real(rng: random.Random, split: Any) -> Told:
     return Told(exchanges, [Asked(question.ask, question.value, question.ask) for question in dialogue.questions])
 
 
-def tell(model: Any, tokenizer: Any, exchanges: Sequence[list[Message]]) -> Session:
+def session_of(model: Any, tokenizer: Any, exchanges: Sequence[list[Message]]) -> Session:
     session = Session(model, tokenizer, window=0, keep_messages=True)
     for exchange in exchanges:
         session.observe(exchange)
@@ -254,7 +248,7 @@ def forgetting(model: Any, tokenizer: Any, every: Sequence[Told], calibration: C
     interview = interview_of(model, tokenizer)
     ways: dict[str, list[dict[str, float]]] = {"replay": [], "erasure": []}
     for one in every:
-        session = tell(model, tokenizer, one.exchanges)
+        session = session_of(model, tokenizer, one.exchanges)
         found = session.recall([asked.question for asked in one.asked], calibration=calibration, threshold=0)
         right = [a for a, got in zip(one.asked, found, strict=True) if a.value and holds(got.answer, a.value)]
         if not right:

@@ -12,7 +12,6 @@ run had.
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -29,7 +28,7 @@ from typing import Any
 
 import httpx
 
-from common import machine
+from common import command_line, machine, tell
 from deltamem.demo.tokenizer import build_tokenizer
 from fleet import check, one_replica
 
@@ -40,20 +39,15 @@ ASKED = "Where do I live?"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--turns", type=int, default=48, help="of all clients of a run together")
     parser.add_argument("--tokens", type=int, default=32, help="of each answer")
     parser.add_argument("--rounds", type=int, default=2, help="of all runs; the one with the least CPU a turn counts")
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
     options = parser.parse_args()
     report = {"machine": machine(), "turns": options.turns, "tokens": options.tokens, "rounds": options.rounds}
     report |= {"runs": measure(options)}
     report["simulated"] = check(one_replica(report), report)
-    text = json.dumps(report, indent=2)
-    if options.json and options.json != "-":
-        Path(options.json).write_text(text + "\n", "utf-8")
-    print(text)
-    return 0
+    return tell(report, options)
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ def main() -> int:
     report["decode_us"] = decode_us()
 
     below = [f"{key} is {report[key]}, below {floor}" for key, floor in FLOORS.items() if report[key] < floor]
-    return tell(report, options, show, below)
+    return tell(report, options, below, show)
 
 
 def compare(batch: int, length: int, states: int, gradients: bool, rounds: int) -> dict[str, float]:

@@ -9,8 +9,6 @@ length, and the turn written to memory; ``short_turns`` end where the backbone e
 must equal those alone. ``by_batch`` is ``turns`` for so many sessions at a time.
 """
 
-import argparse
-import json
 import os
 import statistics
 import sys
@@ -19,14 +17,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
 import torch
 import uvicorn
 
-from common import machine
+from common import command_line, machine, tell
 from deltamem.chat import encode_chat
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
@@ -44,12 +41,10 @@ ASKED = "Where do I live?"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, f"exit 1 if decode is below {FLOOR}x or tokens differ")
     parser.add_argument("--sessions", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64, help="tokens of a decode")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
-    parser.add_argument("--check", action="store_true", help=f"exit 1 if decode is below {FLOOR}x or tokens differ")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -73,12 +68,9 @@ def main() -> int:
             report["http"] = http_turns(url, bench, options.rounds, options.tokens)
             report["http_short"] = http_turns(url, bench, options.rounds)
 
-    text = json.dumps(report, indent=2)
-    if options.json and options.json != "-":
-        Path(options.json).write_text(text + "\n", "utf-8")
-    print(text)
     decode = report["decode"]
-    return int(options.check and not (decode["ratio"] >= FLOOR and decode["tokens_equal"]))
+    missed = [f"decode is {decode['ratio']}x, below {FLOOR}x"] if decode["ratio"] < FLOOR else []
+    return tell(report, options, missed if decode["tokens_equal"] else [*missed, "tokens differ"])
 
 
 class Bench:

@@ -7,8 +7,6 @@ sessions are made, forked, rolled back and deleted all the while. The resident m
 first tenth, when every buffer has reached its size, and at the end. Memories and messages are encrypted.
 """
 
-import argparse
-import json
 import os
 import random
 import statistics
@@ -22,7 +20,7 @@ from typing import Any
 import httpx
 import torch
 
-from common import machine
+from common import command_line, machine, tell
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.demo.world import chat
@@ -36,20 +34,15 @@ CLIENTS = 4
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, f"exit 1 if it grew by more than {CEILING_MIB} MiB")
     parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
-    parser.add_argument("--check", action="store_true", help=f"exit 1 if it grew by more than {CEILING_MIB} MiB")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
     report = {"machine": machine()}
     report |= measure(60 * options.minutes)
-    text = json.dumps(report, indent=2)
-    if options.json and options.json != "-":
-        Path(options.json).write_text(text + "\n", "utf-8")
-    print(text)
-    return int(options.check and (report["grew_mib"] > CEILING_MIB or bool(report["unexpected"])))
+    grew = [f"it grew by {report['grew_mib']} MiB"] if report["grew_mib"] > CEILING_MIB else []
+    return tell(report, options, [*grew, *report["unexpected"]])
 
 
 def measure(seconds: float) -> dict[str, Any]:

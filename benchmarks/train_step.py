@@ -20,7 +20,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 import deltamem.memory
-from common import machine, timed
+from common import command_line, machine, tell, timed
 from deltamem.attach import attach, attached
 from deltamem.demo.adapters import COURSES
 from deltamem.demo.backbone import load_backbone
@@ -46,9 +45,7 @@ Step = Callable[[], float]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
-    parser.add_argument("--check", action="store_true", help=f"exit 1 below {FLOOR}x")
+    parser = command_line(__doc__, f"exit 1 below {FLOOR}x")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--profile", action="store_true", help="only print where the time of a step goes")
     parser.add_argument(
@@ -68,14 +65,13 @@ def main() -> int:
         print(attention_times(options.rounds))
         return 0
     report = measure(options.rounds)
-    if options.json == "-":
-        print(json.dumps(report, indent=2))
-    else:
-        print(f"step {report['compiled_ms']:.0f} ms, with the loop {report['loop_ms']:.0f} ms: {report['step_x']:.1f}x")
-        print(f"peak memory {report['compiled_mib']:.0f} MiB, with the loop {report['loop_mib']:.0f} MiB")
-        if options.json:
-            Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
-    return 1 if options.check and report["step_x"] < FLOOR else 0
+    below = [f"a step is {report['step_x']:.1f}x, below {FLOOR}x"] if report["step_x"] < FLOOR else []
+    return tell(report, options, below, show)
+
+
+def show(report: dict[str, Any]) -> None:
+    print(f"step {report['compiled_ms']:.0f} ms, with the loop {report['loop_ms']:.0f} ms: {report['step_x']:.1f}x")
+    print(f"peak memory {report['compiled_mib']:.0f} MiB, with the loop {report['loop_mib']:.0f} MiB")
 
 
 def measure(rounds: int) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def main() -> int:
         report["reuse"] = compare_reuse(model, tokenizer, options.dialogues)
 
     above = [f"{key} is {report[key]}, above {ceiling}" for key, ceiling in CEILINGS.items() if report[key] > ceiling]
-    return tell(report, options, show, above)
+    return tell(report, options, above, show)
 
 
 def measure_turns(model: Any, tokenizer: Any, lengths: list[int], rounds: int, window: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from common import machine
+from common import command_line, machine
 from deltamem.demo.plots import STYLES as DEMO_STYLES
 from deltamem.files import write_atomically
 from deltamem_lab.statistics import Interval, rate_interval
@@ -33,8 +33,7 @@ Rate = dict[str, Any]
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """A parser with what every question takes: ``--json`` and ``--plot``."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write the figures to PATH, or to stdout")
+    parser = command_line(description)
     parser.add_argument("--plot", type=Path, metavar="PATH", help="draw the figures to a PNG or SVG file")
     return parser
 
