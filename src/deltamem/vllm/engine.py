@@ -1,8 +1,7 @@
-"""The server's engine over vLLM: the same jobs and events as :class:`deltamem.serve.engine.engine.Engine`.
+"""The server's engine over vLLM, which runs in this process; one thread owns it.
 
-One thread owns vLLM's engine, which runs in this process. An answer is a request that reads a memory and does not write
-it. What a turn writes is a request of its own, which generates nothing that is used, and whose memory is taken when it
-has finished. So an answer that fails, is aborted or preempted leaves the session as it was.
+An answer is a request that reads a memory and does not write it. What a turn writes is a request of its own, whose
+memory is taken when it has finished. So an answer that fails, is aborted or preempted leaves the session as it was.
 """
 
 import contextlib
@@ -78,11 +77,11 @@ class Hollow(NamedTuple):
 
 
 def open_hollow(model: str | Path, adapter: str | Path) -> Hollow:
-    """A model without weights, its adapter and its tokenizer.
+    """Reads all of a model but its weights, which vLLM reads itself.
 
     Args:
-        model: a name that deltamem knows, a folder or a Hub id.
-        adapter: one that comes with the package for a model with a name, a folder or a Hub id.
+        model: as :func:`deltamem.vllm.flags.engine_arguments` takes it.
+        adapter: the same.
 
     Raises:
         OSError: the model is not there.
@@ -129,15 +128,15 @@ class _Writing:
 
 
 class VllmEngine:
-    """Generates from many memories at once, and writes to them. See :class:`deltamem.serve.engine.interface.AnyEngine`.
+    """:class:`deltamem.serve.engine.interface.AnyEngine` over vLLM; :func:`vllm_engine` binds what only it needs.
 
     Args:
-        model: what :func:`open_hollow` gives.
-        tokenizer: its tokenizer.
-        limits: how much it takes on.
-        watch: called after every step with its answers' tokens and seconds, for metrics.
-        delivered: called when events were delivered and the next ones take another step.
-        backbone: what vLLM runs, as :func:`open_hollow` takes it.
+        model: a :class:`Hollow` one's, as its tokenizer is.
+        tokenizer: vLLM is given it too, to follow forms with.
+        limits: `max_batch` and `prefill_tokens` become vLLM's own limits.
+        watch: told of the tokens of answers alone, since vLLM mixes them with all else in a step.
+        delivered: called after every step.
+        backbone: what vLLM runs, as :func:`deltamem.vllm.flags.engine_arguments` takes it.
         adapter: the same.
         options: further arguments of vLLM's `EngineArgs`.
 
@@ -189,15 +188,15 @@ class VllmEngine:
 
     @property
     def alive(self) -> bool:
-        """Whether it takes jobs."""
+        """False once it closes, or after a failure from which vLLM did not come back."""
         return self._thread.is_alive() and not self._closing
 
     def new_state(self) -> MemoryState:
-        """An empty memory of one row."""
+        """Zeros on the CPU, where memories go in and out of requests."""
         return self._attachment.new_state(1)
 
     def load(self) -> Load:
-        """What it is doing right now; vLLM counts prompts that are read among the answers."""
+        """Prompts that are being read count among the answers: vLLM does not say which they are."""
         jobs = list(self._jobs.values())
         answers = sum(isinstance(job, _Answer) for job in jobs)
         return Load(len(self._waiting), 0, answers, len(jobs) - answers)
@@ -213,7 +212,7 @@ class VllmEngine:
         continues: bool = False,
         constraint: Constraint | None = None,
     ) -> Ticket:
-        """Continues a prompt, reading a memory and not writing it."""
+        """Sends a request that reads its memory; stop texts are looked for here, and end it by an abort."""
         check_prompt(prompt, self.context)
         ticket = Ticket(deliver, deadline)
         text = TextStream(self.tokenizer, sampling.stop, prompt if continues else ())
@@ -231,14 +230,14 @@ class VllmEngine:
         deadline: float | None = None,
         admitted: bool = False,
     ) -> Ticket:
-        """Writes tokens to a memory."""
+        """Sends a request for each chunk, with the memory of the one before; the token it samples is not used."""
         ticket = Ticket(deliver, deadline)
         state = state if state is not None else self.new_state()
         self._submit(_Writing(ticket, state, ids, write), admitted=admitted)
         return ticket
 
     def close(self, timeout: float | None = None) -> None:
-        """Finishes what was taken in and stops; what is unfinished after ``timeout`` seconds fails."""
+        """Ends all requests, at the latest ``timeout`` seconds from now, and shuts vLLM down."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -410,13 +409,7 @@ class VllmEngine:
 
 
 def vllm_engine(backbone: str | Path, adapter: str | Path, **options: Any) -> MakeEngine:
-    """What makes a server's engine of vLLM.
-
-    Args:
-        backbone: a name that deltamem knows, a folder or a Hub id.
-        adapter: one that comes with the package for a model with a name, a folder or a Hub id.
-        options: further arguments of vLLM's `EngineArgs`.
-    """
+    """What a server makes its engine with, for one backbone and adapter: :class:`VllmEngine` with these bound."""
     return functools.partial(VllmEngine, backbone=backbone, adapter=adapter, options=options)
 
 

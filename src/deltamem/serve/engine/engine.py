@@ -1,4 +1,4 @@
-"""The engine: one thread owns the model, and what waits is batched.
+"""The server's own engine: one thread owns the model, and what waits is batched.
 
 A turn of the loop feeds one chunk of every prompt that is being read, decodes one token of every row that is
 generating, and writes one chunk of what is to be remembered. So rows join and leave at token boundaries, and no
@@ -46,15 +46,10 @@ _GATHER = 3
 
 
 class Engine:
-    """Generates from many memories at once, and writes to them.
+    """:class:`deltamem.serve.engine.interface.AnyEngine` over a model of transformers.
 
-    Args:
-        model: a model with an active adapter; nothing else may change it while the engine runs. It may be called
-            beside the engine, which then has less of the machine.
-        tokenizer: its tokenizer.
-        limits: how much it takes on.
-        watch: called after every turn of the loop with its decoded rows and seconds, for metrics.
-        delivered: called when events were delivered and the next ones take another pass of the model.
+    Nothing else may change the model while the engine runs. Whoever calls it meanwhile takes some of the machine.
+    The arguments are those of :class:`deltamem.serve.engine.interface.MakeEngine`.
 
     Raises:
         ValueError: the backbone cannot be batched by rows.
@@ -92,16 +87,16 @@ class Engine:
         self._thread.start()
 
     def new_state(self) -> MemoryState:
-        """An empty memory of one row."""
+        """Zeros, where the adapter computes and in its precision."""
         return self._attachment.new_state(1)
 
     def load(self) -> Load:
-        """What it is doing right now."""
+        """Counts jobs by the batch they are in."""
         return Load(len(self._waiting), len(self._prefilling), len(self._decoding), len(self._writing))
 
     @property
     def alive(self) -> bool:
-        """Whether it takes jobs."""
+        """False once it closes, or if its thread died of something that no job caused."""
         return self._thread.is_alive() and not self._closing
 
     def generate(
@@ -115,10 +110,7 @@ class Engine:
         continues: bool = False,
         constraint: Constraint | None = None,
     ) -> Ticket:
-        """Continues a prompt, reading a memory and not writing it: delivers pieces, then ``Done`` or ``Failed``.
-
-        See :class:`deltamem.serve.engine.interface.AnyEngine`.
-        """
+        """Queues a row, which is let in when another one ends."""
         check_prompt(prompt, self.context)
         ticket = Ticket(deliver, deadline)
         text = TextStream(self.tokenizer, sampling.stop, prompt if continues else ())
@@ -138,17 +130,14 @@ class Engine:
         deadline: float | None = None,
         admitted: bool = False,
     ) -> Ticket:
-        """Writes tokens to a memory: delivers ``Written`` or ``Failed``.
-
-        See :class:`deltamem.serve.engine.interface.AnyEngine`.
-        """
+        """Queues a writing: before all else if it ends a turn, and with room for it at any time."""
         ticket = Ticket(deliver, deadline)
         state = state if state is not None else self.new_state()
         self._submit(Writing(ticket, state, ids, segments, write), admitted=admitted)
         return ticket
 
     def close(self, timeout: float | None = None) -> None:
-        """Finishes what was taken in and stops; what is unfinished after ``timeout`` seconds fails."""
+        """Has the thread run until nothing is left, or until what is left after ``timeout`` seconds is cancelled."""
         with self._changed:
             self._closing = True
             self._changed.notify()

@@ -20,6 +20,8 @@ class PromptError(ValueError):
 class AnyEngine(Protocol):
     """Generates from many memories at once, and writes to them.
 
+    Its methods may be called from any thread, and events are delivered on its own.
+
     Attributes:
         model: the model with its adapter, or its shape alone: see ``computes``.
         computes: whether ``model`` can be called, beside the engine.
@@ -58,7 +60,7 @@ class AnyEngine(Protocol):
         Args:
             prompt: token ids.
             sampling: how to choose tokens.
-            deliver: takes the events, on the engine's thread.
+            deliver: takes the events.
             state: the memory, one row; empty by default, which is the bare backbone.
             deadline: in the terms of ``time.monotonic()``.
             continues: the text continues from the prompt's, instead of beginning anew.
@@ -88,7 +90,7 @@ class AnyEngine(Protocol):
             ids: ``[1, T]`` tokens, any number.
             segments: ``[1, T]`` segment ids.
             write: ``[1, T]`` bool, the tokens that write.
-            deliver: takes the event, on the engine's thread.
+            deliver: takes the event.
             state: the memory to continue from, one row; empty by default.
             deadline: in the terms of ``time.monotonic()``.
             admitted: it ends a turn whose generation was let in, and so never finds the queue full or closed.
@@ -103,7 +105,7 @@ class AnyEngine(Protocol):
 
 
 class MakeEngine(Protocol):
-    """Makes an engine for a server, which watches it."""
+    """Makes an engine for a server: a class of an engine, or one with its further arguments bound."""
 
     def __call__(
         self,
@@ -114,7 +116,15 @@ class MakeEngine(Protocol):
         watch: Callable[[int, float], None],
         delivered: Callable[[], None],
     ) -> AnyEngine:
-        """See :class:`deltamem.serve.engine.engine.Engine`."""
+        """Makes it, and starts its thread.
+
+        Args:
+            model: what the engine calls, or takes the shape of.
+            tokenizer: its tokenizer.
+            limits: how much it takes on.
+            watch: called after every step with the tokens that it made and its seconds, for metrics.
+            delivered: called when events were delivered and the next ones take another pass of the model.
+        """
 
 
 def warm_up(engine: AnyEngine) -> None:
