@@ -3,9 +3,9 @@
     python examples/router.py http://127.0.0.1:8001 http://127.0.0.1:8002 --port 8000
 
 A session's requests go to one replica, so that turns of one session wait for one another there instead of meeting in
-the store. When that replica is not ready, they go to the next, which goes on from the last committed memory. A request
-that no replica took is sent on to the next one; one that a replica may have begun is not sent twice: it gets 502, and
-its client asks again.
+the store. When that replica is not ready, they go to the next, which continues from the last committed memory. A
+request that no replica took is sent on to the next one; one that a replica may have begun is not sent twice: it gets
+502, and its client asks again.
 """
 
 import argparse

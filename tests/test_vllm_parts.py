@@ -86,7 +86,7 @@ def test_a_memory_that_is_not_there_fails_its_request_alone():
     held.refuse(3, 6, "nonsense", "c")
     step(held, (4, 7, 1), (5, 0, 3), (6, 0, 2))
     assert held.lost == {4, 6}
-    for ticket, problem in (("a", "goes on from 7 tokens"), ("c", "nonsense")):
+    for ticket, problem in (("a", "continues after 7 tokens"), ("c", "nonsense")):
         with pytest.raises(MemoryLostError, match=problem):
             held.take(ticket, 8)
     assert torch.equal(held.take("b", 3).value, memory(3))

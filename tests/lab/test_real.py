@@ -15,7 +15,7 @@ from deltamem.train.recipefile import RecipeError
 from deltamem_lab.real import told
 from deltamem_lab.real.chat import Chat, choose_adapters
 from deltamem_lab.real.sections import Extent, Results, choose_sections, measure
-from deltamem_lab.real.texts import Text, measure_share, persona_texts, ratio, story_texts
+from deltamem_lab.real.texts import AskedText, measure_share, persona_texts, ratio, story_texts
 from deltamem_lab.real.told import FORMATS, Told, holds, last_within, packed, plain_words, sampled, trained_words
 
 STORY = {
@@ -134,7 +134,7 @@ def test_texts_are_read_with_what_is_asked_about_them(tmp_path):
 
 def test_shares_are_of_the_gap_that_the_text_leaves(chat):
     texts = [
-        Text(one.messages, tuple((question.ask, question.answer) for question in one.questions))
+        AskedText(one.messages, tuple((question.ask, question.answer) for question in one.questions))
         for one in sampled("known", 1, 4)
     ]
     found = measure_share(chat, texts)

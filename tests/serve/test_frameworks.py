@@ -65,7 +65,7 @@ def test_langchain_on_responses(url: str) -> None:
     )
     told = [("user", LISBON)]
     noted = model.invoke(told)
-    # Only what follows the last response is sent: its memory has the rest, and is gone on from twice.
+    # Only what follows the last response is sent: its memory has the rest, and is continued twice.
     moved = ("user", "Actually, I live in Porto now.")
     assert model.invoke([*told, noted, moved, model.invoke([*told, noted, moved]), ("user", CITY)]).text == "Porto."
     assert model.invoke([*told, noted, ("user", CITY)]).text == "Lisbon."

@@ -51,7 +51,7 @@ def test_a_response_is_gone_on_from_and_branches(told: openai.OpenAI) -> None:
     first = ask(told, LISBON)
     moved = ask(told, "Actually, I live in Porto now.", previous_response_id=first.id)
     assert ask(told, CITY, previous_response_id=moved.id).output_text == "Porto."
-    # The first response is gone on from in a fork: what came later is not known there.
+    # The first response is continued in a fork: what came later is not known there.
     assert ask(told, CITY, previous_response_id=first.id).output_text == "Lisbon."
     with pytest.raises(openai.NotFoundError, match="no response"):
         ask(told, CITY, previous_response_id="resp_nonsense")

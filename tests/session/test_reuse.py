@@ -189,5 +189,5 @@ def test_attention_that_slides_is_gone_on_from_while_it_can_be():
         for said in SAID * 2:
             assert kept.reply(said, **options) == again.reply(said, **options)
             reused.append(kept.last_turn.reused_tokens)
-        # Of one token nothing is fed back, so every prompt goes on from the last one; of six some are tokenised anew.
+        # Of one token nothing is fed back, so every prompt continues the last one; of six some are tokenised anew.
         assert (reused[-1] > 24) is (longest == 1)

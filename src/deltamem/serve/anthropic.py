@@ -27,7 +27,7 @@ _FORM = Discriminator(
 CacheControl = Annotated[dict[str, Any] | None, Field(description="Accepted and not used.")]
 
 
-class Text(Options):
+class TextBlock(Options):
     """A block of text."""
 
     type: Literal["text"]
@@ -36,7 +36,7 @@ class Text(Options):
     cache_control: CacheControl = None
 
 
-Texts = Annotated[Annotated[WholeText, Tag("str")] | Annotated[list[Text], Tag("list")], _FORM]
+Texts = Annotated[Annotated[WholeText, Tag("str")] | Annotated[list[TextBlock], Tag("list")], _FORM]
 
 
 class ToolUse(Options):
@@ -59,7 +59,7 @@ class ToolResult(Options):
     cache_control: CacheControl = None
 
 
-Block = Annotated[Text | ToolUse | ToolResult, Field(discriminator="type")]
+Block = Annotated[TextBlock | ToolUse | ToolResult, Field(discriminator="type")]
 Content = Annotated[
     Annotated[WholeText, Tag("str")] | Annotated[Annotated[list[Block], Field(max_length=1000)], Tag("list")], _FORM
 ]
@@ -90,7 +90,7 @@ class MessageBlocks(Options):
             for block in self.content
             if isinstance(block, ToolResult)
         ]
-        said = "".join(block.text for block in self.content if isinstance(block, Text))
+        said = "".join(block.text for block in self.content if isinstance(block, TextBlock))
         calls = [
             {
                 "id": block.id,
@@ -283,5 +283,5 @@ def _object(arguments: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _text(content: str | list[Text]) -> str:
+def _text(content: str | list[TextBlock]) -> str:
     return content if isinstance(content, str) else "\n".join(block.text for block in content)

@@ -279,7 +279,7 @@ def session_of(response: str) -> tuple[str, int]:
     """The session and version of a response.
 
     Raises:
-        ApiError: 404, it is none that can be gone on from.
+        ApiError: 404, no response of that id can be continued.
     """
     text = response.removeprefix("resp_")
     try:
@@ -288,7 +288,7 @@ def session_of(response: str) -> tuple[str, int]:
             return session, int(number)
     except (ValueError, binascii.Error):
         pass
-    raise ApiError(404, f"There is no response {response!r} to go on from.", "not_found", "previous_response_id")
+    raise ApiError(404, f"There is no response {response!r} to continue.", "not_found", "previous_response_id")
 
 
 class Output(AnswerParts):

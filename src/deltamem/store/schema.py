@@ -59,6 +59,15 @@ class Timestamp(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
+def _key(which: str) -> tuple[Column[Any], ...]:
+    """The key of what sessions have many of: whose session, which session, and which of its rows."""
+    return (
+        Column("tenant", _Name, primary_key=True),
+        Column("session", _Name, primary_key=True),
+        Column(which, Integer, primary_key=True, autoincrement=False),
+    )
+
+
 def _of_session() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(
         ["tenant", "session"], ["deltamem_sessions.tenant", "deltamem_sessions.session"], ondelete="CASCADE"
@@ -94,9 +103,7 @@ sessions = Table(
 versions = Table(
     "deltamem_versions",
     metadata,
-    Column("tenant", _Name, primary_key=True),
-    Column("session", _Name, primary_key=True),
-    Column("number", Integer, primary_key=True, autoincrement=False),
+    *_key("number"),
     Column("parent", Integer),
     Column("origin", Integer),
     Column("kind", String(32), nullable=False),
@@ -113,9 +120,7 @@ versions = Table(
 messages = Table(
     "deltamem_messages",
     metadata,
-    Column("tenant", _Name, primary_key=True),
-    Column("session", _Name, primary_key=True),
-    Column("position", Integer, primary_key=True, autoincrement=False),
+    *_key("position"),
     Column("previous", Integer),
     Column("version", Integer, nullable=False),
     Column("created", Timestamp, nullable=False),
@@ -134,9 +139,7 @@ def _of_message() -> ForeignKeyConstraint:
 message_words = Table(
     "deltamem_message_words",
     metadata,
-    Column("tenant", _Name, primary_key=True),
-    Column("session", _Name, primary_key=True),
-    Column("position", Integer, primary_key=True, autoincrement=False),
+    *_key("position"),
     # SQLite keeps none.
     Column("words", Text().with_variant(TSVECTOR(), "postgresql"), nullable=False),
     _of_message(),
@@ -145,9 +148,7 @@ message_words = Table(
 message_vectors = Table(
     "deltamem_message_vectors",
     metadata,
-    Column("tenant", _Name, primary_key=True),
-    Column("session", _Name, primary_key=True),
-    Column("position", Integer, primary_key=True, autoincrement=False),
+    *_key("position"),
     Column("key_id", String(64)),
     Column("body", LargeBinary, nullable=False),
     _of_message(),

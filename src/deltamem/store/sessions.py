@@ -1,16 +1,15 @@
-"""The store: the sessions of tenants, and what an operator does with all of them."""
+"""The sessions of tenants in a store."""
 
 import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from types import TracebackType
-from typing import Self, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
-from sqlalchemy import Connection, delete, func, or_, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
-from deltamem.store import upkeep
+from deltamem.store import timeline
 from deltamem.store.checks import (
     check_fingerprint,
     check_label,
@@ -21,83 +20,34 @@ from deltamem.store.checks import (
     check_tokens,
     check_user,
 )
-from deltamem.store.database import Database
-from deltamem.store.encryption import StateKeys
 from deltamem.store.errors import (
     FingerprintError,
     FrozenError,
     InvalidError,
     NotFoundError,
-    SchemaError,
     StoreError,
     UnavailableError,
 )
-from deltamem.store.lookup import (
-    Order,
-    alive,
-    find,
-    label_columns,
-    lock,
-    lock_for_version,
-    not_found,
-    now,
-    of_user,
-    page,
-    place_of,
-)
-from deltamem.store.messages import (
-    all_messages,
-    append_messages,
-    check_messages,
-    drop_unreachable,
-    numbered,
-    previous_message,
-    read_messages,
-)
-from deltamem.store.records import (
-    Commit,
-    Page,
-    Rewritten,
-    SessionRecord,
-    StoredMessage,
-    StoreStats,
-    Version,
-    VersionInfo,
-)
-from deltamem.store.schema import (
-    VERSION,
-    api_keys,
-    check_version,
-    found_version,
-    lacks_indexes,
-    metadata,
-    prepare,
-    rates,
-    sessions,
-    tenant_limits,
-    versions,
-    webhooks,
-)
-from deltamem.store.search import Told, drop_words, find_by_words, keep_vectors, kept_vectors
+from deltamem.store.lookup import Order, find, label_columns, lock, not_found, now, page, place_of
+from deltamem.store.messages import all_messages, check_messages, drop_unreachable, previous_message, read_messages
+from deltamem.store.records import Commit, Page, Rewritten, SessionRecord, StoredMessage, Version, VersionInfo
+from deltamem.store.schema import sessions, versions
+from deltamem.store.search import Told, find_by_words, keep_vectors, kept_vectors
+from deltamem.store.store import Store
 from deltamem.store.versions import (
     INFO,
     WHOLE,
     Rules,
     add,
-    advance,
     begin,
     drop_versions,
     first_version,
     load_row,
-    move_head,
     no_version,
     read_end,
     read_version,
-    replace_versions,
-    version_before,
     version_info,
     whole_version,
-    write_version,
 )
 
 _log = logging.getLogger(__name__)
@@ -119,7 +69,7 @@ class Changes(TypedDict, total=False):
     frozen: bool
 
 
-class SessionStore:
+class SessionStore(Store):
     """Sessions in a database, SQLite or PostgreSQL, used by any number of threads and processes.
 
     Once a method returns, its change is durable. Every method works within one tenant, and another tenant's
@@ -129,73 +79,6 @@ class SessionStore:
 
     Make one with :meth:`open`, and close it, or use it in a ``with`` statement.
     """
-
-    @classmethod
-    def open(
-        cls,
-        url: str = "sqlite:///sessions.db",
-        *,
-        keys: StateKeys | None = None,
-        keep_messages: bool = False,
-        keep_versions: int | None = 20,
-        timeout: float = 10.0,
-        create: bool = True,
-    ) -> Self:
-        """Opens a database and creates its tables if needed.
-
-        Args:
-            url: ``sqlite:///file``, ``sqlite://`` (in memory, gone when closed) or
-                ``postgresql://user@host/database``.
-            keys: encrypts memories and messages; ``StateKeys.from_environment()`` reads them.
-            keep_messages: whether the messages given to :meth:`commit` are stored.
-            keep_versions: how many of a session's last versions are kept; ``None`` keeps all.
-            timeout: seconds that a call waits for another writer's lock.
-            create: create the database's file and tables if there are none.
-
-        Raises:
-            NotFoundError: there is no store, and ``create`` is false.
-            InvalidError: the URL is none of these, or ``keep_versions`` is not positive.
-            SchemaError: a newer deltamem made the tables, or the file is not a database.
-            UnavailableError: the database cannot be reached or written.
-            ImportError: PostgreSQL's driver is not installed.
-        """
-        if keep_versions is not None and keep_versions < 1:
-            raise InvalidError(f"keep_versions must be at least 1, or None for all: {keep_versions}.")
-        database = Database(url, timeout=timeout, create=create)
-        try:
-            with database.read() as connection:
-                found = found_version(connection)
-                ready = found == VERSION and not lacks_indexes(connection)
-            if found is None and not create:
-                raise NotFoundError(f"{database.place} holds no store: check the database's name.")
-            # Tables that are as they should be need no writer's lock.
-            if not ready:
-                with database.write() as connection:
-                    prepare(connection)
-        except BaseException:
-            database.close()
-            raise
-        return cls(database, keys, keep_messages=keep_messages, keep_versions=keep_versions)
-
-    def __init__(
-        self, database: Database, keys: StateKeys | None, *, keep_messages: bool, keep_versions: int | None
-    ) -> None:
-        self.database = database
-        self.keep_messages = keep_messages
-        self.keep_versions = keep_versions
-        self._keys = keys
-
-    def close(self) -> None:
-        """Closes the connections. Later calls are refused."""
-        self.database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def create(
         self,
@@ -505,24 +388,7 @@ class SessionStore:
         """
         source, place = place_of(tenant, session), place_of(tenant, new or uuid.uuid4().hex)
         with self.database.write() as connection:
-            row = lock(connection, source)
-            number = row.head if version is None else check_number("version", version)
-            found, tail = read_version(connection, self._keys, source, number)
-            log = read_messages(connection, self._keys, source, tail)
-            copy = first_version("fork", found.state, found.tokens, found.fingerprint, now(), found.number)
-            copied = [replace(message, position=i, version=1) for i, message in enumerate(log, 1)]
-            origin = (session, found.number)
-            begin(
-                connection,
-                self._keys,
-                place,
-                copy,
-                label=label,
-                user=row.user,
-                expires=expires,
-                log=copied,
-                origin=origin,
-            )
+            timeline.fork(connection, self._keys, source, place, version, label=label, expires=expires)
             return find(connection, place)
 
     def rollback(
@@ -555,12 +421,7 @@ class SessionStore:
             raise InvalidError("Roll back either to a version or by a number of turns.")
         check_number("turns" if version is None else "version", turns if version is None else version)
         with self.database.write() as connection:
-            row = lock_for_version(connection, place, parent)
-            number = version or version_before(connection, place, row.head, turns or 0)
-            found, tail = read_version(connection, self._keys, place, number)
-            again = replace(found, number=row.head + 1, parent=row.head, origin=number, kind="rollback", created=now())
-            advance(connection, self._rules, place, again, tail, positions=row.positions)
-        return again
+            return timeline.roll_back(connection, self._rules, place, version, turns or 0, parent=parent)
 
     def rewrite(
         self,
@@ -596,32 +457,9 @@ class SessionStore:
         for turn in turns:
             check_messages(turn.messages)
         with self.database.write() as connection:
-            row = lock_for_version(connection, place, check_number("parent", parent))
-            _, fingerprint = read_end(connection, place, parent)
-            if base is None:
-                version, tail = Version(row.head + 1, None, None, "forget", 0, fingerprint, now(), empty), None
-            else:
-                found, tail = read_version(connection, self._keys, place, check_number("base", base))
-                version = replace(found, number=row.head + 1, parent=base, origin=base, kind="rollback", created=now())
-            write_version(connection, self._keys, place, version, tail)
-            positions = row.positions
-            for turn in turns:
-                version = replace(
-                    version,
-                    number=version.number + 1,
-                    parent=version.number,
-                    origin=None,
-                    kind=turn.kind,
-                    tokens=turn.tokens,
-                    state=check_state(turn.state),
-                    created=now(),
-                )
-                placed = numbered(turn.messages, after=positions, version=version.number, created=turn.created)
-                tail = append_messages(connection, self._keys, place, placed, tail)
-                positions += len(placed)
-                write_version(connection, self._keys, place, version, tail)
-            replace_versions(connection, place, after=base or 0, last=row.head)
-            move_head(connection, self._rules, place, version, positions=positions)
+            version = timeline.rewrite(
+                connection, self._rules, place, parent=parent, base=base, turns=turns, empty=empty
+            )
         self.database.scrub()
         return version
 
@@ -676,113 +514,6 @@ class SessionStore:
             if not connection.execute(delete(sessions).where(place.within(sessions))).rowcount:
                 raise not_found(session)
         self.database.scrub()
-
-    def check(self) -> None:
-        """Checks the version of the database's tables, and raises if the store is not ready to serve.
-
-        Raises:
-            SchemaError: the tables are gone, or were upgraded while this process ran.
-        """
-        with self.database.read() as connection:
-            found = found_version(connection)
-        if found is None:
-            raise self.database.error(SchemaError, "{store} has lost its tables. Restore a backup.")
-        check_version(found)
-
-    def check_keys(self) -> None:
-        """Makes sure that this process can read the store, and will not write plain text beside encrypted rows.
-
-        A server checks this before it starts, and while it runs. Plain rows from before there were keys are not an
-        error; :meth:`stats` counts them and :meth:`rekey` encrypts them.
-
-        Raises:
-            EncryptionError: rows are encrypted, and the store was opened without keys, without theirs, or with
-                another key under the same id.
-        """
-        with self.database.read() as connection:
-            upkeep.check_keys(connection, self._keys)
-
-    def stats(self, tenant: str | None = None) -> StoreStats:
-        """How much is stored, for all tenants or one; it reads everything, so it takes a while."""
-        if tenant is not None:
-            check_name("tenant", tenant)
-        with self.database.read() as connection:
-            return upkeep.count(connection, tenant)
-
-    def count(self) -> int:
-        """How many sessions there are, of all tenants, without those that have expired."""
-        with self.database.read() as connection:
-            return connection.execute(select(func.count()).select_from(sessions).where(alive(now()))).scalar_one()
-
-    def surplus(self, keep: int) -> int:
-        """How many versions, of all tenants, are older than the last ``keep`` of their session."""
-        with self.database.read() as connection:
-            return upkeep.count_surplus(connection, check_number("keep", keep))
-
-    def purge_expired(self, moment: datetime | None = None) -> int:
-        """Deletes the expired sessions of all tenants, and returns how many there were.
-
-        It works in small transactions beside running servers, which do it themselves every minute.
-        """
-        gone = upkeep.purge(self.database, check_moment(moment) or now())
-        if gone:
-            self.database.scrub()
-        return gone
-
-    def trim(self, keep: int) -> int:
-        """Deletes all but the last ``keep`` versions of every session, of all tenants; returns how many.
-
-        A server does so with each commit; use this for sessions that nobody writes to any more, after you told it to
-        keep fewer. It works in small transactions beside running servers; you can stop and repeat it.
-        """
-        gone = upkeep.trim(self.database, check_number("keep", keep))
-        if gone:
-            self.database.scrub()
-        return gone
-
-    def rekey(self) -> int:
-        """Encrypts every row that is not yet under the current key; returns how many there were.
-
-        It works in small transactions beside servers that run with the same keys; you can stop and repeat it. Once it
-        has returned, and every server has the new key first, you can remove the old keys.
-
-        Raises:
-            EncryptionError: the store was opened without keys, or a row cannot be decrypted.
-        """
-        rows = upkeep.rekey(self.database, self._keys)
-        drop_words(self.database)
-        self.database.scrub()
-        return rows
-
-    def delete_tenant(self, tenant: str) -> int:
-        """Deletes everything of a tenant, API keys and limits too, and returns how many sessions there were."""
-        check_name("tenant", tenant)
-        with self.database.write() as connection:
-            of_keys = select("key:" + api_keys.c.id).where(api_keys.c.tenant == tenant)
-            of_tenant = or_(rates.c.whose == f"tenant:{tenant}", rates.c.whose.in_(of_keys))
-            connection.execute(delete(rates).where(of_tenant))
-            for table in (tenant_limits, webhooks, api_keys):
-                connection.execute(delete(table).where(table.c.tenant == tenant))
-            gone = connection.execute(delete(sessions).where(sessions.c.tenant == tenant)).rowcount
-        self.database.scrub()
-        return gone
-
-    def delete_user(self, tenant: str, user: str) -> int:
-        """Deletes every session of a tenant's user, and returns how many that were."""
-        check_name("tenant", tenant)
-        check_name("user", user)
-        with self.database.write() as connection:
-            gone = connection.execute(delete(sessions).where(sessions.c.tenant == tenant, of_user(user))).rowcount
-        self.database.scrub()
-        return gone
-
-    def vacuum(self) -> None:
-        """Writes the tables anew, without what was deleted. It needs as much space again, and writers wait.
-
-        SQLite overwrites what is deleted anyway. PostgreSQL keeps it in its files until then, and in its own log until
-        its segments are gone.
-        """
-        self.database.vacuum([table.name for table in metadata.sorted_tables])
 
     def _alone(self, commit: Commit) -> Version | Exception:
         try:

@@ -18,12 +18,11 @@ from deltamem.store.checks import (
     check_user,
 )
 from deltamem.store.encryption import StateKeys, row_context, seal, unseal
-from deltamem.store.errors import ConflictError, ExistsError, FingerprintError, InvalidError, NotFoundError
+from deltamem.store.errors import ConflictError, ExistsError, FingerprintError, NotFoundError
 from deltamem.store.lookup import LIVING, alive, label_columns, lock_for_version, now, place_of
 from deltamem.store.messages import append_messages, check_messages, drop_unreachable, numbered
 from deltamem.store.records import Commit, StoredMessage, Version, VersionInfo
 from deltamem.store.schema import Place, named_session, sessions, versions
-from deltamem.wording import counted
 
 # After these the log begins anew, or continues from an earlier place.
 LOG_CUTS = ("rollback", "forget", "import")
@@ -128,29 +127,6 @@ def drop_versions(connection: Connection, place: Place, before: int) -> int:
     return len(kinds)
 
 
-def version_before(connection: Connection, place: Place, head: int, turns: int) -> int:
-    """The version before the last ``turns`` turns of the history that led to ``head``.
-
-    What was observed since then is undone with them; turns that an earlier rollback undid do not count.
-
-    Raises:
-        InvalidError: there are, or are kept, fewer turns.
-    """
-    chain = select(versions.c.number, versions.c.parent, versions.c.origin, versions.c.kind)
-    kept = {row.number: row for row in connection.execute(chain.where(place.within(versions)))}
-    found, number = 0, head
-    while number in kept:
-        row = kept[number]
-        found += row.kind == "turn"
-        number = row.origin if row.kind == "rollback" else row.parent
-        if found == turns and number in kept:
-            return int(number)
-    raise InvalidError(
-        f"Session {place.session!r} cannot go back {counted(turns, 'turn')}: {found or 'none'} of them "
-        f"{'is' if found == 1 else 'are'} kept in the history of its version {head}."
-    )
-
-
 def first_version(
     kind: str, state: bytes, tokens: int, fingerprint: str, created: datetime, origin: int | None = None
 ) -> Version:
@@ -209,13 +185,6 @@ def advance(
     """Makes a version the head of a session that the transaction has locked, and drops those that are too old."""
     write_version(connection, rules.keys, place, version, tail)
     move_head(connection, rules, place, version, positions=positions)
-
-
-def replace_versions(connection: Connection, place: Place, *, after: int, last: int) -> None:
-    """Deletes the versions above ``after`` up to ``last``, and the messages that then no version's log holds."""
-    between = versions.c.number.between(after + 1, last)
-    connection.execute(delete(versions).where(place.within(versions), between))
-    drop_unreachable(connection, place)
 
 
 def move_head(connection: Connection, rules: Rules, place: Place, version: Version, *, positions: int) -> None:

@@ -1,4 +1,4 @@
-"""The checkpoints of a run's folder, and whether a recipe may go on from them."""
+"""The checkpoints of a run's folder, and whether a recipe may continue from them."""
 
 import json
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def seconds_spent(folder: Path) -> float:
 
 
 def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
-    """Refuses to write over a run, and to go on from one of another recipe.
+    """Refuses to write over a run, and to continue from one of another recipe.
 
     Raises:
         ValueError: the folder holds a run and ``resume`` is false, or one that differs; the message says in what.

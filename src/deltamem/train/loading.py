@@ -91,7 +91,7 @@ def add_trained_adapter(model: PreTrainedModel, recipe: Recipe) -> None:
     """Puts the adapter that is to be trained on a bare backbone: fresh, or the one to continue from.
 
     Raises:
-        ValueError: the adapter to go on from has another configuration than the recipe's.
+        ValueError: the adapter to continue from has another configuration than the recipe's.
     """
     set_seed(recipe.seed)
     if recipe.start is None:

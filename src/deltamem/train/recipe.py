@@ -244,7 +244,7 @@ class Recipe(Section):
     Attributes:
         backbone: the frozen model.
         adapter: what is trained.
-        start: an adapter's folder or Hub id to go on from, in place of fresh weights; it must have the same
+        start: an adapter's folder or Hub id to continue from, in place of fresh weights; it must have the same
             configuration.
         fit: compute the first weights from the data instead (see :mod:`deltamem.train.fit`), where answers repeat what
             was told.
@@ -285,7 +285,7 @@ class Recipe(Section):
     def _starts_once(self) -> Self:
         if self.fit is not None:
             if self.start is not None:
-                raise ValueError("give either start (an adapter to go on from) or fit (weights computed from the data)")
+                raise ValueError("give either start (an adapter to continue from) or fit (weights computed from data)")
             check_fits(self.adapter)
         return self
 

@@ -79,7 +79,7 @@ def run(recipe: Recipe, *, resume: bool = False) -> Outcome:
 
     Args:
         recipe: what to do.
-        resume: go on from the last checkpoint in the recipe's folder; with no checkpoint yet, from the start.
+        resume: continue from the last checkpoint in the recipe's folder; with no checkpoint yet, from the start.
 
     Raises:
         ValueError: the folder holds another run, the data is bad, or the batch does not divide.
@@ -93,7 +93,7 @@ class Run:
 
     Args:
         recipe: what to do.
-        resume: go on from the last checkpoint in the recipe's folder; with no checkpoint yet, from the start.
+        resume: continue from the last checkpoint in the recipe's folder; with no checkpoint yet, from the start.
 
     Raises:
         ValueError: the folder holds another run, the data is bad, or the batch does not divide.

@@ -142,7 +142,7 @@ class Rings:
         for slot, count, length, good in zip(*(x.tolist() for x in (slots, counts, fed, held)), strict=True):
             running = self._running.get(slot)
             if running is not None and not good and length and running.problem is None:
-                running.problem = f"The engine goes on from {count} tokens, and the memory of them is not there."
+                running.problem = f"The engine continues after {count} tokens, and the memory of them is not there."
             if running is None or running.problem is not None:
                 writes.append(torch.zeros(length, dtype=torch.uint8))
                 if running is not None:

@@ -18,7 +18,7 @@ from deltamem_lab.records import (
     package_versions,
     shard_file,
 )
-from deltamem_lab.tasks.rows import digest as file_digest
+from deltamem_lab.tasks.data import digest as file_digest
 
 
 def begin(

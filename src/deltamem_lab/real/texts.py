@@ -25,14 +25,14 @@ _CROWD = 2000
 _TURNS = 12
 
 
-class Text(NamedTuple):
+class AskedText(NamedTuple):
     """What is read, and the questions about it with their answers."""
 
     history: tuple[Message, ...]
     questions: tuple[tuple[str, str], ...]
 
 
-def story_texts(path: Path, count: int) -> list[Text]:
+def story_texts(path: Path, count: int) -> list[AskedText]:
     """Stories of a file of FairytaleQA with their explicit questions; each section is a message.
 
     Raises:
@@ -46,17 +46,17 @@ def story_texts(path: Path, count: int) -> list[Text]:
         except (KeyError, TypeError, IndexError) as error:
             raise BadDataError(f"{path}, row {number}: not a story of FairytaleQA ({error}).") from None
         if asked:
-            found.append(Text(history, tuple(asked[:_QUESTIONS])))
+            found.append(AskedText(history, tuple(asked[:_QUESTIONS])))
     return found[:count]
 
 
-def persona_texts(path: Path, count: int) -> list[Text]:
+def persona_texts(path: Path, count: int) -> list[AskedText]:
     """Chats of a file of Synthetic-Persona-Chat, each asked for what a speaker, who is the user, said of himself.
 
     Raises:
         BadDataError: a row is no such chat, or none has anything to ask for.
     """
-    found: dict[tuple[str, ...], Text] = {}
+    found: dict[tuple[str, ...], AskedText] = {}
     for number, row in enumerate(_rows(path), start=1):
         try:
             lines = [one for one in persona(row, Style()) if isinstance(one, Example)]
@@ -64,7 +64,7 @@ def persona_texts(path: Path, count: int) -> list[Text]:
             raise BadDataError(f"{path}, row {number}: {error}.") from None
         for *history, ask, answer in (line.messages for line in lines):
             roles = tuple(message["role"] + message["content"] for message in history)
-            text = found.setdefault(roles, Text(tuple(history), ()))
+            text = found.setdefault(roles, AskedText(tuple(history), ()))
             found[roles] = text._replace(questions=(*text.questions, (ask["content"], answer["content"]))[:_QUESTIONS])
         if len(found) >= count:
             break
@@ -73,7 +73,7 @@ def persona_texts(path: Path, count: int) -> list[Text]:
     return list(found.values())[:count]
 
 
-def measure_share(chat: Chat, texts: Sequence[Text]) -> Rates:
+def measure_share(chat: Chat, texts: Sequence[AskedText]) -> Rates:
     """Mean losses of answers, and the share of the gap between nothing and the full text that each memory closes.
 
     ``own``, ``stranger`` and ``static`` are (nothing − it) / (nothing − full). ``memory`` is what is memory in it:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from deltamem.chat import Message
 from deltamem_lab.interface import Average, Budget, Decoding, Entry, Item, PublishedSize, Question
+from deltamem_lab.tasks.data import BadDataError, digest, hub_file, hub_revision
 from deltamem_lab.tasks.registry import task
-from deltamem_lab.tasks.rows import BadDataError, digest, hub_file, hub_revision
 
 HUB = "Idavidrein/gpqa"
 LETTERS = "ABCD"

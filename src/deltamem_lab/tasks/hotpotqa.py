@@ -8,8 +8,8 @@ from deltamem.chat import Message
 from deltamem.train.data.converters.example import rows_of
 from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question, as_text
 from deltamem_lab.metrics.text import exact, first_line, normalise_as_released, strict_f1, token_f1_as_released
+from deltamem_lab.tasks.data import HubData, need, rows_from
 from deltamem_lab.tasks.registry import task
-from deltamem_lab.tasks.rows import HubData, need, rows_from
 
 HUB = HubData("hotpotqa/hotpot_qa", ("distractor/validation-00000-of-00001.parquet",))
 _INSTRUCTIONS = "Answer the question using only the passages below.\nReply with a short span or yes/no only."

@@ -13,8 +13,8 @@ from typing import Any
 from deltamem.chat import Message
 from deltamem.extensions import how_to_install
 from deltamem_lab.interface import Average, Budget, Decoding, Entry, Item, PublishedSize, Question
+from deltamem_lab.tasks.data import HubData, need, rows_from, texts
 from deltamem_lab.tasks.registry import task
-from deltamem_lab.tasks.rows import HubData, need, rows_from, texts
 
 HUB = HubData("google/IFEval", ("ifeval_input_data.jsonl",))
 _ANSWER_TOKENS = 1500

@@ -38,8 +38,8 @@ from deltamem_lab.metrics.locomo import (
     official_answer,
     released_answer,
 )
+from deltamem_lab.tasks.data import BadDataError, digest, need, read_rows
 from deltamem_lab.tasks.registry import task
-from deltamem_lab.tasks.rows import BadDataError, digest, need, read_rows
 
 URL = "https://raw.githubusercontent.com/snap-research/locomo/{}/data/locomo10.json"
 SHA256 = "79fa87e90f04081343b8c8debecb80a9a6842b76a7aa537dc9fdf651ea698ff4"

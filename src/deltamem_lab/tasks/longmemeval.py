@@ -20,8 +20,8 @@ from deltamem_lab.interface import (
 )
 from deltamem_lab.metrics.judge import LONGMEMEVAL_PROMPTS, QUESTION_TYPES, Judge, judge_prompt
 from deltamem_lab.metrics.text import contains, normalise, token_f1
+from deltamem_lab.tasks.data import HubData, need, rows_from, texts
 from deltamem_lab.tasks.registry import task
-from deltamem_lab.tasks.rows import HubData, need, rows_from, texts
 
 HUB = HubData("xiaowu0162/longmemeval-cleaned", ("longmemeval_s_cleaned.json",))
 _ASK = "Current Date: {date}\nQuestion: {question}\nAnswer:"

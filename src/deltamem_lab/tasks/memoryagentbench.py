@@ -12,6 +12,7 @@ from deltamem_lab.metrics.judge import summary_prompts as read_summary_prompts
 from deltamem_lab.metrics.memoryagentbench import mab_scores, mab_scores_as_released
 from deltamem_lab.metrics.movies import film_names
 from deltamem_lab.tasks.chunks import chunks_of, joined
+from deltamem_lab.tasks.data import BadDataError, HubData, Rows, digest, hub_file, need, rows_from, texts
 from deltamem_lab.tasks.mab_prompts import (
     clip,
     clip_to_room,
@@ -21,7 +22,6 @@ from deltamem_lab.tasks.mab_prompts import (
     released_messages,
 )
 from deltamem_lab.tasks.registry import task
-from deltamem_lab.tasks.rows import BadDataError, HubData, Rows, digest, hub_file, need, rows_from, texts
 
 SPLITS = ("Accurate_Retrieval", "Test_Time_Learning", "Long_Range_Understanding", "Conflict_Resolution")
 HUB = HubData("ai-hyz/MemoryAgentBench", tuple(f"data/{split}-00000-of-00001.parquet" for split in SPLITS))

@@ -3,8 +3,8 @@ import csv
 import pytest
 from bench_rows import ANY_ROOM
 
+from deltamem_lab.tasks.data import BadDataError
 from deltamem_lab.tasks.gpqa import GPQA, choice_order
-from deltamem_lab.tasks.rows import BadDataError
 
 ROW = {
     "Record ID": "rec1",

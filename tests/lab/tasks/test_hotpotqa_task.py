@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from bench_rows import ANY_ROOM, HOTPOT, write_json, write_lines
 
+from deltamem_lab.tasks.data import BadDataError, hub_revision
 from deltamem_lab.tasks.hotpotqa import HotpotQA
-from deltamem_lab.tasks.rows import BadDataError, hub_revision
 
 OFFICIAL = {
     "_id": "h2",

@@ -5,8 +5,8 @@ import random
 import pytest
 from bench_rows import ANY_ROOM, IFEVAL, write_lines
 
+from deltamem_lab.tasks.data import BadDataError
 from deltamem_lab.tasks.ifeval import IFEval
-from deltamem_lab.tasks.rows import BadDataError
 
 SENTENCES = {
     "key": 2,

@@ -4,9 +4,9 @@ import pytest
 from bench_rows import ANY_ROOM, LOCOMO, words, write_json, write_lines
 
 from deltamem_lab.methods.fitting import fit
+from deltamem_lab.tasks.data import BadDataError
 from deltamem_lab.tasks.locomo import LoCoMo
 from deltamem_lab.tasks.options import task_options
-from deltamem_lab.tasks.rows import BadDataError
 
 
 @pytest.fixture

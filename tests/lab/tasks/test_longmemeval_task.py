@@ -2,9 +2,9 @@ import pytest
 from bench_rows import ANY_ROOM, LONGMEMEVAL, words, write_json
 
 from deltamem_lab.metrics.judge import Judge
+from deltamem_lab.tasks.data import BadDataError
 from deltamem_lab.tasks.longmemeval import LongMemEval
 from deltamem_lab.tasks.options import task_options
-from deltamem_lab.tasks.rows import BadDataError
 
 ABSTENTION = {**LONGMEMEVAL, "question_id": "q2_abs", "answer": "The user never said where the cat lives."}
 

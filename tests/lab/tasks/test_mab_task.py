@@ -9,9 +9,9 @@ from deltamem_lab.interface import Document
 from deltamem_lab.methods.fitting import fit
 from deltamem_lab.metrics.judge import Judge
 from deltamem_lab.tasks.chunks import chunks_of, joined
+from deltamem_lab.tasks.data import BadDataError
 from deltamem_lab.tasks.mab_prompts import KINDS, clip, kind_of, official_messages
 from deltamem_lab.tasks.memoryagentbench import MemoryAgentBench
-from deltamem_lab.tasks.rows import BadDataError
 
 
 @pytest.fixture

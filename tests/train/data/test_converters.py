@@ -10,8 +10,8 @@ import pytest
 
 from deltamem.train.data import BadDataError
 from deltamem.train.data.converters import KINDS, Conversion, Example, Skipped, Style, convert
+from deltamem.train.data.converters.datafiles import read_rows
 from deltamem.train.data.converters.documents import split_paragraphs
-from deltamem.train.data.converters.rows import read_rows
 from deltamem.train.data.lines import RawLine, parse_messages
 
 

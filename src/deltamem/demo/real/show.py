@@ -127,8 +127,8 @@ def show_recall(console: Console, rates: list[dict[str, Rate]], memory_bytes: in
     table.add_row("questions", *(str(row[MEMORY].total) for row in rates), style="dim")
     console.print(table)
     console.print(
-        f"[dim]A session's memory is {memory_bytes:,} bytes. These are few questions; README has the full tables with "
-        "their controls.[/dim]",
+        f"[dim]A session's memory is {memory_bytes:,} bytes. These are few questions; docs/real-model.md has the full "
+        "tables with their controls.[/dim]",
         highlight=False,
         width=WIDTH,
     )

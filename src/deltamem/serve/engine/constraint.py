@@ -22,7 +22,7 @@ class Constraint(Protocol):
         """``[V]`` bool on the CPU, the tokens that may come next."""
 
     def take(self, token: int) -> None:
-        """Goes on from a token."""
+        """Takes the next token."""
 
     @property
     def finished(self) -> bool:

@@ -34,7 +34,7 @@ async def responses(
 ) -> Response:
     """Answers as chat does.
 
-    A ``conversation`` is the memory session of that name. ``previous_response_id`` goes on from the memory that the
+    A ``conversation`` is the memory session of that name. ``previous_response_id`` continues from the memory that the
     response left, and shows the messages before it where the server keeps them; if its session has gone on since, in
     a fork. Without either, a session of its own is made for a response that is stored, and kept for thirty days;
     ``store: false`` writes nothing.
@@ -47,7 +47,7 @@ async def responses(
     writes = options.writes and options.session is not None
     number = turn.version + 1 + (turn.version == 0 or turn.fresh)
     name = response_id(str(options.session), number) if writes else f"resp_{uuid.uuid4().hex}"
-    head = _head(body, server, name, options)
+    head = _head(body, server, name)
 
     async def finish(output: Output) -> dict[str, Any]:
         memory = await conversation.finish(generations)
@@ -129,7 +129,7 @@ def _chat(body: ResponseRequest, before: list[ChatMessage]) -> ChatRequest:
         raise ApiError(400, error.errors()[0]["msg"], "invalid_value") from None
 
 
-def _head(body: ResponseRequest, server: Server, name: str, options: MemoryOptions) -> dict[str, Any]:
+def _head(body: ResponseRequest, server: Server, name: str) -> dict[str, Any]:
     """A response before anything was said."""
     sent = body.model_dump(exclude_none=True, by_alias=True)
     return {

@@ -188,8 +188,8 @@ def make_jobs(
     """The jobs, and if ``skip`` the tasks whose data is not here, each with the reason."""
     from deltamem_lab.commands.evaluation.recipe import TaskSection
     from deltamem_lab.runner import Job
+    from deltamem_lab.tasks.data import BadDataError
     from deltamem_lab.tasks.registry import build_task, pick_protocol
-    from deltamem_lab.tasks.rows import BadDataError
 
     seeds = list(dict.fromkeys(recipe.seeds))
     jobs: list[Job] = []

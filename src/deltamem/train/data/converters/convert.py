@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.train.data.converters.chats import openai, sharegpt
+from deltamem.train.data.converters.datafiles import read_rows
 from deltamem.train.data.converters.dialogues import dialogues
 from deltamem.train.data.converters.documents import documents
 from deltamem.train.data.converters.example import Example, Row, Skipped, Style
@@ -17,7 +18,6 @@ from deltamem.train.data.converters.hotpotqa import hotpotqa
 from deltamem.train.data.converters.mts_dialog import mts_dialog
 from deltamem.train.data.converters.persona import persona
 from deltamem.train.data.converters.qasper import qasper
-from deltamem.train.data.converters.rows import read_rows
 from deltamem.train.data.converters.squad import squad
 from deltamem.train.data.converters.star import star
 from deltamem.train.data.lines import BadDataError, check_target, write_lines

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from deltamem.train.data.converters.datafiles import read_rows
 from deltamem.train.data.converters.example import Example, Row, Skipped, Style, example, need
-from deltamem.train.data.converters.rows import read_rows
 from deltamem.train.data.lines import BadDataError
 
 _QUESTIONS, _STORY = "-questions.csv", "-story.csv"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.extensions import how_to_install
+from deltamem.train.data.converters.datafiles import read_rows
 from deltamem.train.data.converters.example import need
-from deltamem.train.data.converters.rows import read_rows
 from deltamem.train.data.lines import BadDataError
 from deltamem_lab.interface import Item
 
