@@ -52,9 +52,17 @@ def test_head_of_what_cannot_be_got_is_refused(http: httpx.Client) -> None:
     assert 'method="HEAD"' in http.get("/metrics").text
 
 
-@pytest.mark.parametrize("waits_for", ["session", "commit"])
+@pytest.mark.parametrize(
+    ("path", "waits_for"),
+    [
+        ("chat/completions", "session"),
+        ("chat/completions", "commit"),
+        ("messages", "session"),
+        ("responses", "session"),
+    ],
+)
 def test_a_stream_that_waits_says_that_it_is_there(
-    http: httpx.Client, server: Server, monkeypatch: pytest.MonkeyPatch, waits_for: str
+    http: httpx.Client, server: Server, monkeypatch: pytest.MonkeyPatch, path: str, waits_for: str
 ) -> None:
     monkeypatch.setattr("deltamem.serve.routes.common.SILENCE", 0.1)
     monkeypatch.setattr("deltamem.serve.routes.answering.SILENCE", 0.1)
@@ -75,20 +83,24 @@ def test_a_stream_that_waits_says_that_it_is_there(
         return seen
 
     monkeypatch.setattr(server.store, "commit_all", slow)
-    body = {"messages": [HI], "max_tokens": 2, "temperature": 0, "memory": {"session": waits_for}}
-    with http.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as stream:
+    session = f"{path.partition('/')[0]}-{waits_for}"
+    said = {"input": "Hi."} if path == "responses" else {"messages": [HI], "max_tokens": 2}
+    body = {**said, "temperature": 0, "memory": {"session": session}, "stream": True}
+    with http.stream("POST", f"/v1/{path}", json=body) as stream:
         if waits_for == "session":
             assert held.wait(60)
-            with http.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as second:
+            with http.stream("POST", f"/v1/{path}", json=body) as second:
                 seen = follow(second)
             stream.read()
         else:
             seen = follow(stream)
     assert seen[0].startswith(":") == (waits_for == "session")
     events = [line for line in seen if line.startswith("data:")]
-    assert events[-1] == "data: [DONE]"
-    assert '"finish_reason": "' in events[-2]
-    assert http.get(f"/v1/sessions/{waits_for}").json()["version"] == (3 if waits_for == "session" else 2)
+    if path == "chat/completions":
+        assert events.pop() == "data: [DONE]"
+    last = {"chat/completions": '"finish_reason": "', "messages": '"message_stop"', "responses": '"response.completed"'}
+    assert last[path] in events[-1]
+    assert http.get(f"/v1/sessions/{session}").json()["version"] == (3 if waits_for == "session" else 2)
 
 
 def test_a_stream_whose_turn_never_came_ends_in_an_error(

@@ -119,5 +119,20 @@ def test_what_cannot_be_done_is_said(client: Any) -> None:
         ("x", {"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking"),
         ("x", {"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "other"}}, "no tool"),
     ):
-        with pytest.raises(anthropic.BadRequestError, match=says):
+        with pytest.raises(anthropic.BadRequestError, match=says) as refused:
             ask(client, said, **options)
+        assert refused.value.type == "invalid_request_error"
+        assert refused.value.request_id
+
+
+def test_a_stream_that_fails_raises_in_the_client() -> None:
+    server = make_server()
+    server.engine._ends = frozenset()
+    with running(server) as url:
+        client = anthropic.Anthropic(base_url=url, auth_token="none", max_retries=0)
+        client.post("/v1/sessions", cast_to=object, body={"session": "frozen"})
+        events = iter(client.messages.create(**asked(CITY, "frozen", max_tokens=300, stream=True)))
+        assert next(events).type == "message_start"
+        client.post("/v1/sessions/frozen/freeze", cast_to=object)
+        with pytest.raises(anthropic.APIStatusError, match="frozen"):
+            list(events)

@@ -376,10 +376,48 @@ def test_odd_requests_get_odd_statuses_and_no_traceback(http: httpx.Client) -> N
         http.post("/v1/chat/completions", json={"messages": ASKED}, headers={"X-Request-Timeout": "soon"}).status_code
         == 400
     )
+    form = http.post("/v1/sessions", data={"session": "form"})
+    assert (form.status_code, form.json()["error"]["code"]) == (400, "invalid_body")
     wrong = http.post(
         "/v1/chat/completions", content=json.dumps({"messages": ASKED}), headers={"Content-Type": "text/plain"}
     )
     assert wrong.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status", "kind"),
+    [
+        ("POST", "/v1/messages", {"json": {"messages": []}}, 400, "invalid_request_error"),
+        ("POST", "/v1/messages", {"content": b"{"}, 400, "invalid_request_error"),
+        ("POST", "/v1/messages/count_tokens", {"content": b" " * 200_000}, 413, "request_too_large"),
+        ("POST", "/v1/messages/batches", {"json": {}}, 404, "not_found_error"),
+        ("GET", "/v1/messages", {}, 405, "invalid_request_error"),
+        ("POST", "/v1/messages", {"json": {}, "headers": {"Host": "evil.example"}}, 403, "permission_error"),
+        (
+            "POST",
+            "/v1/messages",
+            {"json": {"messages": ASKED, "max_tokens": 400}, "headers": {"X-Request-Timeout": "0.001"}},
+            504,
+            "timeout_error",
+        ),
+    ],
+)
+def test_a_refusal_in_anthropics_dialect_is_one_of_its_errors(
+    http: httpx.Client, method: str, path: str, options: dict[str, Any], status: int, kind: str
+) -> None:
+    refused = http.request(method, path, **options)
+    assert refused.status_code == status
+    assert (refused.json()["type"], refused.json()["error"]["type"]) == ("error", kind)
+    assert refused.headers["request-id"] == refused.headers["X-Request-ID"]
+
+
+def test_what_needs_no_field_needs_no_body(http: httpx.Client) -> None:
+    session = http.post("/v1/sessions").json()["session"]
+    assert http.post(f"/v1/sessions/{session}/freeze").json()["frozen"]
+    assert http.post(f"/v1/sessions/{session}/fork").json()["forked_from"] == f"{session}@1"
+    recalled = http.post(f"/v1/sessions/{session}/recall")
+    assert not any(one["known"] for one in recalled.json()["data"])
+    assert http.post(f"/v1/sessions/{session}/rollback").status_code == 400
 
 
 def test_request_ids_are_taken_over_only_if_they_are_harmless(http: httpx.Client) -> None:

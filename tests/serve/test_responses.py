@@ -47,7 +47,7 @@ def test_a_conversation_is_a_memory_session(told: openai.OpenAI) -> None:
     assert told.get("/sessions/ravi", cast_to=object)["version"] == answer.memory["version"]  # type: ignore[index]
 
 
-def test_a_response_is_gone_on_from_and_branches(told: openai.OpenAI) -> None:
+def test_a_response_is_continued_and_branches(told: openai.OpenAI) -> None:
     first = ask(told, LISBON)
     moved = ask(told, "Actually, I live in Porto now.", previous_response_id=first.id)
     assert ask(told, CITY, previous_response_id=moved.id).output_text == "Porto."
@@ -62,6 +62,28 @@ def test_what_is_not_stored_leaves_nothing(told: openai.OpenAI) -> None:
     answer = ask(told, LISBON, store=False)
     assert answer.id.startswith("resp_")
     assert told.get("/sessions", cast_to=object) == before
+
+
+def test_a_named_conversation_is_only_read_where_nothing_is_stored(told: openai.OpenAI) -> None:
+    version = ask(told, LISBON, conversation="read").memory["version"]
+    for memory in (None, {"session": "read"}, {"mode": "read_only"}):
+        answer = ask(told, CITY, conversation="read", store=False, extra_body={"memory": memory})
+        assert (answer.output_text, answer.memory["mode"]) == ("Lisbon.", "read_only")
+    assert told.get("/sessions/read", cast_to=object)["version"] == version  # type: ignore[index]
+    with pytest.raises(openai.BadRequestError, match="different memories"):
+        ask(told, CITY, conversation="read", extra_body={"memory": {"session": "another"}})
+
+
+def test_a_stream_that_fails_raises_in_openais_client() -> None:
+    server = make_server()
+    server.engine._ends = frozenset()
+    with running(server) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        client.post("/sessions", cast_to=object, body={"session": "frozen"})
+        events = iter(ask(client, CITY, conversation="frozen", stream=True, max_output_tokens=300))
+        assert next(events).type == "response.created"
+        client.post("/sessions/frozen/freeze", cast_to=object)
+        with pytest.raises(openai.APIError, match="frozen"):
+            list(events)
 
 
 def test_a_stream_has_openais_events(told: openai.OpenAI) -> None:
@@ -112,8 +134,10 @@ def test_an_answer_has_its_form(talking: openai.OpenAI) -> None:
 def test_what_cannot_be_done_is_said(told: openai.OpenAI) -> None:
     for options, says in (
         ({"conversation": "a", "previous_response_id": "b"}, "not both"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "text only"),
-        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input.0.* text only"),
+        ({"input": [{"role": "user", "content": 1}]}, "input.0.content: Input should be a text"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0: there are no hosted tools, so one of the type 'web_search'"),
+        ({"tools": [{"type": "function"}]}, "tools.0.name: Field required"),
         ({"background": True}, "background"),
     ):
         with pytest.raises(openai.BadRequestError, match=says):

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from serving import make_server
 
-from deltamem.serve.app import create_app
-from deltamem.serve.run import _Web
+from deltamem.serve.run import Web
 
 
 def test_all_that_it_tells_is_json_and_its_flags_count(tmp_path: Path) -> None:
@@ -70,7 +68,7 @@ def test_on_a_terminal_the_pages_address_is_printed(
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     server = make_server()
-    web = _Web(uvicorn.Config(create_app(server), port=0, log_config=None, access_log=False), server)
+    web = Web(server, port=0)
     thread = threading.Thread(target=web.run)
     thread.start()
     while not web.started:

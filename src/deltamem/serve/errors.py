@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients expect them: a status, and a body that says what was wrong."""
+"""Errors as OpenAI's clients expect them, and Anthropic's: a status, and a body that says what was wrong."""
 
 import logging
 import math
@@ -71,14 +71,22 @@ class ApiError(Exception):
         self.param = param
         self.headers = dict(headers or {})
 
-    def body(self) -> dict[str, Any]:
-        """The body of the answer, in OpenAI's shape."""
+    def body(self, path: str = "") -> dict[str, Any]:
+        """The body of the answer to a request of a path, in the shape of its dialect."""
         message = self.message.encode("utf-8", "backslashreplace").decode()  # it may quote what is no character
-        return {"error": {"message": message, "type": _kind(self.status), "param": self.param, "code": self.code}}
+        anthropic = is_anthropic(path)
+        kind = _kind_in_anthropic(self.status) if anthropic else _kind(self.status)
+        error = {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
+        return {"type": "error", **error} if anthropic else error
 
-    def response(self) -> JSONResponse:
-        """The answer."""
-        return JSONResponse(self.body(), self.status, self.headers)
+    def response(self, path: str) -> JSONResponse:
+        """The answer to a request of a path."""
+        return JSONResponse(self.body(path), self.status, self.headers)
+
+
+def is_anthropic(path: str) -> bool:
+    """Whether a path is of Anthropic's dialect."""
+    return f"{path}/".startswith("/v1/messages/")
 
 
 _STORE: tuple[tuple[type[StoreError], int, str], ...] = (
@@ -129,13 +137,13 @@ def too_many(message: str, code: str, seconds: float) -> ApiError:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Makes every error of an application one of OpenAI's shape."""
+    """Makes every error of an application one of its dialect's shape."""
 
     async def known(request: Request, error: Exception) -> JSONResponse:
         answer = as_api_error(error)
         if answer.status >= 500:
             log_failure(request, error)
-        return answer.response()
+        return answer.response(request.scope["path"])
 
     for kind in (ApiError, StoreError, EngineError, StateFileError):
         app.add_exception_handler(kind, known)
@@ -151,30 +159,44 @@ def log_failure(request: Request, error: Exception) -> None:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    return _of_invalid(error).response(request.scope["path"])
+
+
+def _of_invalid(error: RequestValidationError) -> ApiError:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         at = f" at character {first['loc'][-1]}" if isinstance(first["loc"][-1], int) else ""
-        return _not_json(f"{first['ctx']['error']}{at}").response()
+        return _not_json(f"{first['ctx']['error']}{at}")
     if first["loc"] == ("body",) and not isinstance(error.body, dict):
-        return _not_json("it must be an object, sent with Content-Type: application/json").response()
-    where = _field(first["loc"], error.body).encode("ascii", "backslashreplace").decode()[:200]
+        return _not_json("it must be an object, sent with Content-Type: application/json")
+    where = (
+        _field(first["loc"], error.body, missing=first["type"] == "missing")
+        .encode("ascii", "backslashreplace")
+        .decode()[:200]
+    )
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "string_pattern_mismatch" and NAME_PATTERN in first["ctx"]["pattern"]:
         reason = "A session's name has 1 to 128 of A-Z a-z 0-9 . _ : and -"
     if first["type"] == "extra_forbidden":
         reason = "there is no such field here; /openapi.json lists those there are"
     message = f"{where}: {reason}." if where else f"{reason}."
-    return ApiError(400, message, "invalid_value", where or None).response()
+    return ApiError(400, message, "invalid_value", where or None)
 
 
-def _field(location: Sequence[str | int], body: Any) -> str:
-    """The name of the field that was wrong; of a location, only what is a place in the body, a header or an address."""
+def _field(location: Sequence[str | int], body: Any, *, missing: bool) -> str:
+    """The name of the field that was wrong; of a location, only what is a place in the body, a header or an address.
+
+    Args:
+        location: where it was found.
+        body: what was sent.
+        missing: whether the last part is a field that is not there.
+    """
     kind, *parts = location
     if kind != "body":
         return ".".join(map(str, parts))
     names, value = [], body
-    for part in parts:
-        if isinstance(value, dict):
+    for place, part in enumerate(parts, 1):
+        if isinstance(value, dict) and (part in value or (missing and place == len(parts))):
             value = value.get(part)
         elif isinstance(value, list) and isinstance(part, int):
             value = value[part]
@@ -200,7 +222,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     for kind, reason in _UNREADABLE:
         if isinstance(error.__cause__, kind):
-            return _not_json(reason).response()
+            return _not_json(reason).response(request.scope["path"])
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
     message, headers = str(error.detail), dict(error.headers or {})
     path = request.scope["path"]
@@ -212,7 +234,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
         without_v1 = _methods(request, f"/v1{path}")
         hint = "the base URL for OpenAI's clients ends in /v1" if without_v1 else "/openapi.json lists what there is"
         message = f"There is nothing at {told}; {hint}."
-    return ApiError(error.status_code, message, code, headers=headers).response()
+    return ApiError(error.status_code, message, code, headers=headers).response(path)
 
 
 def _methods(request: Request, path: str) -> list[str]:
@@ -229,3 +251,8 @@ def _methods(request: Request, path: str) -> list[str]:
 def _kind(status: int) -> str:
     kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
     return kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
+
+
+def _kind_in_anthropic(status: int) -> str:
+    kinds = {413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
+    return kinds.get(status, "api_error" if status >= 500 else _kind(status))

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deltamem.serve.errors import ApiError, as_api_error
+from deltamem.serve.errors import ApiError, as_api_error, is_anthropic
 from deltamem.serve.server import Server
 from deltamem.serve.settings import is_loopback
 from deltamem.serve.traces import describe_request, request_span
@@ -50,6 +50,8 @@ class Gate:
                 status = message["status"]
                 answered = MutableHeaders(scope=message)
                 answered["X-Request-ID"] = request_id
+                if is_anthropic(inner["path"]):  # where its clients look for it
+                    answered["request-id"] = request_id
                 if "content-length" in answered:  # a whole answer, which may still be refused
                     begun = message
                     return
@@ -61,7 +63,7 @@ class Gate:
                     if begun is None:
                         raise
                     _log.error("not in the audit log", exc_info=error, extra={"request_id": request_id})
-                    await as_api_error(error).response()(inner, receive, send_marked)
+                    await as_api_error(error).response(inner["path"])(inner, receive, send_marked)
                     return
             if begun is not None:
                 start, begun = begun, None
@@ -72,7 +74,7 @@ class Gate:
             try:
                 refusal = self._refusal(headers)
                 if refusal is not None:
-                    await refusal.response()(inner, receive, send_marked)
+                    await refusal.response(inner["path"])(inner, receive, send_marked)
                     return
                 await self.app(inner, await self._read(receive), send_marked)
             except Exception as error:
@@ -80,7 +82,7 @@ class Gate:
                 if answer.status >= 500:
                     _log.error("request failed", exc_info=error, extra={"request_id": request_id})
                 if not status or begun is not None:
-                    await answer.response()(inner, receive, send_marked)
+                    await answer.response(inner["path"])(inner, receive, send_marked)
             finally:
                 await self._record(inner, status)
                 self._note(inner, _method(scope), status, time.monotonic() - started, span)

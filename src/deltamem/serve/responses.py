@@ -124,6 +124,14 @@ class FlatTool(Function):
 
     type: Literal["function"]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_other_kind(cls, data: Any) -> Any:
+        kind = data.get("type") if isinstance(data, dict) else None
+        if isinstance(kind, str) and kind != "function":
+            raise ValueError(f"there are no hosted tools, so one of the type {kind!r} cannot be used; give functions")
+        return data
+
 
 class NamedFlat(Options):
     """The function that must be called."""

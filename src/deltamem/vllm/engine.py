@@ -236,23 +236,31 @@ class VllmEngine:
         self._submit(_Writing(ticket, state, ids, write), admitted=admitted)
         return ticket
 
+    def stop(self) -> None:
+        """Has the thread abort every request before its next step."""
+        self._take_no_more()
+        for job in [*self._waiting, *self._jobs.values()]:
+            job.ticket.cancel(ClosedError())
+
     def close(self, timeout: float | None = None) -> None:
         """Ends all requests, at the latest ``timeout`` seconds from now, and shuts vLLM down."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        self._take_no_more()
         self._thread.join(timeout)
         if self._thread.is_alive():
-            for job in [*self._waiting, *self._jobs.values()]:
-                job.ticket.cancel()
+            self.stop()
             self._thread.join()
         self._engine.engine_core.shutdown()
         self._forms.cleanup()
 
+    def _take_no_more(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+
     def _submit(self, job: _Answer | _Writing, *, admitted: bool = False) -> None:
         with self._changed:
             if not self._thread.is_alive() or (self._closing and not admitted):
-                raise ClosedError("The server is shutting down.")
+                raise ClosedError
             ahead = len(self._waiting) + len(self._jobs)
             if not admitted and ahead >= self.limits.queue + self.limits.max_batch:
                 wait = (ahead - self.limits.max_batch) * self._seconds_per_job / self.limits.max_batch

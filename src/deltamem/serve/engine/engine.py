@@ -136,21 +136,29 @@ class Engine:
         self._submit(Writing(ticket, state, ids, segments, write), admitted=admitted)
         return ticket
 
+    def stop(self) -> None:
+        """Has the thread drop every job in its next pass."""
+        self._take_no_more()
+        for job in self._all_jobs():
+            job.ticket.cancel(ClosedError())
+
     def close(self, timeout: float | None = None) -> None:
         """Has the thread run until nothing is left, or until what is left after ``timeout`` seconds is cancelled."""
+        self._take_no_more()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self.stop()
+            self._thread.join()
+
+    def _take_no_more(self) -> None:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            for job in self._all_jobs():
-                job.ticket.cancel()
-            self._thread.join()
 
     def _submit(self, job: Row | Writing, *, admitted: bool = False) -> None:
         with self._changed:
             if not self._thread.is_alive() or (self._closing and not admitted):
-                raise ClosedError("The server is shutting down.")
+                raise ClosedError
             ahead = len(self._waiting)
             if not admitted and ahead >= self.limits.queue + self._free():
                 wait = ahead * self._seconds_per_job / self.limits.max_batch

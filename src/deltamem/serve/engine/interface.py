@@ -100,6 +100,9 @@ class AnyEngine(Protocol):
             ClosedError: the engine is shutting down.
         """
 
+    def stop(self) -> None:
+        """Takes no more jobs, and fails those that it has at their next token."""
+
     def close(self, timeout: float | None = None) -> None:
         """Finishes what was taken in and stops; what is unfinished after ``timeout`` seconds fails."""
 

@@ -1,7 +1,6 @@
 """What the engine is asked to do, and what it answers."""
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -32,7 +31,10 @@ class QueueFullError(EngineError):
 
 
 class ClosedError(EngineError):
-    """The engine is shutting down and takes no more work."""
+    """The engine is shutting down and takes no more work, or ends what it has."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down.")
 
 
 class CancelledJobError(EngineError):
@@ -105,16 +107,16 @@ class Ticket:
         self.deliver = deliver
         self.deadline = deadline
         self.submitted = time.monotonic()
-        self._cancelled = threading.Event()
+        self._over: EngineError | None = None
 
-    def cancel(self) -> None:
-        """Ends the job at the next token; harmless when it is over."""
-        self._cancelled.set()
+    def cancel(self, reason: EngineError | None = None) -> None:
+        """Ends the job at the next token, as one that nobody wants or for a reason; harmless when it is over."""
+        self._over = self._over or reason or CancelledJobError("The request was cancelled.")
 
     def problem(self) -> EngineError | None:
         """Why the job must not go on, if so."""
-        if self._cancelled.is_set():
-            return CancelledJobError("The request was cancelled.")
+        if self._over is not None:
+            return self._over
         if self.deadline is not None and time.monotonic() > self.deadline:
             return DeadlineError("The request did not finish before its deadline.")
         return None

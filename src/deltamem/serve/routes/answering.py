@@ -91,12 +91,7 @@ async def respond(
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
         head |= {"object": shape.chunk} | ({"usage": None} if usage else {})
-        started = asyncio.create_task(opening)
-        # What refuses a request does so before anything is sent. One that waits for others begins its stream meanwhile.
-        if (await asyncio.wait((started,), timeout=SILENCE))[0]:
-            started.result()
-        held = AsyncExitStack()
-        held.push_async_callback(_let_go, started)
+        started, held = await begin_stream(opening)
         return EventStream(request, _chunks(started, shape, finish, head, usage), held)
 
     generations = await opening
@@ -113,6 +108,21 @@ async def respond(
 
     async with generations.held:
         return JSONResponse(await unless_disconnected(request, answer()))
+
+
+async def begin_stream(
+    opening: Coroutine[Any, Any, Generations],
+) -> tuple["asyncio.Task[Generations]", AsyncExitStack]:
+    """Starts generations for a stream, and gives what ends them with it.
+
+    What refuses a request does so before anything is sent. One that waits for others begins its stream meanwhile.
+    """
+    started = asyncio.create_task(opening)
+    if (await asyncio.wait((started,), timeout=SILENCE))[0]:
+        started.result()
+    held = AsyncExitStack()
+    held.push_async_callback(_let_go, started)
+    return started, held
 
 
 async def _let_go(started: "asyncio.Task[Generations]") -> None:

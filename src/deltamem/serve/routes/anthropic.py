@@ -1,8 +1,8 @@
 """``/v1/messages``: Anthropic's dialect of chat, with a memory."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,7 +13,7 @@ from deltamem.serve.anthropic import Blocks, CountTokensRequest, MessagesRequest
 from deltamem.serve.bridge import encoded, unless_disconnected
 from deltamem.serve.errors import ApiError
 from deltamem.serve.generations import Generations
-from deltamem.serve.routes.answering import Finish
+from deltamem.serve.routes.answering import Finish, begin_stream
 from deltamem.serve.routes.chat import Conversation, in_prompt, texts_of
 from deltamem.serve.routes.common import AskerOf, EventStream, ServerOf, SessionHeader, memory_options
 from deltamem.serve.schema import ChatRequest
@@ -39,7 +39,6 @@ async def messages(
     """Answers as chat does, with blocks of text and of calls, and the same memory."""
     chat = _chat(body)
     conversation = await Conversation.of(chat, request, server, caller, memory_options(chat, session))
-    generations = await conversation.opening
     blocks = Blocks(CallReader(server.prompts.syntax) if chat.shown_tools else None)
     head: dict[str, Any] = {
         "id": f"msg_{uuid.uuid4().hex}",
@@ -49,13 +48,13 @@ async def messages(
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": _usage(generations),
     }
     if body.stream:
-        held = AsyncExitStack()
-        held.push_async_callback(generations.held.aclose)
-        events = _events(generations, blocks, head, conversation.finish)
-        return EventStream(request, events, held, named=True)
+        started, held = await begin_stream(conversation.opening)
+        events = _events(started, blocks, head, conversation.finish)
+        return EventStream(request, events, held, failed=lambda error: error.body(request.scope["path"]))
+
+    generations = await conversation.opening
 
     async def answer() -> dict[str, Any]:
         await blocks.read(generations.pieces())
@@ -89,9 +88,10 @@ def _chat(body: CountTokensRequest) -> ChatRequest:
 
 
 async def _events(
-    generations: Generations, blocks: Blocks, head: dict[str, Any], finish: Finish
+    started: "asyncio.Task[Generations]", blocks: Blocks, head: dict[str, Any], finish: Finish
 ) -> AsyncIterator[dict[str, Any]]:
-    yield {"type": "message_start", "message": head}
+    generations = await started
+    yield {"type": "message_start", "message": {**head, "usage": _usage(generations)}}
     async for event in blocks.events(generations.pieces()):
         yield event
     memory = await finish(generations)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import Annotated, Any
 
@@ -110,14 +110,19 @@ class EventStream(StreamingResponse):
         request: who waits for it.
         events: what to send, one JSON value an event.
         held: what the stream holds.
-        named: whether each event has its type for a name, and none marks the end.
+        failed: the event that tells of an error, where each event has its type for a name and none marks the end.
     """
 
     def __init__(
-        self, request: Request, events: AsyncIterator[dict[str, Any]], held: AsyncExitStack, *, named: bool = False
+        self,
+        request: Request,
+        events: AsyncIterator[dict[str, Any]],
+        held: AsyncExitStack,
+        *,
+        failed: Callable[[ApiError], dict[str, Any]] | None = None,
     ) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        self._lines = _lines(request, events, named)
+        self._lines = _lines(request, events, failed)
         super().__init__(self._lines, media_type="text/event-stream", headers=headers)
         self._held = held
 
@@ -128,12 +133,15 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _lines(request: Request, events: AsyncIterator[dict[str, Any]], named: bool) -> AsyncGenerator[str, None]:
+async def _lines(
+    request: Request, events: AsyncIterator[dict[str, Any]], failed: Callable[[ApiError], dict[str, Any]] | None
+) -> AsyncGenerator[str, None]:
     """The events as text, with a comment wherever there is none for a while: proxies cut what is silent.
 
     An error ends the events, and then they lack the end mark. The status was sent long before, so the log and a
     counter of its own tell of the error.
     """
+    named = failed is not None
     try:
         async with aclosing(_never_silent(events)) as spoken:
             async for event in spoken:
@@ -143,7 +151,7 @@ async def _lines(request: Request, events: AsyncIterator[dict[str, Any]], named:
         answer = as_api_error(error)
         log_failure(request, error)
         server_of(request).metrics.stream_errors.labels(answer.code).inc()
-        yield _line({"type": "error", **answer.body()} if named else answer.body(), named)
+        yield _line(answer.body() if failed is None else failed(answer), named)
         return
     if not named:
         yield "data: [DONE]\n\n"

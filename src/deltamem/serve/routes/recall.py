@@ -1,9 +1,9 @@
 """``/v1/sessions/{session}/recall`` and ``/forget``: what a memory knows, and taking things out of it again."""
 
 import asyncio
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Body, Request
 from pydantic import BaseModel
 
 from deltamem.attribution import Check
@@ -93,7 +93,11 @@ class ForgottenSession(SessionInfo):
 
 @router.post("/{session}/recall", summary="What the memory knows, how sure it is, and where it is from")
 async def recall_session(
-    session: Session, body: AskRecall, request: Request, server: ServerOf, caller: AskerOf
+    session: Session,
+    request: Request,
+    server: ServerOf,
+    caller: AskerOf,
+    body: Annotated[AskRecall, Body(default_factory=AskRecall)],
 ) -> Recalled:
     """Puts questions to a memory, and changes nothing.
 

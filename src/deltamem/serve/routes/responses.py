@@ -5,7 +5,6 @@ import itertools
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +17,7 @@ from deltamem.serve.bridge import unless_disconnected
 from deltamem.serve.errors import ApiError
 from deltamem.serve.generations import Generations
 from deltamem.serve.responses import Output, ResponseRequest, response_id, session_of
+from deltamem.serve.routes.answering import begin_stream
 from deltamem.serve.routes.chat import Conversation
 from deltamem.serve.routes.common import AskerOf, EventStream, ServerOf, SessionHeader, memory_options
 from deltamem.serve.schema import ChatMessage, ChatRequest, MemoryOptions
@@ -35,21 +35,22 @@ async def responses(
     """Answers as chat does.
 
     A ``conversation`` is the memory session of that name. ``previous_response_id`` continues from the memory that the
-    response left, and shows the messages before it where the server keeps them; if its session has gone on since, in
-    a fork. Without either, a session of its own is made for a response that is stored, and kept for thirty days;
-    ``store: false`` writes nothing.
+    response left, and shows the messages before it if the server keeps them; if its session has moved on since, in a
+    fork. Without either, a session of its own is made for a response that is stored, and kept for thirty days.
+    ``store: false`` writes nothing, whatever memory it reads.
     """
     options, before, made = await _memory(body, session, server, caller)
     chat = _chat(body, before)
     conversation = await Conversation.of(chat, request, server, caller, options)
-    generations = await conversation.opening
-    turn = generations.turn
     writes = options.writes and options.session is not None
-    number = turn.version + 1 + (turn.version == 0 or turn.fresh)
-    name = response_id(str(options.session), number) if writes else f"resp_{uuid.uuid4().hex}"
-    head = _head(body, server, name)
 
-    async def finish(output: Output) -> dict[str, Any]:
+    def head_of(generations: Generations) -> dict[str, Any]:
+        turn = generations.turn
+        number = turn.version + 1 + (turn.version == 0 or turn.fresh)
+        name = response_id(str(options.session), number) if writes else f"resp_{uuid.uuid4().hex}"
+        return _head(body, server, name)
+
+    async def finish(generations: Generations, head: dict[str, Any], output: Output) -> dict[str, Any]:
         memory = await conversation.finish(generations)
         if made and writes:
             expires = datetime.now(UTC) + _KEPT
@@ -58,33 +59,39 @@ async def responses(
 
     reader = CallReader(server.prompts.syntax) if chat.shown_tools else None
     if body.stream:
-        held = AsyncExitStack()
-        held.push_async_callback(generations.held.aclose)
-        return EventStream(request, _events(generations, Output(reader), head, finish), held)
+        count = itertools.count()
+
+        def numbered(event: dict[str, Any]) -> dict[str, Any]:
+            return {**event, "sequence_number": next(count)}
+
+        async def events(started: "asyncio.Task[Generations]") -> AsyncIterator[dict[str, Any]]:
+            generations = await started
+            head, output = head_of(generations), Output(reader)
+            for kind in ("response.created", "response.in_progress"):
+                yield numbered({"type": kind, "response": head})
+            async for event in output.events(generations.pieces()):
+                yield numbered(event)
+            done = await finish(generations, head, output)
+            yield numbered({"type": f"response.{done['status']}", "response": done})
+
+        started, held = await begin_stream(conversation.opening)
+        return EventStream(request, events(started), held, failed=lambda error: numbered(_failure(error)))
+
+    generations = await conversation.opening
 
     async def answer() -> dict[str, Any]:
-        output = Output(reader)
+        head, output = head_of(generations), Output(reader)
         await output.read(generations.pieces())
-        return await finish(output)
+        return await finish(generations, head, output)
 
     async with generations.held:
         return JSONResponse(await unless_disconnected(request, answer()))
 
 
-async def _events(
-    generations: Generations, output: Output, head: dict[str, Any], finish: Any
-) -> AsyncIterator[dict[str, Any]]:
-    count = itertools.count()
-
-    def numbered(event: dict[str, Any]) -> dict[str, Any]:
-        return {**event, "sequence_number": next(count)}
-
-    yield numbered({"type": "response.created", "response": head})
-    yield numbered({"type": "response.in_progress", "response": head})
-    async for event in output.events(generations.pieces()):
-        yield numbered(event)
-    done = await finish(output)
-    yield numbered({"type": f"response.{done['status']}", "response": done})
+def _failure(error: ApiError) -> dict[str, Any]:
+    """The event that tells of an error: its fields as OpenAI describes them, and together, as its clients read them."""
+    detail = error.body()["error"]
+    return {"type": "error", **{name: detail[name] for name in ("code", "message", "param")}, "error": detail}
 
 
 async def _memory(
@@ -93,10 +100,13 @@ async def _memory(
     """Which memory is used, the messages that are shown of before, and whether the session is made for this."""
     given = _chat(body, []) if body.memory is not None else None
     options = memory_options(given, header) if given is not None else MemoryOptions(session=header)
+    if not body.store and options.mode == "read_write":
+        options = options.model_copy(update={"mode": "read_only"})
     named = body.named_session
-    elsewhere = options.session is not None or options.state is not None
+    elsewhere = options.session not in (None, named) or options.state is not None
     if elsewhere and (named is not None or body.previous_response_id is not None):
-        raise ApiError(400, "conversation and memory name different memories.", "invalid_value", "memory")
+        other = "previous_response_id" if named is None else "conversation"
+        raise ApiError(400, f"{other} and memory name different memories: give one of them.", "invalid_value", "memory")
     if named is not None:
         return options.model_copy(update={"session": named}), [], False
     if body.previous_response_id is not None:
@@ -110,9 +120,8 @@ async def _memory(
                 server.store.fork, caller.tenant, session, None, version=version, expires=datetime.now(UTC) + _KEPT
             )
             session = copy.session
-        mode = options.mode if body.store else "read_only"
-        return options.model_copy(update={"session": session, "must_exist": True, "mode": mode}), before, False
-    if options.session is None and options.state is None and body.store and options.mode == "read_write":
+        return options.model_copy(update={"session": session, "must_exist": True}), before, False
+    if options.session is None and options.state is None and options.mode == "read_write":
         return options.model_copy(update={"session": f"resp-{uuid.uuid4().hex}"}), [], True
     return options, [], False
 

@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import ValidationError
@@ -47,7 +47,9 @@ Number = Annotated[int | None, Query(ge=1, lt=2**31)]
 
 
 @router.post("", status_code=201, summary="Create a session, empty or from a state")
-async def create(body: CreateSession, server: ServerOf, caller: CallerOf) -> SessionInfo:
+async def create(
+    server: ServerOf, caller: CallerOf, body: Annotated[CreateSession, Body(default_factory=CreateSession)]
+) -> SessionInfo:
     """Makes a session."""
     state = server.engine.new_state() if body.state is None else received_state(server, caller, body.state)
     record = await asyncio.to_thread(
@@ -125,7 +127,9 @@ async def observe(
 
 
 @router.post("/{session}/fork", status_code=201, summary="Copy a session, as it is or as it was")
-async def fork(session: Session, body: Fork, server: ServerOf, caller: CallerOf) -> SessionInfo:
+async def fork(
+    session: Session, server: ServerOf, caller: CallerOf, body: Annotated[Fork, Body(default_factory=Fork)]
+) -> SessionInfo:
     """Makes a new session from a version of this one."""
     record = await asyncio.to_thread(
         server.store.fork,
@@ -152,7 +156,9 @@ async def rollback(
 
 
 @router.post("/{session}/freeze", summary="Refuse writes from now on, or allow them again")
-async def freeze(session: Session, body: Freeze, server: ServerOf, caller: CallerOf) -> SessionInfo:
+async def freeze(
+    session: Session, server: ServerOf, caller: CallerOf, body: Annotated[Freeze, Body(default_factory=Freeze)]
+) -> SessionInfo:
     """Freezes or unfreezes a session."""
     return info_of(await asyncio.to_thread(server.store.change, caller.tenant, session, frozen=body.frozen))
 
