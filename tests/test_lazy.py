@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,8 @@ MISTAKES = {
     "mcp --store sqlite:///locked.db": "the store was opened without keys.",
     "mcp --model ./nothing": "There is no model folder ./nothing.",
 }
+if find_spec("lm_eval"):
+    MISTAKES["eval --harness arc_easy,no_task"] = "lm-evaluation-harness has no task no_task; `lm-eval ls tasks`"
 
 
 def test_what_is_not_there_is_said_at_once(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def read_vectors(model: nn.Module, input_ids: Tensor, state: MemoryState) -> Ite
         input_ids: ``[1, T]``, at most the backbone's number of positions.
         state: the memory, one row.
 
-    Returns:
+    Yields:
         ``[t, L·N·R]`` float32 for the next ``t`` tokens; differentiable in the state.
     """
     attachment = attached(model)

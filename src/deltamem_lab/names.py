@@ -4,11 +4,13 @@ What a task or a method is called stands in its own file, and is read from the s
 """
 
 import ast
+import re
 from collections.abc import Collection, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from deltamem.extensions import installed
+from deltamem.extensions import how_to_install, installed
 
 SUITE_GROUP = "deltamem.suites"
 TASK_GROUP = "deltamem.tasks"
@@ -61,6 +63,26 @@ def check_method(name: str, adapters: Collection[str]) -> None:
     if not (adapter and (not plus or part in PARTS)):
         form = "module:Class, or an adapter's name, alone or with +context or +replay"
         _check("method", name, known, METHOD_GROUP, form, name.partition(":")[0])
+
+
+def check_harness_tasks(names: Collection[str]) -> None:
+    """Refuses what is surely no task of lm-evaluation-harness: no file of its tasks has the name.
+
+    Raises:
+        ImportError: lm-eval is not installed.
+        ValueError: a name is none.
+    """
+    found = find_spec("lm_eval")
+    if found is None or not found.submodule_search_locations:
+        raise ImportError(f"Tasks of lm-evaluation-harness need lm-eval: {how_to_install('harness')}")
+    left = {name: re.compile(rb"(?<![\w-])%b(?![\w-])" % re.escape(name.encode())) for name in names}
+    files = (path for path in Path(found.submodule_search_locations[0], "tasks").rglob("*") if path.is_file())
+    for file in (path for path in files if path.suffix not in (".py", ".pyc", ".md")):
+        text = file.read_bytes()
+        left = {name: pattern for name, pattern in left.items() if not pattern.search(text)}
+        if not left:
+            return
+    raise ValueError(f"lm-evaluation-harness has no task {', '.join(sorted(left))}; `lm-eval ls tasks` lists them.")
 
 
 def tasks() -> dict[str, tuple[str, ...]]:

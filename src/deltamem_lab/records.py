@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -225,12 +225,12 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def package_versions(names: Sequence[str] = _PACKAGES) -> dict[str, str]:
-    """The versions of those that are installed."""
+def package_versions() -> dict[str, str]:
+    """The versions of the packages that an answer may depend on, as far as they are installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     found: dict[str, str] = {}
-    for name in names:
+    for name in _PACKAGES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

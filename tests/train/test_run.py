@@ -15,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from toy import backbone, recipe
+from transformers.utils import logging
 
 import deltamem
 from deltamem.cli.main import main
@@ -52,6 +53,7 @@ def environment(**more: str) -> dict[str, str]:
 def test_the_command_trains_measures_and_writes_everything(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     path = written(tmp_path / "a.yaml", recipe(folder, evaluation={**HELD_OUT, "every": 4, "batch": 5}))
+    logging.enable_progress_bar()
     with pytest.raises(SystemExit) as ended:
         main(["train", str(path), "schedule.steps=12", "--json"])
     out, err = capfd.readouterr()
@@ -59,6 +61,7 @@ def test_the_command_trains_measures_and_writes_everything(tmp_path: Path, capfd
     told = json.loads(out)
     assert (told["steps"], told["finished"]) == (12, True)
     assert "step 12/12  loss" in err
+    assert not logging.is_progress_bar_enabled(), "transformers draws bars where there is no terminal"
     numbers = json.loads((folder / "metrics.json").read_text())
     assert numbers["measured"] == told["measured"]
     for name in ("nothing_loss", "own_loss", "other_loss", "full_loss", "recall", "gate_layer_1"):

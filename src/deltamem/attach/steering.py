@@ -90,7 +90,9 @@ class SteeredAttention(nn.Module):
 
     Args:
         site: the attention block.
-        index: its place among the adapted layers of each adapter.
+
+    Attributes:
+        index: its place among the adapted layers of each adapter, by the adapter's name.
     """
 
     def __init__(self, site: AttentionSite) -> None:

@@ -86,12 +86,10 @@ def open_session(
 ) -> tuple[str, "Session"]:
     """The name of a model, and a session of it that continues from a memory's file if there is one."""
     choose_model(model, adapter)  # what is not there is said before anything heavy is imported
-    from transformers.utils import logging
-
+    from deltamem.models.loading import quiet_transformers
     from deltamem.session import Session
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_transformers()
     name, backbone, tokenizer = open_model(model, adapter, device, dtype, chat_template)
     if memory is not None and memory.exists():
         return name, Session.load(memory, backbone, tokenizer, window=window, system=system)

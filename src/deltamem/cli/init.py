@@ -25,15 +25,12 @@ def init(
     find_source(model)
     if folder.exists() and any(folder.iterdir()) and not force:
         raise FileExistsError(f"{folder} is not empty; give another folder, or --force.")
-    from transformers.utils import logging
-
     from deltamem.attach import attach
     from deltamem.config import DeltaMemConfig
     from deltamem.formats.hub import save_adapter
-    from deltamem.models.loading import load_weights
+    from deltamem.models.loading import load_weights, quiet_transformers
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_transformers()
     backbone = load_weights(model)
     attachment = attach(backbone, DeltaMemConfig(rank=rank, states=states, init="zero"))
     pullable = MODELS[model].pullable if model in MODELS else None

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from deltamem.cli.places import Store, open_store
+from deltamem.cli.places import StoreUrl, open_store
 from deltamem.cli.store import note
 
 keys = typer.Typer(
@@ -17,7 +17,7 @@ keys = typer.Typer(
 @keys.command("create")
 def create(
     tenant: Annotated[str, typer.Argument(help="Whose sessions the key opens.")],
-    store: Store = "",
+    store: StoreUrl = "",
     scope: Annotated[
         Literal["read", "write", "admin"],
         typer.Option(help="What it may do: ask, also change sessions, or also what concerns the whole tenant."),
@@ -47,7 +47,7 @@ def create(
 @keys.command("list")
 def list_keys(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
-    store: Store = "",
+    store: StoreUrl = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """List keys with their limits and last use, the revoked ones too."""
@@ -79,7 +79,7 @@ def list_keys(
 @keys.command("limit")
 def limit(
     tenant: Annotated[str, typer.Argument(help="Whose requests, with whatever keys.")],
-    store: Store = "",
+    store: StoreUrl = "",
     requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
     tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Tokens read and generated.")] = None,
 ) -> None:
@@ -100,7 +100,7 @@ def limit(
 
 
 @keys.command("revoke")
-def revoke(key_id: Annotated[str, typer.Argument(help="Its id, as in the list.")], store: Store = "") -> None:
+def revoke(key_id: Annotated[str, typer.Argument(help="Its id, as in the list.")], store: StoreUrl = "") -> None:
     """Revoke a key, at once."""
     from deltamem.store import ApiKeys
 

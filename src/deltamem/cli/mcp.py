@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from deltamem.cli.models import Adapter, ChatTemplate, Device, Model, choose_model, open_model
-from deltamem.cli.places import Store, open_store, state_secret
+from deltamem.cli.places import StoreUrl, open_store, state_secret
 
 
 def mcp(
@@ -20,7 +20,7 @@ def mcp(
     key: Annotated[str, typer.Option(envvar="DELTAMEM_API_KEY", help="API key for that server.")] = "",
     model: Model = "",
     adapter: Adapter = "",
-    store: Store = "",
+    store: StoreUrl = "",
     keep_messages: Annotated[
         bool,
         typer.Option(

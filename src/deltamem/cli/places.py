@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from deltamem.store import SessionStore
 
 SECRET = "DELTAMEM_STATE_SECRET"
-Store = Annotated[
+StoreUrl = Annotated[
     str,
     typer.Option(
         "--store",

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from deltamem.cli.models import Adapter, ChatTemplate, Device, Model, choose_model, open_model, set_template
-from deltamem.cli.places import Store, open_store, state_secret
+from deltamem.cli.places import StoreUrl, open_store, state_secret
 from deltamem.extensions import how_to_install
 
 
@@ -27,7 +27,7 @@ def serve(
         str, typer.Option(help="Address to bind to; an address that other machines reach needs API keys.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    store: Store = "",
+    store: StoreUrl = "",
     max_batch: Annotated[int, typer.Option(min=1, help="How many answers to generate together.")] = 16,
     queue: Annotated[int, typer.Option(min=0, help="How many more requests may wait; further ones get 429.")] = 64,
     keep_messages: Annotated[

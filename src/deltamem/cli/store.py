@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deltamem.cli.places import Store, open_store
+from deltamem.cli.places import StoreUrl, open_store
 from deltamem.wording import counted
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 @store.command("stats")
 def stats(
-    url: Store = "",
+    url: StoreUrl = "",
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
     as_json: _Json = False,
 ) -> None:
@@ -48,7 +48,7 @@ def stats(
 
 @store.command("purge")
 def purge(
-    url: Store = "",
+    url: StoreUrl = "",
     keep_versions: Annotated[
         int | None, typer.Option(min=1, help="Also delete all but this many of the latest versions of every session.")
     ] = None,
@@ -72,7 +72,7 @@ def purge(
 
 
 @store.command("rekey")
-def rekey(url: Store = "", as_json: _Json = False) -> None:
+def rekey(url: StoreUrl = "", as_json: _Json = False) -> None:
     """Encrypt everything with the first key of DELTAMEM_KEYS; servers may keep running.
 
     Put a new key first, restart the servers, run this, and remove the old key.
@@ -106,7 +106,7 @@ def new_key(
 def delete_session(
     tenant: Annotated[str, typer.Argument(help="The tenant; 'default' on a server without API keys.")],
     session: Annotated[str, typer.Argument(help="Which.")],
-    url: Store = "",
+    url: StoreUrl = "",
     yes: _Yes = False,
     as_json: _Json = False,
 ) -> None:
@@ -125,7 +125,7 @@ def delete_session(
 @store.command("delete-tenant")
 def delete_tenant(
     tenant: Annotated[str, typer.Argument(help="Whose sessions and API keys.")],
-    url: Store = "",
+    url: StoreUrl = "",
     yes: _Yes = False,
     as_json: _Json = False,
 ) -> None:
@@ -153,7 +153,7 @@ def delete_tenant(
 def delete_user(
     tenant: Annotated[str, typer.Argument(help="Whose user; 'default' on a server without API keys.")],
     user: Annotated[str, typer.Argument(help="Whose sessions.")],
-    url: Store = "",
+    url: StoreUrl = "",
     yes: _Yes = False,
     as_json: _Json = False,
 ) -> None:
@@ -173,7 +173,7 @@ def delete_user(
 def export(
     tenant: Annotated[str, typer.Argument(help="Whose; 'default' on a server without API keys.")],
     user: Annotated[str | None, typer.Option(help="Only what this user has.")] = None,
-    url: Store = "",
+    url: StoreUrl = "",
 ) -> None:
     """Print everything a tenant or a user has as JSON lines: sessions with memories and messages, keys, audit log.
 
@@ -188,7 +188,7 @@ def export(
 
 
 @store.command("vacuum")
-def vacuum(url: Store = "", as_json: _Json = False) -> None:
+def vacuum(url: StoreUrl = "", as_json: _Json = False) -> None:
     """Write the tables anew, without what was deleted. It needs as much space again, and servers wait meanwhile.
 
     On PostgreSQL this is what takes deleted rows out of its files; its write-ahead log keeps them until its segments
@@ -203,7 +203,7 @@ def vacuum(url: Store = "", as_json: _Json = False) -> None:
 
 @store.command("audit")
 def audit(
-    url: Store = "",
+    url: StoreUrl = "",
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
     since: Annotated[datetime | None, typer.Option(help="Only from this time on, in UTC.")] = None,
     until: Annotated[datetime | None, typer.Option(help="Only before this time, in UTC.")] = None,
@@ -222,7 +222,7 @@ def audit(
 @store.command("prune-audit")
 def prune_audit(
     before: Annotated[datetime, typer.Argument(help="A time in UTC, such as 2026-01-01.")],
-    url: Store = "",
+    url: StoreUrl = "",
     yes: _Yes = False,
     as_json: _Json = False,
 ) -> None:

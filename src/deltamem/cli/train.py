@@ -1,6 +1,7 @@
 """``deltamem train``: an adapter from a recipe."""
 
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,6 +54,10 @@ def train(
     if dry_run:
         _plan(checked, as_json)
         return
+    from transformers.utils.logging import disable_progress_bar
+
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     if auto_size:
         checked = find_sizing()(checked)
     from deltamem.train.run import run

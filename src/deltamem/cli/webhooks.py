@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deltamem.cli.places import Store, open_store
+from deltamem.cli.places import StoreUrl, open_store
 from deltamem.cli.store import note
 
 webhooks = typer.Typer(
@@ -23,7 +23,7 @@ def create(
         list[str] | None,
         typer.Option(help="Of read, write, export, delete or admin; of write, export and delete if left out."),
     ] = None,
-    store: Store = "",
+    store: StoreUrl = "",
 ) -> None:
     """Make a webhook and print the secret that its messages are signed with, as standardwebhooks.com has it."""
     from deltamem.store import Webhooks
@@ -39,7 +39,7 @@ def create(
 @webhooks.command("list")
 def list_webhooks(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
-    store: Store = "",
+    store: StoreUrl = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print everything but the secrets as JSON.")] = False,
 ) -> None:
     """List webhooks."""
@@ -58,7 +58,7 @@ def list_webhooks(
 
 
 @webhooks.command("delete")
-def delete(webhook: Annotated[str, typer.Argument(help="Its id, as in the list.")], store: Store = "") -> None:
+def delete(webhook: Annotated[str, typer.Argument(help="Its id, as in the list.")], store: StoreUrl = "") -> None:
     """Delete a webhook, with what it was still to be told."""
     from deltamem.store import Webhooks
 

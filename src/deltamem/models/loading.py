@@ -12,6 +12,14 @@ from deltamem.formats.hub import load_adapter
 from deltamem.models.catalog import MAIN_ADAPTER, MODELS, Source, find_source, lacks_adapter
 
 
+def quiet_transformers() -> None:
+    """Has transformers tell errors alone and draw no bars, for commands that say themselves what they do."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 @contextmanager
 def _named(source: Source) -> Iterator[None]:
     """Says which model it is that the Hub does not give: a folder's name that is mistyped looks like a Hub id."""

@@ -154,10 +154,10 @@ def _convert(place: str | Path, made: Path, wanted: Pullable, **source: Any) -> 
     """Writes a model and its tokenizer as transformers keeps them; the Hub's commit, if that is where it lay."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    from deltamem.models.loading import quiet_transformers
+
+    quiet_transformers()
     with _quiet_unless_watched():
         tokenizer = AutoTokenizer.from_pretrained(place, **source)
         model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.bfloat16, **source)

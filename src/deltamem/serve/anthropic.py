@@ -115,7 +115,7 @@ class ClientTool(Options):
     cache_control: CacheControl = None
 
 
-class Choice(Options):
+class WantedTools(Options):
     """Which tools must be called."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -123,7 +123,7 @@ class Choice(Options):
     disable_parallel_tool_use: bool | None = None
 
     @model_validator(mode="after")
-    def _named(self) -> "Choice":
+    def _named(self) -> "WantedTools":
         if (self.type == "tool") != (self.name is not None):
             raise ValueError("a name belongs to the type tool")
         return self
@@ -164,7 +164,7 @@ class CountTokensRequest(Options):
     messages: Annotated[list[MessageBlocks], Field(min_length=1, max_length=1000)]
     system: Texts | None = None
     tools: Annotated[list[ClientTool], Field(max_length=128)] | None = None
-    tool_choice: Choice | None = None
+    tool_choice: WantedTools | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: CacheControl = None

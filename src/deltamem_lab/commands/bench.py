@@ -56,20 +56,17 @@ def generation(
     prompts, decodes = _lengths(prompt, "--prompt"), _lengths(decode, "--decode")
     if model:
         find_source(model)
-    from transformers.utils import logging
-
     from deltamem.attach import attached
     from deltamem.figures import figure_class
     from deltamem.files import write_json
-    from deltamem.models.loading import find_adapter
+    from deltamem.models.loading import find_adapter, quiet_transformers
     from deltamem_lab.generation.protocol import measure_generation
     from deltamem_lab.generation.report import draw_outcome, machine_data, outcome_data, print_outcome
     from deltamem_lab.generation.sides import sides_of
 
     if plot is not None:
         figure_class("demo")
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_transformers()
     place = _device(device)
     backbone, tokenizer = _backbone(model, shape, place)
     sides, missing = sides_of(backbone, adapter and str(find_adapter(model, adapter)))

@@ -182,6 +182,7 @@ def test_tasks_of_the_harness_become_records_once(
 def test_what_the_harness_cannot_use_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("lm_eval")
     lora = tmp_path / "lora"
     lora.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):

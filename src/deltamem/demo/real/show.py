@@ -42,14 +42,12 @@ def run_real_demo(folder: Path, adapter: str = "", *, as_data: bool = False) -> 
         AdapterFileError: the adapter is not there.
     """
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-    from transformers.utils import logging
 
     from deltamem.models.catalog import MAIN_ADAPTER
-    from deltamem.models.loading import load_model
+    from deltamem.models.loading import load_model, quiet_transformers
 
     start = time.monotonic()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_transformers()
     folder.mkdir(parents=True, exist_ok=True)
     console, progress = Console(quiet=as_data), Console(stderr=True)
     if not console.is_terminal:

@@ -93,11 +93,11 @@ def prepare(recipe: Path, changes: Sequence[str]) -> Training:
     except ImportError as error:
         raise ImportError(f"Training needs {error.name}: {how_to_install('train')}") from None
     import torch
-    from transformers.utils import logging
 
+    from deltamem.models.loading import quiet_transformers
     from deltamem.train.loading import load_backbone, load_data
 
-    logging.set_verbosity_error()
+    quiet_transformers()
     checked = load_recipe(recipe, changes)
     model: Any
     model, tokenizer = load_backbone(checked.backbone)

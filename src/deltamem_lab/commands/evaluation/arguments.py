@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from deltamem.models.catalog import EMBEDDED, MODELS
-from deltamem_lab.names import check_method, check_suite, check_task
+from deltamem_lab.names import check_harness_tasks, check_method, check_suite, check_task
 
 if TYPE_CHECKING:
     from deltamem_lab.commands.evaluation.recipe import EvalRecipe, TaskSection
@@ -32,6 +32,8 @@ def check_names(recipe: "EvalRecipe") -> None:
             check_task(name, section.protocol)
         for name in recipe.methods:
             check_method(name, {*given, *(known.shipped() if known else ())})
+        if recipe.harness:
+            check_harness_tasks(recipe.harness)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 

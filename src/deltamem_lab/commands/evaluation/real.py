@@ -54,6 +54,7 @@ def run(recipe: "EvalRecipe", data: Sequence[str], options: Sequence[str], *, dr
             print(f"{name:10} {'is measured' if name in sections else lacks}")
         return
 
+    from deltamem.models.loading import quiet_transformers
     from deltamem_lab.real.chat import STATIC, Chat, choose_adapters
     from deltamem_lab.real.sections import measure
 
@@ -63,6 +64,7 @@ def run(recipe: "EvalRecipe", data: Sequence[str], options: Sequence[str], *, dr
         raise typer.BadParameter("--suite real has one --static-adapter, the control of its first adapter.")
     if statics:
         chosen[STATIC] = statics[0].rpartition("=")[2]
+    quiet_transformers()
     chat = Chat(model, chosen, dtype=recipe.model.dtype or "bfloat16")
     found = measure(chat, sections, files, extent, output / RESULTS, answers=output / "answers")
     print(json.dumps(found, indent=1) if as_json else f"Results in {output / RESULTS}.")

@@ -22,11 +22,10 @@ def load(
     recipe: "EvalRecipe", adapters: Sequence[str], statics: Sequence[str], *, weights: bool, placing: "Placing"
 ) -> "Backbone":
     """The backbone of a run with its adapters."""
-    from transformers.utils import logging
-
+    from deltamem.models.loading import quiet_transformers
     from deltamem_lab.loading import embedded_backbone, load_backbone
 
-    logging.set_verbosity_error()
+    quiet_transformers()
     if not recipe.has_model:
         return embedded_backbone(statics, batch=recipe.batch, adapters=adapters)
     return load_backbone(
