@@ -26,7 +26,7 @@ KINDS = ("stock", "delta")
 def main() -> int:
     parser = command_line(__doc__)
     parser.add_argument("--model", default="smollm2", help="as deltamem serve takes it")
-    parser.add_argument("--adapter", default="first")
+    parser.add_argument("--adapter", default="multi")
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--prompt", type=int, default=64, help="tokens")
     parser.add_argument("--answer", type=int, default=32, help="tokens")
@@ -49,13 +49,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     served = {kind: subprocess.Popen([*command, "--serve", kind], **pipes) for kind in KINDS}
     try:
         for kind in KINDS:
-            _ask(served[kind], max(options.sessions))  # compiles kernels
+            ask(served[kind], max(options.sessions))  # compiles kernels
         figures: dict[str, Any] = {}
         for sessions in options.sessions:
             rounds: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
             for number in range(options.rounds):
                 for kind in KINDS if number % 2 == 0 else reversed(KINDS):
-                    rounds[kind].append(_ask(served[kind], sessions))
+                    rounds[kind].append(ask(served[kind], sessions))
             medians = {
                 kind: {name: statistics.median(r[name] for r in found) for name in found[0]}
                 for kind, found in rounds.items()
@@ -73,10 +73,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             process.wait(60)
 
 
-def _ask(process: "subprocess.Popen[str]", sessions: int) -> dict[str, float]:
+def ask(process: "subprocess.Popen[str]", number: int) -> dict[str, float]:
+    """The figures of a round that a process of ours measures."""
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(f"{sessions}\n")
+    process.stdin.write(f"{number}\n")
     process.stdin.flush()
     for line in process.stdout:
         if line.startswith("{"):
@@ -87,6 +88,15 @@ def _ask(process: "subprocess.Popen[str]", sessions: int) -> dict[str, float]:
 
 def serve(options: argparse.Namespace) -> int:
     """Measures a round for each number of sessions that is read."""
+    most = max(options.sessions)
+    llm = open_llm(options, remembers=options.serve == "delta", context=options.prompt + options.answer + 1, most=most)
+    for line in sys.stdin:
+        print(json.dumps(one_round(llm, int(line), options)), flush=True)
+    return 0
+
+
+def open_llm(options: argparse.Namespace, *, remembers: bool, context: int, most: int, **more: Any) -> Any:
+    """Starts vLLM in this process, with a backbone that remembers or the same one without."""
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -95,20 +105,16 @@ def serve(options: argparse.Namespace) -> int:
     from deltamem.vllm.flags import engine_arguments
 
     arguments = engine_arguments(options.model, options.adapter)
-    if options.serve == "stock":
+    if not remembers:
         arguments = {name: arguments[name] for name in ("model", "dtype", "enable_prefix_caching")}
-    most = max(options.sessions)
-    llm = LLM(
-        **arguments,
-        skip_tokenizer_init=True,
-        enforce_eager=True,
-        max_model_len=options.prompt + options.answer + 1,
-        max_num_seqs=most,
-        max_num_batched_tokens=max(512, most),
-    )
-    for line in sys.stdin:
-        print(json.dumps(one_round(llm, int(line), options)), flush=True)
-    return 0
+    given = {
+        "skip_tokenizer_init": True,
+        "enforce_eager": True,
+        "max_model_len": context,
+        "max_num_seqs": most,
+        "max_num_batched_tokens": max(512, most),
+    }
+    return LLM(**{**arguments, **given, **more})
 
 
 def one_round(llm: Any, sessions: int, options: argparse.Namespace) -> dict[str, float]:

@@ -1,0 +1,172 @@
+"""What a turn costs on vLLM after a long history: the history sent again, or a memory of it.
+
+    python benchmarks/history_on_vllm.py --json benchmarks/results/history_on_vllm.json
+
+Run it where vLLM is installed (docs/vllm.md). A turn is a message and an answer, after a history of some length:
+
+- **sent**: stock vLLM reads history and message;
+- **cached**: the same to a vLLM that still has the history's keys and values, by its prefix caching;
+- **memory**: the backbone that remembers reads the message with a memory, and then writes message and answer to it, as
+  two requests, as `deltamem serve` does.
+
+Stock vLLM and the backbone that remembers each have a process, and take turns, so that a machine that slows down does
+so for both. Times are CPU time of one thread, medians of the rounds, without torch.compile. What a session leaves
+behind is counted too: keys and values of the history, or the file of the memory.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from common import command_line, machine, tell
+from on_vllm import ask, open_llm
+
+KINDS = ("stock", "delta")
+
+
+def main() -> int:
+    parser = command_line(__doc__)
+    parser.add_argument("--model", default="smollm2", help="as deltamem serve takes it")
+    parser.add_argument("--adapter", default="multi")
+    parser.add_argument(
+        "--histories", type=int, nargs="+", default=[256, 1024, 2048, 4096], help="tokens before a turn"
+    )
+    parser.add_argument("--prompt", type=int, default=64, help="tokens of a message")
+    parser.add_argument("--answer", type=int, default=32, help="tokens")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        return serve(options)
+    report = {"machine": machine()} | {
+        name: getattr(options, name) for name in ("model", "adapter", "prompt", "answer", "rounds")
+    }
+    report["histories"] = measure(options)
+    return tell(report, options)
+
+
+def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """The figures of a turn for each history."""
+    command = [sys.executable, *sys.argv]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    served = {kind: subprocess.Popen([*command, "--serve", kind], **pipes) for kind in KINDS}
+    try:
+        for kind in KINDS:
+            ask(served[kind], min(options.histories))  # compiles kernels
+        rounds: dict[int, list[dict[str, float]]] = {history: [] for history in options.histories}
+        for number in range(options.rounds):
+            for history in options.histories:
+                found: dict[str, float] = {}
+                for kind in KINDS if number % 2 == 0 else reversed(KINDS):
+                    found |= ask(served[kind], history)
+                rounds[history].append(found)
+        return {
+            str(history): {name: statistics.median(r[name] for r in found) for name in sorted(found[0])}
+            for history, found in rounds.items()
+        }
+    finally:
+        for process in served.values():
+            process.stdin.close()
+            process.wait(60)
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Measures turns after each history whose length is read."""
+    turns = Remembering(options) if options.serve == "delta" else Stock(options)
+    for line in sys.stdin:
+        print(json.dumps(turns.measure(int(line))), flush=True)
+    return 0
+
+
+def some_tokens(count: int, number: int) -> list[int]:
+    """So many tokens; other numbers, other tokens."""
+    return [3 + (7919 * number + 5 * place + place // 89) % 1000 for place in range(count)]
+
+
+class Turns:
+    """What both kinds do: run a request, and clock it in CPU time.
+
+    Args:
+        options: of the command.
+        more: as :func:`on_vllm.open_llm` takes it.
+    """
+
+    def __init__(self, options: argparse.Namespace, **more: Any) -> None:
+        context = max(options.histories) + options.prompt + options.answer + 1
+        self.llm = open_llm(options, context=context, most=1, **more)
+        self.options = options
+        self._asked = 0
+
+    def fresh(self, count: int) -> list[int]:
+        """So many tokens that were not sent before."""
+        self._asked += 1
+        return some_tokens(count, self._asked)
+
+    def run(self, prompt: list[int], tokens: int, memory: Any = None) -> tuple[float, float, list[int]]:
+        """CPU seconds until the first token and to the end, and the answer."""
+        from vllm import SamplingParams
+
+        engine = self.llm.llm_engine
+        extra = None if memory is None else {"kv_transfer_params": memory.params()}
+        params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False, extra_args=extra)
+        begun, first, answer = time.process_time(), 0.0, []
+        engine.add_request(str(time.monotonic_ns()), {"prompt_token_ids": prompt}, params)
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                first = first or time.process_time() - begun
+                answer = list(output.outputs[0].token_ids)
+        return first, time.process_time() - begun, answer
+
+
+class Stock(Turns):
+    """vLLM as it comes, with prefix caching, which is emptied where a history shall not be there any more."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(options, remembers=False, enable_prefix_caching=True)
+
+    def measure(self, history: int) -> dict[str, float]:
+        """A turn that reads the history, and one that finds it in the cache."""
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not empty its prefix cache.")
+        before, figures = self.fresh(history), {}
+        for name in ("sent", "cached"):
+            first, spent, _ = self.run(before + self.fresh(self.options.prompt), self.options.answer)
+            figures |= {f"{name}_first_token_s": first, f"{name}_turn_s": spent}
+        config = self.llm.llm_engine.model_config.hf_config
+        width = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+        return figures | {"keys_and_values_bytes": history * config.num_hidden_layers * 2 * width * 4}
+
+
+class Remembering(Turns):
+    """The backbone that remembers. What was said before is in its memory, whose size does not depend on it."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(options, remembers=True)
+        _, self._memory = self._write(None, self.fresh(min(options.histories)))
+
+    def measure(self, history: int) -> dict[str, float]:
+        """A turn with a memory, and the writing of it."""
+        from deltamem.vllm.request import MemoryRequest
+
+        message = self.fresh(self.options.prompt)
+        first, spent, answer = self.run(message, self.options.answer, MemoryRequest(self._memory))
+        writing, memory = self._write(self._memory, message + answer)
+        return {"memory_first_token_s": first, "memory_turn_s": spent + writing, "memory_bytes": len(memory)}
+
+    def _write(self, memory: bytes | None, tokens: list[int]) -> tuple[float, bytes]:
+        from deltamem.vllm.request import MemoryRequest
+
+        begun = time.process_time()
+        self.run(tokens, 1, MemoryRequest(memory, bytes([1]) * len(tokens), "turn"))
+        found = self.llm.collective_rpc("deltamem_take_file", args=("turn", len(tokens)))[0]
+        if isinstance(found, str):
+            raise RuntimeError(found)
+        return time.process_time() - begun, found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
