@@ -63,12 +63,12 @@ def exact(answer: str, gold: str, normal: Callable[[str], str] = normalise) -> f
     return float(normal(answer) == normal(gold))
 
 
-def contains(answer: str, gold: str) -> float:
+def contains(answer: str, gold: str, normal: Callable[[str], str] = normalise) -> float:
     """1 if the gold answer stands anywhere in the answer after normalisation, else 0.
 
     Letters count, not words: "cat" is in "education".
     """
-    return float(normalise(gold) in normalise(answer))
+    return float(normal(gold) in normal(answer))
 
 
 def best(score: Callable[[str, str], float], answer: str, golds: Iterable[str]) -> float:
