@@ -3,10 +3,10 @@
     python benchmarks/on_ray.py --json benchmarks/results/on_ray.json --check
 
 Run it where Ray is installed (pip install "ray[serve]"). `examples/ray_serve.py` deploys the embedded backbone on a
-local Ray over one store, clients hold turns through its proxy, and half-way one replica gets SIGKILL. What is not
-acknowledged is asked again, and the clients go on until Ray has replaced the replica. Afterwards the store is checked
-as `benchmarks/crash.py` does: every acknowledged turn is there with its messages, versions have no gap, and every
-memory is the one that its messages make of the one before.
+local Ray over one store, clients hold turns through its proxy, and half-way the busiest replica gets SIGKILL, while it
+works on turns. What is not acknowledged is asked again, and the clients go on until Ray has replaced the replica.
+Afterwards the store is checked as `benchmarks/crash.py` does: every acknowledged turn is there with its messages,
+versions have no gap, and every memory is the one that its messages make of the one before.
 """
 
 import argparse
@@ -120,12 +120,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             begun, at = time.monotonic(), 0.0
             for thread in threads:
                 thread.start()
-            first: set[str] = set()
+            first, busiest = set[str](), ""
             while any(thread.is_alive() for thread in threads):
                 held = sum(len(talker.client.acknowledged) for talker in talkers)
                 if not at and 2 * held >= options.clients * options.turns:
-                    first, at = set(turns_by_replica(folder)), time.monotonic()
-                    os.kill(replicas(session)[0], signal.SIGKILL)
+                    turns, there = turns_by_replica(folder), replicas(session)
+                    busiest = max(there, key=lambda name: turns.get(name, 0))
+                    first, at = set(turns), time.monotonic()
+                    os.kill(there[busiest], signal.SIGKILL)
                 elif at and (later(turns_by_replica(folder), first) or time.monotonic() > at + options.start):
                     enough.set()
                 time.sleep(0.2)
@@ -135,6 +137,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             problems = [problem for talker in talkers for problem in checker.check(sessions, talker.client)]
     if not later(served, first):
         problems.append("no other replica came for the killed one")
+    if not any(talker.repeated for talker in talkers):
+        problems.append("the killed replica worked on nothing")
     before = [took for talker in talkers for started, took in talker.seconds if started + took < at]
     after = [took for talker in talkers for started, took in talker.seconds if started + took >= at]
     return {
@@ -144,7 +148,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "acknowledged_turns": sum(len(talker.client.acknowledged) for talker in talkers),
         "seconds": round(seconds, 1),
         "killed_after_seconds": round(at - begun, 1),
-        "turns_of_the_first_replicas": sorted(served[name] for name in first),
+        "turns_of_the_killed_replica": served[busiest],
+        "turns_of_the_other_first_ones": sorted(served[name] for name in first - {busiest}),
         "turns_of_those_that_came_later": later(served, first),
         "asked_again": dict(sum((talker.repeated for talker in talkers), Counter())),
         "seconds_of_a_turn": {
@@ -219,15 +224,17 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def replicas(session: int) -> list[int]:
-    """The processes of the replicas, by the name that Ray gives them."""
-    found = []
+def replicas(session: int) -> dict[str, int]:
+    """The processes of the replicas, by the names of their logs, which they hold open."""
+    found = {}
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            named = (place / "cmdline").read_bytes().startswith(b"ray::ServeReplica:deltamem:Replica")
-            if named and os.getsid(int(place.name)) == session:
-                found.append(int(place.name))
-    return sorted(found)
+            if os.getsid(int(place.name)) == session:
+                for file in (place / "fd").iterdir():
+                    log = file.readlink()
+                    if log.parent.name == "serve" and log.stem.startswith("replica_"):
+                        found[log.stem] = int(place.name)
+    return found
 
 
 def turns_by_replica(folder: str) -> dict[str, int]:
