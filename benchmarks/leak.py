@@ -12,13 +12,14 @@ nobody ever asks about: 0.5 is chance, 1 is certainty (area under the ROC curve,
     python benchmarks/leak.py --forgotten 100 --json benchmarks/results/leak-forgotten.json
 
 What is still there of the user's city when it was forgotten, after dialogues of four facts: by replay of the dialogue
-without the turns that say it, or by erasure, which moves the memory until the answer is gone. The same two readers
-look for it. A third probe is fitted to memories of other dialogues from which their city was erased in the same way.
+without the turns that say it, by a correction, which tells another city, or by erasure, which moves the memory until
+the answer is gone. The same two readers look for it. A third probe is fitted to memories of other dialogues that forgot
+their city in the same way.
 """
 
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -102,31 +103,33 @@ def read_forgotten(reader: Reader, interview: Interview, train: int, test: int) 
     wanted = one_hot(secret, attribute, values).argmax(1)
     probe = fit(states(reader, adapter, known), one_hot(known, attribute, values))
     others = known[: 4 * test]
-    erased_others = flat(erased(reader, interview, adapter, others, attribute))
-    warned = fit(erased_others, one_hot(others, attribute, values))
-    ways = {
-        "before": reader.remember(adapter, [dialogue.messages for dialogue in secret]),
-        "replay": reader.remember(adapter, [without(dialogue, attribute) for dialogue in secret]),
-        "erasure": erased(reader, interview, adapter, secret, attribute),
+    ways: dict[str, Callable[[Sequence[Dialogue]], MemoryState]] = {
+        "before": lambda some: reader.remember(adapter, [dialogue.messages for dialogue in some]),
+        "replay": lambda some: reader.remember(adapter, [without(dialogue, attribute) for dialogue in some]),
+        "correction": lambda some: reader.remember(adapter, [moved(rng, dialogue, values) for dialogue in some]),
+        "erasure": lambda some: erased(reader, interview, adapter, some, attribute),
     }
     questions = [question_of(dialogue, attribute) for dialogue in secret]
     asked = [Asked(row, question.ask, question.answer) for row, question in enumerate(questions)]
+    left: dict[str, dict[str, float]] = {}
+    for way, forget in ways.items():
+        state = forget(secret)
+        warned = fit(flat(forget(others)), one_hot(others, attribute, values))
+        left[way] = {
+            "asked_percent": percent(torch.tensor(reader.recall(adapter, state, asked))),
+            "probe_percent": percent(probe(flat(state)).argmax(1) == wanted),
+            "probe_of_the_same_percent": percent(warned(flat(state)).argmax(1) == wanted),
+        }
+        print(way, left[way], file=sys.stderr)
     return {
         "adapter": adapter,
         "attribute": attribute,
         "facts": facts,
         "train": train,
-        "train_erased": len(others),
+        "train_of_the_same": len(others),
         "test": test,
         "chance_percent": round(100 / len(values), 1),
-        "ways": {
-            way: {
-                "asked_percent": percent(torch.tensor(reader.recall(adapter, state, asked))),
-                "probe_percent": percent(probe(flat(state)).argmax(1) == wanted),
-                "probe_of_erased_percent": percent(warned(flat(state)).argmax(1) == wanted),
-            }
-            for way, state in ways.items()
-        },
+        "ways": left,
     }
 
 
@@ -150,6 +153,13 @@ def without(dialogue: Dialogue, attribute: str) -> list[Utterance]:
             exchanges.append([])
         exchanges[-1].append(message)
     return [message for said in exchanges if not any(value in one.text for one in said) for message in said]
+
+
+def moved(rng: random.Random, dialogue: Dialogue, cities: Sequence[str]) -> list[Utterance]:
+    """A dialogue at whose end the user lives in another city."""
+    city = rng.choice([city for city in cities if city != fact_of(dialogue, "city").value])
+    said = Utterance("user", f"Actually, I live in {city} now."), Utterance("assistant", "Noted.")
+    return [*dialogue.messages, *said]
 
 
 def question_of(dialogue: Dialogue, attribute: str) -> Question:

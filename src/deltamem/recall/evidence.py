@@ -194,7 +194,8 @@ class Interview:
         """A memory near ``state`` in which the answer to a question is no likelier than in the memories of strangers.
 
         It goes down the gradient of the answer's log-probability, in steps of at most a hundredth of the memory's
-        norm. Other ways to ask may still bring the answer out: what wrote it is not undone.
+        norm. This hides the answer and does not delete it: what wrote it is not undone, so a probe of the numbers
+        still reads it (docs/security.md), and other ways to ask may bring it out.
 
         Args:
             question: as a user would put it.

@@ -322,7 +322,7 @@ class Session:
 
         In a session with ``keep_messages`` the turns that say the fact are left out, and those after the first of them
         are written again: the memory is then as if they had never been. Without the text, the memory is changed
-        until the question no longer gives the answer. Traces may stay: docs/agents.md says how often.
+        until the question no longer gives the answer; who has its numbers can still read the fact (docs/security.md).
 
         Args:
             fact: words of the turns to forget, such as ``"Lisbon"``, or what :meth:`recall` found: then the turns that

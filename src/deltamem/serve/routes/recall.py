@@ -130,7 +130,7 @@ async def forget(
     With ``text`` or ``versions``, on a server that keeps messages, those turns are left out and what came after them is
     written again: the memory is what it would be had they never been, and they are gone from the timeline and the log
     for good. With ``question`` and ``answer`` alone, the memory is changed until the question no longer brings the
-    answer out, as a new version; traces may stay.
+    answer out, as a new version; the fact stays in its numbers, for who can read those.
     """
     if body is None:
         options = MemoryOptions(session=session, must_exist=True, fresh=True)

@@ -98,7 +98,7 @@ async function correct(one) {
 /** @param {Recalled} one @returns {Promise<boolean>} whether the memory is another now */
 async function drop(one) {
   const exact = "The turns that say it are taken out of the memory and deleted. This cannot be undone.";
-  const traces = "The server has no text of it, so the memory is changed until the answer is gone. Traces may stay.";
+  const traces = "The server has no text of it, so the memory is changed until it no longer answers so. The fact stays in its numbers.";
   const question = { title: `Forget “${one.answer}”?`, text: one.source ? exact : traces, yes: "Forget" };
   if ((await ask(question)) === null) return false;
   await without(one);
