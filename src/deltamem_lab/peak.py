@@ -72,7 +72,7 @@ def _obstacle() -> str:
         (_PROCESS / "clear_refs").write_text("5")
         ctypes.CDLL(None).mallopt  # noqa: B018
     except (OSError, AttributeError):
-        return "the peak of resident memory can be measured on Linux with glibc only"
+        return "the peak of memory is measured on Linux with glibc, where a process may write /proc/self/clear_refs"
     return ""
 
 
