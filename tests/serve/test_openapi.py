@@ -26,4 +26,4 @@ def url() -> Iterator[str]:
 @schema.parametrize()
 @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_the_api_is_as_it_says(case: schemathesis.Case, url: str) -> None:
-    case.call_and_validate(base_url=url, checks=_CHECKS)
+    case.call_and_validate(base_url=url, checks=_CHECKS, timeout=120)

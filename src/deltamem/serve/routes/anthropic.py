@@ -15,7 +15,14 @@ from deltamem.serve.errors import ApiError
 from deltamem.serve.generations import Generations
 from deltamem.serve.routes.answering import Finish, begin_stream
 from deltamem.serve.routes.chat import Conversation, in_prompt, texts_of
-from deltamem.serve.routes.common import AskerOf, EventStream, ServerOf, SessionHeader, memory_options
+from deltamem.serve.routes.common import (
+    WHOLE_OR_STREAMED,
+    AskerOf,
+    EventStream,
+    ServerOf,
+    SessionHeader,
+    memory_options,
+)
 from deltamem.serve.schema import ChatRequest
 from deltamem.serve.tools import CallReader
 
@@ -31,7 +38,7 @@ class TokenCount(BaseModel):
 @router.post(
     "/messages",
     summary="Answer messages in Anthropic's dialect, reading and writing a memory",
-    responses={200: {"content": {"application/json": {}, "text/event-stream": {}}}},
+    responses=WHOLE_OR_STREAMED,
 )
 async def messages(
     body: MessagesRequest, request: Request, server: ServerOf, caller: AskerOf, session: SessionHeader = None

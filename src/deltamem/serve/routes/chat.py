@@ -14,7 +14,14 @@ from deltamem.serve.forms import form_of
 from deltamem.serve.generations import Choice, Generations, Token
 from deltamem.serve.prompts import Prompts, answer_message, new_messages
 from deltamem.serve.routes.answering import Finish, Shape, probed, respond
-from deltamem.serve.routes.common import AskerOf, ServerOf, SessionHeader, check_biases, memory_options
+from deltamem.serve.routes.common import (
+    WHOLE_OR_STREAMED,
+    AskerOf,
+    ServerOf,
+    SessionHeader,
+    check_biases,
+    memory_options,
+)
 from deltamem.serve.schema import ChatRequest, MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.serve.tools import Called, CallReader, Event, Said, Syntax, read_calls
@@ -22,7 +29,7 @@ from deltamem.serve.tools import Called, CallReader, Event, Said, Syntax, read_c
 router = APIRouter(prefix="/v1", tags=["openai"])
 
 
-@router.post("/chat/completions", summary="Answer messages, reading and writing a memory")
+@router.post("/chat/completions", summary="Answer messages, reading and writing a memory", responses=WHOLE_OR_STREAMED)
 async def chat_completions(
     body: ChatRequest, request: Request, server: ServerOf, caller: AskerOf, session: SessionHeader = None
 ) -> Response:

@@ -68,6 +68,10 @@ AdminOf = Annotated[Caller, Depends(_administering)]
 SessionHeader = Annotated[
     str | None, Header(alias="X-Memory-Session", pattern=f"^{NAME_PATTERN}$", description="The session to use.")
 ]
+# What an answer comes as: one JSON object, or the events of a stream.
+WHOLE_OR_STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {}, "text/event-stream": {}}}
+}
 
 
 def memory_options(body: Generation, header: str | None) -> MemoryOptions:

@@ -12,14 +12,21 @@ from deltamem.serve.forms import form_of
 from deltamem.serve.generations import Choice, Generations, Token
 from deltamem.serve.prompts import Prompts
 from deltamem.serve.routes.answering import Shape, probed, respond
-from deltamem.serve.routes.common import AskerOf, ServerOf, SessionHeader, check_biases, memory_options
+from deltamem.serve.routes.common import (
+    WHOLE_OR_STREAMED,
+    AskerOf,
+    ServerOf,
+    SessionHeader,
+    check_biases,
+    memory_options,
+)
 from deltamem.serve.schema import CompletionRequest
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 _MOST_CHOICES = 64
 
 
-@router.post("/completions", summary="Continue a text, reading and writing a memory")
+@router.post("/completions", summary="Continue a text, reading and writing a memory", responses=WHOLE_OR_STREAMED)
 async def completions(
     body: CompletionRequest, request: Request, server: ServerOf, caller: AskerOf, session: SessionHeader = None
 ) -> Response:

@@ -19,7 +19,14 @@ from deltamem.serve.generations import Generations
 from deltamem.serve.responses import Output, ResponseRequest, response_id, session_of
 from deltamem.serve.routes.answering import begin_stream
 from deltamem.serve.routes.chat import Conversation
-from deltamem.serve.routes.common import AskerOf, EventStream, ServerOf, SessionHeader, memory_options
+from deltamem.serve.routes.common import (
+    WHOLE_OR_STREAMED,
+    AskerOf,
+    EventStream,
+    ServerOf,
+    SessionHeader,
+    memory_options,
+)
 from deltamem.serve.schema import ChatMessage, ChatRequest, MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.serve.tools import CallReader
@@ -28,7 +35,11 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 _KEPT = timedelta(days=30)
 
 
-@router.post("/responses", summary="Answer, continuing an earlier response or a conversation")
+@router.post(
+    "/responses",
+    summary="Answer, continuing an earlier response or a conversation",
+    responses=WHOLE_OR_STREAMED,
+)
 async def responses(
     body: ResponseRequest, request: Request, server: ServerOf, caller: AskerOf, session: SessionHeader = None
 ) -> Response:
