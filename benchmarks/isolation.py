@@ -29,6 +29,8 @@ from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.demo.lexicon import lexicon
 from deltamem.demo.world import chat
+from deltamem.serve.engine.engine import Engine
+from deltamem.serve.engine.interface import MakeEngine
 from deltamem.serve.server import Server
 from deltamem.serve.settings import EngineLimits, Settings
 from deltamem.store import ApiKeys, SessionStore
@@ -49,10 +51,11 @@ def main() -> int:
     parser.add_argument("--sessions", type=int, default=64)
     parser.add_argument("--tenants", type=int, default=8)
     parser.add_argument("--turns", type=int, default=2000, help="turns of all sessions together")
+    parser.add_argument("--engine", choices=("own", "vllm"), default="own", help="what runs the model, for all at once")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
-    report = {"machine": machine()} | measure(options.sessions, options.tenants, options.turns)
+    report = {"machine": machine()} | measure(options.sessions, options.tenants, options.turns, engine=options.engine)
     return tell(report, options, [] if isolated(report) else ["something of a session is found in another"])
 
 
@@ -78,12 +81,15 @@ class Speaker:
     ask: str
 
 
-def measure(sessions: int, tenants: int, turns: int, seed: int = 0) -> dict[str, Any]:
-    """Holds all dialogues together and then one by one, and compares; another seed, other dialogues."""
+def measure(sessions: int, tenants: int, turns: int, seed: int = 0, engine: str = "own") -> dict[str, Any]:
+    """Holds all dialogues together and then one by one, and compares; another seed, other dialogues.
+
+    Each session by itself is served by the own engine, whatever serves all at once.
+    """
     speakers = cast(sessions, tenants, turns, seed)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        with served(folder, "together", sessions, speakers) as (server, say):
+        with served(folder, "together", sessions, speakers, engine) as (server, say):
             with ThreadPoolExecutor(sessions) as pool:
                 together = list(pool.map(lambda speaker: hold(speaker, say), speakers))
             seconds = time.perf_counter() - start
@@ -102,6 +108,7 @@ def measure(sessions: int, tenants: int, turns: int, seed: int = 0) -> dict[str,
     pairs = [pair for mine, theirs in zip(states, own, strict=True) for pair in zip(mine, theirs, strict=True)]
     last = [found[-1] for found in states]
     return {
+        "engine": engine,
         "sessions": sessions,
         "tenants": tenants,
         "turns": sum(map(len, together)),
@@ -148,14 +155,24 @@ Say = Callable[[Speaker, str], str]
 
 
 @contextmanager
-def served(folder: str, name: str, rows: int, speakers: Iterable[Speaker]) -> Iterator[tuple[Server, Say]]:
+def served(
+    folder: str, name: str, rows: int, speakers: Iterable[Speaker], engine: str = "own"
+) -> Iterator[tuple[Server, Say]]:
     """A server with a key for every tenant, and how to say something to it."""
-    model, tokenizer = load_backbone()
-    load_demo_adapter(model, "multi")
+    make: MakeEngine = Engine
+    if engine == "vllm":
+        from deltamem.vllm.engine import open_hollow, vllm_engine
+
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        model, tokenizer = open_hollow("embedded", "multi")
+        make = vllm_engine("embedded", "multi")
+    else:
+        model, tokenizer = load_backbone()
+        load_demo_adapter(model, "multi")
     store = SessionStore.open(f"sqlite:///{folder}/{name}.db", keep_versions=None)
     keys = {tenant: ApiKeys(store).create(tenant).secret for tenant in {speaker.tenant for speaker in speakers}}
     settings = Settings(secret=os.urandom(32), max_tokens=24, require_keys=True)
-    server = Server(model, tokenizer, store, settings, EngineLimits(max_batch=16, queue=rows))
+    server = Server(model, tokenizer, store, settings, EngineLimits(max_batch=16, queue=rows), make)
     with Serving(server) as url, httpx.Client(base_url=url, timeout=300, limits=httpx.Limits()) as client:
 
         def say(speaker: Speaker, text: str) -> str:

@@ -41,7 +41,7 @@ CONFIGS = {
     "llama": lambda: LlamaConfig(**_SIZES),
     "mistral": lambda: MistralConfig(**_SIZES, sliding_window=None),
     "qwen2": lambda: Qwen2Config(**{name: value for name, value in _SIZES.items() if name != "head_dim"}),
-    "qwen3": lambda: Qwen3Config(**_SIZES),
+    "qwen3": lambda: Qwen3Config(**_SIZES | {"num_key_value_heads": 2}),
     "smollm3": lambda: SmolLM3Config(**_SIZES, no_rope_layers=[1, 1, 0, 1]),
 }
 

@@ -39,7 +39,7 @@ def test_the_flags_fit(folder: Path):
     [
         ({"enable_prefix_caching": True}, "--no-enable-prefix-caching"),
         ({"enable_lora": True}, "leave out --enable-lora"),
-        ({"tensor_parallel_size": 2}, "--tensor-parallel-size 1"),
+        ({"pipeline_parallel_size": 2}, "--pipeline-parallel-size 1"),
     ],
 )
 def test_set_ups_in_which_memories_would_be_wrong(folder: Path, changed: dict[str, Any], why: str):

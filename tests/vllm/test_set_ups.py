@@ -1,4 +1,4 @@
-"""Parity where an engine of its own is needed: every family, pages that run out, drafts."""
+"""Parity where an engine of its own is needed: families, two workers, a compiled model, pages that run out, drafts."""
 
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,30 @@ def test_every_family(family: str, adapter: dict[str, Any], tmp_path: Path):
     beside = Beside(family, tmp_path, **adapter)
     try:
         for turn in beside.run(turns(3, 120, 17, 60, 1)):
+            beside.assert_same(turn)
+    finally:
+        beside.close()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])  # one head of keys and values that both have, and one for each
+def test_two_workers_share_a_model_and_each_has_the_whole_memory(family: str, tmp_path: Path):
+    beside = Beside(family, tmp_path, {"tensor_parallel_size": 2}, states=2)
+    try:
+        first = beside.run(turns(3, 120, 17, 60))
+        memories = [beside.assert_same(turn) for turn in first]
+        second = [Turn(turn.prompt[:9], memory) for turn, memory in zip(first, memories, strict=True)]
+        for turn in beside.run(second):
+            beside.assert_same(turn)
+    finally:
+        beside.close()
+
+
+def test_a_compiled_model_remembers_prompts_of_any_length(tmp_path: Path):
+    beside = Beside("llama", tmp_path, {"enforce_eager": False})
+    try:
+        first = beside.run(turns(3, 120, 17, 60, 1))
+        memories = [beside.assert_same(turn) for turn in first]
+        for turn in beside.run([Turn(turn.prompt[:9], memory) for turn, memory in zip(first, memories, strict=True)]):
             beside.assert_same(turn)
     finally:
         beside.close()

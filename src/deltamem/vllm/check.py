@@ -86,8 +86,8 @@ def check_setup(vllm_config: Any) -> None:
             vllm_config.cache_config.enable_prefix_caching,
         "LoRA is on, and would not reach the projections that are corrected: leave out --enable-lora":
             vllm_config.lora_config is not None,
-        "the model is spread over several workers: --tensor-parallel-size 1 --pipeline-parallel-size 1":
-            parallel.world_size > 1,
+        "layers are spread over several workers: --pipeline-parallel-size 1":
+            parallel.pipeline_parallel_size > 1,
         "only drafts by n-grams are known to leave memories right: --speculative-config '{\"method\": \"ngram\", …}'":
             speculative is not None and speculative.method != "ngram",
         "the loop that reads and writes memories is compiled for CPUs only: use the CPU build of vLLM":

@@ -441,7 +441,7 @@ def _start(
         "max_model_len": context + (context <= CHUNK),
         "max_num_seqs": limits.max_batch,
         "max_num_batched_tokens": limits.prefill_tokens + limits.max_batch,
-        "enforce_eager": True,  # compiled, the first start takes minutes, and memories are not tested
+        "enforce_eager": True,  # compiled, the first start takes minutes
         "disable_log_stats": True,
         "max_logprobs": MAX_LOGPROBS,
         "structured_outputs_config": {"backend": "guidance"},  # which follows our own forms as they are

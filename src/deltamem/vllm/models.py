@@ -51,19 +51,25 @@ class _Steered(NamedTuple):
 
 
 class _SteeredProjection(nn.Module):
-    """The packed projection of an attention module, corrected by what its input brings along."""
+    """The packed projection of an attention module, corrected by what its input brings along.
 
-    def __init__(self, base: nn.Module, widths: dict[Head, int]) -> None:
+    With tensor parallelism each worker reads and writes the whole memory, and corrects the heads that are its own.
+    """
+
+    def __init__(self, base: Any, widths: dict[Head, int]) -> None:
         super().__init__()
         self.base_layer = base
         ends = itertools.accumulate(widths.values())
         self.parts = {head: slice(end - widths[head], end) for head, end in zip(widths, ends, strict=True)}
+        shared = base.tp_rank // base.num_kv_head_replicas
+        shard = {"q": base.tp_rank, "k": shared, "v": shared}
+        self.own = {head: slice(shard[head] * width, (shard[head] + 1) * width) for head, width in widths.items()}
 
     def forward(self, steered: _Steered) -> tuple[Tensor, Any]:
         output, bias = self.base_layer(steered.hidden_states)
         for head, part in self.parts.items():
             if head in steered.corrections:
-                output[..., part] += steered.corrections[head].to(output.dtype)
+                output[..., part] += steered.corrections[head][..., self.own[head]].to(output.dtype)
         return output, bias
 
 
@@ -83,7 +89,7 @@ class RememberingAttention(nn.Module):
         self._modules.update(attention.named_children())
         widths: dict[Head, int] = {"q": attention.q_size, "k": attention.kv_size, "v": attention.kv_size}  # type: ignore[dict-item]
         self.__dict__["_attention"] = attention  # not as a child: its children are ours now
-        attention.qkv_proj = _SteeredProjection(attention.qkv_proj, widths)  # type: ignore[arg-type]
+        attention.qkv_proj = _SteeredProjection(attention.qkv_proj, widths)
         self.memory = memory
         self.memories = memories.rings
         self.ring = memories.rings.values[index]
@@ -119,7 +125,7 @@ def _read_and_write(projected: torch.Tensor, layer_name: str, width: int) -> tor
 
 
 def _shape_only(projected: torch.Tensor, layer_name: str, width: int) -> torch.Tensor:
-    return projected.new_empty(len(projected), width)
+    return projected.new_empty(projected.shape[0], width)  # len() would make the number of tokens a constant
 
 
 if not hasattr(torch.ops.vllm, "deltamem_read_and_write"):
