@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from deltamem.serve.bridge import unless_disconnected
 from deltamem.serve.errors import ApiError
@@ -273,7 +274,8 @@ async def _imported(request: Request, server: ServerOf, caller: CallerOf) -> Mem
         body = Import.model_validate_json(data)
     except ValidationError as error:
         errors = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
-        raise RequestValidationError(errors, body={}) from None
+        unreadable = errors[0]["type"] == "json_invalid"
+        raise RequestValidationError(errors, body={} if unreadable else from_json(data)) from None
     return received_state(server, caller, body.state)
 
 
