@@ -405,7 +405,7 @@ def test_a_phone_shows_one_part_at_a_time(visit: Callable[..., Page], url: str) 
     expect(page.locator("#chat")).to_be_hidden()
     page.get_by_role("radio", name="Sessions").check(force=True)
     expect(page.locator("#memory")).to_be_hidden()
-    page.locator("#sessions a").last.click()
+    page.locator(f"#sessions a[href='{page.evaluate('location.hash')}']").click()  # the one that is open already
     expect(page.locator("#chat")).to_be_visible()
     expect(page.locator("#side")).to_be_hidden()
 

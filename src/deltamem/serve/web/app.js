@@ -301,6 +301,9 @@ $("message").addEventListener("keydown", (event) => {
 readTokens($("log"), tellToken);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
 addEventListener("hashchange", () => attempt(() => open(location.hash.slice(1))));
+$("sessions").addEventListener("click", (event) => {
+  if (event.target.closest("a")?.hash === location.hash) show("chat"); // it is open already, so the address does not change
+});
 addEventListener("key", () => attempt(begin));
 
 async function begin() {
