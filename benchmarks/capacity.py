@@ -16,7 +16,6 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +124,7 @@ def measure(chat: Chat, facts: int, questions: int, updates: int, rate: float) -
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Measures each number of facts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2")
@@ -135,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--updates", type=int, default=60)
     parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     torch.set_num_threads(1)
     chat = Chat(options.model, {"memory": options.adapter})
     chat.use("memory")
