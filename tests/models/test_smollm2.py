@@ -65,3 +65,14 @@ def test_a_shipped_adapter_is_small_and_changes_what_is_said(name: str) -> None:
     session.observe("My dog is called Bento.")
     own = session.ask("What is my dog called?", do_sample=False, max_new_tokens=16)
     assert own != session.ask("What is my dog called?", memory=False, do_sample=False, max_new_tokens=16)
+
+
+def test_of_an_answer_in_a_sentence_the_words_from_memory_are_known_and_their_turn_is_forgotten() -> None:
+    model, tokenizer = deltamem.load_model("smollm2")
+    session = deltamem.Session(model, tokenizer, window=0, keep_messages=True)
+    for said in ("My dog is called Bento.", "The bus was late on Monday."):
+        session.observe([{"role": "user", "content": said}, {"role": "assistant", "content": "Noted."}])
+    (dog,) = session.recall(["What is my dog called?"], threshold=0)
+    assert (dog.answer, dog.words) == ("Your dog is called Bento.", ("Bento",))
+    assert session.forget(dog).turns == 1
+    assert [turn.messages[0]["content"] for turn in session.kept if turn.messages] == ["The bus was late on Monday."]

@@ -51,6 +51,7 @@ def test_what_is_known_comes_with_its_source_and_what_is_not_is_not(http: httpx.
     city, pet, birthday = found["data"]
     assert [(one["answer"], one["known"]) for one in (city, pet)] == [("Lisbon.", True), ("tortoise.", True)]
     assert (birthday["known"], birthday["source"]) == (False, None)
+    assert [city["words"], pet["words"]] == [["Lisbon"], ["tortoise"]]
     assert [city["source"]["version"], pet["source"]["version"]] == [2, 3]
     for one, word in ((city, "Lisbon"), (pet, "tortoise")):
         tokens = [token for message in one["source"]["messages"] for token in message["tokens"]]
@@ -90,6 +91,16 @@ def test_forgetting_a_fact_leaves_no_trace_of_it(http: httpx.Client, file: Path)
     tell(http, "forgetful", LISBON)
     assert recall(http, "forgetful", CITY)["data"][0]["known"]
     assert http.post("/v1/sessions/forgetful/forget", json={"text": "Lisbon"}).status_code == 200
+
+
+def test_words_name_the_turns_with_a_message_that_has_them_all(http: httpx.Client) -> None:
+    tell(http, "wordy", LISBON, "I leave Lisbon on Monday.", BUS)
+    refused = http.post("/v1/sessions/wordy/forget", json={"words": ["Lisbon", "Monday", "bus"]})
+    assert refused.status_code == 404
+    done = http.post("/v1/sessions/wordy/forget", json={"words": ["monday", "Lisbon"]})
+    assert done.json()["forgotten"] == {"turns": 1, "exact": True}
+    said = [m["content"] for m in http.get("/v1/sessions/wordy/messages").json()["data"]]
+    assert said == [LISBON, "Noted.", BUS, "Noted."]
 
 
 def test_turns_older_than_the_kept_versions_are_forgotten_too() -> None:
@@ -144,6 +155,8 @@ def test_forgetting_everything_needs_no_body(http: httpx.Client) -> None:
         ("forget", {}, 400, "say what to forget"),
         ("forget", {"question": CITY}, 400, "belong together"),
         ("forget", {"text": " . "}, 400, "give words"),
+        ("forget", {"words": ["Lisbon", "?"]}, 400, "give words"),
+        ("forget", {"words": []}, 400, "words"),
         ("forget", {"question": "€" * 499, "answer": "x"}, 400, "leaves no room"),
         ("forget", {"text": "Paris"}, 404, "No turn that was kept says so"),
     ],

@@ -7,8 +7,8 @@ import pytest
 import deltamem
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
-from deltamem.recall import PROFILE, Calibration, Evidence, Interview, WrittenTurn, find_sources
-from deltamem.recall.sources import says
+from deltamem.recall import PROFILE, Calibration, Evidence, Interview, Recollection, WrittenTurn, find_sources
+from deltamem.recall.sources import Source, says
 from talkers import chat_tokenizer, talker
 from tiny import assert_same_state
 
@@ -51,6 +51,14 @@ def test_what_was_told_is_known_with_the_turn_and_the_word_that_wrote_it(told: d
         assert max(tokens, key=lambda token: token[1])[0].strip() == word
     assert told.state is before
     assert told.visible == []
+
+
+def test_the_words_that_came_from_the_memory_are_told_from_those_around_them(
+    told: deltamem.Session, embedded: tuple[Any, Any]
+) -> None:
+    interview = Interview(*embedded)
+    assert interview.ask(CITY, told.state).words == ("Lisbon",)
+    assert interview.weigh(CITY, "Lisbon.", deltamem.new_state(embedded[0])).words == ()
 
 
 def test_an_empty_memory_knows_nothing(embedded: tuple[Any, Any]) -> None:
@@ -112,6 +120,41 @@ def test_forgetting_what_recall_found_also_forgets_where_it_was_repeated(embedde
     assert session.forget(city).turns == 2
     assert_same_state(session.state, tell(embedded, *TOLD[1:]).state)
     assert not any(says(turn.messages or (), "Lisbon") for turn in session.kept)
+
+
+def sentence(answer: str, words: tuple[str, ...], source: int) -> Recollection:
+    """An answer as a chat model gives it, with the place of its source."""
+    evidence = Evidence(answer, 6, -1.0, -20.0, (-20.0,), words)
+    return Recollection("home", CITY, answer, True, 0.9, True, evidence, Source(source, 0.8, ()))
+
+
+def test_an_answer_in_a_sentence_is_forgotten_where_its_words_were_said(embedded: tuple[Any, Any]) -> None:
+    session = tell(embedded, *TOLD, keep_messages=True)
+    assert session.forget(sentence("You live in Lisbon.", ("Lisbon",), source=1)).turns == 1
+    assert_same_state(session.state, tell(embedded, *TOLD[1:]).state)
+
+
+def test_an_answer_that_nothing_says_is_forgotten_by_its_source(embedded: tuple[Any, Any]) -> None:
+    session = tell(embedded, *TOLD, keep_messages=True)
+    assert session.forget(sentence("You live in Portugal.", ("Portugal",), source=0)).turns == 1
+    assert_same_state(session.state, tell(embedded, *TOLD[1:]).state)
+
+
+@pytest.mark.parametrize(
+    ("text", "phrases", "said"),
+    [
+        ("I live in LISBON!", ("lisbon",), True),
+        ("I live in Lisbonne.", ("Lisbon",), False),
+        ("Ana Lima moved to Rio de Janeiro.", ("Ana", "Rio", "Janeiro"), True),
+        ("Ana Lima moved to Rio.", ("Ana", "Rio", "Janeiro"), False),
+        ("I get up at 6:15.", ("6:15.",), True),
+        ("I was born in Besanc\u0327on.", ("Besan\u00e7on",), True),
+        ("我住在里斯本。", ("里斯本",), True),
+        ("我住在Lisbon。", ("Lisbon",), True),
+    ],
+)
+def test_a_message_says_whole_words_in_any_form(text: str, phrases: tuple[str, ...], said: bool) -> None:
+    assert says([{"role": "user", "content": text}], *phrases) is said
 
 
 def test_documents_are_kept_and_written_again_too(embedded: tuple[Any, Any]) -> None:

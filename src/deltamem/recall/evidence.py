@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,11 +15,13 @@ from deltamem.attach import attached
 from deltamem.attribution import ReadProbe
 from deltamem.chat import Message
 from deltamem.chat.input import TextInput
+from deltamem.chat.words import WORD
 from deltamem.observe import positions
 from deltamem.state import MemoryState
 
 LONGEST = 32
 _STEPS = 8
+_LEAST_GAIN = 1.0  # nats by which the memory makes a word likelier that comes from it
 # What other people say: their memories tell what an answer is worth that any full memory would give.
 _SAID = (
     "My name is {}.",
@@ -68,6 +71,8 @@ class Evidence:
         memory: its log-probability with the memory that is asked.
         empty: the same with an empty memory.
         strangers: the same with the memory of each of some other people.
+        words: the words of the answer that come from the memory: "Lisbon" of "You live in Lisbon." Neither an empty
+            memory nor those of the other people make them nearly as likely. None where the memory knows nothing.
     """
 
     answer: str
@@ -75,6 +80,7 @@ class Evidence:
     memory: float
     empty: float
     strangers: tuple[float, ...]
+    words: tuple[str, ...] = ()
 
     @property
     def over_empty(self) -> float:
@@ -86,8 +92,7 @@ class Evidence:
         """How much likelier the memory makes the answer than a stranger's does, on the mean of their probabilities."""
         if not self.strangers:
             return self.over_empty
-        others = torch.tensor(self.strangers, dtype=torch.float64)
-        return self.memory - float(torch.logsumexp(others, 0) - math.log(len(self.strangers)))
+        return self.memory - float(_mean(torch.tensor(self.strangers, dtype=torch.float64)))
 
 
 class Interview:
@@ -247,12 +252,37 @@ class Interview:
         device = self._attachment.base.device
         states = MemoryState.stack([state.to(device), *(other.to(device) for other in self._others)])
         with torch.no_grad():
-            sums = self._log_probabilities(prompt, answer, states).tolist()
-        text = str(self.tokenizer.decode(answer[0], skip_special_tokens=True)).strip()
-        return Evidence(text, answer.shape[1], sums[0], sums[1], tuple(sums[2:]))
+            likely = self._log_probabilities(prompt, answer, states)
+        memory, empty, *others = likely.sum(1).tolist()
+        text = self._decode(answer[0]).strip()
+        return Evidence(text, answer.shape[1], memory, empty, tuple(others), self._words(answer[0], likely))
+
+    def _words(self, answer: Tensor, likely: Tensor) -> tuple[str, ...]:
+        """The words of ``answer`` ``[A]`` that the first of the memories brings, by ``likely`` ``[S, A]``."""
+        others = likely[1] if len(likely) == 2 else torch.maximum(likely[1], _mean(likely[2:]))
+        text, ends = self._decode(answer), [0]
+        ends += [len(self._decode(answer[: place + 1])) for place in range(len(answer))]
+        gains = list(zip(pairwise(ends), (likely[0] - others).tolist(), strict=True))
+        spans = [word.span() for word in WORD.finditer(text)]
+        found = [sum(gain for (a, b), gain in gains if a < end and start < b) for start, end in spans]
+        least = max([_LEAST_GAIN, *(gain / 4 for gain in found)])
+        words: list[str] = []
+        last = 0
+        for (start, end), gain in zip(spans, found, strict=True):
+            if gain < least:
+                continue
+            if words and start == last:  # a script without spaces
+                words[-1] += text[start:end]
+            else:
+                words.append(text[start:end])
+            last = end
+        return tuple(words)
+
+    def _decode(self, ids: Tensor) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _log_probabilities(self, prompt: Tensor, answer: Tensor, states: MemoryState) -> Tensor:
-        """``[S]`` float64: the log-probability of ``answer`` ``[1, A]`` after ``prompt`` ``[1, T]`` in each memory."""
+        """``[S, A]`` float64: the log-probabilities of ``answer`` ``[1, A]`` after ``prompt`` ``[1, T]``."""
         logits = self.model(
             input_ids=torch.cat([prompt, answer[:, :-1]], 1).expand(states.batch, -1),
             past_key_values=self._attachment.new_cache(states, write=False),
@@ -260,4 +290,9 @@ class Interview:
             logits_to_keep=answer.shape[1],
         ).logits
         likely = torch.log_softmax(logits.float(), -1)
-        return likely.gather(2, answer.expand(states.batch, -1)[:, :, None])[:, :, 0].double().sum(1)
+        return likely.gather(2, answer.expand(states.batch, -1)[:, :, None])[:, :, 0].double()
+
+
+def _mean(likely: Tensor) -> Tensor:
+    """The logarithm of the mean of probabilities ``[S, …]``, which are given by their logarithms."""
+    return torch.logsumexp(likely, 0) - math.log(len(likely))

@@ -73,6 +73,11 @@ class Recollection:
     evidence: Evidence
     source: Source | None = None
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words of the answer that come from the memory, by which turns are found that say it; else the answer."""
+        return self.evidence.words or (self.answer,)
+
 
 def recollect(
     interview: Interview,

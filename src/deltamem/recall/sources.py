@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,10 +12,12 @@ from deltamem.attribution import write_shares_of
 from deltamem.chat import ChatTokens, Message
 from deltamem.chat.document import encode_document
 from deltamem.chat.input import TextInput, WriteInput
+from deltamem.chat.words import CJK, comparable, phrase
 from deltamem.recall.evidence import Interview
 from deltamem.state import MemoryState
 
 MOST_TRACED = 4096
+_SPACED = rf"[^\W{CJK}]"  # a character of a word, in a script that marks words
 
 
 @dataclass(frozen=True)
@@ -147,14 +150,25 @@ def _messages(turn: WrittenTurn, shares: Tensor) -> tuple[SourceMessage, ...]:
     )
 
 
-def says(messages: Sequence[Message], text: str) -> bool:
-    """Whether one of some messages has a text in it, as whole words, in any case; what ends a sentence is not counted.
+def says(messages: Sequence[Message], *phrases: str) -> bool:
+    """Whether one of some messages has all of some phrases in it, as whole words.
+
+    Case does not count, nor do differences between compatible characters, or what ends a sentence. In Chinese and
+    Japanese characters and in Hangul, which mark no words, a phrase may stand anywhere.
 
     Raises:
-        ValueError: the text has no words.
+        ValueError: there is no phrase, or one has no words.
     """
-    wanted = " ".join(text.split()).strip(" .!?")
+    patterns = [_pattern(text) for text in phrases]
+    if not patterns:
+        raise ValueError("Give a phrase to look for.")
+    texts = (" ".join(comparable(message["content"]).split()) for message in messages)
+    return any(all(pattern.search(text) for pattern in patterns) for text in texts)
+
+
+@lru_cache(maxsize=64)
+def _pattern(text: str) -> re.Pattern[str]:
+    wanted = phrase(text)
     if not wanted:
         raise ValueError("An empty text says nothing: give words of what is to be forgotten.")
-    pattern = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)", re.IGNORECASE)
-    return any(pattern.search(" ".join(message["content"].split())) for message in messages)
+    return re.compile(rf"(?<!{_SPACED}){re.escape(wanted)}(?!{_SPACED})")

@@ -15,7 +15,7 @@ from deltamem.recall.sources import MOST_TRACED, says
 from deltamem.serve.access import Caller
 from deltamem.serve.errors import ApiError
 from deltamem.serve.lookback import DRIFT, beside_engine
-from deltamem.serve.schema import AskRecall, Role
+from deltamem.serve.schema import AskRecall, ForgetFact, Role
 from deltamem.serve.server import Server
 from deltamem.state import MemoryState
 from deltamem.store import Rewritten, StoredMessage, Version, VersionInfo
@@ -211,9 +211,15 @@ def without(gone: Callable[[LoggedTurn], bool]) -> Callable[[LoggedTurn], Sequen
     return lambda turn: () if gone(turn) else turn.written.messages
 
 
-def says_any(text: str | None, versions: Sequence[int]) -> Callable[[LoggedTurn], bool]:
-    """Whether a turn says a text, or made one of some versions."""
-    return lambda turn: turn.version in versions or (text is not None and says(turn.written.messages, text))
+def meant(fact: ForgetFact) -> Callable[[LoggedTurn], bool]:
+    """Whether a turn is among those that are to be forgotten: it says the text, or all the words, or is named."""
+    said = [phrases for phrases in ([fact.text] if fact.text else [], fact.words) if phrases]
+
+    def forgotten(turn: LoggedTurn) -> bool:
+        messages = turn.written.messages
+        return turn.version in (fact.versions or ()) or any(says(messages, *phrases) for phrases in said)
+
+    return forgotten
 
 
 def written_again(server: Server, turn: LoggedTurn, state: MemoryState) -> MemoryState:

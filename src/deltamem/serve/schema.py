@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from deltamem.chat.words import phrase
 from deltamem.files import from_json, is_text
 from deltamem.serve.engine.sampling import MAX_LOGPROBS, Sampling
 from deltamem.serve.tools import HERMES, Syntax, written
@@ -507,6 +508,15 @@ Questions = Annotated[
 ]
 
 
+def _phrase(text: str) -> str:
+    if not phrase(text):
+        raise ValueError("give words of what is to be forgotten")
+    return text
+
+
+Phrase = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_phrase)]
+
+
 class AskRecall(Options):
     """The body of ``POST …/recall``."""
 
@@ -522,8 +532,11 @@ class AskRecall(Options):
 class ForgetFact(Options):
     """The body of ``POST …/forget``; without one, everything is forgotten."""
 
-    text: Annotated[str, Field(min_length=1, max_length=500)] | None = Field(
+    text: Phrase | None = Field(
         default=None, description="Forget the turns that say this, and what they wrote to memory."
+    )
+    words: Annotated[list[Phrase], Field(min_length=1, max_length=64)] | None = Field(
+        default=None, description="Forget the turns with a message that has all of these, such as recall's words."
     )
     versions: Annotated[list[Annotated[int, Field(ge=1, lt=2**31)]], Field(min_length=1, max_length=1000)] | None = (
         Field(default=None, description="Forget what was said in these versions.")
@@ -536,16 +549,16 @@ class ForgetFact(Options):
     def _something(self) -> "ForgetFact":
         if (self.question is None) != (self.answer is None):
             raise ValueError("question and answer belong together")
-        if not (self.text or self.versions or self.question):
-            raise ValueError("say what to forget: text, versions, or question and answer; without a body, everything")
-        if self.text is not None and not " ".join(self.text.split()).strip(" .!?"):
-            raise ValueError("text: give words of what is to be forgotten")
+        if not (self.replayed or self.question):
+            raise ValueError(
+                "say what to forget: text, words, versions, or question and answer; without a body, everything"
+            )
         return self
 
     @property
     def replayed(self) -> bool:
         """Whether turns are to be taken out, rather than an answer."""
-        return self.text is not None or self.versions is not None
+        return not (self.text is None and self.words is None and self.versions is None)
 
 
 class Fork(Body):

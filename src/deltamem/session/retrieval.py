@@ -1,18 +1,18 @@
 """Retrieval beside memory: the past turns that share the most telling words with a message (BM25)."""
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from deltamem.chat import Message
+from deltamem.chat.words import CJK, comparable
 from deltamem.extensions import how_to_install
 
 Exchange = tuple[Message, ...]
 _WORD = re.compile(r"\w+")
 _CLITIC = re.compile(r"(?<=\w)['’](?:s|t|d|m|re|ve|ll)\b")
-_CJK = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]+)")
+_CJK = re.compile(f"([{CJK}]+)")
 _COMMON = """
 a an and are as at be but by for i if in into is it no not of on or such that the their then there these they this
 to was will with
@@ -81,7 +81,7 @@ def words(text: str) -> list[str]:
     of neighbours.
     """
     found: list[str] = []
-    for word in _WORD.findall(_CLITIC.sub("", unicodedata.normalize("NFKC", text).casefold())):
+    for word in _WORD.findall(_CLITIC.sub("", comparable(text))):
         for run in _CJK.split(word):
             if run and _CJK.fullmatch(run):
                 found += [*run, *(run[place : place + 2] for place in range(len(run) - 1))]

@@ -326,7 +326,8 @@ class Session:
 
         Args:
             fact: words of the turns to forget, such as ``"Lisbon"``, or what :meth:`recall` found: then the turns that
-                say its answer, and its source. By default the session forgets the whole conversation.
+                say the words of the answer that came from the memory, or its source if none does. By default the
+                session forgets the whole conversation.
 
         Raises:
             ValueError: the session is frozen, no turn that was kept says it, or a text is given to a session that
@@ -347,7 +348,7 @@ class Session:
                 )
             else:
                 self.state = self._interviewer().erase(fact.question, fact.answer, self.state)
-                self._drop_text(lambda messages: says(messages, fact.answer))
+                self._drop_text(lambda messages: says(messages, *fact.words))
                 done = Forgotten(0, exact=False)
             self._undo.clear()
             self._read = self.last_turn = None
@@ -360,15 +361,13 @@ class Session:
 
     def _forget_turns(self, fact: str | Recollection) -> Forgotten:
         """Writes what was kept again, without the turns that say a fact."""
-        text = fact if isinstance(fact, str) else fact.answer
-        source = None if isinstance(fact, str) or fact.source is None else fact.source.turn
-        gone = [
-            place
-            for place, turn in enumerate(self.kept)
-            if place == source or (turn.messages is not None and says(turn.messages, text))
-        ]
+        phrases = (fact,) if isinstance(fact, str) else fact.words
+        gone = [place for place, turn in enumerate(self.kept) if turn.messages and says(turn.messages, *phrases)]
+        if not gone and isinstance(fact, Recollection) and fact.source is not None:
+            gone = [fact.source.turn]
         if not gone:
-            raise ValueError(f"No turn that was kept says {text!r}, so nothing was forgotten.")
+            said = " and ".join(map(repr, phrases))
+            raise ValueError(f"No turn that was kept says {said}, so nothing was forgotten.")
         state, kept = self.kept[gone[0]].before, self.kept[: gone[0]]
         again = [turn for place, turn in enumerate(self.kept) if place >= gone[0] and place not in gone]
         if any(turn.messages is None for turn in again):
@@ -380,7 +379,7 @@ class Session:
             kept.append(replace(turn, before=state))
             state = self._written_again(turn, state)
         self.state, self.kept = state, kept
-        self._drop_text(lambda messages: says(messages, text))
+        self._drop_text(lambda messages: says(messages, *phrases))
         return Forgotten(len(gone), exact=True)
 
     def _drop_text(self, told: Callable[[Sequence[Message]], bool]) -> None:

@@ -11,7 +11,7 @@ from deltamem.recall import Recollection
 from deltamem.serve.access import Caller
 from deltamem.serve.errors import ApiError
 from deltamem.serve.lookback import beside_engine
-from deltamem.serve.recalling import LoggedTurn, recall, rewrite, says_any, without
+from deltamem.serve.recalling import LoggedTurn, meant, recall, rewrite, without
 from deltamem.serve.routes.common import AskerOf, CallerOf, ServerOf
 from deltamem.serve.routes.sessions import Session
 from deltamem.serve.routes.views import SessionInfo, info_of
@@ -55,11 +55,12 @@ class RecallSource(BaseModel):
 
 
 class RecallItem(BaseModel):
-    """A question, and what the memory said to it."""
+    """A question, and what the memory said to it; ``words`` are those of the answer that come from the memory."""
 
     name: str
     question: str
     answer: str
+    words: list[str]
     known: bool
     confidence: float
     evidence: Weight
@@ -127,10 +128,10 @@ async def forget(
 
     The timeline then keeps what was forgotten as long as it keeps versions.
 
-    With ``text`` or ``versions``, on a server that keeps messages, those turns are left out and what came after them is
-    written again: the memory is what it would be had they never been, and they are gone from the timeline and the log
-    for good. With ``question`` and ``answer`` alone, the memory is changed until the question no longer brings the
-    answer out, as a new version; the fact stays in its numbers, for who can read those.
+    With ``text``, ``words`` or ``versions``, on a server that keeps messages, those turns are left out and what came
+    after them is written again: the memory is what it would be had they never been, and they are gone from the timeline
+    and the log for good. With ``question`` and ``answer`` alone, the memory is changed until the question no longer
+    brings the answer out, as a new version; the fact stays in its numbers, for who can read those.
     """
     if body is None:
         options = MemoryOptions(session=session, must_exist=True, fresh=True)
@@ -138,7 +139,7 @@ async def forget(
             await turn.commit(server.engine.new_state(), "forget")
         done = Forgotten(turns=0, exact=True)
     elif body.replayed:
-        gone = without(says_any(body.text, body.versions or ()))
+        gone = without(meant(body))
         done = Forgotten(turns=await rewrite(server, caller, request, session, gone, body.roles), exact=True)
         server.metrics.writes.labels("forget").inc()
     else:
@@ -187,6 +188,7 @@ def _item(one: Recollection, turns: list[LoggedTurn]) -> RecallItem:
         name=one.name,
         question=one.question,
         answer=one.answer,
+        words=list(one.words),
         known=one.known,
         confidence=one.confidence,
         evidence=weight,

@@ -10,8 +10,8 @@
  * @typedef {{role: string, tokens: {text: string, write: number, read: ?number}[]}} Strengths
  * @typedef {{role: string, tokens: {text: string, read: number}[]}} Shares
  * @typedef {{version: number, session?: string, messages: Message[]}} PastTurn
- * @typedef {{name: string, question: string, answer: string, known: boolean, confidence: number, source: ?{version: number,
- *   share: number, messages: {role: string, tokens: {text: string, share: number}[]}[]}}} Recalled
+ * @typedef {{name: string, question: string, answer: string, words: string[], known: boolean, confidence: number,
+ *   source: ?{version: number, share: number, messages: {role: string, tokens: {text: string, share: number}[]}[]}}} Recalled
  * @typedef {{model: string, needs_key: boolean, keeps_messages: boolean, layers: number[],
  *   suggestions: [string, string][]}} About
  */
@@ -96,7 +96,7 @@ export const api = {
   sources: (session, version, messages, past) => json("POST", at(session, "/sources"), { body: { version, messages, past } }),
   /** @param {string} session @param {?string[]} questions null for the profile @returns {Promise<{data: Recalled[]}>} */
   recall: (session, questions) => json("POST", at(session, "/recall"), { body: { questions } }),
-  /** @param {string} session @param {{text?: string, versions?: number[], question?: string, answer?: string}} fact */
+  /** @param {string} session @param {{words?: string[], versions?: number[], question?: string, answer?: string}} fact */
   forget: (session, fact) => json("POST", at(session, "/forget"), { body: fact }),
   /** @param {string} session @param {string} text */
   observe: (session, text) => json("POST", at(session, "/observe"), { body: { text } }),

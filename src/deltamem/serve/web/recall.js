@@ -106,14 +106,19 @@ async function drop(one) {
 }
 
 /** @param {Recalled} one */
-async function without({ question, answer, source }) {
+async function without({ question, answer, words, source }) {
   const { id } = state.session;
-  const bare = answer.replace(/[.!?\s]+$/, "");
   if (source) {
-    await api.forget(id, { text: bare, versions: [source.version] });
+    try {
+      await api.forget(id, { words });
+    } catch (error) {
+      if (error.status !== 404) throw error;
+      await api.forget(id, { versions: [source.version] }); // no turn has the words
+    }
     forget(id); // the server's log counts from now on
   } else {
     await api.forget(id, { question, answer });
-    save(id, load(id).filter((turn) => !turn.messages.some((message) => message.content.includes(bare))));
+    const says = (/** @type {string} */ text) => words.every((word) => text.toLowerCase().includes(word.toLowerCase()));
+    save(id, load(id).filter((turn) => !turn.messages.some((message) => says(message.content))));
   }
 }
