@@ -23,7 +23,7 @@ from deltamem.encoder import Encoder
 from deltamem.files import write_json
 from deltamem.serve.access import Caller
 from deltamem.serve.memories import new_messages, search
-from deltamem.serve.schema import Whose
+from deltamem.serve.schema.memories import Whose
 from deltamem.serve.server import Server
 from deltamem.serve.settings import Settings
 from deltamem.session.retrieval import words

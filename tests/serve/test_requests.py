@@ -81,6 +81,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
 REASONS: list[tuple[bytes, str | None, str]] = [
     (chat(stop=""), "stop", "String should have at least 1 character."),
     (chat(stop=[".", ""]), "stop.1", "String should have at least 1 character."),
+    (chat(stop="\ud800"), "stop", "it holds half of a surrogate pair, which is not a character."),
     (chat(stop={"function": 1}), "stop", "Input should be a text or a list of texts."),
     (said(5), "messages.0.content", "Input should be a text or a list of text parts."),
     (said({"text": "x"}), "messages.0.content", "Input should be a text or a list of text parts."),

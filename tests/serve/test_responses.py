@@ -135,6 +135,7 @@ def test_what_cannot_be_done_is_said(told: openai.OpenAI) -> None:
     for options, says in (
         ({"conversation": "a", "previous_response_id": "b"}, "not both"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input.0.* text only"),
+        ({"input": ""}, "input: String should have at least 1 character"),
         ({"input": [{"role": "user", "content": 1}]}, "input.0.content: Input should be a text"),
         ({"tools": [{"type": "web_search"}]}, "tools.0: there are no hosted tools, so one of the type 'web_search'"),
         ({"tools": [{"type": "function"}]}, "tools.0.name: Field required"),

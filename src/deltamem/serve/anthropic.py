@@ -5,25 +5,15 @@ import uuid
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
 from deltamem.files import from_json
 from deltamem.serve.parts import AnswerParts
-from deltamem.serve.schema import (
-    ChatRequest,
-    MaxTokens,
-    MemoryOptions,
-    Options,
-    ToolName,
-    WholeText,
-)
+from deltamem.serve.schema.body import Options, WholeText, by_form
+from deltamem.serve.schema.completions import ChatRequest, MaxTokens, MemoryOptions, ToolName
 from deltamem.serve.tools import Called, CallReader
 
-_FORM = Discriminator(
-    lambda value: type(value).__name__,
-    custom_error_type="wrong_form",
-    custom_error_message="Input should be a text or a list of blocks",
-)
+_FORM = by_form("Input should be a text or a list of blocks")
 CacheControl = Annotated[dict[str, Any] | None, Field(description="Accepted and not used.")]
 
 

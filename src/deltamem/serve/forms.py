@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from deltamem.serve.engine.constraint import Form, Forms, UnsupportedGrammarError
 from deltamem.serve.errors import ApiError
-from deltamem.serve.schema import ChatRequest, Generation, StructuredOutputs
+from deltamem.serve.schema.completions import ChatRequest, Generation, StructuredOutputs
 from deltamem.serve.server import Server
 
 # Calls of one answer where several are allowed.

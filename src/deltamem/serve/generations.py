@@ -17,7 +17,7 @@ from deltamem.serve.engine.jobs import Deliver, Done, Piece, Ticket
 from deltamem.serve.engine.sampling import Chosen, Sampling
 from deltamem.serve.engine.text import CONTEXT
 from deltamem.serve.errors import ApiError
-from deltamem.serve.schema import MemoryOptions
+from deltamem.serve.schema.completions import MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.serve.traces import begin_span
 from deltamem.serve.turns import Turn, open_turn

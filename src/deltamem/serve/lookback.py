@@ -23,7 +23,8 @@ from deltamem.serve.bridge import settled, unless_disconnected
 from deltamem.serve.engine.jobs import Ticket
 from deltamem.serve.errors import ApiError
 from deltamem.serve.prompts import Prompts, answer_message, new_messages, without_oldest
-from deltamem.serve.schema import ChatMessage, Role
+from deltamem.serve.schema.body import Role
+from deltamem.serve.schema.messages import ChatMessage
 from deltamem.serve.server import Server
 from deltamem.state import MemoryState
 

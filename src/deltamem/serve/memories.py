@@ -19,7 +19,7 @@ from deltamem.chat import Message
 from deltamem.serve.access import Caller
 from deltamem.serve.errors import ApiError
 from deltamem.serve.recalling import LoggedTurn
-from deltamem.serve.schema import Whose
+from deltamem.serve.schema.memories import Whose
 from deltamem.serve.server import Server
 from deltamem.session.retrieval import words
 from deltamem.store import NotFoundError, StoredMessage

@@ -15,7 +15,8 @@ from deltamem.recall.sources import MOST_TRACED, says
 from deltamem.serve.access import Caller
 from deltamem.serve.errors import ApiError
 from deltamem.serve.lookback import DRIFT, beside_engine
-from deltamem.serve.schema import AskRecall, ForgetFact, Role
+from deltamem.serve.schema.body import Role
+from deltamem.serve.schema.sessions import AskRecall, ForgetFact
 from deltamem.serve.server import Server
 from deltamem.state import MemoryState
 from deltamem.store import Rewritten, StoredMessage, Version, VersionInfo

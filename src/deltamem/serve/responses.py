@@ -7,24 +7,21 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
 from deltamem.serve.errors import ApiError
 from deltamem.serve.parts import AnswerParts
-from deltamem.serve.schema import (
-    Body,
-    ChatMessage,
+from deltamem.serve.schema.body import Body, Options, SessionName, SomeText, WholeText, by_form, only_type
+from deltamem.serve.schema.completions import (
     ChatRequest,
     Function,
     MaxTokens,
     MemoryOptions,
-    Options,
     ResponseFormat,
-    SessionName,
     Tool,
     ToolName,
-    WholeText,
 )
+from deltamem.serve.schema.messages import ChatMessage
 from deltamem.serve.tools import Called
 from deltamem.store import NAME_PATTERN
 
@@ -39,22 +36,17 @@ class ResponsePart(Body):
     annotations: list[Any] | None = None
     logprobs: list[Any] | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _no_other_kind(cls, data: Any) -> Any:
-        kind = data.get("type") if isinstance(data, dict) else None
-        if isinstance(kind, str) and kind not in ("input_text", "output_text", "text"):
-            raise ValueError(f"the model reads text only, so a part of the type {kind!r} cannot be sent")
-        return data
+    _text_only = only_type(
+        "input_text",
+        "output_text",
+        "text",
+        otherwise="the model reads text only, so a part of the type {} cannot be sent",
+    )
 
 
 Parts = Annotated[
     Annotated[WholeText, Tag("str")] | Annotated[list[ResponsePart], Tag("list")],
-    Discriminator(
-        lambda value: type(value).__name__,
-        custom_error_type="wrong_form",
-        custom_error_message="Input should be a text or a list of text parts",
-    ),
+    by_form("Input should be a text or a list of text parts"),
 ]
 
 
@@ -111,10 +103,9 @@ Item = Annotated[
     | Annotated[CallItem, Tag("function_call")]
     | Annotated[OutputItem, Tag("function_call_output")]
     | Annotated[ReasoningItem, Tag("reasoning")],
-    Discriminator(
+    by_form(
+        "Input should be a message, a function_call, a function_call_output or a reasoning item",
         lambda value: _kind(value) if isinstance(value, dict) or hasattr(value, "type") else "other",
-        custom_error_type="wrong_form",
-        custom_error_message="Input should be a message, a function_call, a function_call_output or a reasoning item",
     ),
 ]
 
@@ -124,13 +115,9 @@ class FlatTool(Function):
 
     type: Literal["function"]
 
-    @model_validator(mode="before")
-    @classmethod
-    def _no_other_kind(cls, data: Any) -> Any:
-        kind = data.get("type") if isinstance(data, dict) else None
-        if isinstance(kind, str) and kind != "function":
-            raise ValueError(f"there are no hosted tools, so one of the type {kind!r} cannot be used; give functions")
-        return data
+    _no_hosted = only_type(
+        "function", otherwise="there are no hosted tools, so one of the type {} cannot be used; give functions"
+    )
 
 
 class NamedFlat(Options):
@@ -164,13 +151,8 @@ class ConversationId(Options):
 
 
 Input = Annotated[
-    Annotated[WholeText, Field(min_length=1), Tag("str")]
-    | Annotated[list[Item], Field(min_length=1, max_length=1000), Tag("list")],
-    Discriminator(
-        lambda value: type(value).__name__,
-        custom_error_type="wrong_form",
-        custom_error_message="Input should be a text or a list of items",
-    ),
+    Annotated[SomeText, Tag("str")] | Annotated[list[Item], Field(min_length=1, max_length=1000), Tag("list")],
+    by_form("Input should be a text or a list of items"),
 ]
 
 

@@ -12,7 +12,7 @@ from deltamem.serve.access import Caller
 from deltamem.serve.bridge import Jobs
 from deltamem.serve.engine.jobs import Written
 from deltamem.serve.errors import ApiError
-from deltamem.serve.schema import MemoryOptions
+from deltamem.serve.schema.completions import MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.serve.traces import span
 from deltamem.state import MemoryState

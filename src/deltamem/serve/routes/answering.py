@@ -16,7 +16,7 @@ from deltamem.serve.bridge import unless_disconnected
 from deltamem.serve.engine.text import piece
 from deltamem.serve.generations import Choice, Generations, Token
 from deltamem.serve.routes.common import SILENCE, EventStream, server_of
-from deltamem.serve.schema import Generation
+from deltamem.serve.schema.completions import Generation
 
 # A token's text, its bytes, and its log-probability.
 Probed = tuple[str, bytes, float | None]

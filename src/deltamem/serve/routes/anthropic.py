@@ -23,7 +23,7 @@ from deltamem.serve.routes.common import (
     SessionHeader,
     memory_options,
 )
-from deltamem.serve.schema import ChatRequest
+from deltamem.serve.schema.completions import ChatRequest
 from deltamem.serve.tools import CallReader
 
 router = APIRouter(prefix="/v1", tags=["anthropic"])

@@ -22,7 +22,7 @@ from deltamem.serve.routes.common import (
     check_biases,
     memory_options,
 )
-from deltamem.serve.schema import ChatRequest, MemoryOptions
+from deltamem.serve.schema.completions import ChatRequest, MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.serve.tools import Called, CallReader, Event, Said, Syntax, read_calls
 

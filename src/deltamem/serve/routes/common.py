@@ -14,7 +14,7 @@ from starlette.types import Scope as AsgiScope
 
 from deltamem.serve.access import Caller
 from deltamem.serve.errors import ApiError, as_api_error, log_failure
-from deltamem.serve.schema import Generation, MemoryOptions
+from deltamem.serve.schema.completions import Generation, MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.store import NAME_PATTERN, Action, Scope
 

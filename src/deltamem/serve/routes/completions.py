@@ -20,7 +20,7 @@ from deltamem.serve.routes.common import (
     check_biases,
     memory_options,
 )
-from deltamem.serve.schema import CompletionRequest
+from deltamem.serve.schema.completions import CompletionRequest
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 _MOST_CHOICES = 64

@@ -2,16 +2,29 @@
 
 import asyncio
 import base64
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, Tag
 
 from deltamem.serve.errors import ApiError
 from deltamem.serve.routes.common import AskerOf, ServerOf
-from deltamem.serve.schema import EmbeddingsRequest
+from deltamem.serve.schema.body import Options, SomeText, by_form
 
 router = APIRouter(prefix="/v1", tags=["openai"])
+
+
+class EmbeddingsRequest(Options):
+    """The body of ``/v1/embeddings``."""
+
+    model: str = ""
+    input: Annotated[
+        Annotated[SomeText, Tag("str")] | Annotated[list[SomeText], Field(min_length=1, max_length=2048), Tag("list")],
+        by_form("Input should be a text or a list of texts"),
+    ]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(default=None, description="Nothing, or the encoder's own.")
+    user: str | None = Field(default=None, description="Accepted and not used.")
 
 
 class Embedding(BaseModel):

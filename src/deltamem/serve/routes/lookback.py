@@ -11,7 +11,7 @@ from deltamem.serve.errors import ApiError
 from deltamem.serve.lookback import PastTurn, SeenMessage, beside_engine, past_turn, trace, weigh
 from deltamem.serve.routes.common import AskerOf, ServerOf
 from deltamem.serve.routes.sessions import Session
-from deltamem.serve.schema import AskSources, AskStrengths
+from deltamem.serve.schema.sessions import AskSources, AskStrengths
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 

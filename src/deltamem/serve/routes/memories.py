@@ -27,7 +27,10 @@ from deltamem.serve.memories import (
 )
 from deltamem.serve.recalling import recall, rewrite
 from deltamem.serve.routes.common import AskerOf, CallerOf, ServerOf
-from deltamem.serve.schema import AddMemories, AskRecall, Id, MemoryOptions, Role, SearchMemories, UpdateMemory, Whose
+from deltamem.serve.schema.body import Role
+from deltamem.serve.schema.completions import MemoryOptions
+from deltamem.serve.schema.memories import AddMemories, Id, SearchMemories, UpdateMemory, Whose
+from deltamem.serve.schema.sessions import AskRecall
 from deltamem.serve.server import Server
 from deltamem.serve.turns import open_turn
 from deltamem.store import FingerprintError, NotFoundError

@@ -15,7 +15,8 @@ from deltamem.serve.recalling import LoggedTurn, meant, recall, rewrite, without
 from deltamem.serve.routes.common import AskerOf, CallerOf, ServerOf
 from deltamem.serve.routes.sessions import Session
 from deltamem.serve.routes.views import SessionInfo, info_of
-from deltamem.serve.schema import AskRecall, ForgetFact, MemoryOptions
+from deltamem.serve.schema.completions import MemoryOptions
+from deltamem.serve.schema.sessions import AskRecall, ForgetFact
 from deltamem.serve.server import Server
 from deltamem.serve.turns import open_turn
 from deltamem.state import MemoryState

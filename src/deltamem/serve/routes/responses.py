@@ -27,7 +27,8 @@ from deltamem.serve.routes.common import (
     SessionHeader,
     memory_options,
 )
-from deltamem.serve.schema import ChatMessage, ChatRequest, MemoryOptions
+from deltamem.serve.schema.completions import ChatRequest, MemoryOptions
+from deltamem.serve.schema.messages import ChatMessage
 from deltamem.serve.server import Server
 from deltamem.serve.tools import CallReader
 

@@ -28,16 +28,8 @@ from deltamem.serve.routes.views import (
     message_of,
     version_of,
 )
-from deltamem.serve.schema import (
-    ChangeSession,
-    CreateSession,
-    Fork,
-    Freeze,
-    Import,
-    MemoryOptions,
-    Observe,
-    Rollback,
-)
+from deltamem.serve.schema.completions import MemoryOptions
+from deltamem.serve.schema.sessions import ChangeSession, CreateSession, Fork, Freeze, Import, Observe, Rollback
 from deltamem.serve.turns import open_turn, received_state
 from deltamem.state import MemoryState
 from deltamem.store import NAME_PATTERN, Changes
