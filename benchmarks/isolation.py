@@ -60,10 +60,13 @@ def main() -> int:
 
 
 def isolated(report: dict[str, Any]) -> bool:
-    """Whether no session learned anything of another."""
+    """Whether no session learned anything of another.
+
+    A model that has forgotten its canary may name another word, which may be another session's canary. If it says the
+    same when it is served by itself, nothing was learned, so ``answers_with_anothers_canary`` is not asked for.
+    """
     return (
         report["answers_unlike_alone"] == 0
-        and report["answers_with_anothers_canary"] == 0
         and report["foreign_sessions_listed"] == 0
         and report["state_difference_from_alone"] <= TOLERANCE
         and report["state_difference_from_nearest_other"] > 100 * TOLERANCE

@@ -16,6 +16,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.demo.world import SUGGESTIONS
+from deltamem.serve.engine.interface import warm_up
 from deltamem.serve.server import Server
 from deltamem.serve.settings import Settings
 from deltamem.store import SessionStore
@@ -47,7 +48,7 @@ def _server() -> Server:
     load_demo_adapter(model, "multi")
     settings = Settings(secret=os.urandom(32), model_name="deltamem-demo", suggestions=tuple(SUGGESTIONS))
     server = Server(model, tokenizer, SessionStore.open("sqlite://", keep_messages=True), settings)
-    server.engine.warm_up()
+    warm_up(server.engine)
     return server
 
 

@@ -28,6 +28,7 @@ from deltamem.chat import encode_chat
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
 from deltamem.serve.app import create_app
+from deltamem.serve.engine.interface import warm_up
 from deltamem.serve.engine.jobs import Piece, Written, results
 from deltamem.serve.engine.sampling import Sampling
 from deltamem.serve.server import Server
@@ -58,7 +59,7 @@ def main() -> int:
         store = SessionStore.open(f"sqlite:///{folder}/sessions.db")
         settings = Settings(secret=os.urandom(32), max_tokens=32)
         server = Server(model, tokenizer, store, settings, EngineLimits(max_batch=options.sessions))
-        server.engine.warm_up()
+        warm_up(server.engine)
         bench = Bench(server, tokenizer, options.sessions)
         report["decode"] = bench.compare(lambda i: bench.decode(i, options.tokens), options.rounds)
         report["turns"] = bench.compare(lambda i: bench.turn(i, options.tokens), options.rounds)
