@@ -1,14 +1,15 @@
 """The memory of one attention layer: its projections, gates and correction heads (arXiv 2605.12357, section 3)."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deltamem.config import DeltaMemConfig, Head
-from deltamem.ops import decode, packed, reference, scan
-from deltamem.ops.packed import Batch
+from deltamem.ops import decode, reference, scan
+from deltamem.ops.packed import PackedScan
 from deltamem.writing import ReadPlan, SegmentPlan, TokenPlan, WritePlan
 
 Corrections = dict[Head, Tensor]
@@ -239,27 +240,39 @@ class DeltaMemory(nn.Module):
         """The corrections ``[B, T, out]`` from the reads ``[B, T, N·R]`` times α/R."""
         return self._unpack(F.linear(scaled.to(self.heads.dtype), self.heads))
 
-    def scan_packed(self, projected: Tensor, rings: Tensor, batch: Batch) -> Tensor:
-        """The reads ``[T, N·R]`` times α/R of many requests' tokens, from :meth:`project`'s ``[T, N·R + P]``.
+    def correction_weights(self) -> Corrections:
+        """What :meth:`correct` multiplies its input with for each head, ``[out, N·R]``, scale included.
 
-        The rings ``[S, K, N, R, R]`` are changed; see :func:`deltamem.ops.packed.scan_packed`. :meth:`correct` makes
-        corrections of what it gives.
+        Only a norm of o is left to do then, with :meth:`normed`.
         """
-        return packed.scan_packed(projected, self.gate_bias if self.gate_kinds else None, rings, batch, self.form)
+        return self._scaled(torch.split(self.heads, self.widths))
+
+    def normed(self, correction: Tensor) -> Tensor:
+        """The correction ``[..., D]`` of o, normalised; for a configuration that says so."""
+        return F.rms_norm(correction, self.output_norm.shape, self.output_norm, self.config.output_norm_eps)
+
+    def packed(self, rings: Tensor) -> PackedScan:
+        """What reads and writes the rings ``[S, K, N, R, R]`` of many requests.
+
+        It takes :meth:`project`'s ``[T, N·R + P]`` and gives the reads ``[T, N·R]`` times α/R; :meth:`correct` and
+        :meth:`correction_weights` make corrections of them.
+        """
+        return PackedScan(self.gate_bias if self.gate_kinds else None, rings, self.form)
 
     def _unpack(self, packed: Tensor) -> Corrections:
         """The corrections of each head from all of them ``[B, T, C]``."""
-        pieces = torch.split_with_sizes(packed, self.widths, dim=-1)
-        corrections: Corrections = dict(zip(self.outputs, pieces, strict=True))
-        if self.config.scale != "none":
-            scale = torch.sigmoid(self.scale) * self.config.scale_max
-            for head in corrections:
-                corrections[head] = corrections[head] * scale["qkvo".index(head) % len(scale)]
+        corrections = self._scaled(torch.split_with_sizes(packed, self.widths, dim=-1))
         if self.config.output_norm and "o" in corrections:
-            corrections["o"] = F.rms_norm(
-                corrections["o"], self.output_norm.shape, self.output_norm, self.config.output_norm_eps
-            )
+            corrections["o"] = self.normed(corrections["o"])
         return corrections
+
+    def _scaled(self, pieces: Sequence[Tensor]) -> Corrections:
+        """A piece for each head, times the head's scale."""
+        found: Corrections = dict(zip(self.outputs, pieces, strict=True))
+        if self.config.scale == "none":
+            return found
+        scale = torch.sigmoid(self.scale) * self.config.scale_max
+        return {head: piece * scale["qkvo".index(head) % len(scale)] for head, piece in found.items()}
 
 
 def _only(writes: Tensor, keep: Tensor, erase: Tensor, write: Tensor) -> tuple[Tensor, Tensor, Tensor]:

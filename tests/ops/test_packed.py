@@ -33,7 +33,7 @@ def fed(
 ) -> dict[str, Tensor]:
     starts = torch.tensor([0, *(len(part) for part in parts)]).cumsum(0)
     batch = Batch(starts, torch.tensor(slots), torch.tensor(counts), torch.cat(writes).to(torch.uint8))
-    return memory.correct(memory.scan_packed(memory.project(torch.cat(parts)), rings, batch))  # type: ignore[return-value]
+    return memory.correct(memory.packed(rings)(memory.project(torch.cat(parts)), batch))  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -77,7 +77,7 @@ def test_reading_changes_nothing_and_padding_reads_zeros():
     state = torch.randn(1, config.states, config.rank, config.rank)
     rings = torch.cat([state, torch.zeros(PLACES - 1, *state.shape[1:])])[None]
     text, batch = torch.randn(6, WIDTH), Batch(*(torch.tensor(x) for x in ([0, 4], [0], [0])), torch.zeros(6).byte())
-    reads = memory.scan_packed(memory.project(text), rings, batch)
+    reads = memory.packed(rings)(memory.project(text), batch)
     alone, _, _ = memory(text[None, :4], state, ReadPlan(None), None)
     torch.testing.assert_close(memory.correct(reads[:4])["o"], alone["o"][0], rtol=1e-5, atol=1e-5)
     assert not reads[4:].any()
@@ -86,9 +86,10 @@ def test_reading_changes_nothing_and_padding_reads_zeros():
 
 def test_wrong_shapes_are_refused():
     memory = layer(CONFIGS["published"])
-    rings = torch.zeros(1, 2, 1, 4, 4)
-    batch = Batch(torch.tensor([0, 1]), torch.tensor([0]), torch.tensor([0]), torch.ones(1).byte())
+    one, flags = torch.tensor([0]), torch.ones(1).byte()
     with pytest.raises(ValueError, match="rings must be contiguous"):
-        memory.scan_packed(torch.zeros(1, 32), rings, batch)
-    with pytest.raises(ValueError, match="a flag a token"):
-        memory.scan_packed(torch.zeros(2, 32), torch.zeros(1, 2, 1, 8, 8), batch)
+        memory.packed(torch.zeros(1, 2, 1, 4, 4))
+    with pytest.raises(ValueError, match="1 flags for 2 tokens"):
+        memory.packed(torch.zeros(1, 2, 1, 8, 8))(torch.zeros(2, 32), Batch(torch.tensor([0, 1]), one, one, flags))
+    with pytest.raises(ValueError, match="one start more"):
+        Batch(one, one, one, flags)

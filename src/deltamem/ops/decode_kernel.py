@@ -143,7 +143,7 @@ def compiled(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callable[..., 
 
 
 def compiled_packed(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callable[..., None]:
-    """The compiled loop of `packed.scan_packed`; it releases the GIL.
+    """The compiled loop of `packed.PackedScan`; it releases the GIL.
 
     Raises RuleError for a rule that numba does not take.
     """
@@ -152,12 +152,14 @@ def compiled_packed(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callabl
 
     def kernel(
         projected, bias, ring, reads, starts, slots, counts, writes, gain, fixed,
-        B, P, K, N, R, rowwise, coupled, normalized, learned,
+        B, T, P, K, N, R, rowwise, coupled, normalized, learned,
     ):  # fmt: skip
         _ = written  # what is kept on disk is told apart by this
         query, key = stack(MOST), stack(MOST)
         form = (gain, fixed, N, R, rowwise, coupled, normalized, learned)
         W = N * R
+        for i in range(starts[B] * W, T * W):
+            reads[i] = _ZERO
         for b in range(B):
             for t in range(starts[b], starts[b + 1]):
                 count = counts[b] + t - starts[b]
@@ -171,7 +173,7 @@ def compiled_packed(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callabl
                 )
 
     pointers = (*[FLOATS] * 4, *[types.CPointer(types.int64)] * 3, _FLAGS)
-    return _compile(kernel, pointers, counts=9)
+    return _compile(kernel, pointers, counts=10)
 
 
 def _compile(kernel: Callable[..., None], pointers: tuple[Any, ...], counts: int) -> Callable[..., None]:

@@ -7,7 +7,8 @@ K states are there to continue from.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -15,7 +16,8 @@ from .backends import MOST
 from .decode import Form
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """Where the tokens of each request lie, and which write.
 
     Attributes:
@@ -23,6 +25,9 @@ class Batch(NamedTuple):
         slots: int64 `[B]`, the ring of each request.
         counts: int64 `[B]`, how many tokens each request had before these.
         writes: uint8 `[T]`, 1 for the tokens that write.
+
+    Raises:
+        ValueError: there is not one start more than slots.
     """
 
     starts: Tensor
@@ -30,52 +35,75 @@ class Batch(NamedTuple):
     counts: Tensor
     writes: Tensor
 
+    def __post_init__(self) -> None:
+        if len(self.starts) != len(self.slots) + 1:
+            raise ValueError(f"A batch of {len(self.slots)} slots has one start more, not {len(self.starts)}.")
 
-def scan_packed(projected: Tensor, bias: Tensor | None, rings: Tensor, batch: Batch, form: Form) -> Tensor:
-    """Reads every token's memory, times `form.gain`, and writes to it: `[T, N·R]` float32.
+    @functools.cached_property
+    def addresses(self) -> tuple[int, ...]:
+        """Of the tensors; all layers share a batch."""
+        return tuple(tensor.data_ptr() for tensor in (self.starts, self.slots, self.counts, self.writes))
 
-    Tokens beyond the last request's, which pad a batch, read zeros.
+
+class PackedScan:
+    """Reads and writes the rings of one layer.
+
+    Between two layers' weights every call is slow, so what does not change is worked out once.
 
     Args:
-        projected: `[T, P]` float32 on the CPU, what the layer projects its input to: the columns q, k, v, write gate,
-            keep gate.
         bias: `[G]` float32, that of the gates; None where gates are not learned.
         rings: `[S, K, N, R, R]` float32, contiguous; they are changed.
-        batch: whose the tokens are. Requests with the same slot, or a slot beyond S, are not checked for.
         form: what fixes the arithmetic.
 
     Raises:
-        ValueError: R is larger than the compiled loop takes, or tensors have wrong shapes.
+        ValueError: R is larger than the compiled loop takes, or the rings have a wrong shape.
         RuleError: the update rule cannot be compiled.
     """
-    tokens, width = projected.shape
-    if form.rank > MOST:
-        raise ValueError(f"The compiled loop takes R up to {MOST}, got {form.rank}.")
-    if rings.shape[2:] != (form.states, form.rank, form.rank) or not rings.is_contiguous():
-        raise ValueError(
-            f"rings must be contiguous [S, K, {form.states}, {form.rank}, {form.rank}], got {rings.shape}."
+
+    def __init__(self, bias: Tensor | None, rings: Tensor, form: Form) -> None:
+        if form.rank > MOST:
+            raise ValueError(f"The compiled loop takes R up to {MOST}, got {form.rank}.")
+        if rings.shape[2:] != (form.states, form.rank, form.rank) or not rings.is_contiguous():
+            raise ValueError(
+                f"rings must be contiguous [S, K, {form.states}, {form.rank}, {form.rank}], got {rings.shape}."
+            )
+        self._kept = (bias, rings)
+        self._width = form.states * form.rank
+        self._addresses = (None if bias is None else bias.data_ptr(), rings.data_ptr())
+        self._fixed = (rings.shape[1], *form[:6])
+        self._gates = (form.gain, form.fixed_gate)
+        self._kernel = _kernel(form.rule)
+
+    def __call__(self, projected: Tensor, batch: Batch) -> Tensor:
+        """Reads every token's memory, times `form.gain`, and writes to it: `[T, N·R]` float32.
+
+        Tokens beyond the last request's, which pad a batch, read zeros.
+
+        Args:
+            projected: `[T, P]` float32 on the CPU, what the layer projects its input to: the columns q, k, v, write
+                gate, keep gate.
+            batch: whose the tokens are. Requests with the same slot, or a slot beyond S, are not checked for.
+
+        Raises:
+            ValueError: there are more tokens than flags.
+        """
+        tokens, width = projected.shape
+        if len(batch.writes) < tokens:
+            raise ValueError(f"batch has {len(batch.writes)} flags for {tokens} tokens.")
+        projected = projected.contiguous()
+        reads = projected.new_empty(tokens, self._width)
+        self._kernel(
+            projected.data_ptr(),
+            *self._addresses,
+            reads.data_ptr(),
+            *batch.addresses,
+            *self._gates,
+            len(batch.slots),
+            tokens,
+            width,
+            *self._fixed,
         )
-    if len(batch.writes) < tokens or len(batch.starts) != len(batch.slots) + 1:
-        raise ValueError("batch must have a flag a token and one start more than slots.")
-    projected = projected.float().contiguous()
-    reads = projected.new_zeros(tokens, form.states * form.rank)
-    _kernel(form.rule)(
-        projected.data_ptr(),
-        None if bias is None else bias.data_ptr(),
-        rings.data_ptr(),
-        reads.data_ptr(),
-        batch.starts.data_ptr(),
-        batch.slots.data_ptr(),
-        batch.counts.data_ptr(),
-        batch.writes.data_ptr(),
-        form.gain,
-        form.fixed_gate,
-        len(batch.slots),
-        width,
-        rings.shape[1],
-        *form[:6],
-    )
-    return reads
+        return reads
 
 
 @functools.cache

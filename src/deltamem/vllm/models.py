@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context
+from vllm.model_executor.layers.linear import ReplicatedLinear
 from vllm.model_executor.models.llama import LlamaForCausalLM
 from vllm.model_executor.models.mistral import MistralForCausalLM
 from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
@@ -44,33 +45,54 @@ class Memories(NamedTuple):
 
 
 class _Steered(NamedTuple):
-    """What the attention is called with in place of its hidden states: they, and what corrects their projections."""
+    """What the attention is called with in place of its hidden states: they, and what corrects their projection."""
 
     hidden_states: Tensor
-    corrections: Corrections
+    correction: Tensor
 
 
 class _SteeredProjection(nn.Module):
-    """The packed projection of an attention module, corrected by what its input brings along.
+    """The packed projection of an attention module, corrected in one part by what its input brings along."""
 
-    With tensor parallelism each worker reads and writes the whole memory, and corrects the heads that are its own.
-    """
-
-    def __init__(self, base: Any, widths: dict[Head, int]) -> None:
+    def __init__(self, base: Any, part: slice) -> None:
         super().__init__()
         self.base_layer = base
-        ends = itertools.accumulate(widths.values())
-        self.parts = {head: slice(end - widths[head], end) for head, end in zip(widths, ends, strict=True)}
-        shared = base.tp_rank // base.num_kv_head_replicas
-        shard = {"q": base.tp_rank, "k": shared, "v": shared}
-        self.own = {head: slice(shard[head] * width, (shard[head] + 1) * width) for head, width in widths.items()}
+        self.part = part
 
     def forward(self, steered: _Steered) -> tuple[Tensor, Any]:
         output, bias = self.base_layer(steered.hidden_states)
-        for head, part in self.parts.items():
-            if head in steered.corrections:
-                output[..., part] += steered.corrections[head][..., self.own[head]].to(output.dtype)
+        output[..., self.part] += steered.correction
         return output, bias
+
+
+def _own_part(projection: Any, widths: dict[Head, int], weights: Corrections) -> tuple[slice, Tensor]:
+    """Which part of a packed projection's output is corrected, and what makes the correction of the reads.
+
+    The part reaches from the first head that is corrected to the last. With tensor parallelism each worker reads and
+    writes the whole memory, and corrects the heads that are its own.
+
+    Args:
+        projection: vLLM's.
+        widths: of the heads that it packs, on this worker, in their order.
+        weights: of the corrected heads, of the whole model.
+    """
+    shared = projection.tp_rank // projection.num_kv_head_replicas
+    shard = {"q": projection.tp_rank, "k": shared, "v": shared}
+    ends = dict(zip(widths, itertools.accumulate(widths.values()), strict=True))
+    parts = {head: slice(ends[head] - widths[head], ends[head]) for head in widths if head in weights}
+    whole = torch.zeros(sum(widths.values()), next(iter(weights.values())).shape[1])
+    for head, part in parts.items():
+        whole[part] = weights[head][shard[head] * widths[head] : (shard[head] + 1) * widths[head]]
+    reach = slice(min(part.start for part in parts.values()), max(part.stop for part in parts.values()))
+    return reach, whole[reach]
+
+
+def _linear(weight: Tensor) -> ReplicatedLinear:
+    """A product with a float32 weight, which vLLM packs for the machine when it has loaded the model."""
+    width, size = weight.shape
+    layer = ReplicatedLinear(size, width, bias=False, params_dtype=torch.float32, return_bias=False)
+    layer.weight.data.copy_(weight)
+    return layer
 
 
 class RememberingAttention(nn.Module):
@@ -89,10 +111,21 @@ class RememberingAttention(nn.Module):
         self._modules.update(attention.named_children())
         widths: dict[Head, int] = {"q": attention.q_size, "k": attention.kv_size, "v": attention.kv_size}  # type: ignore[dict-item]
         self.__dict__["_attention"] = attention  # not as a child: its children are ours now
-        attention.qkv_proj = _SteeredProjection(attention.qkv_proj, widths)
+        weights = memory.correction_weights()
+        makers = [weights.pop("o")] if "o" in weights else []
+        self.corrects_output = bool(makers)
+        self.normalises = memory.config.output_norm
+        self.entering = 0
+        if weights:
+            part, maker = _own_part(attention.qkv_proj, widths, weights)
+            attention.qkv_proj = _SteeredProjection(attention.qkv_proj, part)
+            makers.insert(0, maker)
+            self.entering = len(maker)
         self.memory = memory
+        self.memory_in = _linear(memory.projection)
+        self.memory_out = _linear(torch.cat(makers))
         self.memories = memories.rings
-        self.ring = memories.rings.values[index]
+        self.scan = memory.packed(memories.rings.values[index])
         self.name = name
         self.attention_name: str = attention.attn.layer_name  # type: ignore[assignment,union-attr]
 
@@ -103,25 +136,34 @@ class RememberingAttention(nn.Module):
 
     def forward(self, positions: Tensor, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """The attention's own forward over `[T, D]`, corrected by what the memory reads."""
-        projected = self.memory.project(hidden_states)
-        reads = torch.ops.vllm.deltamem_read_and_write(projected, self.name, self.memory.config.width)
-        corrections = self.memory.correct(reads)
-        steered = _Steered(hidden_states, corrections)
+        projected = self.memory_in(hidden_states.float())
+        if torch.compiler.is_compiling():
+            reads = torch.ops.vllm.deltamem_read_and_write(projected, self.name, self.memory.config.width)
+        else:
+            reads = self.read_and_write(projected)
+        corrections = self.memory_out(reads)
+        steered: Any = hidden_states
+        if self.entering:
+            steered = _Steered(hidden_states, corrections[..., : self.entering].to(hidden_states.dtype))
         output: Tensor = self.__dict__["_attention"](positions=positions, hidden_states=steered, **kwargs)
-        return output + corrections["o"].to(output.dtype) if "o" in corrections else output
+        if self.corrects_output:
+            correction = corrections[..., self.entering :]
+            if self.normalises:
+                correction = self.memory.normed(correction)
+            output += correction.to(output.dtype)
+        return output
 
-    def read_and_write(self, projected: Tensor, metadata: Any) -> Tensor:
+    def read_and_write(self, projected: Tensor) -> Tensor:
         """The reads `[T, N·R]` of a step's tokens, which are written."""
-        batch = self.memories.batch(metadata[self.attention_name])
-        return self.memory.scan_packed(projected, self.ring, batch)
+        metadata = get_forward_context().attn_metadata
+        if metadata is None:  # a pass that measures or warms up
+            return projected.new_zeros(len(projected), self.memory.config.width)
+        return self.scan(projected, self.memories.batch(metadata[self.attention_name]))
 
 
 def _read_and_write(projected: torch.Tensor, layer_name: str, width: int) -> torch.Tensor:
-    context = get_forward_context()
-    if context.attn_metadata is None:  # a pass that measures or warms up
-        return projected.new_zeros(len(projected), width)
-    layer: RememberingAttention = context.no_compile_layers[layer_name]
-    return layer.read_and_write(projected, context.attn_metadata)
+    layer: RememberingAttention = get_forward_context().no_compile_layers[layer_name]
+    return layer.read_and_write(projected)
 
 
 def _shape_only(projected: torch.Tensor, layer_name: str, width: int) -> torch.Tensor:
@@ -147,7 +189,7 @@ class _Remembering:
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         loaded: set[str] = super().load_weights(weights)  # type: ignore[misc]
-        ours = {name for name, _ in self.named_parameters() if ".memory." in name}  # type: ignore[attr-defined]
+        ours = {name for name, _ in self.named_parameters() if ".memory" in name}  # type: ignore[attr-defined]
         return loaded | ours
 
     def _adapt_layers(self) -> None:
@@ -174,7 +216,7 @@ class _Remembering:
         known[KEY] = memories
         for index, number in enumerate(numbers):
             layer, name = layers[number], f"model.layers.{number}.self_attn.memory"
-            memory = _load(adapter, number, shape.at(number)).requires_grad_(False)
+            memory = _load(adapter, number, shape.at(number))
             layer.self_attn = RememberingAttention(layer.self_attn, memory, memories, index, name)
             known[name] = layer.self_attn
 
@@ -193,7 +235,7 @@ def _load(adapter: AdapterFile, number: int, outputs: dict[Head, int]) -> DeltaM
     with torch.no_grad():
         for part, tensor in memory.named_parts().items():
             tensor.copy_(adapter.tensors[f"layers.{number}.{part}"])
-    return memory
+    return memory.requires_grad_(False)
 
 
 class DeltaMemLlamaForCausalLM(_Remembering, LlamaForCausalLM):
