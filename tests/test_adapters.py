@@ -170,7 +170,7 @@ def test_the_backbones_id_is_recorded_but_never_a_path(tmp_path: Path) -> None:
     assert recorded(tmp_path) == ("owner/name", "abc")
     deltamem.save_adapter(model, tmp_path, base_model="another/one")
     assert recorded(tmp_path) == ("another/one", None)
-    with pytest.warns(UserWarning, match="trained on another/one and is put on owner/name"):
+    with pytest.warns(UserWarning, match="trained on another/one and you are loading it onto owner/name"):
         deltamem.load_adapter(model, tmp_path, "second")
 
 

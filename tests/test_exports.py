@@ -104,8 +104,8 @@ def test_chatgpt(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "says"),
     [
-        pytest.param({"a": 1}, "no export that is known", id="another-object"),
-        pytest.param([{"memory": 1}], "no export that is known", id="a-number-for-a-memory"),
+        pytest.param({"a": 1}, "not an export that deltamem knows", id="another-object"),
+        pytest.param([{"memory": 1}], "not an export that deltamem knows", id="a-number-for-a-memory"),
         pytest.param([], "holds no memories", id="nothing"),
         pytest.param([{"mapping": {"a": {"message": {}}}, "current_node": "a"}], "damaged", id="no-author"),
         pytest.param({"agents": [{"messages": [{}]}]}, "damaged", id="no-role"),
@@ -121,7 +121,7 @@ def test_files_that_are_none_are_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no file"):
         read_export(tmp_path / "nothing.json")
     (tmp_path / "text.json").write_text("hello")
-    with pytest.raises(ValueError, match="is no JSON"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         read_export(tmp_path / "text.json")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("user.json", "{}")

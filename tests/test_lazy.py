@@ -66,7 +66,7 @@ MISTAKES = {
     "bench generation --model ./nothing": "There is no model folder ./nothing.",
     "store stats --store sqlite:///nothing.db": "nothing.db",
     "serve --port {port}": "Port {port} of 127.0.0.1 is in use. Give another --port",
-    "serve --host 192.0.2.1": "--host 192.0.2.1 is no address of this machine.",
+    "serve --host 192.0.2.1": "--host 192.0.2.1 is not an address of this machine.",
     "serve --host 0.0.0.0 --port 0 --store sqlite:///empty.db": "0.0.0.0 can be reached from other machines",
     "serve --port 0 --store sqlite:///locked.db": "the store was opened without keys.",
     "mcp --store sqlite:///locked.db": "the store was opened without keys.",

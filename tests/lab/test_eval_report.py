@@ -247,5 +247,5 @@ def test_several_runs_make_one_report_unless_they_disagree(tmp_path: Path) -> No
     assert page.read_text("utf-8").startswith("<!doctype html>")
     assert "multi" in text.read_text("utf-8")
     write(shard_file(tmp_path / "again", 0, 1), replace(records()[0], output="other"))
-    with pytest.raises(ValueError, match="name them one at a time"):
+    with pytest.raises(ValueError, match="name one of them at a time"):
         write_report([tmp_path / "none", tmp_path / "again"], tmp_path / "report")

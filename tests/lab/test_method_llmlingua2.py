@@ -169,7 +169,7 @@ def test_the_command_trains_a_classifier_that_compresses(
     # It is no classifier of the publication's, and is not called one.
     options = MethodOptions(compressor=str(folder))
     assert lacking("compression", backbone, options) == ""
-    assert "the method compression has it" in lacking("llmlingua2", backbone, options)
+    assert "the method compression uses it" in lacking("llmlingua2", backbone, options)
     assert describe_method("compression") == "compression (own classifier)"
     method = build_method("compression", backbone, options)
     assert isinstance(method, LLMLingua2)

@@ -100,7 +100,7 @@ def test_what_is_no_encoder_is_said_before_the_model_is_loaded(tmp_path: Path) -
     command = ["serve", "--store", f"sqlite:///{tmp_path / 'sessions.db'}", "--embeddings", str(tmp_path / "empty")]
     done = CliRunner().invoke(build_app(), [*command, "--model", "embedded"])
     assert isinstance(done.exception, ValueError)
-    assert "no sentence encoder" in str(done.exception)
+    assert "not a sentence encoder" in str(done.exception)
 
 
 def test_the_command_serves_vectors(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_mistakes_are_said(client: MemoryClient) -> None:
         (lambda: client.add("x", user_id="a:b"), "user_id"),
         (lambda: client.get("user:ravi.m000"), "no memory"),
         (lambda: client.get("nonsense"), "no memory"),
-        (lambda: client.add("x", user_id="u" * 60, agent_id="a" * 64), "too many characters"),
+        (lambda: client.add("x", user_id="u" * 60, agent_id="a" * 64), "too long together"),
     ):
         with pytest.raises(MemoryRefusedError, match=says):
             call()

@@ -189,7 +189,7 @@ def test_a_file_that_cannot_be_made_or_is_no_database(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="does its folder exist"):
         SessionStore.open(f"sqlite:///{tmp_path}/absent/sessions.db")
     (tmp_path / "notes.txt").write_text("not a database, and long enough to look at" * 10)
-    with pytest.raises(SchemaError, match="damaged, or no SQLite database"):
+    with pytest.raises(SchemaError, match="damaged or not an SQLite database"):
         SessionStore.open(f"sqlite:///{tmp_path}/notes.txt")
     assert "not a database" in (tmp_path / "notes.txt").read_text()
 

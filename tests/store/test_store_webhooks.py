@@ -68,5 +68,5 @@ def test_a_webhook_that_is_deleted_is_told_nothing_more(store: SessionStore) -> 
 def test_an_address_is_one_of_http(memory: SessionStore, url: str) -> None:
     with pytest.raises(InvalidError, match="https://"):
         Webhooks(memory).create("t", url)
-    with pytest.raises(InvalidError, match="told of some of"):
+    with pytest.raises(InvalidError, match="actions are some of"):
         Webhooks(memory).create("t", URL, ["steal"])

@@ -117,7 +117,7 @@ def test_a_ready_batch_is_turned_by_one_row() -> None:
     assert torch.equal(turned.full.ids, full_texts(batch).ids)
     one = episodes(None, 1).items
     for alone in (one, one * 3):
-        with pytest.raises(ValueError, match="at least two episodes of different histories"):
+        with pytest.raises(ValueError, match="episodes with different histories"):
             turn_rows(collate(alone, 0))
     # Rows of the same history are passed over.
     assert turn_rows(collate([*one, *one, *episodes(None, 1, 5).items], 0)).episode_of.tolist() == [2, 2, 0]

@@ -96,7 +96,7 @@ class MemoryCache(DynamicCache):
         if self._beams_ended:
             raise ValueError(
                 "This cache has been through a beam search and holds no keys and values of the sequences it returned. "
-                "Go on with deltamem.memory_cache(model, cache.memory), and pass only what is new."
+                "Continue with deltamem.memory_cache(model, cache.memory), and pass only what is new."
             )
         memory, ids = self.memory, self.segment_ids
         if memory is not None and memory.batch != batch:

@@ -118,8 +118,8 @@ def convert_data(
     print(f"Wrote {target}: {counted(done.lines, 'line')} from {counted(done.rows, 'row')}, {size:,.1f} MB.")
     if done.longest > _KEPT_TOKENS * (1 if tokenizer is not None else _CHARACTERS_A_TOKEN):
         print(
-            f"The longest line has {done.longest:,} {unit}. Of a history training keeps the last write_tokens "
-            f"({_KEPT_TOKENS:,}), so that an answer from further back is cut away: raise it, or give --shortest."
+            f"The longest line has {done.longest:,} {unit}. Training keeps the last write_tokens ({_KEPT_TOKENS:,}) of "
+            "a history, and cuts answers from further back away: raise write_tokens, or give --shortest."
         )
     for reason, count in sorted(done.skipped.items()):
         print(f"Skipped {count:,}: {reason}.")

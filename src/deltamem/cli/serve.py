@@ -138,7 +138,7 @@ def check_address(host: str, port: int) -> None:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise OSError(f"--host {host} is no address or name that is known here ({error.strerror}).") from None
+        raise OSError(f"--host {host} is not an address or name that this machine knows ({error.strerror}).") from None
     refused: dict[int | None, OSError] = {}
     for family, kind, protocol, _, address in found:
         with socket.socket(family, kind, protocol) as probe:
@@ -153,6 +153,6 @@ def check_address(host: str, port: int) -> None:
     if errno.EADDRINUSE in refused:
         raise OSError(f"Port {port} of {host} is in use. Give another --port (0 takes a free one), or stop its server.")
     if errno.EACCES in refused:
-        raise PermissionError(f"You may not listen on port {port}: below 1024 that takes rights. Give another --port.")
+        raise PermissionError(f"You may not listen on port {port}; those below 1024 need rights. Give another --port.")
     if len(refused) == len(found):
-        raise OSError(f"--host {host} is no address of this machine.")
+        raise OSError(f"--host {host} is not an address of this machine.")

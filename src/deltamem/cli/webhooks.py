@@ -32,7 +32,7 @@ def create(
         hooks = Webhooks(sessions)
         made = hooks.create(tenant, url, on) if on else hooks.create(tenant, url)
         note(sessions, tenant, "admin", f"webhooks create {made.id}")
-    typer.echo(f"{made.id} is told of {', '.join(made.actions)} by tenant {tenant}. Its secret:", err=True)
+    typer.echo(f"{made.id} gets a message for each {', '.join(made.actions)} of tenant {tenant}. Its secret:", err=True)
     typer.echo(made.secret)
 
 

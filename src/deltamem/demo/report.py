@@ -59,7 +59,7 @@ def show_end(console: Console, plots: Mapping[str, Path], memory: Path, seconds:
         "\n[dim]What this does not show: how δ-mem does on a large model or on free text. This backbone has a million "
         "parameters and knows one small world of templated sentences. Names, and the sentences that tell a value, are "
         "held out; the kinds of facts and the values are not.[/dim]\n"
-        "\nTalk to it: [bold]deltamem demo --ask[/bold]   What one can tell it: [bold]deltamem demo --facts[/bold]\n"
+        "\nTalk to it: [bold]deltamem demo --ask[/bold]   What you can tell it: [bold]deltamem demo --facts[/bold]\n"
         f"{seconds:.0f} seconds.",
         highlight=False,
         width=WIDTH,

@@ -185,7 +185,8 @@ def add_adapter(model: nn.Module, adapter: AdapterFile, name: str = "default") -
     base_model = hub_origin(model)[0]
     if base_model is not None and adapter.base_model not in (None, base_model):
         warnings.warn(
-            f"This adapter was trained on {adapter.base_model} and is put on {base_model}; expect less of it.",
+            f"This adapter was trained on {adapter.base_model} and you are loading it onto {base_model}, "
+            "where it will work less well.",
             stacklevel=3,
         )
     if adapter.untrained:
@@ -199,7 +200,7 @@ def add_adapter(model: nn.Module, adapter: AdapterFile, name: str = "default") -
     if not same_weights(adapter.backbone_sample, attachment.sample):
         warnings.warn(
             f"This adapter was made for a backbone with other weights than this {type(model).__name__} has, though of "
-            "the same shape; expect less of it, or nothing.",
+            "the same shape; it will work less well, or not at all.",
             stacklevel=3,
         )
     attachment.configs[name] = adapter.config

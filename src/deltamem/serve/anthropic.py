@@ -115,7 +115,7 @@ class WantedTools(Options):
     @model_validator(mode="after")
     def _named(self) -> "WantedTools":
         if (self.type == "tool") != (self.name is not None):
-            raise ValueError("a name belongs to the type tool")
+            raise ValueError("give name with the type tool, and only with it")
         return self
 
     @property

@@ -86,7 +86,9 @@ def session_of(whose: Whose) -> str:
     """
     name = ":".join(f"{kind}:{one}" for kind, one in _given(whose).items())
     if len(name) > 128:
-        raise ApiError(400, "The ids have too many characters together: a session's name has 128.", "invalid_value")
+        raise ApiError(
+            400, "The ids are too long together: a session's name has up to 128 characters.", "invalid_value"
+        )
     return name
 
 

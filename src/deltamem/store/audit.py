@@ -98,7 +98,7 @@ def add_acts(connection: Connection, acts: Sequence[Act]) -> None:
     """
     for act in acts:
         if act.action not in ACTIONS:
-            raise InvalidError(f"{act.action!r} is no action; there are {', '.join(ACTIONS)}.")
+            raise InvalidError(f"{act.action!r} is not an action; there are {', '.join(ACTIONS)}.")
     if acts:
         connection.execute(insert(audit), [vars(act) for act in acts])
 

@@ -229,7 +229,7 @@ class Database:
                     error,
                 )
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-                return self.error(SchemaError, "{store} is damaged, or no SQLite database. Restore a backup.", error)
+                return self.error(SchemaError, "{store} is damaged or not an SQLite database. Restore a backup.", error)
         return None
 
     def _postgresql_error(self, error: DBAPIError) -> StoreError | None:

@@ -60,7 +60,7 @@ class Webhooks:
         if parts.scheme not in ("http", "https") or not parts.hostname or len(url) > 1000:
             raise InvalidError("A webhook's URL begins with https:// or http:// and names a host.")
         if not actions or not set(actions) <= set(ACTIONS):
-            raise InvalidError(f"A webhook is told of some of {', '.join(ACTIONS)}.")
+            raise InvalidError(f"A webhook's actions are some of {', '.join(ACTIONS)}.")
         made = Webhook(
             id=f"hook_{secrets.token_hex(6)}",
             tenant=check_name("tenant", tenant),

@@ -61,7 +61,7 @@ def check_data(folder: Path, datasets: Mapping[str, Any], *, resume: bool) -> by
         folder: the run's.
         datasets: the datasets by the part of the recipe that they are of. Those that a function makes have no digest,
             and are taken as they are.
-        resume: whether a run is gone on with.
+        resume: whether a run is to be continued.
 
     Returns:
         what :data:`DATA_FILE` is to hold.

@@ -65,8 +65,8 @@ def fit(model: PreTrainedModel, batches: Iterable[EpisodeBatch], options: FitOpt
             _observe(model, batch, statistics, outputs)
         if outputs.count < config.width:
             raise ValueError(
-                f"A fit needs answers that repeat tokens of their history; {outputs.count} such tokens were found, and "
-                f"{config.width} are the least for this adapter. Give fit.batches more, or leave fit out."
+                f"A fit needs answers that repeat tokens of their history. This adapter needs {config.width} such "
+                f"tokens, and there are {outputs.count}. Raise fit.batches, or leave fit out."
             )
         bases = outputs.bases(len(memories), config.width, options)
         for number, (memory, statistic, basis) in enumerate(zip(memories, statistics, bases, strict=True)):

@@ -37,4 +37,4 @@ def check_fits(config: DeltaMemConfig) -> None:
         ValueError: there is no output head, or the adapter writes segments.
     """
     if config.writes_segments or "o" not in config.heads:
-        raise ValueError("A fit is of adapters that write tokens and have the head o; leave fit out for this one.")
+        raise ValueError("A fit needs an adapter that writes tokens and has the head o; leave fit out for this one.")

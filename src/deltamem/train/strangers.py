@@ -53,8 +53,8 @@ def turn_rows(batch: EpisodeBatch) -> EpisodeBatch:
     others = batch.strangers()
     if others is None:
         raise ValueError(
-            "Another row's memory needs at least two episodes of different histories in a batch; "
-            f"the histories of this one's {batch.rows} are the same."
+            "To read another row's memory, a batch needs episodes with different histories; "
+            f"all {batch.rows} of this one have the same."
         )
     return dataclasses.replace(batch, episode_of=others[batch.episode_of], full=full_texts(batch))
 

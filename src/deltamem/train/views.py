@@ -65,8 +65,8 @@ def full_texts(batch: EpisodeBatch, positions: int | None = None) -> TextBatch:
     shown = TextBatch(*(tensor.to(batch.queries.ids.device) for tensor in vars(shown).values()))
     if not torch.equal(_trained(shown), _trained(batch.queries)):
         raise ValueError(
-            "With their history's text before them the queries train other tokens than without: the answers in "
-            f"EpisodeBatch.full differ from those in queries, or do not fit into {positions} positions."
+            "Queries must train the same tokens with their history's text as without: the answers in EpisodeBatch.full "
+            f"differ from those in queries, or do not fit into {positions} positions."
         )
     return shown
 

@@ -189,7 +189,7 @@ def _inject(model: nn.Module, name: str, config: Any, paths: list[str]) -> None:
     if name in loras(model):
         raise ValueError(f"There is a LoRA named {name!r} already; choose another name.")
     if not paths:
-        raise ValueError("This backbone has no projection that a LoRA is put on.")
+        raise ValueError("This backbone has no projection for a LoRA.")
     known = linears(model)
     config.target_modules = {known[path] for path in paths}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -36,7 +36,7 @@ def help_text() -> str:
     usages = [f"/{name} {command.takes}".strip() for name, command in COMMANDS.items()]
     width = max(map(len, usages))
     lines = [f"{usage:{width}}   {command.what}" for usage, command in zip(usages, COMMANDS.values(), strict=True)]
-    return "\n".join([*lines, "A line ending in \\ goes on in the next; so does one ended with Alt+Enter."])
+    return "\n".join([*lines, "A line that ends in \\ continues on the next; Alt+Enter also begins a new line."])
 
 
 def _memory(chat: "Chat", _: str) -> None:

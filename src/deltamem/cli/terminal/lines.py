@@ -30,7 +30,7 @@ class Lines(Protocol):
 
 
 class PlainLines:
-    """Lines of standard input. One that ends in a backslash goes on in the next."""
+    """Lines of standard input. One that ends in a backslash continues on the next."""
 
     interactive = False
 

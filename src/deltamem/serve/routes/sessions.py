@@ -261,7 +261,7 @@ async def _imported(request: Request, server: ServerOf, caller: CallerOf) -> Mem
     if sent_as == "application/octet-stream":
         return server.states.unpack(data)
     if not data.lstrip().startswith(b"{"):
-        raise ApiError(400, "The body is no JSON object. Send a file as application/octet-stream.", "invalid_body")
+        raise ApiError(400, "The body is not a JSON object. Send a file as application/octet-stream.", "invalid_body")
     try:
         body = Import.model_validate_json(data)
     except ValidationError as error:

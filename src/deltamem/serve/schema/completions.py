@@ -270,12 +270,12 @@ class ChatRequest(Generation):
         if self.tool_choice == "required" and not names:
             raise ValueError("tool_choice: a call is required, and there are no tools")
         if self.wanted is not None and (self.response_format is not None or self.shown_tools):
-            raise ValueError("structured_outputs goes neither with response_format nor with tools")
+            raise ValueError("structured_outputs cannot be combined with response_format or tools")
         return self
 
     @property
     def shown_tools(self) -> list[Tool]:
-        """The tools that the model is told of."""
+        """The tools that the prompt describes to the model."""
         return [] if self.tool_choice == "none" else list(self.tools or ())
 
     @property

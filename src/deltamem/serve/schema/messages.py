@@ -39,7 +39,7 @@ class CalledFunction(Body):
         try:
             found = from_json(text or "{}")
         except ValueError:
-            raise ValueError("it is no JSON") from None
+            raise ValueError("it is not valid JSON") from None
         if not isinstance(found, dict):
             raise ValueError("it is not a JSON object")
         return text

@@ -198,8 +198,8 @@ def _notify(report: DataReport, tokenizer: str) -> None:
         _log.warning("Skipped %d lines or targets that could not be used; the first: %s", report.skipped, first)
     if report.rewritten:
         _log.warning(
-            "The chat template of %s shows turns of %d histories otherwise once later ones follow (Qwen3's drops "
-            "reasoning from earlier answers). They are written as they stand in the middle of a conversation.",
+            "The chat template of %s renders turns of %d histories differently once later ones follow (Qwen3's drops "
+            "reasoning from earlier answers). They are written as they look in the middle of a conversation.",
             tokenizer,
             report.rewritten,
         )

@@ -65,7 +65,7 @@ class LLMLingua2(BackboneMethod):
         if not options.compressor:
             return f"needs its authors' classifier: --compressor {COMPRESSOR}"
         if is_own_classifier(options.compressor):
-            return f"{options.compressor} is no classifier of its authors; the method compression has it"
+            return f"{options.compressor} is not a classifier of its authors; the method compression uses it"
         return ""
 
     @property
