@@ -217,8 +217,8 @@ def check_data(
     source: Annotated[str, typer.Argument(metavar="FILE", help="A file, folder or glob; a dataset's id with --hub.")],
     tokenizer: Annotated[str, _Tokenizer],
     hub: Annotated[bool, typer.Option("--hub", help="FILE is a dataset on the Hub.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Of a Hub dataset.")] = None,
-    split: Annotated[str, typer.Option(help="Of a Hub dataset.")] = "train",
+    revision: Annotated[str | None, typer.Option(help="The Hub dataset's revision.")] = None,
+    split: Annotated[str, typer.Option(help="The Hub dataset's split.")] = "train",
     target: Annotated[Target, typer.Option(help="Which assistant turns to learn.")] = Target.final,
     write: Annotated[
         str, typer.Option(help="The adapter's write strategy: token, message, sentence or your own.")

@@ -23,7 +23,7 @@ def create(
         typer.Option(help="What it may do: ask, also change sessions, or also what concerns the whole tenant."),
     ] = "write",
     label: Annotated[str | None, typer.Option(help="A line that says what the key is for.")] = None,
-    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="No limit by default.")] = None,
     tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Tokens read and generated.")] = None,
     request_bytes: Annotated[int | None, typer.Option(min=1, help="The largest request.")] = None,
     if_none: Annotated[bool, typer.Option("--if-none", help="Only if the store has no active key yet.")] = False,
@@ -80,7 +80,7 @@ def list_keys(
 def limit(
     tenant: Annotated[str, typer.Argument(help="Whose requests, with whatever keys.")],
     store: StoreUrl = "",
-    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="No limit by default.")] = None,
     tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Tokens read and generated.")] = None,
 ) -> None:
     """Limit what all keys of a tenant may ask for together, on all servers of the store; without options lift it.

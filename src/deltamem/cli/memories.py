@@ -9,7 +9,7 @@ from deltamem.wording import counted
 
 memories = typer.Typer(
     no_args_is_help=True,
-    help="Take over memories that other products exported.\n\nExample: deltamem memories import chats.zip --user ravi",
+    help="Import memories that other products exported.\n\nExample: deltamem memories import chats.zip --user ravi",
 )
 
 
@@ -27,9 +27,9 @@ def import_memories(
     key: Annotated[str, typer.Option(envvar="DELTAMEM_API_KEY", help="API key for that server.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the texts and send nothing.")] = False,
 ) -> None:
-    """Remember what mem0, Letta or ChatGPT exported.
+    """Import what mem0, Letta or ChatGPT exported.
 
-    Each text becomes a memory with where it is from in its metadata. Of conversations that is what the user said.
+    Each text becomes a memory, and its metadata says where it is from. Of conversations, what the user said is taken.
 
     Example: deltamem memories import conversations.json --user ravi
     """

@@ -105,7 +105,7 @@ def new_key(
 @store.command("delete-session")
 def delete_session(
     tenant: Annotated[str, typer.Argument(help="The tenant; 'default' on a server without API keys.")],
-    session: Annotated[str, typer.Argument(help="Which.")],
+    session: Annotated[str, typer.Argument(help="The session's name.")],
     url: StoreUrl = "",
     yes: _Yes = False,
     as_json: _Json = False,
@@ -124,7 +124,7 @@ def delete_session(
 
 @store.command("delete-tenant")
 def delete_tenant(
-    tenant: Annotated[str, typer.Argument(help="Whose sessions and API keys.")],
+    tenant: Annotated[str, typer.Argument(help="The tenant.")],
     url: StoreUrl = "",
     yes: _Yes = False,
     as_json: _Json = False,
@@ -151,8 +151,8 @@ def delete_tenant(
 
 @store.command("delete-user")
 def delete_user(
-    tenant: Annotated[str, typer.Argument(help="Whose user; 'default' on a server without API keys.")],
-    user: Annotated[str, typer.Argument(help="Whose sessions.")],
+    tenant: Annotated[str, typer.Argument(help="The tenant; 'default' on a server without API keys.")],
+    user: Annotated[str, typer.Argument(help="The user.")],
     url: StoreUrl = "",
     yes: _Yes = False,
     as_json: _Json = False,
@@ -171,7 +171,7 @@ def delete_user(
 
 @store.command("export")
 def export(
-    tenant: Annotated[str, typer.Argument(help="Whose; 'default' on a server without API keys.")],
+    tenant: Annotated[str, typer.Argument(help="The tenant; 'default' on a server without API keys.")],
     user: Annotated[str | None, typer.Option(help="Only what this user has.")] = None,
     url: StoreUrl = "",
 ) -> None:
@@ -226,7 +226,7 @@ def prune_audit(
     yes: _Yes = False,
     as_json: _Json = False,
 ) -> None:
-    """Delete the audit log's entries before a time. Nothing else can, and the log keeps that it was done.
+    """Delete the audit log's entries before a time. Nothing else deletes them, and a new entry says that it was done.
 
     Example: deltamem store prune-audit 2026-01-01
     """

@@ -1,4 +1,4 @@
-"""``deltamem webhooks``: who is told what was done."""
+"""``deltamem webhooks``: addresses that get messages about what was done."""
 
 import json
 from typing import Annotated
@@ -10,18 +10,18 @@ from deltamem.cli.store import note
 
 webhooks = typer.Typer(
     no_args_is_help=True,
-    help="Make, list and delete webhooks of a server's store: addresses that are told what was done."
+    help="Make, list and delete webhooks of a server's store: addresses that get messages about what was done."
     "\n\nExample: deltamem webhooks create acme https://example.com/hook",
 )
 
 
 @webhooks.command("create")
 def create(
-    tenant: Annotated[str, typer.Argument(help="Whose; 'default' on a server without API keys.")],
+    tenant: Annotated[str, typer.Argument(help="The tenant; 'default' on a server without API keys.")],
     url: Annotated[str, typer.Argument(help="Where servers POST a JSON object to.")],
     on: Annotated[
         list[str] | None,
-        typer.Option(help="Of read, write, export, delete or admin; of write, export and delete if left out."),
+        typer.Option(help="One of read, write, export, delete and admin; by default write, export and delete."),
     ] = None,
     store: StoreUrl = "",
 ) -> None:
@@ -59,7 +59,7 @@ def list_webhooks(
 
 @webhooks.command("delete")
 def delete(webhook: Annotated[str, typer.Argument(help="Its id, as in the list.")], store: StoreUrl = "") -> None:
-    """Delete a webhook, with what it was still to be told."""
+    """Delete a webhook and the messages that it has not received yet."""
     from deltamem.store import Webhooks
 
     with open_store(store, create=False) as sessions:

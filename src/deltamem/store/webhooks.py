@@ -82,7 +82,7 @@ class Webhooks:
             return tuple(_webhook(row) for row in connection.execute(wanted))
 
     def delete(self, webhook: str) -> Webhook:
-        """Deletes a webhook, and what it was still to be told.
+        """Deletes a webhook and the messages that it has not received yet.
 
         Raises:
             NotFoundError: there is no such webhook.
