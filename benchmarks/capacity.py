@@ -12,16 +12,13 @@ layer's states moved, in parts of what was written. ``gates`` are the write gate
 and of all others. Intervals are 95 %, by a bootstrap over dialogues.
 """
 
-import argparse
-import json
 import random
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from common import machine
+from common import command_line, keep, machine, show_cell
 from deltamem.attach import attached
 from deltamem.state import MemoryState
 from deltamem.step import Step
@@ -126,14 +123,13 @@ def measure(chat: Chat, facts: int, questions: int, updates: int, rate: float) -
 
 def main() -> int:
     """Measures each number of facts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--adapter", default="multi")
     parser.add_argument("--facts", type=int, nargs="+", default=[1, 4, 8, 16, 32])
     parser.add_argument("--questions", type=int, default=32, help="for each number of facts, about")
     parser.add_argument("--updates", type=int, default=60)
     parser.add_argument("--rate", type=float, default=0.1)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     chat = Chat(options.model, {"memory": options.adapter})
@@ -144,10 +140,8 @@ def main() -> int:
     report["bytes"] = attached(chat.model).new_state(1).nbytes
     for facts in options.facts:
         report[str(facts)] = cell = measure(chat, facts, options.questions, options.updates, options.rate)
-        shown = {name: part["value"] for name, part in cell.items() if isinstance(part, dict) and "value" in part}
-        print(f"{facts} facts: {shown}, loss {cell['loss'][0]} to {cell['loss'][-1]}", flush=True)
-        if options.json:
-            options.json.write_text(json.dumps(report, indent=1) + "\n")
+        show_cell(f"{facts} facts", cell)
+        keep(report, options)
     return 0
 
 

@@ -2,9 +2,10 @@
 
 import argparse
 import json
+import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ def timed(run: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def command_line(about: str | None, check: str = "") -> argparse.ArgumentParser:
     """A parser with what a benchmark takes: ``--json`` and, where its figures have limits, ``--check``."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -25,6 +33,18 @@ def command_line(about: str | None, check: str = "") -> argparse.ArgumentParser:
     if check:
         parser.add_argument("--check", action="store_true", help=check)
     return parser
+
+
+def keep(report: dict[str, Any], options: argparse.Namespace) -> None:
+    """Writes a report, or what there is of it so far, to the file of ``--json`` if there is one."""
+    if options.json and options.json != "-":
+        Path(options.json).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def show_cell(name: str, cell: Mapping[str, Any]) -> None:
+    """Prints the rates among a cell's figures."""
+    rates = {key: round(part["value"], 3) for key, part in cell.items() if isinstance(part, dict) and "value" in part}
+    print(f"{name}: {rates}", flush=True)
 
 
 def show_all(report: dict[str, Any]) -> None:
@@ -43,7 +63,6 @@ def tell(
         show_all(report)
     else:
         show(report)
-        if options.json:
-            Path(options.json).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        keep(report, options)
     print(*missed, sep="\n", end="\n" if missed else "", file=sys.stderr)
     return 1 if missed and options.check else 0

@@ -15,7 +15,6 @@ import math
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ import httpx
 import torch
 import uvicorn
 
-from common import command_line, machine, tell
+from common import command_line, free_port, machine, tell
 from deltamem.chat import encode_chat
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
@@ -329,12 +328,6 @@ def serve(model: Any, tokenizer: Any, store: str, port: int) -> None:
     sessions = SessionStore.open(store, keep_messages=True, keep_versions=None)
     server = Server(model, tokenizer, sessions, Settings(secret=b"for one hour only"))
     uvicorn.run(create_app(server), host="127.0.0.1", port=port, log_level="warning", access_log=False)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def local_http(url: str, headers: dict[str, str] | None = None) -> httpx.Client:

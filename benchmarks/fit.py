@@ -9,11 +9,8 @@ apart: a later one can be found by the token before it. Nothing is trained, so t
 Intervals are 95 %, by a bootstrap over dialogues.
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 import deltamem
-from common import machine
+from common import command_line, keep, machine, show_cell
 from deltamem.attach import attached
 from deltamem.memory import DeltaMemory
 from deltamem.models.loading import load_tokenizer, load_weights
@@ -109,11 +106,10 @@ def _batch(model: PreTrainedModel, batch: EpisodeBatch, start: int) -> list[tupl
 
 def main() -> int:
     """Measures fresh and fitted weights side by side."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--batches", type=int, default=60, help="that the weights are computed from")
     parser.add_argument("--dialogues", type=int, default=48, help="of each cell")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = load_tokenizer(arguments.model)
@@ -131,10 +127,8 @@ def main() -> int:
                 tokenizer, split=split, facts=facts, dialogues=arguments.dialogues, strict=True, seed=99
             )  # type: ignore[arg-type]
             result[name][f"{split}, {facts}"] = cell = measure(model, episodes)
-            shown = {key: round(value["value"], 3) for key, value in cell.items() if isinstance(value, dict)}
-            print(f"{name}: {split}, {facts} facts: {shown}", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+            show_cell(f"{name}: {split}, {facts} facts", cell)
+    keep(result, arguments)
     return 0
 
 

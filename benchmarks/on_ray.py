@@ -15,7 +15,6 @@ import os
 import random
 import shlex
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from typing import Any
 import httpx
 import torch
 
-from common import command_line, machine, tell
+from common import command_line, free_port, machine, tell
 from crash import Checker, Client
 from deltamem.demo.world import chat
 from deltamem.store import SessionStore
@@ -216,12 +215,6 @@ def running(command: list[str], log: Path, says: bytes, patience: float, environ
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def replicas(session: int) -> dict[str, int]:

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from typing import Any
 
 import httpx
 
-from common import command_line, machine, tell
+from common import command_line, free_port, machine, tell
 from deltamem.demo.tokenizer import build_tokenizer
 from fleet import check, one_replica
 
@@ -177,12 +176,6 @@ def started(
             yield process, url
         finally:
             process.send_signal(signal.SIGTERM)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 if __name__ == "__main__":

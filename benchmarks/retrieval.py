@@ -9,14 +9,13 @@ The share is over questions, with an interval by conversations; beside it the to
 answers here, and only these figures are kept: the data's text may not be passed on.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import machine
+from common import command_line, keep, machine
 from deltamem.session.retrieval import best_matches
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.interface import Entry, Question, as_text
@@ -110,21 +109,19 @@ def sweep(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("data", type=Path, help="locomo10.json")
     parser.add_argument("--model", default="smollm2", help="whose tokens count")
     parser.add_argument("--units", default=",".join(map(str, UNITS)), help="tokens of a unit, by commas; 0 for turns")
     parser.add_argument("--methods", default=",".join(METHODS), help="bm25, dense")
     parser.add_argument("--conversations", type=int, help="how many; all by default")
-    parser.add_argument("--json", type=Path, metavar="PATH")
     options = parser.parse_args()
     backbone = load_backbone(options.model, weights=False)
     units = [int(unit) for unit in options.units.split(",")]
     rows = []
     for more in sweep(options.data, backbone, options.methods.split(","), units, options.conversations):
         rows += more
-        if options.json:
-            options.json.write_text(json.dumps({"machine": machine(), "rows": rows}) + "\n")
+        keep({"machine": machine(), "rows": rows}, options)
     return 0
 
 

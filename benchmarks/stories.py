@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import deltamem
-from common import machine
+from common import command_line, machine, tell
 from deltamem.train.checkpoints import CONTROL, last_checkpoint
 from deltamem.train.episodes import Episode, Text, collate
 from deltamem.train.measure import Condition, Tally, add, mean_loss, tally
@@ -157,7 +157,7 @@ def compared(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("model", help="folder of a pretrained causal model")
     parser.add_argument("--stories", type=int, default=32_000, help="to train on; no story comes twice by default")
     parser.add_argument("--held-out", type=int, default=512)
@@ -171,7 +171,6 @@ def main() -> None:
     parser.add_argument("--objective", default="{}", help="fields of ObjectiveOptions as JSON")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs/stories"), help="where the runs are kept and resumed")
-    parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("medium")
@@ -196,9 +195,7 @@ def main() -> None:
         "seconds": round(time.monotonic() - started),
         "machine": machine(),
     }
-    print(json.dumps(report, indent=2))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    tell(report, options)
 
 
 def ends(values: list[float]) -> tuple[float, float]:

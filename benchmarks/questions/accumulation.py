@@ -21,6 +21,7 @@ if not __package__:
 
 import deltamem
 from deltamem.demo.backbone import load_backbone
+from deltamem.demo.measure import all_asked
 from deltamem.demo.reader import Asked, Reader
 from deltamem.demo.world import Dialogue, sample_dialogue
 from deltamem.train.recipefile import RecipeError
@@ -97,7 +98,7 @@ def measure(sweep: Sweep, questions: int) -> dict[str, Any]:
         rules[label] = {
             "seeds": len(folders),
             "steps": point.recipe.schedule.steps,
-            "recall": {n: graded(reader, folders, exam, told(exam)) for n, exam in exams.items()},
+            "recall": {n: graded(reader, folders, exam, all_asked(exam)) for n, exam in exams.items()},
             "corrected": {
                 which: graded(reader, folders, corrected, replaced(corrected, old=which == "old"))
                 for which in ("new", "old")
@@ -112,11 +113,6 @@ def held_out(facts: int, corrections: int, count: int) -> list[Dialogue]:
     """Dialogues of the held-out split."""
     rng = random.Random(f"accumulation/{facts}/{corrections}")
     return [sample_dialogue(rng, facts=facts, corrections=corrections, split="test") for _ in range(count)]
-
-
-def told(dialogues: Sequence[Dialogue]) -> list[Asked]:
-    """Questions about every fact."""
-    return [Asked(row, q.ask, q.answer) for row, dialogue in enumerate(dialogues) for q in dialogue.questions]
 
 
 def replaced(dialogues: Sequence[Dialogue], *, old: bool) -> list[Asked]:

@@ -25,8 +25,8 @@ if not __package__:
 
 import deltamem
 from deltamem.demo.lexicon import lexicon, sentence
-from deltamem.demo.measure import ADAPTERS
-from deltamem.demo.reader import ASSISTANT, Asked, Reader
+from deltamem.demo.measure import ADAPTERS, all_asked
+from deltamem.demo.reader import ASSISTANT, Reader
 from deltamem.demo.show import load_demo
 from deltamem.demo.world import USER, Dialogue, Fact, Question, Utterance, chat, sample_dialogue
 from deltamem.train.checkpoints import RECIPE_FILE
@@ -150,7 +150,7 @@ def measure_kind(reader: Reader, name: str, count: int) -> dict[str, Any]:
     """Recall of one kind by every method."""
     rng = random.Random(f"transfer/{name}")
     dialogues = [KINDS[name].tell(rng) for _ in range(count)]
-    histories, asked = [dialogue.messages for dialogue in dialogues], _asked(dialogues)
+    histories, asked = [dialogue.messages for dialogue in dialogues], all_asked(dialogues)
     states = {adapter: reader.remember(adapter, histories) for adapter in ADAPTERS}
     others = states["multi"].select([(row + 1) % count for row in range(count)])
     right = {
@@ -175,7 +175,7 @@ def measure_half(reader: Reader, folder: Path, count: int) -> dict[str, Any]:
                 sample_dialogue(rng, facts=facts, split="test", attributes=attributes)
                 for _ in range(max(1, count * FACTS // facts))
             ]
-            asked = _asked(dialogues)
+            asked = all_asked(dialogues)
             for name in (HALF, "multi"):
                 state = reader.remember(name, [dialogue.messages for dialogue in dialogues])
                 right = reader.recall(name, state, asked)
@@ -196,10 +196,6 @@ def _lower(fact: Fact) -> str:
 
 def _with(dialogue: Dialogue, messages: Sequence[Utterance], questions: Sequence[Question]) -> Dialogue:
     return Dialogue(tuple(messages), dialogue.facts, tuple(questions), dialogue.people)
-
-
-def _asked(dialogues: Sequence[Dialogue]) -> list[Asked]:
-    return [Asked(row, q.ask, q.answer) for row, dialogue in enumerate(dialogues) for q in dialogue.questions]
 
 
 def draw(report: dict[str, Any]) -> Any:

@@ -19,6 +19,7 @@ from deltamem.attach import Attachment, memory_cache, new_state
 from deltamem.formats.hub import add_adapter, read_adapter_from
 from deltamem.state import MemoryState
 from deltamem.step import Step
+from deltamem.wording import some
 
 TOLERANCE = 1e-4
 EXPECTED_FILE = "expected.safetensors"
@@ -130,15 +131,15 @@ class _Case:
         wanted = ("input_ids", "logits", *(f"state.{layer}" for layer in self.attachment.layer_numbers("token")))
         optional = ("attention_mask", "message_ids", "sentence_ids")
         if unknown := found - {f"{recipe.name}.{tensor}" for recipe in RECIPES for tensor in (*wanted, *optional)}:
-            raise ParityError(f"{path} holds the unknown {_some(unknown)}.")
+            raise ParityError(f"{path} holds the unknown {some(unknown)}.")
         steps = {name.partition(".")[0] for name in found}
         if not steps:
             raise ParityError(f"{path} holds no recorded step.")
         recorded = [recipe for recipe in RECIPES if recipe.name in steps]
         if missing := {f"{recipe.name}.{tensor}" for recipe in recorded for tensor in wanted} - found:
-            raise ParityError(f"{path} lacks {_some(missing)}.")
+            raise ParityError(f"{path} lacks {some(missing)}.")
         if missing := {recipe.start for recipe in recorded if recipe.start is not None} - steps:
-            raise ParityError(f"{path} lacks the step {_some(missing)}, which others start from.")
+            raise ParityError(f"{path} lacks the step {some(missing)}, which others start from.")
         return recorded
 
     def run(self) -> list[StepDifference]:
@@ -225,8 +226,3 @@ def _backbone_folder(case: Path) -> Path:
             f"one of {', '.join(sorted(path.name for path in folders))}."
         )
     return folders[0]
-
-
-def _some(names: set[str]) -> str:
-    shown = ", ".join(sorted(names)[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")

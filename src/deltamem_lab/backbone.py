@@ -194,7 +194,7 @@ class Backbone:
 
     def _cache(self, state: MemoryState | None, segments: Tensor, rows: int, *, write: bool) -> DynamicCache:
         if adapter_of(self.model) is None:
-            return DynamicCache(config=self.model.config.get_text_config(decoder=True))
+            return empty_cache(self.model)
         attachment = attached(self.model)
         state = state if state is not None else attachment.new_state(1)
         ids = segments if attachment.config.writes_segments else None
@@ -264,3 +264,8 @@ def seeded(decoding: Decoding, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(decoding.seed)
         yield
+
+
+def empty_cache(model: Any) -> DynamicCache:
+    """A cache without a memory for a backbone, bare or with adapters that are not used."""
+    return DynamicCache(config=model.config.get_text_config(decoder=True))

@@ -4,7 +4,7 @@ A task says what is read, what is asked, how a prompt looks and how an answer is
 of what it read, and what of it the prompt shows. Neither knows the other: any method runs on any task.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -338,6 +338,21 @@ def as_messages(history: Sequence[Entry]) -> list[Message]:
 def as_text(entry: Entry) -> str:
     """The words of an entry, without who said them."""
     return _message(entry)["content"]
+
+
+def as_one_text(entries: Iterable[Entry]) -> str:
+    """The words of entries, each on lines of its own."""
+    return "\n".join(as_text(entry) for entry in entries)
+
+
+def bare_text(entry: Entry) -> str:
+    """The words of an entry without a document's date and title."""
+    return entry.text if isinstance(entry, Document) else entry["content"]
+
+
+def text_bytes(entries: Iterable[Entry]) -> int:
+    """How many bytes the words of entries take, in UTF-8."""
+    return sum(len(as_text(entry).encode()) for entry in entries)
 
 
 def date_of(entry: Entry) -> str:

@@ -157,7 +157,7 @@ def measure(readers: Sequence[Reader], progress: Callable[[str], None], sizes: S
 def measure_recall(reader: Reader, facts: int, count: int) -> tuple[dict[str, Rate], Rate]:
     """Asks for every fact of ``count`` dialogues: by method, and with an adapter on while the text is in the window."""
     dialogues = _held_out(count, facts)
-    exam, asked = Exam(reader, dialogues), _asked(dialogues)
+    exam, asked = Exam(reader, dialogues), all_asked(dialogues)
     rows = [question.row for question in asked]
     rates = {method: Rate.of(right, rows) for method, right in exam.grade(asked).items()}
     return rates, Rate.of(reader.read("multi", exam.histories, asked), rows)
@@ -188,7 +188,7 @@ def measure_forgetting(reader: Reader, count: int) -> dict[str, Curve]:
     The memory carries on from where it was; of all the text so far, the last tokens are in the window.
     """
     dialogues = _held_out(count, _FORGETTING_FACTS)
-    asked = _asked(dialogues)
+    asked = all_asked(dialogues)
     rows = [question.row for question in asked]
     rng = random.Random("forgetting")
     texts: list[list[Utterance]] = [[] for _ in dialogues]
@@ -226,5 +226,6 @@ def _held_out(count: int, facts: int, corrections: int = 0) -> list[Dialogue]:
     return [sample_dialogue(rng, facts=facts, corrections=corrections, split="test") for _ in range(count)]
 
 
-def _asked(dialogues: Sequence[Dialogue]) -> list[Asked]:
+def all_asked(dialogues: Sequence[Dialogue]) -> list[Asked]:
+    """The questions of dialogues, a row each."""
     return [Asked(row, q.ask, q.answer) for row, dialogue in enumerate(dialogues) for q in dialogue.questions]

@@ -20,6 +20,7 @@ from deltamem.files import from_json, is_text, write_atomically, write_json
 from deltamem.formats.versions import Format
 from deltamem.memory import DeltaMemory
 from deltamem.version import __version__
+from deltamem.wording import some
 
 CONFIG_FILE = "deltamem_adapter.json"
 TENSOR_FILE = "adapter.safetensors"
@@ -323,8 +324,7 @@ def _text_or_none(value: Any) -> str | None:
 def _check_tensors(tensors: dict[str, Tensor], wanted: dict[str, tuple[int, ...]]) -> None:
     for kind, names in (("lacks", wanted.keys() - tensors.keys()), ("does not expect", tensors.keys() - wanted.keys())):
         if names:
-            shown = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise AdapterFileError(f"The adapter {kind} the tensors {shown}.")
+            raise AdapterFileError(f"The adapter {kind} the tensors {some(names)}.")
     for name, shape in wanted.items():
         tensor = tensors[name]
         if tensor.shape != shape:

@@ -9,6 +9,7 @@ from typing import Any
 
 from deltamem.files import from_json
 from deltamem.serve.engine.constraint import CallShape
+from deltamem.serve.engine.text import overlap
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class CallReader:
             return self._say(text.rstrip())
         if last:
             return self._say(text)
-        sure = text[: len(text) - _overlap(text, self._begin)].rstrip()
+        sure = text[: len(text) - overlap(text, self._begin)].rstrip()
         self._held = text[len(sure) :]
         return self._say(sure)
 
@@ -224,8 +225,3 @@ def _whole_call(text: str) -> tuple[str, str] | None:
         return None
     arguments = found.get("arguments", found.get("parameters", {}))
     return found["name"], arguments if isinstance(arguments, str) else json.dumps(arguments)
-
-
-def _overlap(text: str, mark: str) -> int:
-    """The length of the longest end of a text that a mark begins with."""
-    return next((n for n in range(min(len(text), len(mark) - 1), 0, -1) if text.endswith(mark[:n])), 0)

@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from deltamem.attach import attach, attached
 from deltamem.formats.hub import load_adapter
+from deltamem_lab.backbone import empty_cache
 from deltamem_lab.methods.lora import LoraPlan, add_lora, lora_bytes, using_lora
 
 Kind = Literal["bare", "delta-mem", "lora"]
@@ -34,7 +35,7 @@ class Side:
     def new_cache(self, ids: Tensor) -> DynamicCache:
         """A cache for prompts ``[B, T]``; δ-mem's starts with an empty memory, which is written as tokens are read."""
         if self.name != "delta-mem":
-            return DynamicCache(config=self.model.config.get_text_config(decoder=True))
+            return empty_cache(self.model)
         attachment = attached(self.model)
         # The prompt is one segment, for adapters that write once a segment.
         return attachment.new_cache(segment_ids=ids.new_zeros(ids.shape) if attachment.config.writes_segments else None)

@@ -8,7 +8,7 @@ from typing import Any
 from deltamem.chat import Message, encode_chat
 from deltamem.extensions import how_to_install
 from deltamem_lab.backbone import Backbone, Generated
-from deltamem_lab.interface import Ask, Decoding, Entry, as_messages, as_text
+from deltamem_lab.interface import Ask, Decoding, Entry, as_messages, as_one_text
 from deltamem_lab.methods.base import MethodOptions, Size, Weights
 from deltamem_lab.methods.fitting import chunks, packed
 from deltamem_lab.methods.lora import (
@@ -170,7 +170,7 @@ class AskedLora(FittedLora):
     def keep(self, history: Sequence[Entry]) -> int:
         """Has the backbone ask about what is new, and fits the LoRA to all questions there are."""
         units = packed(chunks(history, 4 * _PASSAGE), _PASSAGE, self.backbone.count)
-        texts = ["\n".join(as_text(entry) for entry in unit) for unit in units]
+        texts = [as_one_text(unit) for unit in units]
         prompts: list[list[Message]] = [[{"role": "user", "content": _WRITE.format(text)}] for text in texts]
         written = self.backbone.generate(prompts, Decoding(_WRITTEN)) if prompts else []
         self._pairs += [pair for one in written for pair in asked_and_answered(one.text)]

@@ -9,7 +9,7 @@ from deltamem.chat import Message
 from deltamem.formats.hub import adapter_fingerprint
 from deltamem.state import MemoryState
 from deltamem_lab.backbone import Backbone, Generated
-from deltamem_lab.interface import Ask, Entry, as_messages, as_text
+from deltamem_lab.interface import Ask, Entry, as_messages, text_bytes
 from deltamem_lab.methods.base import BackboneMethod, Size
 from deltamem_lab.methods.registry import method
 
@@ -115,8 +115,7 @@ class WritingContext(BackboneMethod):
     @property
     def stored_bytes(self) -> int:
         """The text, and the state that goes with it."""
-        text = sum(len(as_text(entry).encode()) for entry in self.history)
-        return text + self.backbone.empty(self.adapter).nbytes
+        return text_bytes(self.history) + self.backbone.empty(self.adapter).nbytes
 
 
 @method("replay", "memory and the text again, read without writing", "memory", on_demand=True)
@@ -137,7 +136,7 @@ class Replay(StateMemory):
     @property
     def stored_bytes(self) -> int:
         """The state and the text."""
-        return super().stored_bytes + sum(len(as_text(entry).encode()) for entry in self.history)
+        return super().stored_bytes + text_bytes(self.history)
 
 
 def noise_like(state: MemoryState, seed: int) -> MemoryState:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from deltamem.chat import Message
 from deltamem.encoder import MINILM, lacking_encoder
 from deltamem_lab.backbone import Backbone
-from deltamem_lab.interface import Ask, Decoding, Document, Entry, as_messages, as_text, date_of
+from deltamem_lab.interface import Ask, Decoding, Document, Entry, as_messages, as_one_text, as_text, date_of
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
 from deltamem_lab.methods.fitting import chunks
 from deltamem_lab.methods.registry import method
@@ -207,7 +207,7 @@ class _Piece:
     @property
     def text(self) -> str:
         """What is encoded, with its date."""
-        return "\n".join(as_text(entry) for entry in self.entries)
+        return as_one_text(self.entries)
 
 
 @method("memorybank_keep", "MemoryBank without forgetting", "excerpt", on_demand=True, forgets=False)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from deltamem_lab.backbone import Backbone
-from deltamem_lab.interface import Ask, Document, Entry, as_messages, as_text
+from deltamem_lab.interface import Ask, Document, Entry, as_messages, text_bytes
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
 from deltamem_lab.methods.fitting import chunks
 from deltamem_lab.methods.registry import method
@@ -80,4 +80,4 @@ class ProductMethod(BackboneMethod):
     @property
     def stored_bytes(self) -> int:
         """The text; what else a product keeps is not told."""
-        return sum(len(as_text(entry).encode()) for entry in self.history)
+        return text_bytes(self.history)

@@ -9,7 +9,7 @@ from deltamem.encoder import MINILM, lacking_encoder
 from deltamem.session.retrieval import best_matches
 from deltamem.state import MemoryState
 from deltamem_lab.backbone import Backbone, Generated
-from deltamem_lab.interface import Ask, Entry, as_messages, as_text
+from deltamem_lab.interface import Ask, Entry, as_messages, as_one_text, text_bytes
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
 from deltamem_lab.methods.fitting import chunks, packed
 from deltamem_lab.methods.memory import StateMemory
@@ -64,7 +64,7 @@ class Found:
         units = self.units(history)
         if not units:
             return [([], {"retrieved": []})] * len(asks)
-        texts = ["\n".join(as_text(entry) for entry in unit) for unit in units]
+        texts = [as_one_text(unit) for unit in units]
         ranked = best_matches(texts, [ask.question.text for ask in asks], self.units.most)
         places = [[place for place, score in row if score > 0] for row in ranked]
         return [([entry for place in row for entry in units[place]], {"retrieved": row}) for row in places]
@@ -100,7 +100,7 @@ class Bm25(BackboneMethod):
     @property
     def stored_bytes(self) -> int:
         """The text; the index can be made from it again."""
-        return sum(len(as_text(entry).encode()) for entry in self.history)
+        return text_bytes(self.history)
 
 
 @method("dense", "dense retrieval", "excerpt")
@@ -141,7 +141,7 @@ class Dense(BackboneMethod):
     def keep(self, history: Sequence[Entry]) -> int:
         """Encodes it; the tokens are the encoder's."""
         self._units = self.units(self.history)
-        self._texts = ["\n".join(as_text(entry) for entry in unit) for unit in self._units]
+        self._texts = [as_one_text(unit) for unit in self._units]
         return self._store.hold(self._texts)
 
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
@@ -157,7 +157,7 @@ class Dense(BackboneMethod):
     @property
     def stored_bytes(self) -> int:
         """The text and the vectors."""
-        return sum(len(as_text(entry).encode()) for entry in self.history) + self._store.nbytes
+        return text_bytes(self.history) + self._store.nbytes
 
 
 @method("hybrid", "memory and BM25 in the prompt", "memory")
@@ -191,7 +191,7 @@ class HybridPrompt(StateMemory):
     @property
     def stored_bytes(self) -> int:
         """The state and the text."""
-        return super().stored_bytes + sum(len(as_text(entry).encode()) for entry in self.history)
+        return super().stored_bytes + text_bytes(self.history)
 
 
 @method("hybrid_state", "memory and BM25 into the memory", "memory")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from deltamem.chat import Message
 from deltamem_lab.backbone import Backbone
-from deltamem_lab.interface import Ask, Budget, Decoding, Entry, as_text
+from deltamem_lab.interface import Ask, Budget, Decoding, Entry, text_bytes
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size, Weights
 from deltamem_lab.methods.fitting import fit
 from deltamem_lab.methods.registry import method
@@ -41,7 +41,7 @@ class FullContext(BackboneMethod):
     @property
     def stored_bytes(self) -> int:
         """The text."""
-        return sum(len(as_text(entry).encode()) for entry in self.history)
+        return text_bytes(self.history)
 
 
 class TrainedContext(FullContext):

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import DynamicCache
 
 from deltamem.attach import attached, disabled, memory_cache
 from deltamem.chat import Message
@@ -17,6 +16,7 @@ from deltamem.observe import observe, positions
 from deltamem.state import MemoryState
 from deltamem.step import Step
 from deltamem.train.data.told.rendering import Renderer
+from deltamem_lab.backbone import empty_cache
 from deltamem_lab.loading import adapter_kind
 
 STATIC = "static"
@@ -193,7 +193,7 @@ class Chat:
         alike = torch.stack([row[:shortest] == rows[0][:shortest] for row in rows]).all(0).long()
         shared = int(alike.cumprod(0).sum())
         with disabled(self.model):
-            cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
+            cache = empty_cache(self.model)
             self.model.get_decoder()(input_ids=rows[0][None, :shared], past_key_values=cache, use_cache=True)
             found = []
             for row, target in zip(rows, targets, strict=True):

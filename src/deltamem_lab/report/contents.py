@@ -11,7 +11,7 @@ from deltamem_lab.records import Record
 from deltamem_lab.report.beside import beside, paper_table
 from deltamem_lab.report.blocks import Block, Chart, Heading, Paragraph, Table
 from deltamem_lab.report.charts import category_bars
-from deltamem_lab.report.costs import costs
+from deltamem_lab.report.costs import costs, marked
 from deltamem_lab.report.curves import curves
 from deltamem_lab.report.examples import examples
 from deltamem_lab.report.learning import TrainingLog, learning
@@ -128,7 +128,7 @@ def _main_table(task: TaskSummary, controls: frozenset[str], absent: Mapping[str
         rows.append(row)
     left_out = [(name, why) for name, why in absent.items() if name not in {method.method for method in task.methods}]
     rows += [[name, f"{describe_method(name)}; not run: {why}", *["–"] * (len(head) - 2)] for name, why in left_out]
-    return Table(head, rows, _marked(task, controls) | frozenset(range(len(task.methods), len(rows))))
+    return Table(head, rows, marked(task, controls) | frozenset(range(len(task.methods), len(rows))))
 
 
 def _reading(task: TaskSummary) -> str:
@@ -188,7 +188,7 @@ def _groups(task: TaskSummary, controls: frozenset[str]) -> list[Block]:
     return [
         Heading("Averages, categories and other metrics, %", 3),
         *([Paragraph(f"{told}.")] if told else []),
-        Table(head, rows, _marked(task, controls)),
+        Table(head, rows, marked(task, controls)),
     ]
 
 
@@ -197,10 +197,6 @@ def _bars(task: TaskSummary, controls: frozenset[str]) -> list[Block]:
     categories = {name: {m.method: m.categories[name] for m in task.methods if name in m.categories} for name in names}
     caption = f"{task.metric} by category, percent, with 95 % intervals. Controls are grey."
     return [Chart(category_bars(categories, controls), caption)] if categories else []
-
-
-def _marked(task: TaskSummary, controls: frozenset[str]) -> frozenset[int]:
-    return frozenset(number for number, method in enumerate(task.methods) if method.method in controls)
 
 
 def _cell(interval: Interval | None) -> str:

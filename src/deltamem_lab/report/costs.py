@@ -23,7 +23,6 @@ def costs(task: TaskSummary, controls: frozenset[str]) -> list[Block]:
     )
     if measured:
         said += " Peak memory is what was held at most in reading or answering, beyond what was held before."
-    marked = frozenset(number for number, method in enumerate(task.methods) if method.method in controls)
     points = {
         _starred(m.method): (m.cost["write_tokens"] + m.cost["prompt_tokens"], m.mean.value) for m in task.methods
     }
@@ -36,7 +35,7 @@ def costs(task: TaskSummary, controls: frozenset[str]) -> list[Block]:
     return [
         Heading("What a question costs", 3),
         Paragraph(said),
-        Table([*head, *(["peak memory, MiB"] if measured else [])], rows, marked),
+        Table([*head, *(["peak memory, MiB"] if measured else [])], rows, marked(task, controls)),
         Chart(pareto(points, frozenset(map(_starred, controls))), caption),
     ]
 
@@ -51,3 +50,8 @@ def _row(method: MethodSummary, measured: bool) -> list[str]:
 
 def _starred(method: str) -> str:
     return f"{method}*" if method in _OTHER_MODELS else method
+
+
+def marked(task: TaskSummary, controls: frozenset[str]) -> frozenset[int]:
+    """The rows of a task's methods that are controls."""
+    return frozenset(number for number, method in enumerate(task.methods) if method.method in controls)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from deltamem_lab.interface import Document, Entry, as_text
+from deltamem_lab.interface import Entry, bare_text
 
 # Best first: between paragraphs, lines, sentences, words.
 _BREAKS = tuple(re.compile(pattern) for pattern in (r"\n\s*\n", r"\n", r"(?<=[.!?])\s+", r"\s+"))
@@ -29,7 +29,7 @@ def chunks_of(text: str, size: int) -> list[str]:
 
 def joined(history: Sequence[Entry]) -> str:
     """The pieces as one text again; excerpts that do not end in white space are kept apart by a new line."""
-    parts = [entry.text if isinstance(entry, Document) else as_text(entry) for entry in history]
+    parts = [bare_text(entry) for entry in history]
     separated = [part if part[-1:].isspace() else f"{part}\n" for part in parts if part]
     return "".join(separated).strip()
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.chat import Message
-from deltamem.train.data.converters.example import rows_of
-from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question, as_text
+from deltamem.train.data.converters.hotpotqa import passages_of
+from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question, bare_text
 from deltamem_lab.metrics.text import exact, first_line, normalise_as_released, strict_f1, token_f1_as_released
 from deltamem_lab.tasks.data import HubData, need, rows_from
 from deltamem_lab.tasks.registry import task
@@ -56,7 +56,7 @@ class HotpotQA:
         A passage without text is left out and keeps its number.
         """
         shown = [] if protocol == "no_context" else history
-        passages = [f"Passage {number} - {_titled(entry)}" for number, entry in enumerate(shown, 1) if _words(entry)]
+        passages = [f"Passage {number} - {_titled(entry)}" for number, entry in enumerate(shown, 1) if bare_text(entry)]
         context = "\n\n".join(passages) or _NOTHING
         text = f"{_INSTRUCTIONS}\n\n{context}\n\nQuestion: {question.text.strip()}\nAnswer:"
         return [{"role": "user", "content": text}]
@@ -86,23 +86,12 @@ def _item(row: dict[str, Any]) -> Item:
 
 
 def _passages(row: dict[str, Any]) -> Iterator[Document]:
-    context = row.get("context")
-    if isinstance(context, dict):
-        pairs = [(need(part, "title", str), need(part, "sentences", list)) for part in rows_of(context)]
-    elif isinstance(context, list) and all(isinstance(part, list) and len(part) == 2 for part in context):
-        pairs = [(title, sentences) for title, sentences in context]
-    else:
-        raise ValueError("'context' is missing or not a list of titles with sentences")
-    for title, sentences in pairs:
+    for title, sentences in passages_of(row):
         yield Document(" ".join(filter(None, map(str.strip, sentences))), title=title)
 
 
-def _words(entry: Entry) -> str:
-    return entry.text if isinstance(entry, Document) else as_text(entry)
-
-
 def _titled(entry: Entry) -> str:
-    return f"{entry.title}:\n{entry.text}" if isinstance(entry, Document) else as_text(entry)
+    return f"{entry.title}:\n{entry.text}" if isinstance(entry, Document) else bare_text(entry)
 
 
 def hotpotqa_scores(output: str, gold: str) -> dict[str, float]:

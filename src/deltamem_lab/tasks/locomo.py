@@ -24,7 +24,7 @@ from deltamem_lab.interface import (
     PublishedSize,
     Question,
     as_messages,
-    as_text,
+    bare_text,
     date_of,
 )
 from deltamem_lab.metrics.judge import LOCOMO_PROMPTS, Judge
@@ -272,7 +272,7 @@ def _sessions(history: Sequence[Entry]) -> list[str]:
 
 def _turn(entry: Entry) -> str:
     """A turn and the white space after it, which the authors' code has twice where no picture is shared."""
-    text = entry.text if isinstance(entry, Document) else as_text(entry)
+    text = bare_text(entry)
     return f"{text}\n\n" if text.endswith('"') else f"{text}\n"
 
 

@@ -15,7 +15,7 @@ from deltamem_lab.interface import (
     Item,
     PublishedSize,
     Question,
-    as_text,
+    bare_text,
     date_of,
 )
 from deltamem_lab.metrics.judge import LONGMEMEVAL_PROMPTS, QUESTION_TYPES, Judge, judge_prompt
@@ -142,6 +142,6 @@ def _sessions(history: Sequence[Entry]) -> str:
     blocks = []
     by_date = groupby(history, key=date_of)
     for number, (date, turns) in enumerate(by_date, start=1):
-        said = "".join(f"\n\n{t.text if isinstance(t, Document) else as_text(t)}" for t in turns)
+        said = "".join(f"\n\n{bare_text(turn)}" for turn in turns)
         blocks.append(f"\n### Session {number}:\nSession Date: {date}\nSession Content:\n{said}\n")
     return "".join(blocks)

@@ -62,7 +62,7 @@ class TextStream:
         if found:
             self.stopped, self._held = True, ""
             return text[: min(found)]
-        kept = max((_overlap(text, stop) for stop in self._stop), default=0)
+        kept = max((overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
 
@@ -70,9 +70,9 @@ class TextStream:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True)) if ids else ""
 
 
-def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of ``text`` that ``stop`` begins with, short of all of it."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+def overlap(text: str, mark: str) -> int:
+    """The length of the longest end of ``text`` that ``mark`` begins with, short of all of it."""
+    return next((n for n in range(min(len(text), len(mark) - 1), 0, -1) if text.endswith(mark[:n])), 0)
 
 
 def piece(tokenizer: Any, token: int, after: Sequence[int]) -> tuple[str, bytes]:

@@ -7,11 +7,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from deltamem.serve.anthropic import Blocks, CountTokensRequest, MessagesRequest
 from deltamem.serve.bridge import encoded, unless_disconnected
-from deltamem.serve.errors import ApiError
 from deltamem.serve.generations import Generations
 from deltamem.serve.routes.answering import Finish, begin_stream
 from deltamem.serve.routes.chat import Conversation, in_prompt, texts_of
@@ -21,9 +20,9 @@ from deltamem.serve.routes.common import (
     EventStream,
     ServerOf,
     SessionHeader,
+    as_chat,
     memory_options,
 )
-from deltamem.serve.schema.completions import ChatRequest
 from deltamem.serve.tools import CallReader
 
 router = APIRouter(prefix="/v1", tags=["anthropic"])
@@ -44,7 +43,7 @@ async def messages(
     body: MessagesRequest, request: Request, server: ServerOf, caller: AskerOf, session: SessionHeader = None
 ) -> Response:
     """Answers as chat does, with blocks of text and of calls, and the same memory."""
-    chat = _chat(body)
+    chat = as_chat(body.chat)
     conversation = await Conversation.of(chat, request, server, caller, memory_options(chat, session))
     blocks = Blocks(CallReader(server.prompts.syntax) if chat.shown_tools else None)
     head: dict[str, Any] = {
@@ -76,22 +75,10 @@ async def messages(
 @router.post("/messages/count_tokens", summary="How many tokens messages have in Anthropic's dialect")
 async def count_tokens(body: CountTokensRequest, server: ServerOf, caller: AskerOf) -> TokenCount:
     """Counts the prompt's tokens, tools included; however many there are, nothing is answered or written."""
-    chat = _chat(body)
+    chat = as_chat(body.chat)
     messages, shown, tools = in_prompt(chat, server.prompts)
     counted = await encoded(lambda: server.prompts.count(shown, tools), texts_of(messages))
     return TokenCount(input_tokens=counted)
-
-
-def _chat(body: CountTokensRequest) -> ChatRequest:
-    """A request as one for chat.
-
-    Raises:
-        ApiError: its parts do not belong together.
-    """
-    try:
-        return body.chat()
-    except ValidationError as error:
-        raise ApiError(400, error.errors()[0]["msg"], "invalid_value") from None
 
 
 async def _events(

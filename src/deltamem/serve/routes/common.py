@@ -9,12 +9,13 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Request
 from fastapi.responses import StreamingResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
+from pydantic import ValidationError
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from deltamem.serve.access import Caller
 from deltamem.serve.errors import ApiError, as_api_error, log_failure
-from deltamem.serve.schema.completions import Generation, MemoryOptions
+from deltamem.serve.schema.completions import ChatRequest, Generation, MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.store import NAME_PATTERN, Action, Scope
 
@@ -95,6 +96,18 @@ def memory_options(body: Generation, header: str | None) -> MemoryOptions:
             "n",
         )
     return options
+
+
+def as_chat(translate: Callable[[], ChatRequest]) -> ChatRequest:
+    """A request of another dialect as one for chat.
+
+    Raises:
+        ApiError: its parts do not belong together.
+    """
+    try:
+        return translate()
+    except ValidationError as error:
+        raise ApiError(400, error.errors()[0]["msg"], "invalid_value") from None
 
 
 def check_biases(body: Generation, vocabulary: int) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import ValidationError
 
 from deltamem.serve.access import Caller
 from deltamem.serve.bridge import unless_disconnected
@@ -25,9 +24,10 @@ from deltamem.serve.routes.common import (
     EventStream,
     ServerOf,
     SessionHeader,
+    as_chat,
     memory_options,
 )
-from deltamem.serve.schema.completions import ChatRequest, MemoryOptions
+from deltamem.serve.schema.completions import MemoryOptions
 from deltamem.serve.schema.messages import ChatMessage
 from deltamem.serve.server import Server
 from deltamem.serve.tools import CallReader
@@ -52,7 +52,7 @@ async def responses(
     ``store: false`` writes nothing, whatever memory it reads.
     """
     options, before, made = await _memory(body, session, server, caller)
-    chat = _chat(body, before)
+    chat = as_chat(lambda: body.chat(before))
     conversation = await Conversation.of(chat, request, server, caller, options)
     writes = options.writes and options.session is not None
 
@@ -110,7 +110,7 @@ async def _memory(
     body: ResponseRequest, header: str | None, server: Server, caller: Caller
 ) -> tuple[MemoryOptions, list[ChatMessage], bool]:
     """Which memory is used, the messages that are shown of before, and whether the session is made for this."""
-    given = _chat(body, []) if body.memory is not None else None
+    given = as_chat(lambda: body.chat([])) if body.memory is not None else None
     options = memory_options(given, header) if given is not None else MemoryOptions(session=header)
     if not body.store and options.mode == "read_write":
         options = options.model_copy(update={"mode": "read_only"})
@@ -136,18 +136,6 @@ async def _memory(
     if options.session is None and options.state is None and options.mode == "read_write":
         return options.model_copy(update={"session": f"resp-{uuid.uuid4().hex}"}), [], True
     return options, [], False
-
-
-def _chat(body: ResponseRequest, before: list[ChatMessage]) -> ChatRequest:
-    """A request as one for chat.
-
-    Raises:
-        ApiError: its parts do not belong together.
-    """
-    try:
-        return body.chat(before)
-    except ValidationError as error:
-        raise ApiError(400, error.errors()[0]["msg"], "invalid_value") from None
 
 
 def _head(body: ResponseRequest, server: Server, name: str) -> dict[str, Any]:

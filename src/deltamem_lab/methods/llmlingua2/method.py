@@ -14,7 +14,7 @@ import torch
 
 from deltamem.extensions import how_to_install
 from deltamem_lab.backbone import Backbone
-from deltamem_lab.interface import Ask, Document, Entry, as_text
+from deltamem_lab.interface import Ask, Document, Entry, as_text, text_bytes
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
 from deltamem_lab.methods.registry import method
 
@@ -103,7 +103,7 @@ class LLMLingua2(BackboneMethod):
     @property
     def stored_bytes(self) -> int:
         """The compressed text."""
-        return sum(len(as_text(entry).encode()) for entry in self._kept)
+        return text_bytes(self._kept)
 
 
 @method("compression", "compression (own classifier)", "excerpt")

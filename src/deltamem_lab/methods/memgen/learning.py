@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
 
+from deltamem_lab.backbone import empty_cache
 from deltamem_lab.methods.memgen.weaver import DELIMITERS, Reading, Weaver, pad_left, positions, weaver_parameters
 from deltamem_lab.methods.training import TokenRows, descend, next_token_loss
 
@@ -78,7 +78,7 @@ def weaver_loss(model: Any, weaver: Weaver, parts: Sequence[Exchange]) -> Tensor
 def _tail_loss(model: Any, prompts: Sequence[Tensor], tails: Sequence[Tensor], rows: TokenRows) -> Tensor:
     """The loss of what follows prompts; the reasoner reads these without a gradient, as nothing there is trained."""
     before, mask = pad_left(prompts)
-    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    cache = empty_cache(model)
     with torch.no_grad():
         model.get_decoder()(
             inputs_embeds=before,

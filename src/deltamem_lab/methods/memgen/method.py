@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from deltamem.chat import Message, encode_chat
-from deltamem_lab.backbone import Generated, generation_options, seeded
+from deltamem_lab.backbone import Generated, empty_cache, generation_options, seeded
 from deltamem_lab.interface import Ask, Budget, Decoding, Entry
 from deltamem_lab.methods.base import Size, Weights
 from deltamem_lab.methods.memgen.files import is_weaver, load_weaver, weaver_fingerprint
@@ -68,7 +68,7 @@ class MemGen(TrainedContext):
         room = None if self.backbone.positions is None else self.backbone.positions - len(prompt) - plan.most_latents
         reading, cache = (
             Reading(model, self.trained, 1),
-            DynamicCache(config=model.config.get_text_config(decoder=True)),
+            empty_cache(model),
         )
         # All that the reasoner reads, what of it the weaver has not read, and how many tokens both have read.
         woven = new = self._embed(prompt)

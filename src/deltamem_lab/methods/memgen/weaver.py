@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
 
+from deltamem_lab.backbone import empty_cache
 from deltamem_lab.methods.lora import LoraPlan, add_lora, lora_weights, using_lora
 
 DELIMITERS = (",", ".", "\n")
@@ -87,7 +87,7 @@ class Reading:
     def __init__(self, model: Any, weaver: Weaver, rows: int) -> None:
         self.model = model
         self.weaver = weaver
-        self._cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+        self._cache = empty_cache(model)
         self._mask = torch.ones(rows, 0, dtype=torch.int64, device=model.device)
 
     def weave(self, new: Sequence[Tensor], *, prompt: bool) -> Tensor:

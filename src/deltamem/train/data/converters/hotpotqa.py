@@ -16,13 +16,18 @@ def hotpotqa(row: Row, style: Style) -> Iterator[Example | Skipped]:
         return
     passages = [
         f"Passage {number} - {title}:\n{''.join(sentences)}"
-        for number, (title, sentences) in enumerate(_context(row), start=1)
+        for number, (title, sentences) in enumerate(passages_of(row), start=1)
     ]
     name = str(row.get("_id") or row.get("id") or "")
     yield example(name, passages, need(row, "question", str), need(row, "answer", str), style)
 
 
-def _context(row: Row) -> list[tuple[str, list[str]]]:
+def passages_of(row: Row) -> list[tuple[str, list[str]]]:
+    """The passages of a question, each a title and sentences.
+
+    Raises:
+        ValueError: the row has none in HotpotQA's layout.
+    """
     context = row.get("context")
     if isinstance(context, dict):
         return [(need(part, "title", str), need(part, "sentences", list)) for part in rows_of(context)]
