@@ -56,7 +56,7 @@ def load_table(path: Path) -> tuple[EpisodeTable, dict[str, Any]] | None:
 
 
 def save_table(table: EpisodeTable, report: dict[str, Any], path: Path) -> None:
-    """Writes a table and its report; where that is impossible, says so and goes on."""
+    """Writes a table and its report; where that is impossible, says so and continues."""
     metadata = {"format": "deltamem-episodes", "digest": _digest(table), "report": json.dumps(report)}
     try:
         write_atomically(path, save(_tensors(table), metadata))

@@ -1,4 +1,7 @@
-"""Tokenised episodes in flat tensors, in which histories that several episodes share are kept once."""
+"""Tokenised episodes in flat tensors, in which histories that several episodes share are kept once.
+
+A table of ``datasets`` would keep such a history with each of its episodes: a LoCoMo dialogue with every question.
+"""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -10,18 +13,18 @@ from torch import Tensor
 from deltamem.train.data.encode import EncodedEpisode, EncodedLine, Numbers, Tokens
 from deltamem.train.episodes import Episode, Text
 
-# Of each episode, where in the text it begins or ends.
+# Of each episode, as places in the text.
 COLUMNS = {
-    "history": "its history begins",
-    "history_end": "and ends",
-    "read": "its visible part begins",
-    "target": "the target in that begins",
-    "read_end": "both end",
-    "before": "of its full text, what comes before the history begins; -1 without a full text, as all that follow",
-    "after": "that ends, and what comes after the history begins",
-    "shared": "the part of the history that is in the full text begins",
-    "full_target": "the first trained token of what comes after lies",
-    "full_end": "that ends",
+    "history": "where its history begins",
+    "history_end": "where its history ends",
+    "read": "where its visible part begins",
+    "target": "where the target within the visible part begins",
+    "read_end": "where the visible part ends, and the target with it",
+    "before": "of its full text, where the part before the history begins; -1 without a full text, as all that follow",
+    "after": "where the part before the history ends and the part after it begins",
+    "shared": "where the history begins, as far as it is in the full text",
+    "full_target": "the first trained token of the part after the history",
+    "full_end": "where the part after the history ends",
 }
 
 
