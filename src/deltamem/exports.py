@@ -33,7 +33,7 @@ def read_export(path: Path) -> list[Told]:
             file or a ``conversations.json`` of it.
 
     Raises:
-        ValueError: it is none of these, or holds no texts.
+        ValueError: it is not one of these, or holds no texts.
     """
     found = [one for document in _documents(path) for one in _told(document, path)]
     found = [Told(one.text.strip(), one.source, one.about) for one in found if one.text.strip()]

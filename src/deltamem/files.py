@@ -32,7 +32,7 @@ def from_json(text: str | bytes) -> Any:
     """The value of JSON that may come from anyone.
 
     Raises:
-        ValueError: it is none, or more deeply nested than can be read.
+        ValueError: it is not JSON, or nested more deeply than can be read.
     """
     try:
         return json.loads(text)
@@ -41,7 +41,7 @@ def from_json(text: str | bytes) -> Any:
 
 
 def is_text(value: Any) -> TypeGuard[str]:
-    """Whether a value is text that can be shown; JSON can spell half of a surrogate pair, which is no character."""
+    """Whether a value is text that can be shown; JSON can spell half of a surrogate pair, which is not a character."""
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 

@@ -52,7 +52,7 @@ def estimate(
         methods: their names.
         backbone: whose tokens count.
         options: of the methods.
-        too_long: is told of each question that has no room even alone, and would end a run; it is left out here.
+        too_long: gets each question that has no room even alone, and would end a run; it is left out here.
 
     Raises:
         ValueError: a method is not known, or prompts cannot be rendered.

@@ -15,7 +15,7 @@ Average = Literal["question", "category", "source"]
 
 @dataclass(frozen=True)
 class Document:
-    """A passage of a history that is no turn of a chat.
+    """A passage of a history that is not a turn of a chat.
 
     Attributes:
         text: the passage.

@@ -15,7 +15,7 @@ from deltamem.extensions import how_to_install, installed
 SUITE_GROUP = "deltamem.suites"
 TASK_GROUP = "deltamem.tasks"
 METHOD_GROUP = "deltamem.methods"
-# It measures by sections of its own, so it is no Suite.
+# It measures by sections of its own, so it is not a Suite.
 REAL = "real"
 SUITES = ("embedded", "smoke", "paper", REAL)
 # What an adapter is called that was given no name.
@@ -27,19 +27,19 @@ PARTS = ("context", "replay")
 
 
 def check_suite(name: str) -> None:
-    """Refuses what is no suite of this package, of an installed one or ``module:SUITE``.
+    """Refuses a name that is neither a known suite, of this or an installed package, nor ``module:SUITE``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: there is no such one.
     """
     _check("suite", name, SUITES, SUITE_GROUP, "module:SUITE")
 
 
 def check_task(name: str, protocol: str = "") -> None:
-    """Refuses what is no task of this package, of an installed one or ``module:Class``, or no protocol of ours.
+    """Refuses an unknown protocol, and a name that is neither a known task nor ``module:Class``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: there is no such one.
     """
     known = tasks()
     _check("task", name, known, TASK_GROUP, "module:Class")
@@ -48,14 +48,14 @@ def check_task(name: str, protocol: str = "") -> None:
 
 
 def check_method(name: str, adapters: Collection[str]) -> None:
-    """Refuses what is surely no method of this package, of an installed one or ``module:Class``, and no adapter's.
+    """Refuses a name that cannot be a known method's, ``module:Class`` or an adapter's.
 
     Args:
         name: as it is asked for.
         adapters: the names that were given to adapters.
 
     Raises:
-        ValueError: it is none.
+        ValueError: there is no such one.
     """
     plain, plus, part = name.partition("+")
     known, kinds = methods()
@@ -66,11 +66,11 @@ def check_method(name: str, adapters: Collection[str]) -> None:
 
 
 def check_harness_tasks(names: Collection[str]) -> None:
-    """Refuses what is surely no task of lm-evaluation-harness: no file of its tasks has the name.
+    """Refuses what cannot be a task of lm-evaluation-harness, because no file of its tasks has the name.
 
     Raises:
         ImportError: lm-eval is not installed.
-        ValueError: a name is none.
+        ValueError: there is no such task.
     """
     found = find_spec("lm_eval")
     if found is None or not found.submodule_search_locations:

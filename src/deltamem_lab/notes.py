@@ -12,7 +12,7 @@ NOTES_FILE = "notes.json"
 
 @dataclass(frozen=True)
 class Notes:
-    """What is told of a run.
+    """What a report says of a run.
 
     Attributes:
         commands: what made it, each once.

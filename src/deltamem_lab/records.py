@@ -116,7 +116,7 @@ class Record:
         """The inverse of :meth:`to_json`; fields this version does not know are left out.
 
         Raises:
-            ValueError: the line is no record.
+            ValueError: the line is not a record.
         """
         try:
             known = {one.name for one in fields(cls)}

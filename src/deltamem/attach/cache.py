@@ -90,7 +90,7 @@ class MemoryCache(DynamicCache):
         """Repeats the rows so that they fit a prompt that was repeated for beams or return sequences.
 
         Raises:
-            ValueError: the batch is no multiple of the rows, the keys and values are not empty, or the
+            ValueError: the batch is not a multiple of the rows, the keys and values are not empty, or the
                 cache has been through a beam search.
         """
         if self._beams_ended:

@@ -116,10 +116,10 @@ def find_attention(model: nn.Module) -> list[AttentionSite]:
 
 
 def check_model(model: object) -> None:
-    """Refuses what is no model, such as the name of one.
+    """Refuses what is not a model, such as the name of one.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is not a model.
     """
     if not isinstance(model, nn.Module):
         advice = f": AutoModelForCausalLM.from_pretrained({model!r})" if isinstance(model, str | Path) else ""

@@ -162,7 +162,7 @@ def recipe_of(
 def train(course: Course, folder: Path, output: Path, *, command: str, seed: int = 0, control: bool = False) -> bool:
     """Trains an adapter and writes its folder; false if a signal stopped it first.
 
-    Called again it goes on where it was stopped. In several processes, each calls it.
+    Called again it continues where it was stopped. In several processes, each calls it.
 
     Args:
         course: what to train, and how.

@@ -37,10 +37,10 @@ class Format:
         return {"format": self.name, "format_version": self.version}
 
     def check(self, description: dict[str, Any]) -> None:
-        """Refuses what is no file of this format, or one of a newer version.
+        """Refuses a file of another format, or of a newer version.
 
         Raises:
-            ValueError: it is; the message continues from the file's name.
+            ValueError: this is one; the message continues from the file's name.
         """
         if description.get("format") != self.name:
             raise ValueError(f"is not a {self.name} file: its format is {description.get('format')!r}.")

@@ -40,7 +40,7 @@ class ToolUse(Options):
 
 
 class ToolResult(Options):
-    """What a call came to."""
+    """The result of a call."""
 
     type: Literal["tool_result"]
     tool_use_id: str

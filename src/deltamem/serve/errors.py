@@ -73,7 +73,7 @@ class ApiError(Exception):
 
     def body(self, path: str = "") -> dict[str, Any]:
         """The body of the answer to a request of a path, in the shape of its dialect."""
-        message = self.message.encode("utf-8", "backslashreplace").decode()  # it may quote what is no character
+        message = self.message.encode("utf-8", "backslashreplace").decode()  # it may quote half a character
         anthropic = is_anthropic(path)
         kind = _kind_in_anthropic(self.status) if anthropic else _kind(self.status)
         error = {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}

@@ -47,7 +47,7 @@ class Choice:
         before: the last few tokens of the text, or those that it continues from.
         text: its text so far.
         tokens: those whose text is in it; the end token, and what a stop text cut into, are not among them.
-        reason: why it ended; ``None`` while it goes on.
+        reason: why it ended; ``None`` while it continues.
         completion_tokens: tokens generated so far.
     """
 

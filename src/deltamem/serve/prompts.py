@@ -46,7 +46,7 @@ class Prompts:
             shorten: leave out the oldest messages, but no system message nor the last, until there is room. What
                 stays begins with a user's message: an answer without its question misleads the model, and many
                 templates refuse it.
-            tools: what the model is told of, as chat templates take it.
+            tools: those that the prompt describes, as chat templates take them.
 
         Raises:
             ApiError: the messages cannot be rendered, or do not fit.

@@ -123,7 +123,7 @@ class Server:
         """When a request must be done, on the monotonic clock: after the server's time, or the client's if shorter.
 
         Raises:
-            ApiError: the header is no number of seconds.
+            ApiError: the header is not a number of seconds.
         """
         seconds = self.settings.timeout
         asked = request.headers.get("x-request-timeout")

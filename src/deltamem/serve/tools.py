@@ -1,4 +1,4 @@
-"""Tools: how a model is told of them, and how its calls are read out of what it says."""
+"""Tools: how a prompt describes them, and how calls are found in what the model says."""
 
 import json
 import re
@@ -61,7 +61,7 @@ def written(calls: Sequence[Mapping[str, Any]], syntax: Syntax) -> str:
 
 @dataclass(frozen=True)
 class Said:
-    """Text that is no call."""
+    """Text that is not a call."""
 
     text: str
 
@@ -216,7 +216,7 @@ def read_calls(text: str, syntax: Syntax) -> tuple[str, list[dict[str, Any]]]:
 
 
 def _whole_call(text: str) -> tuple[str, str] | None:
-    """Name and arguments of a call whose parts come in another order; ``None`` if it is no call."""
+    """Name and arguments of a call whose parts come in another order; ``None`` if it is not a call."""
     try:
         found = from_json(text)
     except ValueError:

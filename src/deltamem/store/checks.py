@@ -33,7 +33,7 @@ def check_kind(kind: str) -> str:
     """The kind of a version, if it is one that a caller may give.
 
     Raises:
-        InvalidError: it is no lower-case word, or one that the store uses itself.
+        InvalidError: it is not a lower-case word, or one that the store uses itself.
     """
     if not isinstance(kind, str) or not _KIND.fullmatch(kind) or kind in ("create", "fork", "rollback"):
         raise InvalidError(f"{_shown(kind)} is not a kind of version; use a lower-case word such as turn or observe.")

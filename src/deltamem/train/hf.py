@@ -173,7 +173,7 @@ class EpisodeTrainer(Trainer):
     ) -> dict[str, float]:
         """Measures the held-out episodes."""
         assert self.held_out is not None
-        self._last = None  # what an evaluation takes is no training
+        self._last = None  # an evaluation is not training
         metrics = {f"{metric_key_prefix}_{name}": v for name, v in self.measure(self.held_out).metrics().items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -41,7 +41,7 @@ class Condition(StrEnum):
 
 
 class Tally(NamedTuple):
-    """What the queries of batches came to; tallies of one condition add up over batches and processes.
+    """How the queries of batches were answered; tallies of one condition add up over batches and processes.
 
     Attributes:
         queries: ``[Q, 4]``, for each query the loss of its trained tokens, by weight, their weight, whether all of them

@@ -154,7 +154,7 @@ def _unknown(values: Any, kind: Any, place: tuple[str, ...]) -> Iterator[tuple[t
 
 
 def _fields(kind: Any, values: Any) -> dict[str, Any]:
-    """The fields of a section and their types; none for what is no section."""
+    """The fields of a section and their types; empty for anything else."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return {name: field.annotation for name, field in kind.model_fields.items()}
     if get_origin(kind) is dict and isinstance(values, dict):

@@ -72,7 +72,7 @@ def load_lora(model: nn.Module, folder: str | Path, name: str) -> None:
 
     Raises:
         ImportError: peft is not installed; the message names the extra.
-        ValueError: the folder is no LoRA, or one for another backbone.
+        ValueError: the folder is not a LoRA, or one for another backbone.
     """
     from safetensors.torch import load_file
 

@@ -60,7 +60,7 @@ def days_of(history: Sequence[Entry]) -> list[int]:
 
 
 def _month(name: str) -> int:
-    """1 to 12, or 0 for a word that is no month."""
+    """1 to 12, or 0 for a word that is not a month."""
     return _MONTHS.index(name.lower()) + 1 if name.lower() in _MONTHS else 0
 
 

@@ -106,7 +106,7 @@ def find_method(name: str) -> MethodEntry:
     """The method of a name, or of a class ``module:Class``, which is imported.
 
     Raises:
-        ValueError: there is none, or it is no method.
+        ValueError: there is no such class, or it is not a method.
     """
     own = own_methods()
     if name in own:
@@ -143,7 +143,7 @@ def parse_method(name: str, adapters: Sequence[str]) -> tuple[str, str]:
 
     ``multi`` is the memory of the adapter of that name, ``multi+context`` with the full context written along, and
     ``multi+replay`` with the full context only read. The others are ``kind:adapter``, or the kind alone for the last
-    adapter that is no control. A kind can be ``module:Class``.
+    adapter that is not a control. A kind can be ``module:Class``.
 
     Raises:
         ValueError: there is no such method or adapter.
@@ -183,7 +183,7 @@ def build_method(name: str, backbone: Backbone, options: MethodOptions | None = 
 def describe_method(name: str) -> str:
     """What a method is, in words for a table.
 
-    Of a record's ``module:Class`` only the name is told: a file of records is no reason to import a module.
+    A record's ``module:Class`` is described by its name alone: reading records must not import a module.
     """
     kind, adapter = _split(name)
     if entry := _installed_method(kind):

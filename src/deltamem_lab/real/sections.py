@@ -1,4 +1,4 @@
-"""The sections of the measurement, each written as soon as it is done, so that a run that stopped goes on."""
+"""The sections of the measurement, each written as soon as it is done, so that a stopped run can continue."""
 
 import hashlib
 import json

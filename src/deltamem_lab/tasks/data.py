@@ -81,7 +81,7 @@ def rows_from(data: Path | None, hub: HubData, revision: str | None) -> Rows:
     A file is JSON, JSON lines (either may be compressed with gzip) or Parquet; a folder is all its files.
 
     Raises:
-        BadDataError: the data cannot be read, or a row is no object; the message names the file and the row.
+        BadDataError: the data cannot be read, or a row is not an object; the message names the file and the row.
         ImportError: Parquet needs ``pyarrow``, which is not installed.
         ValueError: a file and a revision are given.
     """
@@ -129,7 +129,7 @@ def texts(row: dict[str, Any], name: str) -> list[str]:
     """A field that is a list of texts.
 
     Raises:
-        ValueError: the row has no such field, or something in it is no text.
+        ValueError: the row has no such field, or something in it is not text.
     """
     values = need(row, name, list)
     if not all(isinstance(value, str) for value in values):

@@ -125,7 +125,7 @@ def _checkers(cuts_sentences: bool) -> Any:
         raise ImportError(f"IFEval's checkers are those of lm-eval: {how_to_install('harness')}")
     import nltk
 
-    # What it prints as it fetches data of NLTK is no result.
+    # What it prints as it fetches NLTK's data is not a result.
     with redirect_stdout(sys.stderr):
         from lm_eval.tasks.ifeval import utils
 

@@ -22,7 +22,7 @@ def task_options(build: Callable[..., Any], options: Mapping[str, Any]) -> dict[
         options: texts or values by name.
 
     Raises:
-        ValueError: the task has no such option, or one is no such value.
+        ValueError: the task has no such option, or a value does not fit it.
     """
     known = known_options(build)
     if unknown := sorted(set(options) - known):

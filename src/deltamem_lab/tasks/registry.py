@@ -48,7 +48,7 @@ def find_task(name: str) -> type[Any]:
     """The class of a benchmark, by its name or as ``module:Class``, which is imported.
 
     Raises:
-        ValueError: there is none, or it is no benchmark.
+        ValueError: there is no such class, or it is not a benchmark.
     """
     own = own_tasks()
     if name in own:

@@ -226,7 +226,7 @@ def _json(schema: Mapping[str, Any]) -> str:
 
 
 def definition_without_prefix(tokenizer: Any) -> str:
-    """A tokenizer's definition as JSON, without what puts a space before every text: it is none of the text."""
+    """A tokenizer's definition as JSON, without what puts a space before every text: which is not part of the text."""
     return json.dumps(_without_prefix(json.loads(tokenizer.backend_tokenizer.to_str())))
 
 

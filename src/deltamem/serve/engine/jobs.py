@@ -86,7 +86,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Failed:
-    """The job came to nothing."""
+    """The job failed."""
 
     error: Exception
 

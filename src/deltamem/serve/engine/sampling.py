@@ -31,7 +31,7 @@ class Sampling:
         seed: makes the draws repeatable; ``None`` for new ones every time.
         stop: texts before which the generation ends.
         logprobs: how many alternatives to report beside each token's log-probability; ``None`` reports nothing.
-        ignore_end: goes on after the end token, up to ``max_tokens``.
+        ignore_end: continues after the end token, up to ``max_tokens``.
 
     Raises:
         ValueError: a value is out of range.

@@ -42,7 +42,7 @@ class MemoryOptions(Options):
 
     @property
     def writes(self) -> bool:
-        """Whether something becomes of what is written: a session's new version, or a state for the client."""
+        """Whether what is written is kept: in a session's new version, or in a state for the client."""
         return self.mode == "read_write" and (self.session is not None or self.return_state)
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ def squad(row: Row, style: Style) -> Iterator[Example | Skipped]:
     """One line for each question: the paragraph it is about, then the question, then its first answer.
 
     Raises:
-        ValueError: the row is no article, paragraph or question in SQuAD's layout.
+        ValueError: the row is not an article, paragraph or question in SQuAD's layout.
     """
     if "questions" in row:
         for number, asked in enumerate(need(row, "questions", list), start=1):
