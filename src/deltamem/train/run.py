@@ -89,16 +89,7 @@ def run(recipe: Recipe, *, resume: bool = False) -> Outcome:
 
 
 class Run:
-    """A training run: the recipe, what it names, loaded, and the signals that stop it.
-
-    Args:
-        recipe: what to do.
-        resume: continue from the last checkpoint in the recipe's folder; with no checkpoint yet, from the start.
-
-    Raises:
-        ValueError: the folder holds another run, the data is bad, or the batch does not divide.
-        OSError: the backbone or the data is not there.
-    """
+    """A training run: the recipe, what it names, loaded, and the signals that stop it; see :func:`run`."""
 
     def __init__(self, recipe: Recipe, *, resume: bool = False) -> None:
         self.recipe = recipe
