@@ -7,25 +7,30 @@ Run it where vLLM is installed (docs/vllm.md). A turn is a message and an answer
 - **sent**: stock vLLM reads history and message;
 - **cached**: the same to a vLLM that still has the history's keys and values, by its prefix caching;
 - **memory**: the backbone that remembers reads the message with a memory, and then writes message and answer to it, as
-  two requests, as `deltamem serve` does.
+  two requests, as `deltamem serve` does;
+- **own**: the same on deltamem's own engine.
 
-Stock vLLM and the backbone that remembers each have a process, and take turns, so that a machine that slows down does
-so for both. Times are CPU time of one thread, medians of the rounds, without torch.compile. What a session leaves
-behind is counted too: keys and values of the history, or the file of the memory.
+Each engine has a process, and they take turns, so that a machine that slows down does so for all. Times are CPU time of
+one thread, medians of the rounds, without torch.compile. What a session leaves behind is counted too: keys and values
+of the history, or the file of the memory. The longest history is the most that SmolLM2's 8,192 positions hold beside
+message and answer, to the next 128.
+
+    python benchmarks/history_on_vllm.py --draw benchmarks/results/history_on_vllm.json docs/images/history_on_vllm.png
+
+draws what was measured; it needs matplotlib, not vLLM.
 """
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from common import command_line, machine, tell
-from on_vllm import ask, open_llm
+from on_vllm import median_of, open_llm, processes
 
-KINDS = ("stock", "delta")
+KINDS = ("stock", "delta", "own")
 
 
 def main() -> int:
@@ -33,13 +38,16 @@ def main() -> int:
     parser.add_argument("--model", default="smollm2", help="as deltamem serve takes it")
     parser.add_argument("--adapter", default="multi")
     parser.add_argument(
-        "--histories", type=int, nargs="+", default=[256, 1024, 2048, 4096], help="tokens before a turn"
+        "--histories", type=int, nargs="+", default=[256, 1024, 2048, 4096, 8064], help="tokens before a turn"
     )
     parser.add_argument("--prompt", type=int, default=64, help="tokens of a message")
     parser.add_argument("--answer", type=int, default=32, help="tokens")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--draw", nargs=2, type=Path, metavar=("JSON", "PNG"), help="draw figures instead of measuring")
     parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.draw:
+        return draw(*options.draw)
     if options.serve:
         return serve(options)
     report = {"machine": machine()} | {
@@ -51,32 +59,20 @@ def main() -> int:
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """The figures of a turn for each history."""
-    command = [sys.executable, *sys.argv]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    served = {kind: subprocess.Popen([*command, "--serve", kind], **pipes) for kind in KINDS}
-    try:
-        for kind in KINDS:
-            ask(served[kind], min(options.histories))  # compiles kernels
-        rounds: dict[int, list[dict[str, float]]] = {history: [] for history in options.histories}
+    rounds: dict[int, list[dict[str, float]]] = {history: [] for history in options.histories}
+    with processes(KINDS, min(options.histories)) as ask:
         for number in range(options.rounds):
             for history in options.histories:
                 found: dict[str, float] = {}
                 for kind in KINDS if number % 2 == 0 else reversed(KINDS):
-                    found |= ask(served[kind], history)
+                    found |= ask(kind, history)
                 rounds[history].append(found)
-        return {
-            str(history): {name: statistics.median(r[name] for r in found) for name in sorted(found[0])}
-            for history, found in rounds.items()
-        }
-    finally:
-        for process in served.values():
-            process.stdin.close()
-            process.wait(60)
+    return {str(history): median_of(found) for history, found in rounds.items()}
 
 
 def serve(options: argparse.Namespace) -> int:
     """Measures turns after each history whose length is read."""
-    turns = Remembering(options) if options.serve == "delta" else Stock(options)
+    turns: Any = {"stock": Stock, "delta": Remembering, "own": Own}[options.serve](options)
     for line in sys.stdin:
         print(json.dumps(turns.measure(int(line))), flush=True)
     return 0
@@ -166,6 +162,82 @@ class Remembering(Turns):
         if isinstance(found, str):
             raise RuntimeError(found)
         return time.process_time() - begun, found
+
+
+class Own:
+    """deltamem's own engine, with a memory too."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        import torch
+
+        from deltamem.models.loading import load_model
+        from deltamem.serve.engine.engine import Engine
+
+        torch.set_num_threads(1)
+        model, tokenizer = load_model(options.model, options.adapter)
+        self.engine = Engine(model, tokenizer)
+        self.options = options
+        self._asked = 0
+        self._state = self._write(None, some_tokens(min(options.histories), 0))
+
+    def measure(self, history: int) -> dict[str, float]:
+        """A turn with a memory, and the writing of it."""
+        from deltamem.serve.engine.jobs import Piece, results
+        from deltamem.serve.engine.sampling import Sampling
+
+        self._asked += 1
+        message = some_tokens(self.options.prompt, self._asked)
+        how = Sampling(max_tokens=self.options.answer, temperature=0, ignore_end=True)
+        begun, first, answer = time.process_time(), 0.0, []
+        for event in results(lambda deliver: self.engine.generate(message, how, deliver, state=self._state)):
+            first = first or time.process_time() - begun
+            if isinstance(event, Piece):
+                answer.append(event.chosen.token)
+        self._write(self._state, message + answer)
+        return {"own_first_token_s": first, "own_turn_s": time.process_time() - begun}
+
+    def _write(self, state: Any, tokens: list[int]) -> Any:
+        import torch
+
+        from deltamem.serve.engine.jobs import Written, results
+
+        ids = torch.tensor([tokens])
+        all_of_them = torch.ones_like(ids, dtype=torch.bool)
+        one = torch.zeros_like(ids)
+        (event,) = results(lambda deliver: self.engine.write(ids, one, all_of_them, deliver, state=state))
+        assert isinstance(event, Written)
+        return event.state
+
+
+def draw(measured: Path, picture: Path) -> int:
+    """Seconds of a turn against the length of the history."""
+    from matplotlib.figure import Figure
+
+    found = json.loads(measured.read_text("utf-8"))["histories"]
+    figure = Figure(figsize=(6.4, 3.6), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    lengths = [int(length) for length in found]
+    for name, label, style in (
+        ("sent", "history sent again, stock vLLM", {"color": "#000000"}),
+        ("cached", "the same, its keys and values cached", {"color": "#000000", "linestyle": ":"}),
+        ("memory", "memory, on vLLM", {"color": "#0072B2"}),
+        ("own", "memory, own engine", {"color": "#D55E00"}),
+    ):
+        axes.plot(
+            lengths, [found[str(length)][f"{name}_turn_s"] for length in lengths], marker="o", label=label, **style
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths], fontsize=8)
+    seconds = [2, 5, 10, 20, 50]
+    axes.set_yticks(seconds, [str(each) for each in seconds])
+    axes.minorticks_off()
+    axes.set_xlabel("tokens of history")
+    axes.set_ylabel("a turn, seconds of CPU")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(picture)
+    return 0
 
 
 if __name__ == "__main__":

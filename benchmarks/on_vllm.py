@@ -16,6 +16,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from common import command_line, machine, tell
@@ -27,7 +29,7 @@ def main() -> int:
     parser = command_line(__doc__)
     parser.add_argument("--model", default="smollm2", help="as deltamem serve takes it")
     parser.add_argument("--adapter", default="multi")
-    parser.add_argument("--sessions", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--sessions", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--prompt", type=int, default=64, help="tokens")
     parser.add_argument("--answer", type=int, default=32, help="tokens")
     parser.add_argument("--rounds", type=int, default=3)
@@ -44,37 +46,45 @@ def main() -> int:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """For each number of sessions the figures of both, and the share of stock that is left."""
-    command = [sys.executable, *sys.argv]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    served = {kind: subprocess.Popen([*command, "--serve", kind], **pipes) for kind in KINDS}
-    try:
-        for kind in KINDS:
-            ask(served[kind], max(options.sessions))  # compiles kernels
-        figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
+    with processes(KINDS, max(options.sessions)) as ask:
         for sessions in options.sessions:
             rounds: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
             for number in range(options.rounds):
                 for kind in KINDS if number % 2 == 0 else reversed(KINDS):
-                    rounds[kind].append(ask(served[kind], sessions))
-            medians = {
-                kind: {name: statistics.median(r[name] for r in found) for name in found[0]}
-                for kind, found in rounds.items()
-            }
+                    rounds[kind].append(ask(kind, sessions))
+            medians = {kind: median_of(found) for kind, found in rounds.items()}
             stock, delta = (medians[kind] for kind in KINDS)
             shares = {
                 f"{name}_share_of_stock": round(delta[name] / stock[name], 3) for name in ("tokens_s", "decoded_s")
             }
             shares["first_token_x"] = round(delta["first_token_s"] / stock["first_token_s"], 3)
             figures[str(sessions)] = medians | shares
-        return figures
+    return figures
+
+
+@contextmanager
+def processes(kinds: Sequence[str], first: int) -> Iterator[Callable[[str, int], dict[str, float]]]:
+    """Runs this command once more for each kind, with ``--serve``; gives what asks one of them for a round.
+
+    Args:
+        kinds: what ``--serve`` takes.
+        first: of a round that each is asked for at once, which compiles kernels.
+    """
+    command = [sys.executable, *sys.argv]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    served = {kind: subprocess.Popen([*command, "--serve", kind], **pipes) for kind in kinds}
+    try:
+        for process in served.values():
+            _ask(process, first)
+        yield lambda kind, number: _ask(served[kind], number)
     finally:
         for process in served.values():
             process.stdin.close()
             process.wait(60)
 
 
-def ask(process: "subprocess.Popen[str]", number: int) -> dict[str, float]:
-    """The figures of a round that a process of ours measures."""
+def _ask(process: "subprocess.Popen[str]", number: int) -> dict[str, float]:
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(f"{number}\n")
@@ -83,7 +93,12 @@ def ask(process: "subprocess.Popen[str]", number: int) -> dict[str, float]:
         if line.startswith("{"):
             found: dict[str, float] = json.loads(line)
             return found
-    raise RuntimeError("vLLM ended; what it said is above.")
+    raise RuntimeError("The engine ended; what it said is above.")
+
+
+def median_of(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The median of every figure."""
+    return {name: statistics.median(found[name] for found in rounds) for name in rounds[0]}
 
 
 def serve(options: argparse.Namespace) -> int:
