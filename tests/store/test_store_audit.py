@@ -36,7 +36,7 @@ def test_entries_are_read_by_tenant_session_user_and_time(
     assert len(log.read(until=LONG_AGO + timedelta(seconds=1))) == 1
     assert log.read("t", after=found[0].number, limit=1) == found[1:2]
     assert tuple(log.all()) == log.read()
-    with pytest.raises(InvalidError, match="no action"):
+    with pytest.raises(InvalidError, match="not an action"):
         log.add([act(), Act("t", "steal", route="x")])  # type: ignore[arg-type]
     assert len(log.read()) == 4
 
