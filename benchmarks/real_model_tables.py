@@ -20,6 +20,7 @@ LABELS = {
     "bm25": "BM25, best 3 turns",
     "full": "full text in the window",
 }
+_KEPT = {"text": "the last messages, zstd", "bm25": "the same, BM25's best 3 turns shown"}
 _CELLS = [(split, facts) for split in ("known", "values", "relations") for facts in ("1", "4", "8")]
 
 
@@ -57,6 +58,17 @@ def chat(results: Results) -> Iterator[str]:
     """Recall of facts told in the course of real chat."""
     rows = [[LABELS[name], percent(found)] for name, found in results["chat"].items() if name in LABELS]
     yield from _table(["", "recall"], rows)
+
+
+def curve(results: Results) -> Iterator[str]:
+    """Recall of facts in real chat against the bytes kept of it."""
+    found = results["bytes"].get("curve", {})
+    rows = [
+        [label, point.get("format", ""), f"{point['bytes']:,}", percent(point["recall"])]
+        for label, points in ((_KEPT.get(name, LABELS.get(name, name)), points) for name, points in found.items())
+        for point in points
+    ]
+    yield from _table(["kept", "as", "bytes", "recall"], rows)
 
 
 def forgetting(results: Results) -> Iterator[str]:
@@ -102,6 +114,7 @@ TABLES: Mapping[str, Callable[[Results], Iterator[str]]] = {
     "absence": absence,
     "formats": formats,
     "chat": chat,
+    "bytes": curve,
     "forgetting": forgetting,
     "share": share,
     "locomo": locomo,
