@@ -16,7 +16,7 @@ the model with the memory of the evening and of the bare one; and by how the mod
 import json
 import os
 import random
-import socket
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -32,7 +32,7 @@ import httpx
 import torch
 
 import deltamem
-from common import command_line, machine, tell
+from common import command_line, free_port, keep, machine, tell
 from deltamem.chat import encode_chat
 from deltamem.demo.real.answers import answer, holds
 from deltamem.train.data.told.dialogues import Mix, Question, sample_dialogue
@@ -62,6 +62,7 @@ def main() -> int:
         model, tokenizer = deltamem.load_model(options.model, options.adapter)
         report["adapter_fingerprint"] = deltamem.adapter_fingerprint(model)
         report["session"] = through_session(model, tokenizer, evening, options.longest)
+        keep(report, options)  # the server's part takes as long again
     if options.only != "session":
         report["serve"] = through_server(options.model, options.adapter, evening, options.longest)
     return tell(report, options)
@@ -108,6 +109,7 @@ def through_session(model: Any, tokenizer: Any, evening: Evening, longest: int) 
     """The evening through one Session; the losses are of the second speaker's real answers."""
     session = deltamem.Session(model, tokenizer, window=WINDOW)
     written, texts, replies, seconds = [], [], [], []
+    bare, bare_replies = deltamem.Session(model, tokenizer, window=WINDOW), []  # the same evening without a memory
     losses: dict[str, list[float]] = {"memory": [], "bare": []}
     for turn, (said, after) in enumerate(zip(evening.said, evening.answered, strict=True)):
         if after is not None:
@@ -120,6 +122,9 @@ def through_session(model: Any, tokenizer: Any, evening: Evening, longest: int) 
         written.append(report.written_tokens)
         texts.append(len(tokenizer(said + replies[-1], add_special_tokens=False)["input_ids"]))
         seconds.append(report.seconds)
+        bare_replies.append(bare.ask(said, memory=False, do_sample=False, max_new_tokens=longest))
+        exchange = [{"role": "user", "content": said}, {"role": "assistant", "content": bare_replies[-1]}]
+        bare.visible = [*bare.visible, *exchange][-WINDOW:]
         print(f"turn {turn + 1}: {said!r} → {replies[-1]!r}", file=sys.stderr, flush=True)
     asked = [[{"role": "user", "content": question.ask}] for question, _ in evening.questions]
     count = len(asked)
@@ -143,6 +148,7 @@ def through_session(model: Any, tokenizer: Any, evening: Evening, longest: int) 
             name: [round(sum(part) / len(part), 3) for part in parts(values, fifth)] for name, values in losses.items()
         },
         "answers": shape(replies, longest, tokenizer),
+        "bare_answers": shape(bare_replies, longest, tokenizer),
         "recalled": {name: recalled(said, evening) for name, said in answers.items()},
         "asked": asked_rows(evening, answers),
     }
@@ -188,13 +194,11 @@ def complete(client: httpx.Client, messages: list[Any], session: str | None, lon
 @contextmanager
 def served(model: str, adapter: str) -> Iterator[str]:
     """The address of a server in a process of its own, with a store of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "deltamem", "serve", "--model", model, "--adapter", adapter]
         command += ["--port", str(port), "--store", f"sqlite:///{folder}/evening.db"]
-        with subprocess.Popen(command, env=os.environ | {"DELTAMEM_STATE_SECRET": "evening"}) as process:
+        with subprocess.Popen(command, env=os.environ | {"DELTAMEM_STATE_SECRET": secrets.token_hex()}) as process:
             url = f"http://127.0.0.1:{port}"
             try:
                 wait(url, process)
