@@ -21,7 +21,7 @@ test: .venv/.dev model  ## every check that CI runs
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 vllm-test: .vllm/.ready  ## the tests on vLLM, in an environment of its own; with SHORT=1 those that need one engine at most
-	NUMBA_CACHE_DIR=$(CURDIR)/.vllm/numba .vllm/bin/python -m pytest \
+	NUMBA_CACHE_DIR=$(CURDIR)/.vllm/numba .vllm/bin/python -m pytest --verbose --verbose \
 	  $(if $(SHORT),tests/vllm/test_refusals.py tests/vllm/test_vllm_parity.py,tests/vllm)
 
 # LlamaIndex's model for OpenAI's API asks for an older openai than ours; it works with ours.

@@ -25,6 +25,7 @@ from deltamem.serve.settings import EngineLimits, Settings
 from deltamem.store import SessionStore, StateKeys
 
 SECRET = b"a secret that only the tests have"
+PATIENCE_S = 1800  # for a server to start or to answer, on a machine that is busy with other work
 
 
 def make_server(
@@ -70,7 +71,7 @@ def commanded(home: Path, *options: str) -> Iterator[str]:
     environment = os.environ | {"DELTAMEM_HOME": str(home)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
-            until, status = time.monotonic() + 600, 0
+            until, status = time.monotonic() + PATIENCE_S, 0
             while status != 200 and time.monotonic() < until and process.poll() is None:
                 try:
                     status = httpx.get(f"{url}/readyz").status_code

@@ -23,6 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("default"))  # vLLM has its own
+            item.add_marker(pytest.mark.timeout(3600))  # an engine takes minutes to start on a busy machine
             if not HAS_VLLM:
                 item.add_marker(pytest.mark.skip(reason="vLLM is not installed here: make vllm-test"))
 

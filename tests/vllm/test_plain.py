@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import torch
+from serving import PATIENCE_S
 
 import deltamem
 from deltamem.models.loading import load_model
 from deltamem.vllm.flags import serve_command
 
 
-@pytest.mark.timeout(900)
 def test_a_memory_goes_from_request_to_request(tmp_path: Path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -29,7 +28,7 @@ def test_a_memory_goes_from_request_to_request(tmp_path: Path):
     with (
         log.open("wb") as out,
         subprocess.Popen(command, env=environment, stdout=out, stderr=out) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client,
     ):
         try:
             _wait(client, process, log)
@@ -63,7 +62,7 @@ def test_a_memory_goes_from_request_to_request(tmp_path: Path):
 
 
 def _wait(client: httpx.Client, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    until = time.monotonic() + 600
+    until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         assert process.poll() is None, log.read_text()[-3000:]
         with contextlib.suppress(httpx.TransportError):
