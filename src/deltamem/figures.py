@@ -9,10 +9,7 @@ from deltamem.files import write_atomically
 
 
 def figure_class(extra: str) -> Any:
-    """Matplotlib's ``Figure``; asked for before long work begins, so that its end cannot fail on it.
-
-    Args:
-        extra: of the package, which brings matplotlib; the error names it.
+    """Matplotlib's ``Figure``, by the extra that has it; asked for before long work begins, lest its end fail.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -100,11 +100,7 @@ def observe_stream(
 
 
 def positions(model: nn.Module) -> int | None:
-    """How many tokens a backbone has positions for, prompt and answer together; ``None`` if it does not say.
-
-    Args:
-        model: a causal language model, or its base, attached or bare.
-    """
+    """How many tokens a backbone has positions for, prompt and answer together; ``None`` if it does not say."""
     config: Any = model.config
     found: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return found

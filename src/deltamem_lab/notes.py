@@ -12,12 +12,7 @@ NOTES_FILE = "notes.json"
 
 @dataclass(frozen=True)
 class Notes:
-    """What a report says of a run.
-
-    Attributes:
-        commands: what made it, each once.
-        absent: the methods that were left out, each with the reason.
-    """
+    """What a report says of a run."""
 
     commands: tuple[str, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)

@@ -20,9 +20,6 @@ class PeakMemory:
     On CUDA that is what PyTorch's allocator has handed out. On a CPU it is resident memory, whose peak Linux can begin
     anew, unlike ``getrusage``'s; elsewhere it is not measured. There the work has to be done within :meth:`exact`.
 
-    Args:
-        device: where the work is done.
-
     Attributes:
         reason: why memory is not measured; empty where it is.
     """

@@ -188,11 +188,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 class Writer:
-    """Appends records to a file, each flushed as it is written.
-
-    Args:
-        path: the file; a last line without an end is cut off first.
-    """
+    """Appends records to a file, each flushed as it is written; a last line without an end is cut off first."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

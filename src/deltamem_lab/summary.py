@@ -110,11 +110,6 @@ def references(methods: Iterable[str]) -> tuple[str, ...]:
 def reference_of(method: str, reference: str, methods: Mapping[str, str]) -> str | None:
     """What a method is compared with: of the controls, the one that has its own adapter.
 
-    Args:
-        method: the method.
-        reference: one of :func:`references`.
-        methods: those that ran, each with the fingerprint of its adapter.
-
     Returns:
         the name of what ran, or ``None``: nothing like it ran, or only for other adapters.
     """

@@ -88,9 +88,6 @@ class SteeredProjection(nn.Module):
 class SteeredAttention(nn.Module):
     """An attention block of the backbone with the memories of its adapters.
 
-    Args:
-        site: the attention block.
-
     Attributes:
         index: its place among the adapted layers of each adapter, by the adapter's name.
     """

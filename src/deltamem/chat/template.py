@@ -73,13 +73,7 @@ def render_chat(
 def render_text(
     tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool = False, **template: Any
 ) -> str:
-    """What a chat template makes of messages.
-
-    Args:
-        tokenizer: a tokenizer with a chat template.
-        messages: dicts with ``role`` and ``content``.
-        add_generation_prompt: end with the header of an assistant message.
-        template: further variables of the chat template.
+    """What a chat template makes of messages; :func:`render_chat` takes the same.
 
     Raises:
         TemplateRefusedError: the template raises an error for these messages.

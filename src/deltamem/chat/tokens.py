@@ -158,11 +158,7 @@ def _check(tokenizer: Any, messages: Sequence[Message]) -> None:
 
 
 def check_text(text: str, what: str) -> None:
-    """Refuses text that no tokenizer takes.
-
-    Args:
-        text: what is to be encoded.
-        what: how an error calls it.
+    """Refuses text that no tokenizer takes; the error calls it ``what``.
 
     Raises:
         ValueError: it holds half of a surrogate pair, as bytes that are not UTF-8 become.

@@ -21,13 +21,7 @@ Device = Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda
 
 
 class Chosen(NamedTuple):
-    """A model with its adapter, and its tokenizer.
-
-    Attributes:
-        name: what the model was called, or was chosen by default.
-        model: with the adapter on.
-        tokenizer: the model's.
-    """
+    """A model with its adapter, and its tokenizer."""
 
     name: str
     model: Any

@@ -51,13 +51,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Course:
-    """What an adapter is, and how it is trained.
-
-    Attributes:
-        config: what the adapter is.
-        stages: of its training.
-        held_out: dialogues that each stage is measured on.
-    """
+    """What an adapter is, and how it is trained."""
 
     config: DeltaMemConfig
     stages: tuple[Stage, ...]

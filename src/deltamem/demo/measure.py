@@ -61,11 +61,6 @@ def relevant_turns(
 ) -> list[list[Utterance]]:
     """For each question the ``turns`` exchanges that BM25 ranks highest, in their original order.
 
-    Args:
-        messages: a dialogue, of which every two messages are one exchange.
-        questions: what is asked about it.
-        turns: the most exchanges put back.
-
     Raises:
         ImportError: bm25s is not installed; the message names the extra.
     """

@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 
 class WorldBatches(Dataset[EpisodeBatch]):
-    """The batch of each step, sampled when it is asked for.
-
-    Args:
-        sampler: makes the batches.
-    """
+    """The batch of each step, sampled when it is asked for."""
 
     def __init__(self, sampler: EpisodeSampler) -> None:
         self.sampler = sampler
@@ -36,11 +32,7 @@ class WorldBatches(Dataset[EpisodeBatch]):
 
 
 class WorldEpisodes(Dataset[Episode]):
-    """Held-out dialogues with their questions, in the vocabulary that training never sees.
-
-    Args:
-        episodes: the episodes.
-    """
+    """Held-out dialogues with their questions, in the vocabulary that training never sees."""
 
     def __init__(self, episodes: list[Episode]) -> None:
         self.episodes = episodes
@@ -68,12 +60,7 @@ def training_batches(
 
 
 def stranger_batches(tokenizer: "PreTrainedTokenizerFast", **options: Any) -> Strangers:
-    """The same batches, in which every question meets another dialogue's memory.
-
-    Args:
-        tokenizer: the embedded backbone's.
-        options: of :func:`training_batches`.
-    """
+    """The same batches, in which every question meets another dialogue's memory."""
     return Strangers(training_batches(tokenizer, **options))
 
 

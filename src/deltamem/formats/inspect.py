@@ -35,11 +35,7 @@ def describe(found: Inspected) -> dict[str, Any]:
 
 
 def draw(found: Inspected, path: str | Path) -> None:
-    """Draws a heatmap: the state matrices of a memory's first row, or the norms of an adapter's parts.
-
-    Args:
-        found: from :func:`open_file`.
-        path: the PNG to write.
+    """Draws a heatmap as a PNG: the state matrices of a memory's first row, or the norms of an adapter's parts.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -49,10 +49,6 @@ class Calibration:
 
         More evidence never lowers the confidence: no weight is negative.
 
-        Args:
-            evidence: of answers.
-            right: whether each was right.
-
         Raises:
             ValueError: all were right, or none.
         """

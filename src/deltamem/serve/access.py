@@ -118,11 +118,7 @@ class Access:
 
 
 class RateLimits:
-    """The limits of keys and tenants, counted in the store for all its servers. One event loop uses them.
-
-    Args:
-        rates: of the server's store.
-    """
+    """The limits of keys and tenants, counted in the store for all its servers. One event loop uses them."""
 
     def __init__(self, rates: Rates) -> None:
         self._rates = rates

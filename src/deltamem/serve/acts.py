@@ -18,12 +18,7 @@ class _Batch:
 
 
 class Acts:
-    """Notes what requests did, for one event loop.
-
-    Args:
-        courier: who knows which tenants want to be told.
-        audit: whether they go into the audit log.
-    """
+    """Notes what requests did, for one event loop."""
 
     def __init__(self, courier: Courier, *, audit: bool) -> None:
         self._courier = courier

@@ -216,11 +216,7 @@ class MessagesRequest(CountTokensRequest):
 
 
 class Blocks(AnswerParts):
-    """The blocks of an answer.
-
-    Args:
-        reader: reads calls out of what the model says; ``None`` where it was told of no tools.
-    """
+    """The blocks of an answer."""
 
     def __init__(self, reader: CallReader | None) -> None:
         super().__init__(reader)

@@ -17,9 +17,6 @@ class Committer:
     SQLite has one writer at a time, and a transaction waits for the disk. So what is to be committed while another
     transaction runs goes into the next one together. PostgreSQL takes several transactions at once, and each commit
     gets one of its own.
-
-    Args:
-        store: where to.
     """
 
     def __init__(self, store: SessionStore) -> None:

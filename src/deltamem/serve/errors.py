@@ -184,13 +184,7 @@ def _of_invalid(error: RequestValidationError) -> ApiError:
 
 
 def _field(location: Sequence[str | int], body: Any, *, missing: bool) -> str:
-    """The name of the field that was wrong; of a location, only what is a place in the body, a header or an address.
-
-    Args:
-        location: where it was found.
-        body: what was sent.
-        missing: whether the last part is a field that is not there.
-    """
+    """The name of the field that was wrong; of a location, only what is a place in the body, a header or an address."""
     kind, *parts = location
     if kind != "body":
         return ".".join(map(str, parts))

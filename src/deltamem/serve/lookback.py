@@ -294,12 +294,6 @@ def answer_probe(model: nn.Module, tokenizer: Any, messages: Sequence[Message], 
     A token is chosen at the token before it, so the reads that count are of what ends the prompt and of the answer but
     its last token.
 
-    Args:
-        model: an attached model.
-        tokenizer: its tokenizer.
-        messages: what the model saw, and its answer.
-        state: the memory that it read, one row.
-
     Raises:
         ValueError: the tokens of the messages cannot be told apart.
     """

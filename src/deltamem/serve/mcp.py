@@ -32,12 +32,7 @@ Session = Annotated[
 
 
 class Api:
-    """The HTTP API, of a server in this process or elsewhere.
-
-    Args:
-        client: asks it.
-        session: the session of tools that are given none.
-    """
+    """The HTTP API, of a server in this process or elsewhere."""
 
     def __init__(self, client: httpx.AsyncClient, session: str) -> None:
         self._client = client
@@ -90,12 +85,7 @@ async def local(server: "Server") -> AsyncIterator[httpx.AsyncClient]:
 
 @asynccontextmanager
 async def remote(url: str, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Asks a server elsewhere.
-
-    Args:
-        url: its address.
-        key: an API key; empty where it needs none.
-    """
+    """Asks a server elsewhere."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with httpx.AsyncClient(base_url=url.rstrip("/").removesuffix("/v1"), headers=headers, timeout=600) as client:
         yield client

@@ -19,12 +19,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Gate:
-    """Wraps the application.
-
-    Args:
-        app: the application.
-        server: whose settings and metrics count.
-    """
+    """Wraps the application."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self.app = app

@@ -62,10 +62,6 @@ class Web(uvicorn.Server):
 def run(server: Server, port: int) -> None:
     """Serves at the host of the server's settings, and closes the server.
 
-    Args:
-        server: what to serve.
-        port: where; 0 has the system choose.
-
     Raises:
         SystemExit: it cannot listen there; the log says why.
     """

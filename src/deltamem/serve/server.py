@@ -96,12 +96,6 @@ class Server:
     async def admit(self, request: Request, needs: Scope, action: Action | None, user: str | None = None) -> Caller:
         """Who a request comes from and for which user, counted against the limits.
 
-        Args:
-            request: the request.
-            needs: the scope of the key that it needs.
-            action: what it does, unless that is found out only later.
-            user: for whom.
-
         Raises:
             ApiError: 401 without a valid key, 403 if it may not do what the request needs, 413 or 429 over a limit,
                 503 where nothing should be written.

@@ -88,11 +88,7 @@ _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:argument
 
 
 class CallReader:
-    """Reads calls out of an answer as it comes. What looks like a call and is none is given as text.
-
-    Args:
-        syntax: how the model writes calls.
-    """
+    """Reads calls out of an answer as it comes. What looks like a call and is none is given as text."""
 
     def __init__(self, syntax: Syntax) -> None:
         self.calls = 0

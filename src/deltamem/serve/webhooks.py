@@ -28,10 +28,6 @@ _AT_ONCE = 8
 class Courier:
     """Empties the outbox of a store's webhooks.
 
-    Args:
-        store: whose.
-        metrics: counts what came of it.
-
     Attributes:
         wanted: the tenants that want to be told, as of the last look.
     """

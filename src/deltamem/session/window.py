@@ -9,16 +9,10 @@ from deltamem.session.retrieval import Exchange
 def first_visible(
     messages: Sequence[Message], lengths: Sequence[int], *, most_messages: int | None, most_tokens: int | None
 ) -> int:
-    """The number of the first message that stays visible; those before it leave.
+    """The number of the first message, of those from the oldest on, that stays visible; those before it leave.
 
     What stays begins with a user's message, because an answer without its question, or a tool's result without
     the call, misleads the model, and many chat templates refuse it.
-
-    Args:
-        messages: what is visible now, oldest first.
-        lengths: the tokens of each.
-        most_messages: how many may stay; any number if ``None``.
-        most_tokens: how many tokens they may have together; any number if ``None``.
     """
     first = 0 if most_messages is None else max(0, len(messages) - most_messages)
     if most_tokens is not None:

@@ -80,13 +80,7 @@ class Database:
         return self._url.render_as_string(hide_password=True)
 
     def error(self, kind: type[StoreError], text: str, why: object = "") -> StoreError:
-        """An error that names the database, and quotes its driver, to whoever runs it and not to clients.
-
-        Args:
-            kind: its class.
-            text: a message with ``{store}`` in it.
-            why: what the driver said.
-        """
+        """An error that names the database, and quotes its driver, to whoever runs it and not to clients."""
         told = f"{text} ({why})" if why else text
         return kind(told.replace("{store}", self.place), _capital(text.replace("{store}", "the store")))
 

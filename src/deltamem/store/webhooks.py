@@ -23,15 +23,7 @@ _TOLD: tuple[Action, ...] = ("write", "export", "delete")
 
 
 class Delivery(NamedTuple):
-    """Something that is to be told now.
-
-    Attributes:
-        number: of the delivery.
-        url: to whom.
-        secret: what it is signed with.
-        body: what.
-        attempts: how many there have been, with this one.
-    """
+    """Something that is to be told now."""
 
     number: int
     url: str

@@ -142,12 +142,6 @@ class Measured:
 def tally(model: PreTrainedModel, batch: EpisodeBatch, condition: Condition, writing: Writing | None = None) -> Tally:
     """Answers the queries of a batch in one condition.
 
-    Args:
-        model: an attached model; its active adapter reads and writes.
-        batch: the episodes.
-        condition: with what.
-        writing: how histories are written.
-
     Raises:
         ValueError: history and answer together do not fit the backbone's positions, in the condition ``full``.
     """

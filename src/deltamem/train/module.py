@@ -18,12 +18,7 @@ from deltamem.train.options import ObjectiveOptions
 
 
 class EpisodeModule(EpisodeObjective):
-    """The objective, which can also measure: whatever shards or casts a model sees every pass through this call.
-
-    Args:
-        model: an attached model.
-        options: the objective's.
-    """
+    """The objective, which can also measure: whatever shards or casts a model sees every pass through this call."""
 
     def __init__(self, model: PreTrainedModel, options: ObjectiveOptions) -> None:
         super().__init__(model, options)

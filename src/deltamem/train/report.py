@@ -35,12 +35,7 @@ _RECALL = {"recall": ("training", "#999999", "-"), "eval_recall": ("held out", "
 
 
 class ProgressLines(ProgressCallback):
-    """A line on stderr for every logged step and every evaluation, from the main process; on a terminal also a bar.
-
-    Args:
-        bar: whether there is a bar.
-        title: what is trained; said as it begins.
-    """
+    """A line on stderr for every logged step and every evaluation, from the main process; on a terminal also a bar."""
 
     def __init__(self, *, bar: bool, title: str = "") -> None:
         super().__init__()
@@ -152,10 +147,6 @@ def training_section(recipe: str, measured: Measured | None, steps: int) -> str:
 
 def draw_training(history: Sequence[dict[str, Any]], path: Path) -> None:
     """Draws the log of a training as a PNG.
-
-    Args:
-        history: what was logged, each with its ``step``.
-        path: the file.
 
     Raises:
         ImportError: matplotlib is not installed.

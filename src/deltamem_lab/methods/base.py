@@ -95,15 +95,7 @@ class BackboneMethod(ABC):
 
     @classmethod
     def build(cls, name: str, backbone: Backbone, adapter: str, options: MethodOptions, **arguments: Any) -> Self:
-        """Makes it for the command line: by default from the name, the backbone and, if adapted, the adapter.
-
-        Args:
-            name: as in records and tables.
-            backbone: what answers.
-            adapter: which adapter of it the method uses; empty for none.
-            options: of all methods.
-            arguments: of the class.
-        """
+        """Makes it for the command line: by default from the name, the backbone and, if adapted, the adapter."""
         make: Callable[..., Self] = cls
         return make(name, backbone, adapter, **arguments) if cls.adapted else make(name, backbone, **arguments)
 

@@ -72,13 +72,8 @@ class StaticLora(TrainedContext):
 class FittedLora(NoContext):
     """The question alone, asked of the backbone with a LoRA fitted to the history by the loss of each next token.
 
-    Every history begins with a fresh LoRA. The tokens of all updates count as written; of each, the pass backwards
-    costs about twice as much again.
-
-    Args:
-        name: as in records and tables.
-        backbone: what answers; it is given a LoRA, which other methods do not see.
-        plan: how it is fitted.
+    Every history begins with a fresh LoRA, which other methods do not see. The tokens of all updates count as written;
+    of each, the pass backwards costs about twice as much again.
     """
 
     needs_history = True
@@ -151,11 +146,6 @@ class AskedLora(FittedLora):
     It reads the history passage by passage and writes questions with their answers; the loss is the answers', each
     after its question alone. Where a backbone writes none in the form asked for, it answers without a history; the
     notes say how many there were.
-
-    Args:
-        name: as in records and tables.
-        backbone: what answers and asks; it is given a LoRA, which other methods do not see.
-        plan: how it is fitted.
     """
 
     def __init__(self, name: str, backbone: Backbone, plan: LoraPlan = FIT) -> None:

@@ -20,11 +20,6 @@ def fit(render: Render, history: Sequence[Entry], budget: Budget) -> tuple[list[
 
     Whole entries give way, oldest first; of the last document, or one longer than the room, the end stays.
 
-    Args:
-        render: the prompt that shows a part of a history within a budget.
-        history: what is to be shown.
-        budget: the room.
-
     Returns:
         the prompt, and whether some of the history is missing.
 
@@ -76,11 +71,6 @@ def packed(units: Sequence[Sequence[Entry]], tokens: int, count: Callable[[str],
     """Units put together, in their order, as long as they have no more than so many tokens.
 
     One that has more alone stays alone.
-
-    Args:
-        units: of a history; see :func:`chunks`.
-        tokens: the most of a unit.
-        count: how many tokens a text is.
 
     Raises:
         ValueError: there is no room for a token.

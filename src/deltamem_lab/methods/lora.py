@@ -134,12 +134,6 @@ def reset_lora(model: nn.Module, name: str, seed: int) -> None:
 def fit_lora(model: Any, name: str, updates: Iterable[Sequence[TokenRows]], plan: LoraPlan) -> list[float]:
     """Trains a LoRA by the weighted loss of the next token; everything else stays as it is.
 
-    Args:
-        model: the backbone.
-        name: of the LoRA.
-        updates: as many as the plan has; the rows of each in as many passes as memory asks for.
-        plan: the rate and the number of updates.
-
     Returns:
         the loss before each update.
     """

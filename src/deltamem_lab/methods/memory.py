@@ -26,9 +26,6 @@ class StateMemory(BackboneMethod):
     Prompts and answers are not written, which is the condition the published adapters are trained in.
 
     Args:
-        name: as in records and tables.
-        backbone: a model with adapters.
-        adapter: which of them.
         control: what takes the memory's place: an ``empty`` one, another item's (``shuffled``), or ``noise`` of the
             same norm in every state.
     """
@@ -80,13 +77,7 @@ class StateMemory(BackboneMethod):
 
 @method("context", "memory and full context", "memory")
 class WritingContext(BackboneMethod):
-    """δ-mem as in the published tables: the memory starts empty and is written as the full prompt is read.
-
-    Args:
-        name: as in records and tables.
-        backbone: a model with adapters.
-        adapter: which of them.
-    """
+    """δ-mem as in the published tables: the memory starts empty and is written as the full prompt is read."""
 
     needs_history = False
     adapted = True

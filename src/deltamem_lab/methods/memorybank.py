@@ -89,10 +89,6 @@ class Forgetting:
     A memory is learnt with strength S = 1. Recalling it adds 1 and sets t back to 0. One number is drawn for it each
     time, uniformly from [0, 1), and it is gone once R is no larger: so it is there with probability R on any one day,
     however many days are looked at, and what is gone does not come back.
-
-    Args:
-        seed: of the numbers.
-        curve: see :func:`retention`.
     """
 
     def __init__(self, seed: int, curve: Curve = "paper") -> None:
@@ -222,10 +218,7 @@ class MemoryBank(BackboneMethod):
     history's last.
 
     Args:
-        name: as in records and tables.
-        backbone: what answers, and summarises.
         forgets: whether turns fade. Over months of a benchmark's dates next to nothing is left of them.
-        curve: how; see :func:`retention`.
         pieces: how many memories are recalled.
         encoder: Hub id or folder of a sentence encoder.
     """

@@ -20,10 +20,6 @@ class ProductMethod(BackboneMethod):
     """The bare backbone with what a product finds: it gets the history turn by turn, each item as a user of its own.
 
     Args:
-        name: as in records and tables.
-        backbone: what answers.
-        product: with ``add`` and ``search``.
-        options: how many memories are brought back.
         about: what the product is, for the run.
     """
 

@@ -50,11 +50,7 @@ class Units:
 
 
 class Found:
-    """What BM25 finds in a history for each question.
-
-    Args:
-        units: how many, and what a unit is.
-    """
+    """What BM25 finds in a history for each question."""
 
     def __init__(self, units: Units) -> None:
         self.units = units
@@ -72,13 +68,7 @@ class Found:
 
 @method("bm25", "BM25", "excerpt")
 class Bm25(BackboneMethod):
-    """The bare backbone with the turns that share the most telling words with the question.
-
-    Args:
-        name: as in records and tables.
-        backbone: what answers.
-        options: how many units are brought back, and what a unit is.
-    """
+    """The bare backbone with the turns that share the most telling words with the question."""
 
     def __init__(self, name: str, backbone: Backbone, options: MethodOptions | None = None) -> None:
         super().__init__(name, backbone)
@@ -105,14 +95,7 @@ class Bm25(BackboneMethod):
 
 @method("dense", "dense retrieval", "excerpt")
 class Dense(BackboneMethod):
-    """The bare backbone with the turns whose vectors are nearest to the question's.
-
-    Args:
-        name: as in records and tables.
-        backbone: what answers.
-        options: how many units are brought back, and what a unit is.
-        encoder: Hub id or folder of a sentence encoder.
-    """
+    """The bare backbone with the turns whose vectors are nearest to the question's."""
 
     def __init__(
         self, name: str, backbone: Backbone, options: MethodOptions | None = None, encoder: str = MINILM
@@ -162,14 +145,7 @@ class Dense(BackboneMethod):
 
 @method("hybrid", "memory and BM25 in the prompt", "memory")
 class HybridPrompt(StateMemory):
-    """A memory of everything, and the turns that BM25 finds in the prompt.
-
-    Args:
-        name: as in records and tables.
-        backbone: a model with adapters.
-        adapter: which of them.
-        options: how many units are brought back, and what a unit is.
-    """
+    """A memory of everything, and the turns that BM25 finds in the prompt."""
 
     def __init__(self, name: str, backbone: Backbone, adapter: str, options: MethodOptions | None = None) -> None:
         super().__init__(name, backbone, adapter)

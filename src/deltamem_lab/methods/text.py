@@ -47,10 +47,6 @@ class FullContext(BackboneMethod):
 class TrainedContext(FullContext):
     """The full context, read with what was trained beforehand; of several that are loaded, with the last.
 
-    Args:
-        name: as in records and tables.
-        backbone: a model on which it is loaded.
-
     Attributes:
         what: was trained, with its article.
         command: of ``deltamem baseline``, which trains it.
@@ -90,13 +86,7 @@ class TrainedContext(FullContext):
 
 @method("window", "last tokens", "text")
 class Window(FullContext):
-    """The end of the history that fits into a prompt of so many tokens.
-
-    Args:
-        name: as in records and tables.
-        backbone: what answers.
-        tokens: the most tokens of the prompt.
-    """
+    """The end of the history that fits into a prompt of so many tokens."""
 
     def __init__(self, name: str, backbone: Backbone, tokens: int) -> None:
         super().__init__(name, backbone)

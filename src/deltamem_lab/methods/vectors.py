@@ -9,11 +9,7 @@ from deltamem.encoder import MINILM, Encoder, Vectors
 
 
 class VectorStore:
-    """The vectors of texts, each encoded once.
-
-    Args:
-        encoder: as :class:`deltamem.encoder.Encoder` takes it.
-    """
+    """The vectors of texts, each encoded once."""
 
     def __init__(self, encoder: str = MINILM) -> None:
         self.encoder = encoder

@@ -196,12 +196,6 @@ class Judge:
 
         ``score`` is fluency times the harmonic mean of the other two, as MemoryAgentBench's authors have it.
 
-        Args:
-            summary: what the model wrote.
-            expert: the summary to compare it with.
-            points: what a summary should tell.
-            prompts: the questions to the judge.
-
         Raises:
             ImportError: openai is not installed.
             ValueError: the key's variable is not set, or the judge's replies have no numbers to read.

@@ -76,12 +76,7 @@ _CONDITION = (
 
 
 def beside(task: TaskSummary, records: Sequence[Record]) -> list[Block]:
-    """The rows that are published about a task, with ours where the method ran.
-
-    Args:
-        task: the summary.
-        records: of the task, under the same protocol.
-    """
+    """The rows that are published about a task, with ours where the method ran."""
     rows = _of_our_models(published_for(task.task, task.protocol), task.models)
     if not rows:
         return []
@@ -109,12 +104,7 @@ def beside(task: TaskSummary, records: Sequence[Record]) -> list[Block]:
 
 
 def paper_table(tasks: Sequence[TaskSummary], records: Sequence[Record]) -> list[Block]:
-    """A table in the paper's shape with both averages, the ablations, and what is open, if a benchmark of it ran.
-
-    Args:
-        tasks: all summaries.
-        records: of all.
-    """
+    """A table in the paper's shape with both averages, the ablations, and what is open, if a benchmark of it ran."""
     ran = {task.task: task for task in _released_last(tasks) if task.task in QUESTIONS}
     if not ran:
         return []

@@ -37,11 +37,6 @@ def contents(
 ) -> list[Block]:
     """The blocks of a report.
 
-    Args:
-        records: of the runs.
-        absent: the methods that were left out, each with the reason.
-        trainings: what trainings logged.
-
     Raises:
         ValueError: there is nothing to report.
     """

@@ -39,10 +39,6 @@ def read_blocks(runs: Sequence[Path]) -> list[Block]:
 def write_report(runs: Sequence[Path], output: Path) -> tuple[Path, Path]:
     """Writes ``report.html`` and ``report.md`` about one or several runs and says where they lie.
 
-    Args:
-        runs: see :func:`read_blocks`.
-        output: the folder to write to.
-
     Raises:
         OSError: a run is not there, or the folder cannot be written.
         ValueError: as :func:`read_blocks`.

@@ -55,13 +55,7 @@ class PointResults:
 
 @dataclass(frozen=True)
 class Results:
-    """What is known of a sweep so far.
-
-    Attributes:
-        sweep: which.
-        points: its points, in order.
-        machine: what they were trained on.
-    """
+    """What is known of a sweep so far."""
 
     sweep: Sweep
     points: tuple[PointResults, ...]

@@ -14,12 +14,7 @@ FOLDER = "sizes"
 
 @dataclass(frozen=True)
 class Choice:
-    """A size and why it was taken.
-
-    Attributes:
-        recipe: the recipe with the adapter of that size.
-        reason: in a sentence.
-    """
+    """A size and why it was taken."""
 
     recipe: Recipe
     reason: str
@@ -51,10 +46,6 @@ def plan_sizes(recipe: Recipe) -> Sweep:
 
 def choose_size(recipe: Recipe, results: Results) -> Choice:
     """The smallest size by its bytes of state that is within the margin of the best, and the recipe with it.
-
-    Args:
-        recipe: what :func:`plan_sizes` was given.
-        results: what came of it.
 
     Raises:
         ValueError: no run has numbers.

@@ -24,13 +24,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Column:
-    """Held-out dialogues of the table.
-
-    Attributes:
-        split: what in them was never trained.
-        facts: told in each.
-        dialogues: how many.
-    """
+    """Held-out dialogues of the table."""
 
     split: Split
     facts: int

@@ -106,10 +106,6 @@ def file_lines(file: Path) -> Iterator[RawLine]:
 def write_lines(target: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Writes a ``.jsonl`` or ``.jsonl.gz`` file, all of it or nothing; the same rows give the same file.
 
-    Args:
-        target: the file to write.
-        rows: one a line.
-
     Returns:
         How many lines there are.
 

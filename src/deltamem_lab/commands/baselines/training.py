@@ -24,15 +24,7 @@ _RECORD_FILE = "training.json"
 
 @dataclass(frozen=True)
 class Training:
-    """What a recipe says of the backbone and the data, loaded.
-
-    Attributes:
-        recipe: the recipe.
-        model: the bare backbone, on the device it is trained on.
-        tokenizer: its tokenizer.
-        dataset: the training episodes, or ready batches of them.
-        steps: how many updates the recipe's adapter has.
-    """
+    """What a recipe says of the backbone and the data, loaded."""
 
     recipe: "Recipe"
     model: Any

@@ -10,12 +10,7 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Asked:
-    """A history and what is asked about it.
-
-    Attributes:
-        history: the text.
-        queries: each question with its answer.
-    """
+    """A history and what is asked about it."""
 
     history: str
     queries: tuple[str, ...]

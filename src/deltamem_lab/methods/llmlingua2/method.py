@@ -39,8 +39,6 @@ class LLMLingua2(BackboneMethod):
     package counts OpenAI's.
 
     Args:
-        name: as in records and tables.
-        backbone: what answers.
         compressor: Hub id or folder of the token classifier, a BERT or an XLM-RoBERTa.
         rate: the share of tokens to keep.
     """

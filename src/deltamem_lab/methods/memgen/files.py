@@ -29,14 +29,7 @@ def is_weaver(folder: str | Path) -> bool:
 
 
 def save_weaver(model: Any, weaver: Weaver, folder: str | Path, base: str = "") -> None:
-    """Writes a weaver; its description comes last, so that half a folder is none.
-
-    Args:
-        model: the backbone with the weaver's LoRA.
-        weaver: on it.
-        folder: to write.
-        base: Hub id or folder of the backbone, if it has one.
-    """
+    """Writes a weaver; its description comes last, so that half a folder is none."""
     from safetensors.torch import save
 
     folder, plan = Path(folder), weaver.plan

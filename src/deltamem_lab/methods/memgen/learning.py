@@ -102,12 +102,6 @@ def _tail_loss(model: Any, prompts: Sequence[Tensor], tails: Sequence[Tensor], r
 def fit_weaver(model: Any, weaver: Weaver, tokenizer: Any, updates: Iterable[Sequence[TokenRows]]) -> list[float]:
     """Trains a weaver on the answers of rows; the backbone stays as it is.
 
-    Args:
-        model: the backbone with the weaver.
-        weaver: on it.
-        tokenizer: the backbone's.
-        updates: as many as the weaver's plan has; the rows of each in as many passes as memory asks for.
-
     Returns:
         the loss before each update.
     """

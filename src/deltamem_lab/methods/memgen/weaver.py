@@ -42,13 +42,7 @@ class WeaverPlan:
 
 
 class Weaver(nn.Module):
-    """Query latents and the maps between the reasoner's embeddings and the weaver's; the LoRA is on the backbone.
-
-    Args:
-        name: of the LoRA too.
-        width: of the backbone's embeddings, D.
-        plan: how many latents, where, and how the LoRA is.
-    """
+    """Query latents and the maps between the reasoner's embeddings and the weaver's; the LoRA is on the backbone."""
 
     def __init__(self, name: str, width: int, plan: WeaverPlan) -> None:
         super().__init__()
@@ -76,13 +70,7 @@ class Weaver(nn.Module):
 
 
 class Reading:
-    """What the weaver has read of some texts; it reads each embedding once, however often it weaves.
-
-    Args:
-        model: the backbone with the weaver's LoRA.
-        weaver: on it.
-        rows: how many texts.
-    """
+    """What the weaver has read of some texts; it reads each embedding once, however often it weaves."""
 
     def __init__(self, model: Any, weaver: Weaver, rows: int) -> None:
         self.model = model

@@ -24,13 +24,7 @@ _PLACE = "mlp_memories"
 
 @dataclass(frozen=True)
 class LoadedMemory:
-    """An MLP for a backbone.
-
-    Attributes:
-        memory: the MLP.
-        share: of its distribution in the mixture, λ.
-        sha256: of its weights.
-    """
+    """An MLP for a backbone, the share λ of its distribution in the mixture, and the SHA-256 of its weights."""
 
     memory: MlpMemory
     share: float
@@ -44,13 +38,6 @@ def is_mlp_memory(folder: str | Path) -> bool:
 
 def save_memory(memory: MlpMemory, folder: str | Path, model: Any, *, share: float, base: str = "") -> None:
     """Writes an MLP and what it belongs to.
-
-    Args:
-        memory: the MLP.
-        folder: made if need be; an MLP already there is replaced.
-        model: the backbone it was trained on.
-        share: of its distribution in the mixture, λ.
-        base: the backbone's Hub id or folder, if it has one.
 
     Raises:
         ValueError: the share is not between 0 and 1.
@@ -74,11 +61,6 @@ def save_memory(memory: MlpMemory, folder: str | Path, model: Any, *, share: flo
 
 def load_memory(model: Any, folder: str | Path, name: str) -> None:
     """Puts a saved MLP beside its backbone; it is read only by the method that asks for it.
-
-    Args:
-        model: the backbone, bare or with adapters; one without weights takes any MLP of its sizes.
-        folder: as :func:`save_memory` writes it.
-        name: of the MLP.
 
     Raises:
         OSError: a file cannot be read.

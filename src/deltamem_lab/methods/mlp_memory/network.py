@@ -36,11 +36,7 @@ class MlpShape:
 
 
 class MlpMemory(nn.Module):
-    """From a hidden state to the logits of the next token; every state by itself.
-
-    Args:
-        shape: its sizes.
-    """
+    """From a hidden state to the logits of the next token; every state by itself."""
 
     def __init__(self, shape: MlpShape) -> None:
         super().__init__()

@@ -54,11 +54,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A question that makes no line.
-
-    Attributes:
-        reason: why, in words that many questions share.
-    """
+    """A question that makes no line."""
 
     reason: str
 

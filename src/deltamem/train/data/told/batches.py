@@ -39,10 +39,6 @@ class Stage:
     def from_options(cls, number: int, options: dict[str, Any]) -> "Stage":
         """A stage as a recipe gives it: ``updates``, ``questions``, ``filler``, and fields of :class:`Mix`.
 
-        Args:
-            number: of the stage, for messages.
-            options: the recipe's.
-
         Raises:
             ValueError: a key is missing or unknown, or has an impossible value.
         """
@@ -212,10 +208,6 @@ def training_batches(
 
 def static_batches(tokenizer: Any, **options: Any) -> Strangers:
     """The same batches for a static control: every question meets the memory of another dialogue.
-
-    Args:
-        tokenizer: of the backbone.
-        options: of :func:`training_batches`.
 
     Raises:
         BadDataError: as :func:`training_batches`.

@@ -137,11 +137,6 @@ class Mix:
 def sample_dialogue(rng: random.Random, mix: Mix, split: Split = "train") -> Dialogue:
     """A dialogue whose facts are about different things.
 
-    Args:
-        rng: the source of chance; the dialogue follows from it.
-        mix: what it is made of.
-        split: what in it is held out.
-
     Raises:
         ValueError: there are too few relations for so many facts and questions.
     """
