@@ -40,6 +40,9 @@ _WRITE = (
 )
 _PAIR = re.compile(r"Question[ \d]*:[ *]*(\S[^\n]*)\n+[* ]*Answer[ \d]*:[ *]*(\S[^\n]*)")
 
+# The tokens of a text, and the loss weight of each.
+_Row = tuple[list[int], list[float]]
+
 
 @method("context2lora", "Context2LoRA, trained beforehand", "trained")
 class StaticLora(TrainedContext):
@@ -102,7 +105,10 @@ class FittedLora(NoContext):
             return 0
         used: list[int] = []
         with self.backbone.using(None):
-            self._losses = fit_lora(self.backbone.model, FITTED, _batches(pieces, self.plan, used), self.plan)
+            rows = [(piece, [1.0] * len(piece)) for piece in pieces]
+            # A pass each, as pieces are long.
+            updates = ([TokenRows.pad([row]) for row in part] for part in _dealt(rows, self.plan, used))
+            self._losses = fit_lora(self.backbone.model, FITTED, updates, self.plan)
         return sum(used)
 
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
@@ -170,7 +176,8 @@ class AskedLora(FittedLora):
         rows = [self._row(question, answer) for question, answer in self._pairs]
         used: list[int] = []
         with self.backbone.using(None):
-            self._losses = fit_lora(self.backbone.model, FITTED, _dealt(rows, self.plan, used), self.plan)
+            updates = ([TokenRows.pad(part)] for part in _dealt(rows, self.plan, used))
+            self._losses = fit_lora(self.backbone.model, FITTED, updates, self.plan)
         return read + sum(used)
 
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
@@ -181,7 +188,7 @@ class AskedLora(FittedLora):
         """The history is read once; how much is asked about it is not known, a batch of short questions an update."""
         return size.history + self.plan.steps * self.plan.batch * (size.bare + _SHORT), size.bare
 
-    def _row(self, question: str, answer: str) -> tuple[list[int], list[float]]:
+    def _row(self, question: str, answer: str) -> _Row:
         asked: list[Message] = [{"role": "user", "content": question}]
         prompt = self.backbone.text.encode(asked, prompt=True).input_ids[0].tolist()
         whole = self.backbone.text.encode([*asked, {"role": "assistant", "content": answer}]).input_ids[0].tolist()
@@ -194,19 +201,10 @@ def asked_and_answered(text: str) -> list[tuple[str, str]]:
     return [(question.strip(), answer.strip()) for question, answer in _PAIR.findall(text)]
 
 
-def _dealt(rows: Sequence[tuple[list[int], list[float]]], plan: LoraPlan, used: list[int]) -> Iterator[list[TokenRows]]:
+def _dealt(rows: Sequence[_Row], plan: LoraPlan, used: list[int]) -> Iterator[list[_Row]]:
     """The rows in turn, a batch an update; ``used`` takes the number of tokens of each."""
     size = min(plan.batch, len(rows))
     for step in range(plan.steps):
         part = [rows[(step * size + place) % len(rows)] for place in range(size)]
         used.append(sum(len(ids) for ids, _ in part))
-        yield [TokenRows.pad(part)]
-
-
-def _batches(pieces: Sequence[list[int]], plan: LoraPlan, used: list[int]) -> Iterator[list[TokenRows]]:
-    """The pieces in turn, a batch an update and a pass each; ``used`` takes the number of tokens of each batch."""
-    size = min(plan.batch, len(pieces))
-    for step in range(plan.steps):
-        part = [pieces[(step * size + place) % len(pieces)] for place in range(size)]
-        used.append(sum(len(piece) for piece in part))
-        yield [TokenRows.pad([(piece, [1.0] * len(piece))]) for piece in part]
+        yield part

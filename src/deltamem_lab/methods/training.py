@@ -1,7 +1,7 @@
 """What baselines that are trained share: rows of tokens, their loss, and the updates that lower it."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -108,6 +108,13 @@ def next_token_loss(model: Any, rows: TokenRows, **read: Any) -> Tensor:
     logits = found.logits.float().flatten(0, 1)
     losses = functional.cross_entropy(logits, ids[:, 1:][:, columns].flatten(), reduction="none")
     return (losses * weights[:, columns].flatten()).sum() / rows.total
+
+
+def shuffled(items: int, seed: int) -> Iterator[int]:
+    """The numbers of the items without end, in another order each time all have come."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.randperm(items, generator=generator).tolist()
 
 
 def _share_of_rate(step: int, steps: int) -> float:

@@ -57,14 +57,14 @@ class Training:
         from deltamem.train.hf import as_batch
         from deltamem.train.loading import pad_id
         from deltamem.train.views import full_texts
-        from deltamem_lab.methods.training import TokenRows
+        from deltamem_lab.methods.training import TokenRows, shuffled
 
         dataset, padding = self.dataset, pad_id(self.tokenizer)
         most = positions(self.model)
         room = None if most is None else most - reserve
         # Ready batches are in the order in which training is meant to meet them.
         ready = isinstance(dataset[0], EpisodeBatch)
-        places = cycle(range(len(dataset))) if ready else _places(len(dataset), self.recipe.seed)
+        places = cycle(range(len(dataset))) if ready else shuffled(len(dataset), self.recipe.seed)
         size, micro = self.recipe.schedule.batch, self.recipe.schedule.micro_batch
         for _ in track(range(self.steps), "Training", console=Console(stderr=True), transient=True):
             items = [dataset[next(places)] for _ in range(size)]
@@ -108,12 +108,3 @@ def write_record(folder: Path, recipe: Path, changes: Sequence[str], made: Mappi
 
     record = {"recipe": str(recipe), "changes": list(changes), **made}
     write_json(folder / _RECORD_FILE, record)
-
-
-def _places(items: int, seed: int) -> Iterator[int]:
-    """The numbers of the items, in another order each time all have come."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        yield from torch.randperm(items, generator=generator).tolist()

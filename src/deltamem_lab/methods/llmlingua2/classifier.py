@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from deltamem_lab.methods.llmlingua2.labels import Asked, common_words, label, telling_spans
-from deltamem_lab.methods.training import descend
+from deltamem_lab.methods.training import descend, shuffled
 
 # What the package reads at a time.
 _WINDOW = 512
@@ -108,7 +109,8 @@ def train_classifier(asked: Sequence[Asked], plan: ClassifierPlan, device: torch
         losses = functional.cross_entropy(logits.flatten(0, 1), rows.labels.flatten(), reduction="none")
         return (losses * rows.mask.flatten()).sum() / rows.total
 
-    updates = ([rows] for rows in _updates(windows, plan))
+    places = shuffled(len(windows), plan.seed)
+    updates = ([_Rows.of([windows[place] for place in islice(places, plan.batch)])] for _ in range(plan.steps))
     losses = descend(list(model.parameters()), updates, loss, rate=plan.rate, steps=plan.steps)
     return Trained(model.eval(), tokenizer, losses, telling)
 
@@ -159,13 +161,3 @@ def _fresh(tokenizer: Any, plan: ClassifierPlan) -> Any:
         torch.manual_seed(plan.seed)
         # By default of two classes.
         return BertForTokenClassification(config)
-
-
-def _updates(windows: Sequence[Window], plan: ClassifierPlan) -> Iterator[_Rows]:
-    generator = torch.Generator().manual_seed(plan.seed)
-    waiting: list[int] = []
-    for _ in range(plan.steps):
-        while len(waiting) < plan.batch:
-            waiting += torch.randperm(len(windows), generator=generator).tolist()
-        taken, waiting = [windows[place] for place in waiting[: plan.batch]], waiting[plan.batch :]
-        yield _Rows.of(taken)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch.nn import functional
 
 from deltamem_lab.methods.mlp_memory.datastore import Datastore, Targets
 from deltamem_lab.methods.mlp_memory.network import MlpMemory
-from deltamem_lab.methods.training import descend
+from deltamem_lab.methods.training import descend, shuffled
 
 _MEASURED = 512
 
@@ -102,10 +103,6 @@ def _loss(memory: MlpMemory, store: Datastore, targets: Targets, rows: Tensor) -
 
 
 def _updates(keys: int, plan: MlpPlan, device: torch.device) -> Iterator[_Keys]:
-    generator = torch.Generator().manual_seed(plan.seed)
-    waiting = torch.empty(0, dtype=torch.int64)
+    places = shuffled(keys, plan.seed)
     for _ in range(plan.steps):
-        while len(waiting) < plan.batch:
-            waiting = torch.cat([waiting, torch.randperm(keys, generator=generator)])
-        yield _Keys(waiting[: plan.batch].to(device))
-        waiting = waiting[plan.batch :]
+        yield _Keys(torch.tensor(list(islice(places, plan.batch)), device=device))
