@@ -1,39 +1,24 @@
 """``deltamem convert``: an adapter from one file format to the other."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from deltamem.wording import counted
 
 
-class Numbers(StrEnum):
-    """How the numbers of a file are stored."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class Format(StrEnum):
-    """The formats that an adapter can be written in."""
-
-    deltamem = "deltamem"
-    release = "release"
-
-
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="An adapter folder in either format, or a Hub id.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write; created if needed.")],
-    to: Annotated[Format, typer.Option(help="The format to write.")] = Format.deltamem,
+    to: Annotated[Literal["deltamem", "release"], typer.Option(help="The format to write.")] = "deltamem",
     base_model: Annotated[
         str | None, typer.Option(help="Hub id of the backbone to record; the release's files do not name one.")
     ] = None,
     dtype: Annotated[
-        Numbers,
+        Literal["float32", "bfloat16"],
         typer.Option(help="How to store numbers in this package's format; bfloat16 rounds and halves the file."),
-    ] = Numbers.float32,
+    ] = "float32",
 ) -> None:
     """Convert an adapter between this package's format and the published release's.
 
@@ -45,7 +30,7 @@ def convert(
     """
     from deltamem.files import HUB_ID
 
-    if to is Format.release and dtype is not Numbers.float32:
+    if to == "release" and dtype != "float32":
         raise ValueError("The release's format keeps float32; leave --dtype out, or convert --to deltamem.")
     if not Path(source).exists() and not HUB_ID.fullmatch(source):
         raise FileNotFoundError(f"There is no adapter folder {source}. Give a folder or a Hub id (owner/name).")
@@ -60,12 +45,12 @@ def convert(
     adapter = read_adapter_from(source)
     if base_model is not None:
         adapter = replace(adapter, base_model=base_model, base_revision=None)
-    if to is Format.release:
+    if to == "release":
         write_release(adapter, target)
     else:
         write_adapter(adapter, target, getattr(torch, dtype))
         write_card(model_card(read_adapter(target)), target)
-    lost = lost_in_release(adapter) if to is Format.release else {}
+    lost = lost_in_release(adapter) if to == "release" else {}
     for name, (ours, theirs) in lost.items():
         print(f"Not kept: {name} is {ours!r} here, and the release's format gives {theirs!r} back.")
     if lost:

@@ -1,9 +1,8 @@
 """``deltamem data``: makes training data of published data sets, and checks training data."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,38 +27,19 @@ make = typer.Typer(
 data.add_typer(make, name="make")
 
 
-class DataKind(StrEnum):
-    """The data sets that can be converted."""
-
-    qasper = "qasper"
-    hotpotqa = "hotpotqa"
-    locomo = "locomo"
-    squad = "squad"
-    documents = "documents"
-    fairytaleqa = "fairytaleqa"
-    mts_dialog = "mts-dialog"
-    star = "star"
-    synthetic_persona_chat = "synthetic-persona-chat"
-    sharegpt = "sharegpt"
-    openai = "openai"
-
-
-class Target(StrEnum):
-    """Which assistant turns to learn."""
-
-    final = "final"
-    every = "every"
-
-
-class HeldOut(StrEnum):
-    """What in told dialogues training never has."""
-
-    train = "train"
-    known = "known"
-    values = "values"
-    relations = "relations"
-
-
+DataKind = Literal[
+    "qasper",
+    "hotpotqa",
+    "locomo",
+    "squad",
+    "documents",
+    "fairytaleqa",
+    "mts-dialog",
+    "star",
+    "synthetic-persona-chat",
+    "sharegpt",
+    "openai",
+]
 # The training's own default, and about what English text has.
 _KEPT_TOKENS, _CHARACTERS_A_TOKEN = 8192, 4
 _Tokenizer = typer.Option(
@@ -131,9 +111,9 @@ def convert_data(
 def make_told(
     target: Annotated[Path, typer.Argument(metavar="FILE", help="The .jsonl or .jsonl.gz file to write.")],
     split: Annotated[
-        HeldOut,
+        Literal["train", "known", "values", "relations"],
         typer.Option(help="What is held out: nothing (train), wordings and names, values too, or whole relations."),
-    ] = HeldOut.train,
+    ] = "train",
     dialogues: Annotated[int, typer.Option(min=1, help="How many dialogues.")] = 1000,
     facts: Annotated[str, typer.Option(metavar="A-B", help="Facts in each dialogue: the fewest and the most.")] = "1-4",
     corrected: Annotated[float, typer.Option(help="Share of facts that are corrected later.")] = 0.1,
@@ -171,7 +151,7 @@ def make_told(
         chats = Chats(conversations(chat), Renderer(load_tokenizer(tokenizer)).count)
     elif chat is not None or tokenizer is not None:
         raise ValueError("--chat and --tokenizer go together: the tokenizer counts how long the chat is.")
-    lines = write_lines(target, told_lines(dialogues, mix, split.value, seed=seed, chats=chats, tokens=tokens))
+    lines = write_lines(target, told_lines(dialogues, mix, split, seed=seed, chats=chats, tokens=tokens))
     print(f"Wrote {target}: {counted(lines, 'line')}, questions about {counted(dialogues, 'dialogue')}.")
 
 
@@ -219,7 +199,7 @@ def check_data(
     hub: Annotated[bool, typer.Option("--hub", help="FILE is a dataset on the Hub.")] = False,
     revision: Annotated[str | None, typer.Option(help="The Hub dataset's revision.")] = None,
     split: Annotated[str, typer.Option(help="The Hub dataset's split.")] = "train",
-    target: Annotated[Target, typer.Option(help="Which assistant turns to learn.")] = Target.final,
+    target: Annotated[Literal["final", "every"], typer.Option(help="Which assistant turns to learn.")] = "final",
     write: Annotated[
         str, typer.Option(help="The adapter's write strategy: token, message, sentence or your own.")
     ] = "token",
@@ -249,7 +229,7 @@ def check_data(
         hub=source if hub else None,
         revision=revision,
         split=split,
-        target=target.value,
+        target=target,
         write_tokens=write_tokens,
         read_tokens=read_tokens,
         on_bad="skip",

@@ -3,21 +3,13 @@
 import errno
 import os
 import socket
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from deltamem.cli.models import Adapter, ChatTemplate, Device, Model, choose_model, open_model, set_template
 from deltamem.cli.places import StoreUrl, open_store, state_secret
 from deltamem.extensions import how_to_install
-
-
-class EngineName(StrEnum):
-    """What can run the model."""
-
-    own = "own"
-    vllm = "vllm"
 
 
 def serve(
@@ -60,8 +52,9 @@ def serve(
     allow_origin: Annotated[list[str] | None, typer.Option(help="A web origin that browsers may call from.")] = None,
     device: Device = "auto",
     engine: Annotated[
-        EngineName, typer.Option(help="What runs the model: deltamem's own engine, or vLLM (docs/vllm.md).")
-    ] = EngineName.own,
+        Literal["own", "vllm"],
+        typer.Option(help="What runs the model: deltamem's own engine, or vLLM (docs/vllm.md)."),
+    ] = "own",
     chat_template: ChatTemplate = None,
 ) -> None:
     """Serve OpenAI's API with memories that last, and an API for the memories.
@@ -109,7 +102,7 @@ def serve(
             raise ImportError(f"The server needs {missing.name}: {how_to_install('serve')}") from None
         encoder = Encoder(embeddings) if embeddings else None
         make: MakeEngine = Engine
-        if engine is EngineName.vllm:
+        if engine == "vllm":
             from deltamem.vllm.engine import open_hollow, vllm_engine
 
             backbone, tokenizer = open_hollow(name, adapter)
