@@ -17,7 +17,7 @@ from transformers import (
 
 from deltamem import Family, Step, attach, attached, register_family
 from deltamem.train import Episode, Text, TextBatch, collate, episode_loss, read, write
-from deltamem.train.passes import trained_logits
+from deltamem.train.passes import answers
 
 SIZES: dict[str, Any] = {
     "vocab_size": 40,
@@ -166,6 +166,6 @@ def test_logits_are_those_of_the_model_itself(config: PreTrainedConfig) -> None:
     attach(model)
     text = TextBatch.pad([Text((1, 2, 3, 4), (0.0, 1.0, 1.0, 1.0), (0,) * 4)], 0)
     state = attached(model).new_state(1)
-    logits, _, _ = trained_logits(model, read(model, state, text), text)
+    logits = answers(model, read(model, state, text), text).logits
     expected = model(text.ids, memory=Step(state, write=False), use_cache=False).logits
     torch.testing.assert_close(logits, expected[0, :-1])

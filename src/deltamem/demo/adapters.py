@@ -36,13 +36,7 @@ _SOURCE = "deltamem.demo.training:"
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of a training; the first begins with a fresh adapter, the next ones continue from where it got to.
-
-    Attributes:
-        mix: what its dialogues are made of.
-        steps: updates.
-        rate: the highest learning rate.
-    """
+    """One run of a training; the first begins with a fresh adapter, the next ones continue from where it got to."""
 
     mix: Mix
     steps: int
@@ -157,14 +151,6 @@ def train(course: Course, folder: Path, output: Path, *, command: str, seed: int
     """Trains an adapter and writes its folder; false if a signal stopped it first.
 
     Called again it continues where it was stopped. In several processes, each calls it.
-
-    Args:
-        course: what to train, and how.
-        folder: where the stages' runs are kept, one folder each.
-        output: the folder to write.
-        command: what the record says it was trained with.
-        seed: of the dialogues and the initial weights; each stage has one of its own.
-        control: train the static control instead.
     """
     from accelerate import PartialState
 

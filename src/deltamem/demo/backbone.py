@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from deltamem.demo.incontext import evaluate_in_context, prompt_tokens
 from deltamem.demo.lessons import WINDOW, LessonTokens
 from deltamem.demo.tokenizer import build_tokenizer
 from deltamem.train.episodes import TextBatch
+from deltamem.train.passes import answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -107,15 +107,11 @@ def answer_loss(model: "Qwen3ForCausalLM", batch: TextBatch) -> tuple[Tensor, fl
 
     Logits are computed for weighted tokens only; padding is on the right, so the causal mask is mask enough.
     """
-    hidden = model.model(batch.ids, use_cache=False).last_hidden_state[:, :-1]
+    found = answers(model, model.model(batch.ids, use_cache=False).last_hidden_state, batch)
     weights = batch.weights[:, 1:]
-    chosen = weights > 0
-    logits = model.lm_head(hidden[chosen])
-    targets, weights = batch.ids[:, 1:][chosen], weights[chosen]
-    losses = functional.cross_entropy(logits, targets, reduction="none")
-    begins = ((batch.weights[:, 1:] == 1) & (batch.weights[:, :-1] == 0))[chosen]
-    right = (logits.argmax(-1) == targets)[begins].float().mean().item()
-    return (losses * weights).sum() / weights.sum(), right
+    begins = ((weights == 1) & (batch.weights[:, :-1] == 0))[weights > 0]
+    right = (found.logits.argmax(-1) == found.targets)[begins].float().mean().item()
+    return (found.losses() * found.weights).sum() / found.weights.sum(), right
 
 
 def train(output: Path, *, steps: int, seed: int) -> float:

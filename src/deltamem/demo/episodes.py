@@ -64,10 +64,7 @@ class EpisodeSampler:
     """Batches of training episodes, each from the number of its step alone.
 
     Args:
-        tokenizer: the demo's tokenizer.
-        mix: what the dialogues are made of.
         steps: the length of the training, over which dialogues grow.
-        seed: another seed, other dialogues.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerFast", mix: Mix, *, steps: int, seed: int = 0) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from deltamem.demo.lessons import WINDOW, LessonTokens, Turn
 from deltamem.demo.world import Question, Utterance, chat, sample_dialogue, unanswerable_question
+from deltamem.train.passes import answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
@@ -82,12 +83,10 @@ def answered_exactly(
         chunk = order[first : first + _BATCH]
         batch = tokens.pad([rows[row] for row in chunk])
         with torch.inference_mode():
-            hidden = model.model(batch.ids, use_cache=False).last_hidden_state[:, :-1]
-            asked = batch.weights[:, 1:] > 0
-            matches = torch.ones_like(asked)
-            matches[asked] = model.lm_head(hidden[asked]).argmax(-1) == batch.ids[:, 1:][asked]
-        for row, match in zip(chunk, matches.all(1).tolist(), strict=True):
-            right[row] = match
+            hidden = model.model(batch.ids, use_cache=False).last_hidden_state
+            wrong = set(answers(model, hidden, batch).wrong().tolist())
+        for place, row in enumerate(chunk):
+            right[row] = place not in wrong
     return right
 
 

@@ -14,7 +14,7 @@ from deltamem.demo.lessons import WINDOW, DialogueTokens
 from deltamem.demo.world import Utterance
 from deltamem.state import MemoryState
 from deltamem.train.episodes import Text, TextBatch
-from deltamem.train.passes import read, trained_logits, write
+from deltamem.train.passes import answers, read, write
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
@@ -60,11 +60,6 @@ class Reader:
         """Writes one history a row to memory and keeps nothing else.
 
         A history longer than the window is read in passages of whole messages, each without the text before it.
-
-        Args:
-            adapter: the adapter's name.
-            histories: B histories.
-            state: what the B rows remember already; nothing by default.
         """
         rows = [self._tokens.passages([(message, 0.0) for message in history]) for history in histories]
         with using(self.model, adapter):
@@ -76,13 +71,7 @@ class Reader:
 
     @torch.inference_mode()
     def recall(self, adapter: str | None, state: MemoryState | None, asked: Sequence[Asked]) -> list[bool]:
-        """Which answers come out right with nothing but the question in the window.
-
-        Args:
-            adapter: the adapter that reads; ``None`` for the bare backbone.
-            state: the memories, which are not written; ``None`` for the bare backbone.
-            asked: the questions.
-        """
+        """Which answers come out right with nothing but the question in the window."""
         texts = [self._question(question) for question in asked]
         # Like lengths together: less padding.
         order = sorted(range(len(texts)), key=lambda place: len(texts[place].ids))
@@ -131,8 +120,7 @@ class Reader:
         batch = self._pad([_last(self._text(history), WINDOW) for history in histories])
         with using(self.model, adapter):
             hidden = self.model.model(batch.ids, use_cache=False).last_hidden_state
-            logits, targets, _ = trained_logits(self.model, hidden, batch)
-        return F.cross_entropy(logits, targets).item()
+        return answers(self.model, hidden, batch).losses().mean().item()
 
     def _continue(self, contexts: TextBatch, rows: list[int], ids: Tensor) -> Tensor:
         """Hidden states ``[Q, T, D]`` of texts ``ids`` ``[Q, T]``, each after the context in its row of ``rows``."""
@@ -149,8 +137,7 @@ class Reader:
 
     def _right(self, hidden: Tensor, questions: TextBatch) -> list[bool]:
         """Whether all weighted tokens of each row are the likeliest ones, given ``hidden`` ``[B, T, D]``."""
-        logits, targets, rows = trained_logits(self.model, hidden, questions)
-        wrong = set(rows[logits.argmax(-1) != targets].tolist())
+        wrong = set(answers(self.model, hidden, questions).wrong().tolist())
         return [row not in wrong for row in range(len(hidden))]
 
     def _text(self, history: History) -> Text:

@@ -19,12 +19,7 @@ def processes() -> int:
 
 
 def training_arguments(recipe: Recipe, folder: Path, *, metric: Metric | None = None) -> TrainingArguments:
-    """The arguments of one training.
-
-    Args:
-        recipe: the run's recipe.
-        folder: where checkpoints go.
-        metric: what the best checkpoint is the best in; without one nothing is measured on the way.
+    """The arguments of one training; the best checkpoint is the best in ``metric``, without which none is measured.
 
     Raises:
         ValueError: the batch does not divide among the processes.

@@ -27,12 +27,6 @@ def write_history(
     The memory is detached where a multiple of ``writing.truncate`` chunks is left to write; chunks from which
     neither the memory nor a trained token can carry a gradient are run without any.
 
-    Args:
-        model: an attached model.
-        state: the memory to start from.
-        passages: one row an episode; each passage closes its last segment.
-        writing: how.
-
     Returns:
         the memory at the end, and for each passage with trained tokens its hidden states ``[B, T, D]``.
     """

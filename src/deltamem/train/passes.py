@@ -97,20 +97,10 @@ def answers(model: PreTrainedModel, hidden: Tensor, text: TextBatch) -> Answers:
     Raises:
         ValueError: the model rescales its logits in a way that is not known here.
     """
-    logits, targets, rows = trained_logits(model, hidden, text)
     weights = text.weights[:, 1:]
-    return Answers(logits, targets, weights[weights > 0], rows)
-
-
-def trained_logits(model: PreTrainedModel, hidden: Tensor, text: TextBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """For the M tokens of non-zero weight: logits ``[M, V]``, targets ``[M]`` and their rows in the batch ``[M]``.
-
-    Raises:
-        ValueError: the model rescales its logits in a way that is not known here.
-    """
-    chosen = text.weights[:, 1:] > 0
-    logits = model.get_output_embeddings()(hidden[:, :-1][chosen])
-    return _scaled(model, logits), text.ids[:, 1:][chosen], chosen.nonzero()[:, 0]
+    chosen = weights > 0
+    logits = _scaled(model, model.get_output_embeddings()(hidden[:, :-1][chosen]))
+    return Answers(logits, text.ids[:, 1:][chosen], weights[chosen], chosen.nonzero()[:, 0])
 
 
 def _scaled(model: PreTrainedModel, logits: Tensor) -> Tensor:

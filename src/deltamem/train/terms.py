@@ -22,8 +22,6 @@ class Reading:
     """A batch whose histories have been written and whose queries have been read.
 
     Attributes:
-        model: the attached model.
-        batch: the episodes.
         state: the memory of each episode, one row each.
         told: the trained tokens inside the histories, by passage.
         asked: the answers of the queries.

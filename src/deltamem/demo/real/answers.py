@@ -11,6 +11,7 @@ from deltamem.chat import Message, encode_chat
 from deltamem.demo.real.script import LONGEST_ANSWER, SYSTEM
 from deltamem.session.retrieval import best_matches
 from deltamem.state import MemoryState
+from deltamem.train.data.told.chats import exchanges
 
 TURNS = 3
 
@@ -18,14 +19,7 @@ TURNS = 3
 def answer(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[Message]], memory: MemoryState | None = None
 ) -> list[str]:
-    """The likeliest answer to each prompt, word by word; nothing is written.
-
-    Args:
-        model: an attached model.
-        tokenizer: its tokenizer.
-        prompts: messages, of which the last is the question.
-        memory: one row a prompt; without, the bare model answers.
-    """
+    """The likeliest answer to each prompt, word by word, from a row of ``memory`` each, or by the bare model."""
     system = [{"role": "system", "content": SYSTEM}] if SYSTEM else []
     rows = [encode_chat(tokenizer, [*system, *one], add_generation_prompt=True).input_ids[0] for one in prompts]
     longest = max(len(row) for row in rows)
@@ -55,8 +49,7 @@ def found_again(messages: Sequence[Message], question: str) -> list[Message]:
     Raises:
         ImportError: bm25s is not installed; the message names the extra.
     """
-    begins = [place for place, message in enumerate(messages) if message["role"] == "user"]
-    exchanges = [messages[a:b] for a, b in zip(begins, [*begins[1:], len(messages)], strict=True)]
-    texts = [" ".join(message["content"] for message in exchange) for exchange in exchanges]
+    said = exchanges(messages)
+    texts = [" ".join(message["content"] for message in exchange) for exchange in said]
     (ranked,) = best_matches(texts, [question], TURNS)
-    return [message for place, _ in sorted(ranked) for message in exchanges[place]]
+    return [message for place, _ in sorted(ranked) for message in said[place]]

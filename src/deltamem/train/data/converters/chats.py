@@ -26,11 +26,7 @@ _SPEAKERS = {
 
 
 def sharegpt(row: Row, style: Style) -> Iterator[Example | Skipped]:
-    """The conversation of a row with ``conversations``, a list of ``from`` and ``value``.
-
-    Raises:
-        ValueError: the row is not such a conversation, or a speaker is unknown.
-    """
+    """The conversation of a row with ``conversations``, a list of ``from`` and ``value``."""
     turns = need(row, "conversations", list)
     messages: list[Message] = []
     if isinstance(row.get("system"), str) and row["system"].strip():
@@ -48,9 +44,6 @@ def openai(row: Row, style: Style) -> Iterator[Example | Skipped]:
 
     The messages are in the row itself, or under ``request`` or ``body``; the answer in ``choices``, in the row itself
     or under ``response``, which may have it under ``body``. A line for fine-tuning has its answer among the messages.
-
-    Raises:
-        ValueError: the row has no messages, or they are no conversation.
     """
     asked = next((part for name in ("request", "body") if isinstance(part := row.get(name), dict)), row)
     messages = read_messages(need(asked, "messages", list), "messages")

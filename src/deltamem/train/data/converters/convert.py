@@ -30,7 +30,7 @@ class Kind:
     """A data set's layout.
 
     Attributes:
-        examples: the training lines of one row.
+        examples: the training lines of one row; raises ValueError where the row has another layout.
         ask: the visible turn, unless another is asked for; ``None`` where the rows' own last turn is.
         read: the rows of a file or folder, with where they are.
     """
@@ -60,8 +60,6 @@ class Conversion:
     """What became of the rows.
 
     Attributes:
-        rows: how many rows were read.
-        lines: how many training lines were written.
         skipped: how many questions or documents made no line, by reason.
         longer: how many lines were left out for being longer than the shortest that were asked for.
         longest: the length of the longest line that was written, as ``measure`` has it.

@@ -9,11 +9,7 @@ _SESSION = re.compile(r"session_(\d+)")
 
 
 def dialogues(row: Row, style: Style) -> Iterator[Example | Skipped]:
-    """One line for each question about a dialogue: its sessions in order, with their dates, then the question.
-
-    Raises:
-        ValueError: the row is not such a dialogue.
-    """
+    """One line for each question about a dialogue: its sessions in order, with their dates, then the question."""
     conversation = need(row, "conversation", dict)
     numbers = sorted(int(match[1]) for key in conversation if (match := _SESSION.fullmatch(key)))
     if not numbers:

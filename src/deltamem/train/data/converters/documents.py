@@ -14,9 +14,6 @@ def documents(row: Row, style: Style) -> Iterator[Example | Skipped]:
     """One line for every ``style.paragraphs`` paragraphs of a document, of which the last is the target.
 
     A shorter rest of two paragraphs or more is a line too, so each paragraph is in one line.
-
-    Raises:
-        ValueError: the row has no ``text``.
     """
     paragraphs = split_paragraphs(need(row, "text", str))
     if len(paragraphs) < 2:

@@ -12,11 +12,7 @@ _QUESTIONS, _STORY = "-questions.csv", "-story.csv"
 
 
 def fairytaleqa(row: Row, style: Style) -> Iterator[Example | Skipped]:
-    """One line for each question about a story: its sections, the question, its first answer.
-
-    Raises:
-        ValueError: the row is not such a story.
-    """
+    """One line for each question about a story: its sections, the question, its first answer."""
     sections = [need(section, "text", str) for section in need(row, "sections", list)]
     title = need(row, "story", str)
     for number, asked in enumerate(need(row, "questions", list), start=1):

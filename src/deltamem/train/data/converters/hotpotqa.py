@@ -6,11 +6,7 @@ from deltamem.train.data.converters.example import Example, Row, Skipped, Style,
 
 
 def hotpotqa(row: Row, style: Style) -> Iterator[Example | Skipped]:
-    """The line of one question: its passages, in the layout of the evaluation, then the question.
-
-    Raises:
-        ValueError: the row is not a question of HotpotQA's distractor setting.
-    """
+    """The line of one question: its passages, in the layout of the evaluation, then the question."""
     if not row.get("answer"):
         yield Skipped("no answer")
         return

@@ -31,11 +31,7 @@ _TURN = re.compile(r"\n(?=\s*\w+:)")
 
 
 def mts_dialog(row: Row, style: Style) -> Iterator[Example | Skipped]:
-    """One line: the talk, the question that its section of the note answers, that section.
-
-    Raises:
-        ValueError: the row is not such a talk.
-    """
+    """One line: the talk, the question that its section of the note answers, that section."""
     header = need(row, "section_header" if "section_header" in row else "section", str).strip().upper()
     note = need(row, "section_text" if "section_text" in row else "note", str)
     question = _QUESTIONS.get(header)

@@ -44,11 +44,7 @@ _SHARED = 0.6
 
 
 def persona(row: Row, style: Style) -> Iterator[Example | Skipped]:
-    """For each speaker a line for each sentence of their persona that they said in the chat; the speaker is the user.
-
-    Raises:
-        ValueError: the row is not such a chat.
-    """
+    """For each speaker, who is the user, a line for each sentence of their persona that they said in the chat."""
     for number, sentences in enumerate(_personas(row), start=1):
         turns = _turns(row)
         messages: list[Message] = [

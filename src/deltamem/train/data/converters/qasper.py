@@ -10,9 +10,6 @@ def qasper(row: Row, style: Style) -> Iterator[Example | Skipped]:
 
     As in the official evaluation, extracted spans are joined by commas, and the other answers are ``Yes``, ``No``
     and ``Unanswerable``.
-
-    Raises:
-        ValueError: the row is not a paper of QASPER.
     """
     sections = [
         "\n".join([section.get("section_name") or "", *need(section, "paragraphs", list)])

@@ -9,11 +9,7 @@ _UNANSWERABLE = "Unanswerable"
 
 
 def squad(row: Row, style: Style) -> Iterator[Example | Skipped]:
-    """One line for each question: the paragraph it is about, then the question, then its first answer.
-
-    Raises:
-        ValueError: the row is not an article, paragraph or question in SQuAD's layout.
-    """
+    """One line for each question: the paragraph it is about, then the question, then its first answer."""
     if "questions" in row:
         for number, asked in enumerate(need(row, "questions", list), start=1):
             named = {"id": f"{row.get('id', '')}/{number}", **asked}

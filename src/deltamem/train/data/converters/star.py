@@ -84,12 +84,7 @@ _SLOTS = (
 
 
 def star(row: Row, style: Style) -> Iterator[Example | Skipped]:
-    """One line for each value that the customer said: the dialogue, a question about the value, its new form.
-
-    Raises:
-        ValueError: the row is not a dialogue of STAR.
-        ImportError: the values' packages are not installed.
-    """
+    """One line for each value that the customer said: the dialogue, a question about the value, its new form."""
     name = str(row.get("DialogueID", row.get("id", "")))
     messages, slots = _messages(row), _slots(row)
     rng = random.Random(f"star {style.seed}/{name}")

@@ -63,13 +63,10 @@ class Chats:
 
 
 def conversations(path: str | Path) -> list[list[Message]]:
-    """The conversations of JSON lines, without system messages and without those that are empty.
+    """The conversations of a file, folder or glob pattern of JSON lines, without system messages and empty ones.
 
     A line has ``messages``, or ``turns`` of a speaker and a text each, as Synthetic-Persona-Chat has them; then user
     and assistant speak by turns.
-
-    Args:
-        path: a file, a folder or a glob pattern, as training data is given.
 
     Raises:
         BadDataError: a line is bad, or there are no conversations.

@@ -104,12 +104,7 @@ class Renderer:
         return Text(tuple(ids), tuple(weights), (NO_SEGMENT,) * len(ids))
 
     def reply(self, messages: Sequence[Message], system: str | None = "") -> Text:
-        """The tokens of a conversation whose last reply has weights, up to the end of its turn.
-
-        Args:
-            messages: the last is the assistant's.
-            system: the system message before them, as in :meth:`query`.
-        """
+        """The tokens of a conversation whose last reply has weights, up to the end of its turn."""
         prompt, whole = self._answered(messages[:-1], messages[-1]["content"], system)
         close = len(prompt) + len(messages[-1]["content"])
         encoded = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
