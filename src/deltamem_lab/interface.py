@@ -160,51 +160,37 @@ class Task(Protocol):
     A protocol fixes prompts, decoding and scoring. The method decides which part of the history is visible,
     and passes that part to :meth:`prompt`. With nothing to show, the task renders the benchmark's no-context
     condition.
-
-    Attributes:
-        name: as in records and tables.
-        revision: of the data: Hub id and commit, or the file's SHA-256.
-        settings: what else its answers or scores depend on, besides data and protocol, such as the judge.
-        protocols: the names that every method below takes; the first is the default.
-        main_metric: the score that tables show.
-        averages: how that score is averaged: over questions, over the means of the categories, or over the means of
-            the sources. The first is compared with published numbers; if a publication is
-            ambiguous, all of them are reported.
     """
 
     @property
     def name(self) -> str:
         """As in records and tables."""
-        ...
 
     @property
     def revision(self) -> str:
-        """Of the data."""
-        ...
+        """Of the data: Hub id and commit, or the file's SHA-256."""
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """What else its answers or scores depend on."""
-        ...
+        """What else its answers or scores depend on, besides data and protocol, such as the judge."""
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """The first is the default."""
-        ...
+        """The names that every method below takes; the first is the default."""
 
     @property
     def main_metric(self) -> str:
         """The score that tables show."""
-        ...
 
     @property
     def averages(self) -> tuple[Average, ...]:
-        """The published way first."""
-        ...
+        """How that score is averaged: over questions, over the means of the categories, or of the sources.
+
+        The first is compared with published numbers; if a publication is ambiguous, all of them are reported.
+        """
 
     def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
         """The items in a fixed order; at most ``limit`` of them."""
-        ...
 
     def prompt(
         self, item: Item, question: Question, history: Sequence[Entry], protocol: str, budget: Budget
@@ -219,15 +205,12 @@ class Task(Protocol):
             budget: the room, for protocols that decide what to leave out. If a prompt is still too long, it is
                 requested again with less history.
         """
-        ...
 
     def decoding(self, item: Item, question: Question, protocol: str) -> Decoding:
         """How the answer is generated."""
-        ...
 
     def score(self, item: Item, question: Question, output: str, protocol: str) -> dict[str, float]:
         """Every metric of an answer, :attr:`main_metric` among them; each in [0, 1]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -288,46 +271,32 @@ class Ask:
 
 
 class Method(Protocol):
-    """A way to answer questions about what was read.
-
-    Attributes:
-        name: as in records and tables.
-        stranger: whether, as a control, it gets another item's history to read.
-        needs_history: whether to leave it out if an item has no history, because it would then be another method.
-        fingerprint: that of what was trained for it, such as an adapter; empty if nothing was.
-    """
+    """A way to answer questions about what was read."""
 
     @property
     def name(self) -> str:
         """As in records and tables."""
-        ...
 
     @property
     def stranger(self) -> bool:
-        """Whether it gets another item's history."""
-        ...
+        """Whether, as a control, it gets another item's history to read."""
 
     @property
     def needs_history(self) -> bool:
-        """Whether to leave it out if there is no history."""
-        ...
+        """Whether to leave it out if an item has no history, because it would then be another method."""
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of what was trained for it."""
-        ...
+        """That of what was trained for it, such as an adapter; empty if nothing was."""
 
     def reset(self, seed: int) -> None:
         """Forgets everything; random choices depend on ``seed`` and on what is observed."""
-        ...
 
     def observe(self, history: Sequence[Entry]) -> None:
         """Reads a history, or more of it."""
-        ...
 
     def answer(self, asks: Sequence[Ask]) -> list[Answer]:
         """Answers questions, each as if it were the only one; this does not change what was observed."""
-        ...
 
 
 def as_messages(history: Sequence[Entry]) -> list[Message]:

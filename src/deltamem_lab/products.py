@@ -29,7 +29,6 @@ class Product(Protocol):
 
     def add(self, messages: Sequence[Message], *, user_id: str) -> Any:
         """Takes in what a user said, and the answers."""
-        ...
 
     def search(self, query: str, *, user_id: str, limit: int) -> Any:
         """What it knows of a user about a question, best first.
@@ -37,7 +36,6 @@ class Product(Protocol):
         Mem0's later versions take ``filters={"user_id": …}`` and ``top_k`` instead, which is fine too. It gives a list
         of texts, or of objects with ``memory``, ``text`` or ``content``; or an object that has it as ``results``.
         """
-        ...
 
 
 class DeltaMemServer:

@@ -40,28 +40,14 @@ class Record:
     """One answer.
 
     Attributes:
-        task: the benchmark.
-        protocol: of the benchmark.
-        item: the item's id.
-        question: the question's id.
-        method: the method's name.
-        seed: of the run.
-        category: the question's.
-        source: the item's.
         subsets: named groups that the question is in.
-        ask: the question's text.
         gold: the answers that count as right.
-        output: the raw output.
-        scores: every metric.
-        main_metric: which of them the tables show.
+        main_metric: the score that the tables show.
         averages: how it is averaged, the published way first.
         prompt: the prompt as the model saw it; of a long one the beginning and the end.
         prompt_hash: SHA-256 of the whole.
-        cost: what it took.
         notes: what else the method said.
-        data_revision: of the data.
-        model: the backbone.
-        model_revision: its commit.
+        model_revision: the commit of the backbone.
         adapter: the fingerprint of what was trained for the method, or nothing.
         versions: of the packages that are installed and may matter.
         axes: the question's numbers that the score is drawn against.
@@ -145,11 +131,7 @@ def read_run(folder: Path) -> list[Record]:
     paths = sorted(folder.glob("records*.jsonl"))
     if not paths:
         raise FileNotFoundError(f"{folder} holds no records*.jsonl; make some with: deltamem eval --output {folder}")
-    found: dict[Key, Record] = {}
-    for path in paths:
-        for record in read_records(path):
-            found[record.key] = record
-    return list(found.values())
+    return list({record.key: record for path in paths for record in read_records(path)}.values())
 
 
 def read_runs(folders: Iterable[Path]) -> list[Record]:

@@ -1,12 +1,9 @@
 """``deltamem leaderboard``: the page that ranks methods, from runs or from the small files that are kept of them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from deltamem_lab.leaderboard import Results
 
 
 def leaderboard(
@@ -21,22 +18,18 @@ def leaderboard(
     Example: deltamem leaderboard runs/embedded --keep benchmarks/results/leaderboard --output docs/leaderboard.md
     """
     from deltamem.files import write_atomically
-    from deltamem_lab.leaderboard import load_results, save_results
+    from deltamem_lab.leaderboard import collect, load_results, save_results
+    from deltamem_lab.notes import join_notes, read_notes
+    from deltamem_lab.records import read_runs
     from deltamem_lab.report.leaderboard import leaderboard as page
     from deltamem_lab.report.page import to_markdown
 
     files = [source for source in sources if source.suffix == ".json"]
-    several = [*_collected([source for source in sources if source not in files]), *map(load_results, files)]
+    runs = [source for source in sources if source not in files]
+    collected = collect(read_runs(runs), join_notes(map(read_notes, runs)))
+    several = [*collected, *map(load_results, files)]
     write_atomically(output, to_markdown(page(several)).encode())
     print(output)
     if keep is not None:
         for results in several:
             print(save_results(results, keep))
-
-
-def _collected(runs: list[Path]) -> "list[Results]":
-    from deltamem_lab.leaderboard import collect
-    from deltamem_lab.notes import join_notes, read_notes
-    from deltamem_lab.records import read_runs
-
-    return collect(read_runs(runs), join_notes(map(read_notes, runs)))

@@ -15,15 +15,11 @@ from deltamem.step import Step
 class MemoryLM(HFLM):  # type: ignore[misc]
     """An ``LM`` over a model in memory, bare or with an adapter.
 
-    Every request starts from the same memory, empty by default, and writes as it is read, unless ``write`` is
-    False; no request sees another's memory. For adapters that write segments a prompt is one segment.
+    Every request starts from the same memory, empty by default, and writes as it is read; no request sees another's
+    memory. For adapters that write segments a prompt is one segment.
 
     Args:
-        model: the model.
-        tokenizer: its tokenizer.
-        batch_size: requests a forward pass.
         state: the memory every request starts from, one row.
-        write: whether prompts and answers are written.
         options: further arguments of ``HFLM``, such as ``enable_thinking``.
 
     Raises:
@@ -37,7 +33,6 @@ class MemoryLM(HFLM):  # type: ignore[misc]
         *,
         batch_size: int = 1,
         state: MemoryState | None = None,
-        write: bool = True,
         **options: Any,
     ) -> None:
         self._memory = adapter_of(model) is not None
@@ -47,14 +42,11 @@ class MemoryLM(HFLM):  # type: ignore[misc]
             raise ValueError(f"Every request starts from the same memory, so give one row, not {state.batch}.")
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, **options)
         self._state = state
-        self._write = write
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **options: Any) -> Tensor:
         if self._memory:
             segments = self._segments(context, options.get("attention_mask"))
-            options["past_key_values"] = memory_cache(
-                self.model, self._rows(len(context)), write=self._write, segment_ids=segments
-            )
+            options["past_key_values"] = memory_cache(self.model, self._rows(len(context)), segment_ids=segments)
         answers: Tensor = super()._model_generate(context, max_length, stop, **options)
         return answers
 
@@ -63,7 +55,7 @@ class MemoryLM(HFLM):  # type: ignore[misc]
             bare: Tensor = super()._model_call(inps, attn_mask, labels)
             return bare
         # Padding is on the right, where nothing that is scored can see what it writes.
-        step = Step(self._rows(len(inps)), write=self._write, segment_ids=self._segments(inps, None))
+        step = Step(self._rows(len(inps)), segment_ids=self._segments(inps, None))
         with torch.no_grad():
             logits: Tensor = self.model(inps, memory=step).logits
         return logits

@@ -12,10 +12,10 @@ from typing import Any
 
 from deltamem.extensions import how_to_install
 from deltamem.observe import positions
-from deltamem.state import MemoryState
 
 # What the release evaluates, with its answer lengths, where the harness's own differ.
 ANSWER_TOKENS = {"ifeval": 1500}
+_SEED = 42
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,6 @@ class HarnessOptions:
         data: a file of JSON lines for a single task, instead of the Hub's data.
         limit: the most items a task.
         batch_size: requests a forward pass.
-        chat: render prompts with the tokenizer's chat template.
-        state: the memory every request starts from; empty by default.
-        write: whether prompts and answers are written.
-        seed: of everything random.
-        samples: keep every item's output and scores in the results.
         lengths: of the texts that RULER makes and that BABILong has, in tokens, such as 4,096; the tasks' own by
             default.
     """
@@ -40,11 +35,6 @@ class HarnessOptions:
     data: Path | None = None
     limit: int | None = None
     batch_size: int = 1
-    chat: bool = True
-    state: MemoryState | None = None
-    write: bool = True
-    seed: int = 42
-    samples: bool = True
     lengths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -57,17 +47,13 @@ class HarnessOptions:
 
 
 def run_harness(model: Any, tokenizer: Any, options: HarnessOptions, **model_options: Any) -> dict[str, Any]:
-    """Runs tasks of lm-evaluation-harness and gives its results: scores by task, versions and, if asked, samples.
+    """Runs tasks of lm-evaluation-harness, and gives its results: scores by task, versions and samples.
 
-    Args:
-        model: the model, bare or with an adapter.
-        tokenizer: its tokenizer.
-        options: what to run and how.
-        model_options: further arguments of the harness's ``HFLM``, such as ``enable_thinking=False``.
+    ``model_options`` are further arguments of the harness's ``HFLM``, such as ``enable_thinking=False``.
 
     Raises:
         ImportError: lm-eval is not installed; the message names the extra.
-        ValueError: there is no such task, or the state does not fit the model.
+        ValueError: there is no such task.
         OSError: a task's data is on the Hub and cannot be had.
     """
     try:
@@ -81,14 +67,7 @@ def run_harness(model: Any, tokenizer: Any, options: HarnessOptions, **model_opt
         known = TaskManager(metadata=_metadata(options, tokenizer, Path(folder)))
         if unknown := sorted(set(options.tasks) - set(known.all_tasks)):
             raise ValueError(f"lm-evaluation-harness has no task {', '.join(unknown)}; `lm-eval ls tasks` lists them.")
-        language_model = MemoryLM(
-            model,
-            tokenizer,
-            batch_size=options.batch_size,
-            state=options.state,
-            write=options.write,
-            **model_options,
-        )
+        language_model = MemoryLM(model, tokenizer, batch_size=options.batch_size, **model_options)
         tasks = [
             _changed(name, known.task_index[name].yaml_path, options.data, _answer_tokens(name, model), Path(folder))
             for name in options.tasks
@@ -99,13 +78,13 @@ def run_harness(model: Any, tokenizer: Any, options: HarnessOptions, **model_opt
                 tasks=tasks,
                 limit=options.limit,
                 task_manager=known,
-                apply_chat_template=options.chat,
-                log_samples=options.samples,
+                apply_chat_template=True,
+                log_samples=True,
                 bootstrap_iters=0,
-                random_seed=options.seed,
-                numpy_random_seed=options.seed,
-                torch_random_seed=options.seed,
-                fewshot_random_seed=options.seed,
+                random_seed=_SEED,
+                numpy_random_seed=_SEED,
+                torch_random_seed=_SEED,
+                fewshot_random_seed=_SEED,
             )
         except OSError as error:
             said, names = " ".join(str(error).split()), ", ".join(options.tasks)

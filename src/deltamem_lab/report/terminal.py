@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from deltamem.demo.report import plain_table
 from deltamem.wording import counted
 from deltamem_lab.dryrun import Estimate
 from deltamem_lab.methods import is_control
@@ -25,7 +25,8 @@ def print_summary(tasks: Sequence[TaskSummary]) -> None:
             highlight=False,
         )
         needs = ["needs memory"] if task.known is not None else []
-        table = _table("method", "questions", "mean", *(f"against {name}" for name in task.references), *needs)
+        heads = ["questions", "mean", *(f"against {name}" for name in task.references), *needs]
+        table = plain_table("method", *heads, right=len(heads))
         for method in task.methods:
             cells = [questions(method), percent(method.mean)]
             cells += [verdict(method.differences.get(name)) for name in task.references]
@@ -38,7 +39,8 @@ def print_summary(tasks: Sequence[TaskSummary]) -> None:
 
 def print_estimates(rows: Sequence[Estimate]) -> None:
     """Prints what would run."""
-    table = _table("task", "items", "questions", "tokens written", "tokens of prompts", "new tokens, at most")
+    heads = ("items", "questions", "tokens written", "tokens of prompts", "new tokens, at most")
+    table = plain_table("task", *heads, right=len(heads))
     for row in rows:
         counts = (row.items, row.questions, row.write_tokens, row.prompt_tokens, row.new_tokens)
         mark = " *" if row.published else ""
@@ -58,11 +60,3 @@ def _console() -> Console:
     if not console.is_terminal:
         console.width = _WIDTH
     return console
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
-    table.add_column(first)
-    for name in others:
-        table.add_column(name, justify="right")
-    return table

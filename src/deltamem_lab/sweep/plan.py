@@ -119,12 +119,6 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), folder: Path | N
 def plan_sweep(name: str, values: dict[str, Any], options: SweepOptions, folder: Path | None = None) -> Sweep:
     """The points around a recipe.
 
-    Args:
-        name: of the sweep, for messages.
-        values: the recipe at the centre.
-        options: the axes.
-        folder: where the runs go; the recipe's ``output.folder`` by default.
-
     Raises:
         RecipeError: the recipe or a point is wrong, or holds nothing out to measure on.
     """

@@ -2,16 +2,17 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deltamem.figures import figure_class, write_png
-from deltamem.files import write_atomically
+from deltamem.files import write_atomically, write_json
 from deltamem_lab.statistics import Interval
 from deltamem_lab.sweep.plan import CENTRE
-from deltamem_lab.sweep.results import PointResults, Results, write_results
+from deltamem_lab.sweep.results import PointResults, Results, as_data
 
-TABLE_FILE = "sweep.md"
-PLOT_FILE = "sweep.png"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # Colours that stay apart for the colour-blind (M. Okabe and K. Ito, 2008).
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 _COLUMNS = 3
@@ -38,17 +39,6 @@ def sweep_table(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_table(results: Results, folder: Path) -> Path:
-    """Writes ``sweep.md`` and returns its path.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    path = folder / TABLE_FILE
-    write_atomically(path, sweep_table(results).encode())
-    return path
-
-
 def _rows(axis: str, points: list[tuple[str, PointResults]], measures: tuple[str, ...]) -> list[str]:
     head = [axis, *(_SHOWN.get(name, name) for name in measures), "parameters", "state bytes", "seconds"]
     rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -72,18 +62,14 @@ def _count(value: float | None) -> str:
     return _NONE if value is None else f"{value:,.0f}"
 
 
-def draw_sweep(results: Results, folder: Path) -> Path:
-    """Draws one panel an axis as ``sweep.png`` and returns its path.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        OSError: the folder cannot be written.
-    """
+def _figure(results: Results) -> "Figure":
+    """One panel an axis."""
     axes = results.axes()
     columns = min(_COLUMNS, len(axes))
     rows = math.ceil(len(axes) / columns)
     widest = max(len(points) for points in axes.values())
-    figure = figure_class("train")(figsize=(columns * max(3.6, 0.7 * widest), 3.2 * rows), layout="constrained")
+    size = (columns * max(3.6, 0.7 * widest), 3.2 * rows)
+    figure: Figure = figure_class("train")(figsize=size, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
     names = [name for name in results.measures if name.startswith("recall")]
     for (axis, points), panel in zip(axes.items(), panels, strict=False):
@@ -98,9 +84,7 @@ def draw_sweep(results: Results, folder: Path) -> Path:
     first.set_ylabel("held-out recall")
     if len(names) > 1:
         first.legend(fontsize=8)
-    path = folder / PLOT_FILE
-    write_png(figure, path)
-    return path
+    return figure
 
 
 def _draw(panel: Any, points: list[tuple[str, PointResults]], name: str, *, colour: str, shift: float) -> None:
@@ -125,7 +109,12 @@ def write_all(results: Results) -> tuple[Path, Path, Path]:
     """Writes a sweep's numbers, table and picture into its folder and returns their paths.
 
     Raises:
+        ImportError: matplotlib is not installed.
         OSError: the folder cannot be written.
     """
     folder = results.sweep.folder
-    return write_results(results, folder), write_table(results, folder), draw_sweep(results, folder)
+    numbers, table, picture = folder / "sweep.json", folder / "sweep.md", folder / "sweep.png"
+    write_json(numbers, as_data(results))
+    write_atomically(table, sweep_table(results).encode())
+    write_png(_figure(results), picture)
+    return numbers, table, picture

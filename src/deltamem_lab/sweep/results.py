@@ -12,14 +12,12 @@ from typing import Any
 
 import torch
 
-from deltamem.files import write_json
 from deltamem.train.checkpoints import METRICS_FILE
 from deltamem.train.recipe import Recipe
 from deltamem_lab.statistics import Interval
 from deltamem_lab.sweep.plan import Place, Point, Sweep
 from deltamem_lab.sweep.running import ERROR_FILE, finished
 
-RESULTS_FILE = "sweep.json"
 # What the tables tell of each point, if it was measured; the further held-out episodes come after recall.
 MEASURES = ("recall", "own_loss", "static_loss", "memory_share")
 _FURTHER = "recall, "
@@ -103,23 +101,16 @@ def collect(sweep: Sweep) -> Results:
     return Results(sweep, points, f"{platform.machine()}, {platform.system()}, torch {torch.__version__}")
 
 
-def write_results(results: Results, folder: Path) -> Path:
-    """Writes ``sweep.json`` and returns its path.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
+def as_data(results: Results) -> dict[str, Any]:
+    """What is known of a sweep as values for JSON."""
     sweep = results.sweep
-    told = {
+    return {
         "sweep": sweep.name,
         "seeds": sweep.options.seeds,
         "grid": sweep.options.grid,
         "machine": results.machine,
         "points": [_described(found) for found in results.points],
     }
-    path = folder / RESULTS_FILE
-    write_json(path, told)
-    return path
 
 
 def _described(found: PointResults) -> dict[str, Any]:
@@ -186,9 +177,6 @@ def over_seeds(values: Mapping[str, Sequence[float]]) -> dict[str, Interval]:
     Two seeds say next to nothing about the spread of their own point. So one variance is taken for all points, pooled
     from all of them, as in an analysis of variance: an interval is the mean ± t s / √n, with as many degrees of
     freedom as there are seeds beyond the first of each point.
-
-    Args:
-        values: a value a seed, by point; points without any are left out.
 
     Returns:
         the interval of each point; not-a-number for its ends where no point has two seeds.

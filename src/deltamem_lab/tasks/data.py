@@ -1,7 +1,7 @@
 """Where a benchmark's rows come from: a file, or a data set on the Hub at a given revision."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from deltamem_lab.interface import Item
 
 __all__ = [
     "BadDataError",
+    "FromFile",
     "HubData",
     "Rows",
     "digest",
@@ -73,6 +74,17 @@ class Rows:
             except (ValueError, TypeError) as error:
                 raise BadDataError(f"{place} is not {what}: {error}.") from error
         return items
+
+
+class FromFile:
+    """What benchmarks share whose items are those of a file: the items, and no settings beside data and protocol."""
+
+    settings: Mapping[str, str] = {}
+    _items: list[Item]
+
+    def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
+        """The items in the data's order."""
+        yield from self._items[:limit]
 
 
 def rows_from(data: Path | None, hub: HubData, revision: str | None) -> Rows:

@@ -8,12 +8,12 @@ import csv
 import hashlib
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deltamem.chat import Message
 from deltamem_lab.interface import Average, Budget, Decoding, Entry, Item, PublishedSize, Question
-from deltamem_lab.tasks.data import BadDataError, digest, hub_file, hub_revision
+from deltamem_lab.tasks.data import BadDataError, FromFile, digest, hub_file, hub_revision
 from deltamem_lab.tasks.registry import task
 
 HUB = "Idavidrein/gpqa"
@@ -40,7 +40,7 @@ _LINE = re.compile(r"[*(\[]*([A-D])[*)\].:]*$|([A-D])(?:[.):]|\s{2})", re.IGNORE
 
 
 @task
-class GPQA:
+class GPQA(FromFile):
     """GPQA's questions, one an item without a history, in the release's prompt; greedy, 8,192 tokens.
 
     Args:
@@ -57,7 +57,6 @@ class GPQA:
     protocols = ("release",)
     main_metric = "accuracy"
     averages: tuple[Average, ...] = ("question",)
-    settings: Mapping[str, str] = {}
 
     def __init__(self, data: Path | None = None, *, revision: str | None = None) -> None:
         path = data or hub_file(HUB, "gpqa_diamond.csv", revision)
@@ -65,10 +64,6 @@ class GPQA:
         self._items = list(_items(path))
         if not self._items:
             raise BadDataError(f"{path} has no rows.")
-
-    def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
-        """The questions in the file's order."""
-        yield from self._items[:limit]
 
     def prompt(
         self, item: Item, question: Question, history: Sequence[Entry], protocol: str, budget: Budget

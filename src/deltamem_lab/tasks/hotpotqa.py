@@ -1,6 +1,6 @@
 """HotpotQA (Yang et al., 2018), distractor setting: ten passages, two of which answer the question together."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from deltamem.chat import Message
 from deltamem.train.data.converters.hotpotqa import passages_of
 from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question, bare_text
 from deltamem_lab.metrics.text import exact, first_line, normalise_as_released, strict_f1, token_f1_as_released
-from deltamem_lab.tasks.data import HubData, need, rows_from
+from deltamem_lab.tasks.data import FromFile, HubData, need, rows_from
 from deltamem_lab.tasks.registry import task
 
 HUB = HubData("hotpotqa/hotpot_qa", ("distractor/validation-00000-of-00001.parquet",))
@@ -17,7 +17,7 @@ _NOTHING = "No passages provided."
 
 
 @task
-class HotpotQA:
+class HotpotQA(FromFile):
     """HotpotQA's questions, one an item.
 
     The protocols: ``release`` is the release's prompt and scores; ``official`` the same prompt with the scores of
@@ -37,16 +37,11 @@ class HotpotQA:
     protocols = ("release", "official", "no_context")
     main_metric = "em"
     averages: tuple[Average, ...] = ("question", "category")
-    settings: Mapping[str, str] = {}
 
     def __init__(self, data: Path | None = None, *, revision: str | None = None) -> None:
         rows = rows_from(data, HUB, revision)
         self.revision = rows.revision
         self._items = rows.items(_item, "a question of HotpotQA")
-
-    def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
-        """The questions in the data's order."""
-        yield from self._items[:limit]
 
     def prompt(
         self, item: Item, question: Question, history: Sequence[Entry], protocol: str, budget: Budget

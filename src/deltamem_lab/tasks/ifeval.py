@@ -2,7 +2,7 @@
 
 import random
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from importlib import import_module
@@ -13,7 +13,7 @@ from typing import Any
 from deltamem.chat import Message
 from deltamem.extensions import how_to_install
 from deltamem_lab.interface import Average, Budget, Decoding, Entry, Item, PublishedSize, Question
-from deltamem_lab.tasks.data import HubData, need, rows_from, texts
+from deltamem_lab.tasks.data import FromFile, HubData, need, rows_from, texts
 from deltamem_lab.tasks.registry import task
 
 HUB = HubData("google/IFEval", ("ifeval_input_data.jsonl",))
@@ -24,7 +24,7 @@ _SENTENCES = frozenset({"length_constraints:number_sentences", "change_case:capi
 
 
 @task
-class IFEval:
+class IFEval(FromFile):
     """IFEval's prompts, one an item without a history, each a single message as it is; greedy, 1,500 tokens.
 
     The main score is that all instructions of a prompt are fulfilled to the letter; ``prompt_loose`` also takes the
@@ -49,7 +49,6 @@ class IFEval:
     protocols = ("release",)
     main_metric = "prompt_strict"
     averages: tuple[Average, ...] = ("question",)
-    settings: Mapping[str, str] = {}
 
     def __init__(self, data: Path | None = None, *, revision: str | None = None) -> None:
         rows = rows_from(data, HUB, revision)
@@ -57,10 +56,6 @@ class IFEval:
         self._items = rows.items(_item, "a prompt of IFEval")
         asked = {name for item in self._items for name in item.questions[0].extra["instruction_id_list"]}
         self._cuts_sentences = not asked.isdisjoint(_SENTENCES)
-
-    def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
-        """The prompts in the data's order."""
-        yield from self._items[:limit]
 
     def prompt(
         self, item: Item, question: Question, history: Sequence[Entry], protocol: str, budget: Budget

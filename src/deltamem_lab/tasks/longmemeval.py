@@ -20,7 +20,7 @@ from deltamem_lab.interface import (
 )
 from deltamem_lab.metrics.judge import LONGMEMEVAL_PROMPTS, QUESTION_TYPES, Judge, judge_prompt
 from deltamem_lab.metrics.text import contains, normalise, token_f1
-from deltamem_lab.tasks.data import HubData, need, rows_from, texts
+from deltamem_lab.tasks.data import FromFile, HubData, need, rows_from, texts
 from deltamem_lab.tasks.registry import task
 
 HUB = HubData("xiaowu0162/longmemeval-cleaned", ("longmemeval_s_cleaned.json",))
@@ -35,7 +35,7 @@ _ADMISSIONS = ("don't know", "do not know", "not mention", "no information", "no
 
 
 @task
-class LongMemEval:
+class LongMemEval(FromFile):
     """LongMemEval's questions, one an item; a history is the turns, each dated as its session is.
 
     The protocols: ``official`` is the authors' prompt with whole sessions in the order of their dates, cut at the end
@@ -68,10 +68,6 @@ class LongMemEval:
         self.settings = judge.settings(LONGMEMEVAL_PROMPTS) if judge else {}
         self.main_metric = "judged" if judge else "lexical"
         self._items = rows.items(_item, "a question of LongMemEval")
-
-    def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
-        """The questions in the data's order."""
-        yield from self._items[:limit]
 
     def prompt(
         self, item: Item, question: Question, history: Sequence[Entry], protocol: str, budget: Budget

@@ -71,13 +71,6 @@ def build_task(
 ) -> Task:
     """A benchmark by its name.
 
-    Args:
-        name: of it; see :func:`find_task`.
-        data: its file; the Hub's data if not given.
-        revision: of the Hub's data.
-        seed: for benchmarks that are made up.
-        options: of the benchmark; see :func:`~deltamem_lab.tasks.options.task_options`.
-
     Raises:
         ValueError: there is no such benchmark, or what was given does not fit it.
     """

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -93,41 +94,32 @@ class WorldTask:
     def _item(self, number: int, kind: int) -> Item:
         rng = random.Random(f"eval/{self.seed}/{number}/{kind}")
         if kind < len(_FACTS):
-            source = f"{_FACTS[kind]} facts"
             dialogue = sample_dialogue(rng, facts=_FACTS[kind], split="test")
-            messages = dialogue.messages
-        elif kind == len(_FACTS):
-            source = "corrections"
+            return self._made(number, f"{_FACTS[kind]} facts", rng, dialogue)
+        if kind == len(_FACTS):
             dialogue = sample_dialogue(rng, facts=_CORRECTED[0], corrections=_CORRECTED[1], split="test")
-            messages = dialogue.messages
-        else:
-            source = "long ago"
-            dialogue = sample_dialogue(rng, facts=_LATER[0], split="test")
-            messages = (*dialogue.messages, *chat(rng, _LATER[1]))
-        return Item(
-            id=f"{self.seed}/{number}/{source.replace(' ', '-')}",
-            history=tuple(message.to_dict() for message in messages),
-            questions=tuple(_questions(rng, dialogue, messages, source)),
-            source=source,
-        )
+            return self._made(number, "corrections", rng, dialogue)
+        dialogue = sample_dialogue(rng, facts=_LATER[0], split="test")
+        longer = replace(dialogue, messages=(*dialogue.messages, *chat(rng, _LATER[1])))
+        return self._made(number, "long ago", rng, longer)
 
     def _beyond(self, number: int, kind: int) -> Item:
         source, make = list(_BEYOND.items())[kind]
         rng = random.Random(f"eval/{self.seed}/{number}/{source}")
-        dialogue = make(rng)
+        return self._made(number, source, rng, make(rng))
+
+    def _made(self, number: int, source: str, rng: random.Random, dialogue: Dialogue) -> Item:
         return Item(
             id=f"{self.seed}/{number}/{source.replace(' ', '-')}",
             history=tuple(message.to_dict() for message in dialogue.messages),
-            questions=tuple(_questions(rng, dialogue, dialogue.messages, source)),
+            questions=tuple(_questions(rng, dialogue, source)),
             source=source,
         )
 
 
-def _questions(
-    rng: random.Random, dialogue: Dialogue, messages: Sequence[Utterance], source: str
-) -> Iterator[Question]:
+def _questions(rng: random.Random, dialogue: Dialogue, source: str) -> Iterator[Question]:
     unknown = unanswerable_question(rng, dialogue.facts, dialogue.people, "test")
-    ago = _tokens_since(messages)
+    ago = _tokens_since(dialogue.messages)
     for number, asked in enumerate((*dialogue.questions, unknown)):
         yield Question(
             id=str(number),

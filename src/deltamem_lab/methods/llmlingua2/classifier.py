@@ -24,13 +24,8 @@ class ClassifierPlan:
 
     Attributes:
         pieces: the most word pieces of its vocabulary.
-        width: of its hidden states.
-        layers: how many.
         common: a word that more than this share of the questions have does not count as telling.
-        rate: the highest learning rate of AdamW.
-        steps: updates.
         batch: windows of 512 pieces an update.
-        seed: of the first weights and the order.
     """
 
     pieces: int = 4000

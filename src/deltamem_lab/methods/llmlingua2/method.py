@@ -14,7 +14,7 @@ import torch
 
 from deltamem.extensions import how_to_install
 from deltamem_lab.backbone import Backbone
-from deltamem_lab.interface import Ask, Document, Entry, as_text, text_bytes
+from deltamem_lab.interface import Ask, Document, Entry, as_text, bare_text, text_bytes
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
 from deltamem_lab.methods.registry import method
 
@@ -78,10 +78,10 @@ class LLMLingua2(BackboneMethod):
 
     def keep(self, history: Sequence[Entry]) -> int:
         """Compresses it; the tokens are the classifier's."""
-        said = [entry for entry in history if _words(entry).strip()]
+        said = [entry for entry in history if bare_text(entry).strip()]
         if not said:
             return 0
-        text = _BORDER.join(_words(entry).replace(_BORDER, "") for entry in said)
+        text = _BORDER.join(bare_text(entry).replace(_BORDER, "") for entry in said)
         with _randomness_kept():
             self._model = self._model or _load(self.compressor, self.backbone)
             found = self._model.compress_prompt_llmlingua2([text], rate=self.rate, force_tokens=[*_FORCED, _BORDER])
@@ -124,10 +124,6 @@ class Compression(LLMLingua2):
 def is_own_classifier(place: str) -> bool:
     """Whether a folder has a classifier that ``deltamem baseline compression`` has trained."""
     return bool(place) and (Path(place) / OWN_FILE).is_file()
-
-
-def _words(entry: Entry) -> str:
-    return entry.text if isinstance(entry, Document) else entry["content"]
 
 
 def _with_words(entry: Entry, text: str) -> Entry:
