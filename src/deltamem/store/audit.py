@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, Row, delete, insert, select, text
+from sqlalchemy import Connection, delete, insert, select, text
 
 from deltamem.store.checks import check_moment, check_name, check_number
 from deltamem.store.errors import InvalidError
@@ -64,7 +64,8 @@ class AuditLog:
         if until is not None:
             wanted = wanted.where(audit.c.created < check_moment(until))
         with self._database.read() as connection:
-            return tuple(_entry(row) for row in connection.execute(wanted.limit(check_number("limit", limit))))
+            rows = connection.execute(wanted.limit(check_number("limit", limit)))
+            return tuple(AuditEntry(**row._mapping) for row in rows)
 
     def all(
         self, tenant: str | None = None, *, since: datetime | None = None, until: datetime | None = None
@@ -101,7 +102,3 @@ def add_acts(connection: Connection, acts: Sequence[Act]) -> None:
             raise InvalidError(f"{act.action!r} is not an action; there are {', '.join(ACTIONS)}.")
     if acts:
         connection.execute(insert(audit), [vars(act) for act in acts])
-
-
-def _entry(row: Row[tuple[object, ...]]) -> AuditEntry:
-    return AuditEntry(**row._mapping)

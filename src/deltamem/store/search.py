@@ -51,14 +51,7 @@ def find_by_words(
 ) -> list[tuple[str, StoredMessage, float]]:
     """The messages of some sessions' logs that BM25 ranks highest, the best first, in a store without keys.
 
-    Args:
-        database: on PostgreSQL.
-        tenant: whose sessions.
-        sessions: which; one that is not there has none.
-        words: what is looked for.
-        told: the words of a message; none if it is not to be found.
-        limit: how many.
-        most: how many messages of each log, the last ones, are gone through.
+    The arguments are those of :meth:`SessionStore.search`, on PostgreSQL.
 
     Raises:
         EncryptionError: a message is encrypted.
