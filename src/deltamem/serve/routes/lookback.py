@@ -94,7 +94,8 @@ async def strengths(
 
     seen = await beside_engine(server, caller, request, look)
     server.rates.charge(caller, sum(len(message.tokens) for message in seen))
-    return TurnStrengths(version=body.version, data=[_strengths(message) for message in seen])
+    data = [MessageStrengths.model_validate(message, from_attributes=True) for message in seen]
+    return TurnStrengths(version=body.version, data=data)
 
 
 @router.post("/{session}/sources", summary="Which tokens of past turns an answer read from memory")
@@ -128,11 +129,6 @@ async def sources(
     traced, length = await beside_engine(server, caller, request, look)
     server.rates.charge(caller, length)
     return traced
-
-
-def _strengths(message: SeenMessage) -> MessageStrengths:
-    tokens = [TokenItem(text=token.text, write=token.write, read=token.read) for token in message.tokens]
-    return MessageStrengths(role=message.role, tokens=tokens)
 
 
 def _source(turn: PastTurn, seen: list[SeenMessage]) -> SourceTurn:

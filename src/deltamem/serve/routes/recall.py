@@ -180,11 +180,6 @@ def _item(one: Recollection, turns: list[LoggedTurn]) -> RecallItem:
                 for message in one.source.messages
             ],
         )
-    weight = Weight(
-        tokens=one.evidence.tokens,
-        over_empty=one.evidence.over_empty,
-        over_strangers=one.evidence.over_strangers,
-    )
     return RecallItem(
         name=one.name,
         question=one.question,
@@ -192,6 +187,6 @@ def _item(one: Recollection, turns: list[LoggedTurn]) -> RecallItem:
         words=list(one.words),
         known=one.known,
         confidence=one.confidence,
-        evidence=weight,
+        evidence=Weight.model_validate(one.evidence, from_attributes=True),
         source=source,
     )
