@@ -61,14 +61,7 @@ RECIPES = (
 
 @dataclass(frozen=True)
 class StepDifference:
-    """The largest absolute differences of one step, over all unmasked positions and all layers.
-
-    Attributes:
-        case: the folder's name.
-        step: the step's name.
-        logits: the difference of the logits.
-        states: the difference of the states after the step.
-    """
+    """The largest absolute differences of one step, over all unmasked positions and all layers."""
 
     case: str
     step: str

@@ -37,11 +37,7 @@ class Backbone:
     """A causal language model, bare or with adapters of which each call names one; ``None`` is the bare backbone.
 
     Args:
-        model: the model.
-        tokenizer: its tokenizer, with a chat template.
         batch: the most prompts that are answered at once.
-        name: for records.
-        revision: for records.
         template: further variables of the chat template, such as ``enable_thinking``.
     """
 

@@ -16,14 +16,7 @@ class Estimate:
     """What a method would do on a task.
 
     Attributes:
-        task: the benchmark.
-        protocol: of it.
-        method: the method.
-        items: how many histories.
-        questions: how many.
-        write_tokens: tokens written.
         prompt_tokens: tokens of all prompts, as many for every question as for the first about its history.
-        new_tokens: the most tokens generated.
         published: whether the data is not here, and its published size was taken.
     """
 

@@ -22,8 +22,6 @@ class MethodResults:
     """A method's results.
 
     Attributes:
-        method: its name.
-        about: what it is, in words.
         control: whether it shows what is not memory.
         scores: the sum of the main metric over the questions of each item; ``None`` where it did not run.
         cost: the means over questions of :data:`COSTS`.
@@ -43,18 +41,10 @@ class Results:
     """All methods on a task.
 
     Attributes:
-        task: the benchmark.
-        protocol: of it.
-        metric: its main metric.
-        model: the backbone.
-        versions: of the packages.
-        commands: what made the records.
         absent: methods that were left out, each with the reason.
-        items: the histories.
         seeds: of each item, that of the run it belongs to.
         questions: of each item, how many.
         sources: of each item, the part of the benchmark it comes from.
-        entries: the methods.
     """
 
     task: str

@@ -50,10 +50,6 @@ def check_task(name: str, protocol: str = "") -> None:
 def check_method(name: str, adapters: Collection[str]) -> None:
     """Refuses a name that cannot be a known method's, ``module:Class`` or an adapter's.
 
-    Args:
-        name: as it is asked for.
-        adapters: the names that were given to adapters.
-
     Raises:
         ValueError: there is no such one.
     """

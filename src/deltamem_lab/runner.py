@@ -30,8 +30,6 @@ class Job:
     """A task under one of its protocols, and how many of its items to take.
 
     Attributes:
-        task: the benchmark.
-        protocol: one of its protocols.
         seed: of the run; added to the seeds of sampling.
         limit: the most items.
         questions: the most questions about each item.
@@ -151,12 +149,7 @@ def fits(method: Method, item: Item) -> bool:
 
 
 class _About:
-    """What every record says of the model and the packages, and the run of itself.
-
-    Args:
-        backbone: the model.
-        fingerprints: of what was trained for each method, the compressor among it.
-    """
+    """What every record says of the model and the packages, and the run of itself."""
 
     def __init__(self, backbone: Backbone, fingerprints: Mapping[str, str]) -> None:
         self.backbone = backbone

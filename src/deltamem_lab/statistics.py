@@ -77,11 +77,7 @@ class Difference:
     error: float
 
     def findable(self, verdicts: int = 1) -> float:
-        """The smallest true difference that as many such items would show in four runs of five.
-
-        Args:
-            verdicts: of the table it would stand in.
-        """
+        """The smallest true difference that as many items show in four runs of five, in a table of so many verdicts."""
         return (NormalDist().inv_cdf(1 - _LEVEL / (2 * verdicts)) + _Z_POWER) * self.error
 
     def items_for(self, difference: float, verdicts: int = 1) -> int:
@@ -168,14 +164,7 @@ def paired_difference(
     *,
     seed: int = 0,
 ) -> Difference:
-    """The difference of two methods on the same questions, with a verdict.
-
-    Args:
-        first: the scores of the one, an answer each.
-        second: those of the other.
-        clusters: the item each answer is about.
-        questions: the question within its item that it answers, where some are answered several times.
-        seed: of the draws.
+    """The difference of two methods on the same questions, as :func:`mean_interval` takes them, with a verdict.
 
     Raises:
         ValueError: the lengths differ, or there are no questions.

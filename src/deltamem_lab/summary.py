@@ -27,8 +27,6 @@ class MethodSummary:
     """A method on a task.
 
     Attributes:
-        method: its name.
-        questions: how many it answered.
         items: of how many items; of fewer than six, intervals are over questions.
         mean: of the main metric over questions, with its interval.
         averages: the mean by each of the task's ways to average, the published way first.
@@ -61,13 +59,7 @@ class TaskSummary:
     """A task under a protocol.
 
     Attributes:
-        task: the benchmark.
-        protocol: of it.
-        metric: its main metric.
-        models: the backbones.
-        revisions: of the data.
         items: histories.
-        questions: questions, of all seeds.
         known: how many of them the run without context answers right; ``None`` without such a run or histories.
         references: what all methods are compared with.
         methods: in the order of the records.

@@ -23,12 +23,7 @@ _PREFILL_CHUNK = 1024
 
 @dataclass(frozen=True)
 class ActiveAdapter:
-    """The adapter that a model's calls run with.
-
-    Attributes:
-        name: its name on the model.
-        memories: its layers, in order.
-    """
+    """The adapter that a model's calls run with."""
 
     name: str
     memories: tuple[DeltaMemory, ...]

@@ -78,13 +78,7 @@ def register_family(family: Family) -> None:
 
 @dataclass(frozen=True)
 class AttentionSite:
-    """One attention module found in a model.
-
-    Attributes:
-        path: its dotted name in the model.
-        module: the module.
-        family: its row of the table.
-    """
+    """One attention module found in a model."""
 
     path: str
     module: nn.Module

@@ -88,13 +88,8 @@ def encode_to_write(
     """Messages as the tokens that become memory: each as it stands in the middle of a conversation.
 
     So what the template puts before the first message is not among them. A template that refuses them together,
-    because roles do not alternate, or that changes what comes before, renders them one by one.
-
-    Args:
-        tokenizer: a fast tokenizer with a chat template.
-        messages: dicts with ``role`` and ``content``.
-        segments: what one segment is.
-        template: further variables of the chat template.
+    because roles do not alternate, or that changes what comes before, renders them one by one. The arguments are
+    those of :func:`encode_chat`.
 
     Raises:
         TemplateRefusedError: the template refuses a message even by itself. It is a ValueError.
@@ -118,14 +113,7 @@ def encode_to_write(
 
 
 def encode_rendered(tokenizer: Any, rendered: Rendered, roles: Sequence[str], segments: str) -> ChatTokens:
-    """The tokens of a text in which the messages have been found.
-
-    Args:
-        tokenizer: a fast tokenizer.
-        rendered: the text.
-        roles: of each message; a system's is in no segment.
-        segments: what one segment is.
-    """
+    """The tokens of a text in which the messages, with these roles, have been found; a system's is in no segment."""
     encoded = tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     offsets: list[Span] = encoded["offset_mapping"]
     starts = [start for start, _ in offsets]

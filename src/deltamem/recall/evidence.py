@@ -98,6 +98,8 @@ class Evidence:
 class Interview:
     """Puts questions to memories of one model with its active adapter. Nothing is written.
 
+    A question is as a user would put it, a state has one row.
+
     Args:
         model: a model with an active adapter.
         tokenizer: its tokenizer, with a chat template.
@@ -134,10 +136,6 @@ class Interview:
     def ask(self, question: str, state: MemoryState) -> Evidence:
         """The likeliest answer of a memory, token by token, and what speaks for it.
 
-        Args:
-            question: as a user would put it.
-            state: the memory, one row.
-
         Raises:
             ValueError: the question leaves the backbone no positions for an answer.
         """
@@ -155,11 +153,6 @@ class Interview:
     def weigh(self, question: str, answer: str, state: MemoryState) -> Evidence:
         """What speaks for a given answer.
 
-        Args:
-            question: as a user would put it.
-            answer: the text.
-            state: the memory, one row.
-
         Raises:
             ValueError: the answer has no tokens, or there are no positions for it.
         """
@@ -174,12 +167,6 @@ class Interview:
         The gradient of the answer's log-probability is averaged over memories from empty to ``state``, in ``steps``
         steps. So ``probe.of(state)`` is :attr:`Evidence.over_empty`, as well as so many steps approximate it; and what
         a text wrote of it is found by :func:`deltamem.write_shares` (Sundararajan et al. 2017, arXiv 1703.01365).
-
-        Args:
-            question: as a user would put it.
-            answer: the text.
-            state: the memory, one row.
-            steps: memories on the way.
         """
         way = ((torch.arange(steps) + 0.5) / steps)[:, None, None, None]
         path = MemoryState.stack([state.to("cpu")] * steps)
@@ -200,14 +187,8 @@ class Interview:
 
         It goes down the gradient of the answer's log-probability, in steps of at most a hundredth of the memory's
         norm. This hides the answer and does not delete it: what wrote it is not undone, so a probe of the numbers
-        still reads it (docs/security.md), and other ways to ask may bring it out.
-
-        Args:
-            question: as a user would put it.
-            answer: the text.
-            state: the memory, one row.
-            steps: the most steps.
-            check: called at every step; what it raises ends the work.
+        still reads it (docs/security.md), and other ways to ask may bring it out. ``check`` is called at every step;
+        what it raises ends the work.
         """
         evidence = self.weigh(question, answer, state)
         target = evidence.memory - min(evidence.over_empty, evidence.over_strangers)

@@ -168,18 +168,11 @@ def find(server: Server, caller: Caller, wanted: str) -> Memory:
 def search(
     server: Server, caller: Caller, whose: Whose, query: str, limit: int, by_vectors: bool | None = None
 ) -> tuple[list[Memory], int]:
-    """The memories that fit a query, the best first, and how many tokens an encoder read.
+    """The memories that fit a query, the best first, and how many tokens an encoder read, if vectors count.
 
     By words they are ranked by BM25: in PostgreSQL where texts lie there in plain text, else by SQLite's FTS5 in this
-    process. With an encoder they are ranked by their vectors' cosine too, and both ranks are fused.
-
-    Args:
-        server: whose store they are in.
-        caller: whose they are.
-        whose: of which user, agent or run.
-        query: what is looked for.
-        limit: how many.
-        by_vectors: whether vectors count; by default they do if the server has an encoder.
+    process. With an encoder, and unless ``by_vectors`` is false, they are ranked by their vectors' cosine too, and both
+    ranks are fused.
 
     Raises:
         ApiError: this server keeps no messages, or vectors are to count and it has no encoder.

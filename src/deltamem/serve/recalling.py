@@ -31,8 +31,6 @@ class LoggedTurn:
 
     Attributes:
         version: the one that it made.
-        kind: of that version.
-        created: when.
         parent: the version that it was written to; ``None`` where that is no longer kept.
         written: what was written, and to which memory.
     """

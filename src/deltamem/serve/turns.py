@@ -24,10 +24,6 @@ class Turn:
     """A turn under way.
 
     Attributes:
-        server: whose turn it is.
-        caller: who asked.
-        deadline: until when it may run.
-        options: which memory it uses, and how.
         state: the memory that it reads; ``None`` for none, which is the bare backbone.
         version: of the session, or 0 where it is new or there is none.
         fresh: whether the session's memory is left behind by what is committed.

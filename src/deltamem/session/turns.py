@@ -121,14 +121,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A session as a turn found it.
-
-    Attributes:
-        state: the memory.
-        visible: what was visible.
-        log: the turns that a retriever could choose from.
-        kept: the turns whose text was kept.
-    """
+    """A session as a turn found it."""
 
     state: MemoryState
     visible: tuple[Message, ...]

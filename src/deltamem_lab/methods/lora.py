@@ -27,13 +27,10 @@ class LoraPlan:
     """How a LoRA is trained. Rank and projections are those whose size the paper tells: 5.90 M on Qwen3-4B.
 
     Attributes:
-        rank: of each.
         alpha: the update is scaled by alpha/rank.
         projections: how the paths of the linear layers end that it is on.
         rate: the highest learning rate of AdamW, reached after a tenth of the updates; a cosine leads down from it.
-        steps: updates.
         batch: rows an update.
-        seed: of the first weights.
     """
 
     rank: int = 8

@@ -49,14 +49,7 @@ _registered: dict[str, MethodEntry] = {}
 
 
 def method(name: str, about: str, kind: Kind, *, on_demand: bool = False, **arguments: Any) -> Callable[[Made], Made]:
-    """Makes a class the method of a name; a class can be several.
-
-    Args:
-        name: as it is asked for.
-        about: what it is, in words for a table.
-        kind: see :class:`MethodEntry`.
-        on_demand: see :class:`MethodEntry`.
-        arguments: further arguments of the class.
+    """Makes a class the method of a name; a class can be several. What else there is to say is in :class:`MethodEntry`.
 
     Raises:
         ValueError: another class has the name.

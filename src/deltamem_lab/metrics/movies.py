@@ -12,15 +12,10 @@ _NUMBER = re.compile(r"^\d+[.)、]?\s*[-—–]?\s*")
 
 
 def recall_at(output: str, golds: Sequence[str], movies: dict[int, str] | None) -> dict[str, float]:
-    """The share of the gold films among the first 1, 5 and 10 that an answer names; ``score`` is that among 5.
+    """The share of the gold films, given by ids, among the first 1, 5 and 10 that an answer names; ``score`` is of 5.
 
     The list starts after the first "1.", one title a line (without one, titles stand between commas). A title
     stands for the known film with the smallest edit distance.
-
-    Args:
-        output: what the model said.
-        golds: the ids of the right films.
-        movies: the films' names by id.
 
     Raises:
         ValueError: the films' names are missing, or there is none for a gold id.

@@ -44,11 +44,7 @@ class Training:
             self.model.train()
 
     def updates(self, reserve: int = 0) -> Iterator[list["TokenRows"]]:
-        """The queries of each update with their histories before them, a pass for each micro-batch.
-
-        Args:
-            reserve: how many of the backbone's positions are left for what a method adds.
-        """
+        """The queries of each update, a pass for each micro-batch; of the positions ``reserve`` are left free."""
         from rich.console import Console
         from rich.progress import track
 

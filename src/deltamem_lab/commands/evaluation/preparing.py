@@ -77,9 +77,6 @@ class Preparation:
         left: those to do.
         given: those in whose place the user gave an adapter.
         absent: the methods that go without, each with the reason.
-        own_adapters: the adapters that the user gave.
-        own_statics: the static controls that the user gave.
-        own_compressor: the classifier that compresses that the user gave.
     """
 
     folder: Path

@@ -81,11 +81,7 @@ def run(
 
 
 class Lines:
-    """Prints how far a run is to standard error, at most a line in so many seconds, the first as long after the start.
-
-    Args:
-        seconds: between two lines.
-    """
+    """Prints how far a run is to standard error, a line in so many seconds at most, the first after as many."""
 
     def __init__(self, seconds: float = 60) -> None:
         self._seconds = seconds

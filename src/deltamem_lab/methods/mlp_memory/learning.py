@@ -21,10 +21,8 @@ class MlpPlan:
 
     Attributes:
         rate: the highest learning rate of AdamW, reached after a tenth of the updates; a cosine leads down from it.
-        steps: updates.
         batch: keys an update.
         imitation: the weight of the neighbours' distribution in the loss; the rest is that of the token that followed.
-        seed: of the order of the keys.
     """
 
     rate: float = 1e-3

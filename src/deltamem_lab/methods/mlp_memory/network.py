@@ -20,11 +20,8 @@ class MlpShape:
 
     Attributes:
         hidden: D, of the states it reads.
-        intermediate: the width of its feed-forwards.
         vocabulary: V, the tokens it tells apart.
-        blocks: how many.
         layer: the backbone's block whose feed-forward reads the same states; -1 is the last.
-        bias: whether its head has one.
     """
 
     hidden: int
