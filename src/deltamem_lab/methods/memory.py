@@ -12,6 +12,7 @@ from deltamem_lab.backbone import Backbone, Generated
 from deltamem_lab.interface import Ask, Entry, as_messages, text_bytes
 from deltamem_lab.methods.base import BackboneMethod, Size
 from deltamem_lab.methods.registry import method
+from deltamem_lab.methods.text import FullContext
 
 Control = Literal["", "empty", "shuffled", "noise"]
 
@@ -76,7 +77,7 @@ class StateMemory(BackboneMethod):
 
 
 @method("context", "memory and full context", "memory")
-class WritingContext(BackboneMethod):
+class WritingContext(FullContext):
     """δ-mem as in the published tables: the memory starts empty and is written as the full prompt is read."""
 
     needs_history = False
@@ -86,17 +87,9 @@ class WritingContext(BackboneMethod):
         super().__init__(name, backbone)
         self.adapter: str = adapter
 
-    def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
-        """Everything."""
-        return [(self.history, {})] * len(asks)
-
     def say(self, prompts: list[list[Message]], asks: list[Ask]) -> list[Generated]:
         """The answers; prompt and answer are written as they are read."""
         return self.backbone.generate(prompts, asks[0].decoding, adapter=self.adapter, write=True)
-
-    def estimate(self, size: Size) -> tuple[int, int]:
-        """History and question are read, and written, for each question, as far as there is room."""
-        return 0, size.full
 
     @property
     def fingerprint(self) -> str:
@@ -106,7 +99,7 @@ class WritingContext(BackboneMethod):
     @property
     def stored_bytes(self) -> int:
         """The text, and the state that goes with it."""
-        return text_bytes(self.history) + self.backbone.empty(self.adapter).nbytes
+        return super().stored_bytes + self.backbone.empty(self.adapter).nbytes
 
 
 @method("replay", "memory and the text again, read without writing", "memory", on_demand=True)
