@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from deltamem.attach import Attachment, memory_cache, new_state
+from deltamem.formats.adapter import AdapterFileError, read_tensors
 from deltamem.formats.hub import add_adapter, read_adapter_from
 from deltamem.state import MemoryState
 from deltamem.step import Step
@@ -190,11 +189,9 @@ class _Case:
 
 def _recording(path: Path) -> dict[str, Tensor]:
     try:
-        return load(path.read_bytes())
-    except OSError as error:
-        raise ParityError(f"Cannot read {path}: {error.strerror}.") from None
-    except SafetensorError as error:
-        raise ParityError(f"{path} is truncated or damaged ({error}).") from None
+        return read_tensors(path)
+    except AdapterFileError as error:
+        raise ParityError(str(error)) from None
 
 
 def _backbone(case: Path) -> Any:
