@@ -1,9 +1,10 @@
 """What the embedded backbone and its adapters have never met: values, wordings of questions, and attributes."""
 
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 
-from deltamem.demo.lexicon import lexicon, render, sentence
+from deltamem.demo.lexicon import Attribute, lexicon, render, sentence
 from deltamem.demo.world import USER, Dialogue, Event, Fact, Person, Question, Utterance
 
 # By attribute of the world, each of one kind with those it has.
@@ -25,76 +26,53 @@ ASKS = {
 }
 
 
-@dataclass(frozen=True)
-class _Attribute:
-    """A kind of fact that the world does not have."""
-
-    values: tuple[str, ...]
-    tell: tuple[str, ...]
-    ask: tuple[str, ...]
-
-
 ATTRIBUTES = {
-    "shoe_size": _Attribute(
+    "shoe_size": Attribute(
+        "shoe_size",
         ("thirty-six", "thirty-nine", "forty-two", "forty-five"),
-        ("{P} shoe size is {v}.", "{S} {take|takes} shoes of size {v}."),
-        ("What is {P} shoe size?", "Which size of shoes {do} {S} take?"),
+        tell=("{P} shoe size is {v}.", "{S} {take|takes} shoes of size {v}."),
+        change=(),
+        ask=("What is {P} shoe size?", "Which size of shoes {do} {S} take?"),
     ),
-    "doctor": _Attribute(
+    "doctor": Attribute(
+        "doctor",
         ("Doctor Hale", "Doctor Okafor", "Doctor Lindt", "Doctor Moss"),
-        ("{P} doctor is {v}.", "{S} {go|goes} to {v} when ill."),
-        ("Who is {P} doctor?", "To whom {do} {S} go when ill?"),
+        tell=("{P} doctor is {v}.", "{S} {go|goes} to {v} when ill."),
+        change=(),
+        ask=("Who is {P} doctor?", "To whom {do} {S} go when ill?"),
     ),
-    "bus": _Attribute(
+    "bus": Attribute(
+        "bus",
         ("seven", "twelve", "thirty", "fifty-one"),
-        ("{S} {take|takes} bus number {v} to work.", "{P} bus has the number {v}."),
-        ("Which bus {do} {S} take?", "What number has {P} bus?"),
+        tell=("{S} {take|takes} bus number {v} to work.", "{P} bus has the number {v}."),
+        change=(),
+        ask=("Which bus {do} {S} take?", "What number has {P} bus?"),
     ),
-    "bread": _Attribute(
+    "bread": Attribute(
+        "bread",
         ("rye", "sourdough", "spelt", "ciabatta"),
-        ("{P} usual bread is {v}.", "the bread {S} {eat|eats} is {v}."),
-        ("What is {P} usual bread?", "Which bread {do} {S} eat?"),
+        tell=("{P} usual bread is {v}.", "the bread {S} {eat|eats} is {v}."),
+        change=(),
+        ask=("What is {P} usual bread?", "Which bread {do} {S} eat?"),
     ),
 }
 
 
 def with_new_values(rng: random.Random, facts: int) -> Dialogue:
     """The user's facts, told and asked as ever, with values that the world does not have."""
-    chosen = rng.sample(sorted(VALUES), facts)
     kinds = lexicon().attributes
-    return _dialogue(
-        rng,
-        [
-            (name, value, rng.choice(kinds[name].tells(value, "test")), rng.choice(kinds[name].ask))
-            for name in chosen
-            for value in [rng.choice(VALUES[name])]
-        ],
-    )
+    return _dialogue(rng, facts, {name: replace(kinds[name], values=values) for name, values in VALUES.items()})
 
 
 def with_new_wordings(rng: random.Random, facts: int) -> Dialogue:
     """The user's facts, told as ever, and asked in words that no question of the world has."""
     kinds = lexicon().attributes
-    return _dialogue(
-        rng,
-        [
-            (name, value, rng.choice(kinds[name].tells(value, "test")), rng.choice(ASKS[name]))
-            for name in rng.sample(sorted(ASKS), facts)
-            for value in [rng.choice(kinds[name].values)]
-        ],
-    )
+    return _dialogue(rng, facts, {name: replace(kinds[name], ask=asks) for name, asks in ASKS.items()})
 
 
 def with_new_attributes(rng: random.Random, facts: int) -> Dialogue:
     """Facts of the user of kinds that the world does not have."""
-    return _dialogue(
-        rng,
-        [
-            (name, rng.choice(kind.values), rng.choice(kind.tell), rng.choice(kind.ask))
-            for name in rng.sample(sorted(ATTRIBUTES), facts)
-            for kind in [ATTRIBUTES[name]]
-        ],
-    )
+    return _dialogue(rng, facts, ATTRIBUTES)
 
 
 def crowd(rng: random.Random, facts: int, others: int) -> Dialogue:
@@ -127,18 +105,24 @@ def crowd(rng: random.Random, facts: int, others: int) -> Dialogue:
     return Dialogue(tuple(message for event in events for message in event.messages), tuple(told), tuple(asks))
 
 
-def _dialogue(rng: random.Random, plan: list[tuple[str, str, str, str]]) -> Dialogue:
-    """A dialogue of the user's facts: attribute, value, and how it is told and asked; its facts are the world's own."""
+def _dialogue(rng: random.Random, facts: int, kinds: Mapping[str, Attribute]) -> Dialogue:
+    """A dialogue of so many facts of the user, a kind each; its facts are those of the world's own kinds."""
+    own = lexicon().attributes
+    plan = []
+    for name in rng.sample(sorted(kinds), facts):
+        value = rng.choice(kinds[name].values)
+        tells = kinds[name].tells(value, "test") if name in own else kinds[name].tell
+        plan.append((name, value, rng.choice(tells), rng.choice(kinds[name].ask)))
     messages: list[Utterance] = []
-    facts, questions = [], []
+    told, questions = [], []
     for name, value, tell, ask in plan:
         said = sentence(render(tell, value=value))
         fact = Fact(USER, name, value, said)
         messages += _said(rng, said, fact).messages
-        if name in lexicon().attributes:
-            facts.append(fact)
+        if name in own:
+            told.append(fact)
         questions.append(Question(sentence(render(ask)), f"{value}.", fact))
-    return Dialogue(tuple(messages), tuple(facts), tuple(questions))
+    return Dialogue(tuple(messages), tuple(told), tuple(questions))
 
 
 def _said(rng: random.Random, tell: str, fact: Fact) -> Event:
