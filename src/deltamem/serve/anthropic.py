@@ -216,7 +216,7 @@ class MessagesRequest(CountTokensRequest):
 
 
 class Blocks(AnswerParts):
-    """The blocks of an answer."""
+    """The blocks of an answer; without a reader, where the model was told of no tools, all is text."""
 
     def __init__(self, reader: CallReader | None) -> None:
         super().__init__(reader)

@@ -292,7 +292,7 @@ def answer_probe(model: nn.Module, tokenizer: Any, messages: Sequence[Message], 
     """How much was read of each entry of a memory where the tokens of an answer were chosen.
 
     A token is chosen at the token before it, so the reads that count are of what ends the prompt and of the answer but
-    its last token.
+    its last token. The last message is the answer; the memory has one row.
 
     Raises:
         ValueError: the tokens of the messages cannot be told apart.

@@ -85,7 +85,7 @@ async def local(server: "Server") -> AsyncIterator[httpx.AsyncClient]:
 
 @asynccontextmanager
 async def remote(url: str, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Asks a server elsewhere."""
+    """Asks a server elsewhere; ``key`` is empty where it needs none."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with httpx.AsyncClient(base_url=url.rstrip("/").removesuffix("/v1"), headers=headers, timeout=600) as client:
         yield client

@@ -60,7 +60,7 @@ class Web(uvicorn.Server):
 
 
 def run(server: Server, port: int) -> None:
-    """Serves at the host of the server's settings, and closes the server.
+    """Serves at the host of the server's settings, and closes the server; for port 0 the system chooses one.
 
     Raises:
         SystemExit: it cannot listen there; the log says why.

@@ -80,7 +80,10 @@ class Database:
         return self._url.render_as_string(hide_password=True)
 
     def error(self, kind: type[StoreError], text: str, why: object = "") -> StoreError:
-        """An error that names the database, and quotes its driver, to whoever runs it and not to clients."""
+        """An error that names the database, where ``text`` has ``{store}``, and quotes its driver.
+
+        Both are for whoever runs it and not for clients.
+        """
         told = f"{text} ({why})" if why else text
         return kind(told.replace("{store}", self.place), _capital(text.replace("{store}", "the store")))
 

@@ -23,7 +23,7 @@ _TOLD: tuple[Action, ...] = ("write", "export", "delete")
 
 
 class Delivery(NamedTuple):
-    """Something that is to be told now."""
+    """Something that is to be told now; ``attempts`` counts this one."""
 
     number: int
     url: str

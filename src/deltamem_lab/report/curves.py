@@ -17,7 +17,7 @@ Range = tuple[float, float]
 
 
 def curves(records: Sequence[Record], methods: Sequence[str]) -> list[Block]:
-    """A drawing and a table for each axis that the questions of a task have."""
+    """A drawing and a table for each axis that the questions of a task have, without controls."""
     shown = [name for name in methods if not is_control(name)]
     axes = dict.fromkeys(axis for record in records for axis in record.axes)
     return [block for axis in axes for block in _axis(axis, [r for r in records if axis in r.axes], shown)]

@@ -44,6 +44,8 @@ def save_memory(memory: MlpMemory, folder: str | Path, model: Any, *, share: flo
 def load_memory(model: Any, folder: str | Path, name: str) -> None:
     """Puts a saved MLP beside its backbone; it is read only by the method that asks for it.
 
+    A backbone without weights takes any MLP of its sizes.
+
     Raises:
         ValueError: a file is missing or damaged, or the MLP was trained on another backbone; or the name is taken.
     """
