@@ -84,6 +84,18 @@ def test_reading_changes_nothing_and_padding_reads_zeros():
     assert torch.equal(rings[0, 4 % PLACES], state[0])
 
 
+@torch.no_grad()
+def test_rows_that_lie_apart_are_read_where_they_are():
+    memory, config = layer(CONFIGS["published"]), CONFIGS["published"]
+    projected = memory.project(torch.randn(5, WIDTH))
+    wide = torch.cat([torch.randn(5, 3), projected, torch.randn(5, 2)], dim=1)
+    batch = Batch(*(torch.tensor(x) for x in ([0, 5], [0], [0])), torch.ones(5).byte())
+    rings = [torch.zeros(1, PLACES, config.states, config.rank, config.rank) for _ in range(2)]
+    reads = [memory.packed(ring)(rows, batch) for ring, rows in zip(rings, (projected, wide[:, 3:-2]), strict=True)]
+    assert torch.equal(*reads)
+    assert torch.equal(*rings)
+
+
 def test_wrong_shapes_are_refused():
     memory = layer(CONFIGS["published"])
     one, flags = torch.tensor([0]), torch.ones(1).byte()

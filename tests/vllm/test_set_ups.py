@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from beside import Beside, Turn, turns
 
 
@@ -45,6 +46,18 @@ def test_a_compiled_model_remembers_prompts_of_any_length(tmp_path: Path):
         memories = [beside.assert_same(turn) for turn in first]
         for turn in beside.run([Turn(turn.prompt[:9], memory) for turn, memory in zip(first, memories, strict=True)]):
             beside.assert_same(turn)
+    finally:
+        beside.close()
+
+
+def test_a_backbone_of_half_precision_has_a_memory_of_its_own_precision(tmp_path: Path):
+    beside = Beside("llama", tmp_path, {"dtype": "bfloat16"})
+    try:
+        (turn,) = beside.run(turns(40, seed=16, tokens=1))
+        wanted = torch.stack([layer[0] for layer in beside.alone(turn)[1].states])
+        first = wanted[0]  # of the layers below no error of the backbone has reached it
+        assert (turn.after[0] - first).norm() < 0.01 * first.norm()
+        assert (turn.after - wanted).norm() < 0.2 * wanted.norm()
     finally:
         beside.close()
 

@@ -81,16 +81,17 @@ class PackedScan:
 
         Args:
             projected: `[T, P]` float32 on the CPU, what the layer projects its input to: the columns q, k, v, write
-                gate, keep gate.
+                gate, keep gate. Its rows may lie apart.
             batch: whose the tokens are. Requests with the same slot, or a slot beyond S, are not checked for.
 
         Raises:
             ValueError: there are more tokens than flags.
         """
-        tokens, width = projected.shape
+        tokens = len(projected)
         if len(batch.writes) < tokens:
             raise ValueError(f"batch has {len(batch.writes)} flags for {tokens} tokens.")
-        projected = projected.contiguous()
+        if projected.stride(1) != 1:
+            projected = projected.contiguous()
         reads = projected.new_empty(tokens, self._width)
         self._kernel(
             projected.data_ptr(),
@@ -100,7 +101,7 @@ class PackedScan:
             *self._gates,
             len(batch.slots),
             tokens,
-            width,
+            projected.stride(0),
             *self._fixed,
         )
         return reads
