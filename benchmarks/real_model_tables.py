@@ -20,6 +20,7 @@ LABELS = {
     "bm25": "BM25, best 3 turns",
     "full": "full text in the window",
 }
+_LOCOMO = LABELS | {"bm25": "BM25, best 10 turns", "window": "the last turns", "full": "all turns that fit"}
 _KEPT = {"text": "the last messages, zstd", "bm25": "the same, BM25's best 3 turns shown"}
 _CELLS = [(split, facts) for split in ("known", "values", "relations") for facts in ("1", "4", "8")]
 
@@ -91,11 +92,7 @@ def share(results: Results) -> Iterator[str]:
 
 def locomo(results: Results) -> Iterator[str]:
     """F1 by method."""
-    rows = [
-        [LABELS.get(name, name), percent(found)]
-        for name, found in results["locomo"].items()
-        if isinstance(found, dict) and "value" in found
-    ]
+    rows = [[label, percent(results["locomo"][name])] for name, label in _LOCOMO.items() if name in results["locomo"]]
     yield from _table(["", "F1, percent"], rows)
 
 
