@@ -189,20 +189,36 @@ def test_tokens_are_shaded_by_what_the_server_weighs(visit: Callable[..., Page],
 
 
 @needs_chromium
-def test_turns_are_weighed_one_after_the_other(visit: Callable[..., Page], url: str) -> None:
+def test_turns_are_weighed_once_and_one_after_the_other(visit: Callable[..., Page], url: str) -> None:
     page = visit(url)
     for text, _ in SUGGESTIONS[:3]:
         say(page, text)
     asked: list[int] = []
 
     def note(change: int) -> Callable[[Request], None]:
-        return lambda request: asked.append(change) if request.url.endswith("/strengths") else None
+        return lambda request: asked.append(change) if request.url.endswith(("/strengths", "/sources")) else None
 
     page.on("request", note(1))
     page.on("requestfinished", note(-1))
-    page.locator("#shade input[value=write]").check(force=True)
+    shade = "by => document.querySelector(`#shade input[value=${by}]`).click()"
+    again = "() => document.querySelector('#shade input:checked').dispatchEvent(new Event('change', {bubbles: true}))"
+    page.evaluate(f"() => {{ for (const by of ['write', 'read', 'write']) ({shade})(by); ({again})(); ({again})(); }}")
     expect(page.locator(f"{TURNS}:last-child .token.write").first).to_be_visible()
-    assert asked == [1, -1] * 3
+    assert asked == [1, -1] * 4  # the strengths of three turns, and the sources of an answer
+
+
+@needs_chromium
+def test_a_turn_that_could_not_be_weighed_is_asked_for_again(browser: Browser, url: str) -> None:
+    page = browser.new_page()
+    page.goto(url)
+    say(page, LISBON)
+    page.route("**/strengths", lambda route: route.fulfill(status=503, json={"error": {"message": "Busy."}}), times=1)
+    page.locator("#shade input[value=write]").check(force=True)
+    expect(page.get_by_role("alert")).to_contain_text("Busy.")
+    page.locator("#shade input[value=none]").check(force=True)
+    page.locator("#shade input[value=write]").check(force=True)
+    expect(page.locator(".token.write").first).to_be_visible()
+    page.close()
 
 
 @needs_chromium

@@ -9,20 +9,26 @@ import { sentWith } from "./turns.js";
  * @typedef {import("./turns.js").Turn} Turn
  */
 
-/** @type {Map<string, any>} turns do not change; null for what cannot be weighed */
-const known = new Map();
+/** @type {Map<string, Promise<any>>} what was asked for, answered or not; turns do not change */
+const asked = new Map();
+/** @type {Promise<any>} what was asked for last */
+let last = Promise.resolve();
 
-/** @template T @param {string} key @param {() => Promise<T>} ask @returns {Promise<?T>} */
-async function once(key, ask) {
-  if (!known.has(key)) {
-    try {
-      known.set(key, await ask());
-    } catch (error) {
-      if (![400, 404].includes(error.status)) throw error;
-      known.set(key, null); // a version that it needs is no longer kept, or others wrote in between
-    }
+/**
+ * What is asked for once, after all that was asked for before: the server refuses many at once. Null for what cannot be weighed.
+ * @template T @param {string} key @param {() => Promise<T>} ask @returns {Promise<?T>}
+ */
+function once(key, ask) {
+  if (!asked.has(key)) {
+    const answer = last.then(ask).catch((error) => {
+      if ([400, 404].includes(error.status)) return null; // a version that it needs is no longer kept, or others wrote in between
+      asked.delete(key);
+      throw error;
+    });
+    asked.set(key, answer);
+    last = answer.catch(() => {});
   }
-  return known.get(key);
+  return asked.get(key);
 }
 
 const nameOf = ({ session, version }) => `${session}@${version}`;
@@ -35,7 +41,6 @@ export async function writtenIn(turns) {
   const found = [];
   for (const [i, { home, seen }] of turns.entries()) {
     const ask = async () => (await api.strengths(home.session, home.version, sentWith(turns, i))).data;
-    // One after the other, as the server weighs them: it refuses many at once.
     found.push(home && (await once(`${nameOf(home)}/${seen}`, ask)));
   }
   return found;
