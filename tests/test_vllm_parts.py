@@ -1,10 +1,13 @@
 """The parts of the plugin for vLLM that need no vLLM: what a request says, and the rings of those that run."""
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from fastapi import FastAPI, Request
+from fastapi.testclient import TestClient
 from torch import Tensor
 
 import deltamem
@@ -12,6 +15,7 @@ import tiny
 from deltamem.formats.state import state_to_bytes
 from deltamem.vllm.request import MemoryRequest
 from deltamem.vllm.rings import MemoryLostError, Rings
+from deltamem.vllm.routes import MemoryRoutes
 
 LAYERS, STATES, RANK = 2, 1, 3
 
@@ -113,6 +117,42 @@ def test_what_a_request_says_comes_back_and_nonsense_is_refused():
         said.read_state(fingerprint, (2, 1, 4))
     with pytest.raises(ValueError, match="damaged"):
         MemoryRequest(b"no file").read_state(fingerprint, shape)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"n": 2}, "n is 1, not 2"),
+        ({"n": "2"}, "n is 1, not '2'"),
+        ({"sampling_params": {"n": 3}}, "n is 1, not 3"),
+        ({"prompt": ["one", "two"]}, "there are 2 prompts"),
+        ({"prompt": [[5], [6]]}, "there are 2 prompts"),
+        ({"use_beam_search": True}, "no memory"),
+        ({"kv_transfer_params": {"deltamem": {"tickets": "a"}}}, "not ['tickets']"),
+    ],
+)
+def test_a_request_to_vllms_server_whose_memory_would_be_wrong_never_reaches_it(more: dict[str, Any], said: str):
+    reached = []
+    app = FastAPI()
+    MemoryRoutes().attach_router(app)
+
+    @app.post("/v1/completions")
+    async def complete(request: Request) -> None:
+        reached.append(await request.json())
+
+    body = {"prompt": [5, 6], "kv_transfer_params": {"deltamem": {"ticket": "a"}}}
+    with TestClient(app) as client:
+        refused = client.post("/v1/completions", json=body | more)
+        assert refused.status_code == 400
+        assert said in refused.json()["error"]["message"]
+        assert reached == []
+        fine = [body, body | {"n": 1}, {"prompt": ["one", "two"], "n": 2, "kv_transfer_params": {"deltamem": {}}}]
+        fine += [{**more, "kv_transfer_params": None}, {**more, "kv_transfer_params": {"another": {"ticket": "a"}}}]
+        for each in fine:
+            assert client.post("/v1/completions", json=each).status_code == 200
+        assert reached == fine
+        with pytest.raises(json.JSONDecodeError):  # passed on as it is
+            client.post("/v1/completions", content=b'{"kv_transfer_params": ')
 
 
 def test_without_vllm_the_command_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):

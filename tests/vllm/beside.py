@@ -60,6 +60,8 @@ class Turn:
         logprobs: of them.
         after: the memory ``[L, N, R, R]`` once it is over.
         reason: why it ended.
+        name: of the request.
+        ticket: under which its memory is taken; its name, unless it shall be another.
     """
 
     prompt: list[int]
@@ -71,7 +73,8 @@ class Turn:
     logprobs: list[float] = field(default_factory=list)
     after: Tensor | None = None
     reason: str | None = None
-    ticket: str = field(default_factory=itertools.count().__next__)  # type: ignore[assignment]
+    name: str = field(default_factory=map("turn {}".format, itertools.count()).__next__)
+    ticket: str = ""
 
 
 def turns(*lengths: int, seed: int = 0, **same: Any) -> list[Turn]:
@@ -126,7 +129,7 @@ class Beside:
         """Hands a turn to vLLM."""
         from vllm import SamplingParams
 
-        turn.ticket = f"turn {turn.ticket}"
+        turn.ticket = turn.ticket or turn.name
         state = None if turn.state is None else state_to_bytes(turn.state, self.model)
         wanted = MemoryRequest(state, turn.write, turn.ticket)
         params = SamplingParams(
@@ -138,13 +141,13 @@ class Beside:
             detokenize=False,
             extra_args={"kv_transfer_params": wanted.params()},
         )
-        self.engine.add_request(turn.ticket, {"prompt_token_ids": turn.prompt}, params)
+        self.engine.add_request(turn.name, {"prompt_token_ids": turn.prompt}, params)
 
     def step(self, turns: Sequence[Turn]) -> None:
         """One step of the engine; what turns have come to is put into them."""
-        by_ticket = {turn.ticket: turn for turn in turns}
+        by_name = {turn.name: turn for turn in turns}
         for output in self.engine.step():
-            turn, answer = by_ticket[output.request_id], output.outputs[0]
+            turn, answer = by_name[output.request_id], output.outputs[0]
             turn.answer = list(answer.token_ids)
             steps = zip(answer.logprobs, turn.answer, strict=True)
             turn.logprobs = [chosen[token].logprob for chosen, token in steps]

@@ -3,7 +3,7 @@
 import base64
 import contextlib
 import os
-import socket
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import torch
 from serving import PATIENCE_S
+from talk import free_url
 
 import deltamem
 from deltamem.models.loading import load_model
@@ -19,23 +20,29 @@ from deltamem.vllm.flags import serve_command
 
 
 def test_a_memory_goes_from_request_to_request(tmp_path: Path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [*serve_command("embedded", "multi"), "--port", str(port)]
+    url = free_url()
+    command = [*serve_command("embedded", "multi"), "--port", url.rpartition(":")[2]]
     environment = os.environ | {"VLLM_PLUGINS": "deltamem", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     log = tmp_path / "log"
     with (
         log.open("wb") as out,
         subprocess.Popen(command, env=environment, stdout=out, stderr=out) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client,
+        httpx.Client(base_url=url, timeout=PATIENCE_S) as client,
     ):
         try:
             _wait(client, process, log)
             model, tokenizer = load_model("embedded", "multi")
             told = tokenizer.apply_chat_template([{"role": "user", "content": "I settled in Lisbon some years ago."}])
             told = told["input_ids"] if not isinstance(told, list) else told
-            answer = _complete(client, told, {"write": True, "ticket": "first"}, 4)
+            first = {"write": True, "ticket": "first"}
+            for more in ({"n": 2}, {"prompt": [told, told]}, {"use_beam_search": True}):
+                refused = client.post("/v1/completions", json=_body(told, first, 4) | more)
+                assert refused.status_code == 400, refused.text
+                assert re.search("one answer|beam search", refused.json()["error"]["message"])
+            assert client.get("/v1/deltamem/memories/first", params={"tokens": len(told) + 3}).status_code == 404
+            several = client.post("/v1/completions", json=_body(told, {}, 4) | {"n": 2, "temperature": 1})
+            assert len(several.json()["choices"]) == 2  # without a ticket they may be
+            answer = _complete(client, told, first, 4)
             tokens = answer["usage"]["prompt_tokens"] + answer["usage"]["completion_tokens"] - 1
             got = client.get("/v1/deltamem/memories/first", params={"tokens": tokens})
             assert got.status_code == 200, got.text
@@ -72,8 +79,12 @@ def _wait(client: httpx.Client, process: "subprocess.Popen[bytes]", log: Path) -
     raise AssertionError(log.read_text()[-3000:])
 
 
+def _body(prompt: list[int], memory: dict[str, Any], tokens: int) -> dict[str, Any]:
+    memories = {"kv_transfer_params": {"deltamem": memory}}
+    return {"prompt": prompt, "max_tokens": tokens, "temperature": 0, **memories}
+
+
 def _complete(client: httpx.Client, prompt: list[int], memory: dict[str, Any], tokens: int) -> dict[str, Any]:
-    body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "kv_transfer_params": {"deltamem": memory}}
-    answer = client.post("/v1/completions", json=body)
+    answer = client.post("/v1/completions", json=_body(prompt, memory, tokens))
     assert answer.status_code == 200, answer.text
     return answer.json()

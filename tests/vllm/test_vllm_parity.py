@@ -64,7 +64,7 @@ def test_an_abort_in_mid_answer_touches_nobody_else(served: Beside):
         served.submit(turn)
     while len(gone.answer) < 3:
         served.step((gone, other))
-    served.engine.abort_request([gone.ticket])
+    served.engine.abort_request([gone.name])
     while served.engine.has_unfinished_requests():
         served.step((gone, other))
     served.assert_same(other)
@@ -72,6 +72,15 @@ def test_an_abort_in_mid_answer_touches_nobody_else(served: Beside):
     served.assert_same(later)
     with pytest.raises(RuntimeError, match="no memory of this ticket"):
         served.take(gone.ticket, len(gone.prompt) + len(gone.answer) - 1)
+
+
+def test_a_ticket_that_another_request_has_fails_its_request_alone(served: Beside):
+    first, second = turns(20, 30, seed=12, ticket="shared")
+    served.run([first, second])
+    assert second.reason == "error"
+    served.assert_same(first)
+    (later,) = served.run(turns(5, seed=13, ticket="shared"))  # it is free again
+    served.assert_same(later)
 
 
 def test_a_memory_of_another_adapter_fails_its_request_alone(served: Beside, tmp_path: Path):

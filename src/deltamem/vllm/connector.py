@@ -31,12 +31,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Begin:
-    """A request that begins, or begins again."""
+    """A request that begins, or begins again; or fails, if there is a problem with it."""
 
     slot: int
     page: int
     prompt: int
     params: dict[str, Any] | None
+    problem: str | None = None
 
 
 @dataclass
@@ -54,6 +55,7 @@ class _Slots:
     def __init__(self, requests: int) -> None:
         self._free = list(range(2 * requests, 0, -1))
         self._held: dict[str, int] = {}
+        self._tickets: dict[str, str] = {}
         self._plan = _Plan()
 
     def has_room(self, request_id: str) -> bool:
@@ -63,7 +65,10 @@ class _Slots:
         slot = self._held.get(request.request_id)
         if slot is None:
             slot = self._held[request.request_id] = self._free.pop()
-        begin = _Begin(slot, page, request.num_prompt_tokens, request.kv_transfer_params)
+        ticket, problem = _ticket_of(request), None
+        if ticket is not None and self._tickets.setdefault(ticket, request.request_id) != request.request_id:
+            problem = f"Another request has the ticket {ticket!r}; a ticket is for one answer."
+        begin = _Begin(slot, page, request.num_prompt_tokens, request.kv_transfer_params, problem)
         self._plan.begin.append(begin)
 
     def finish(self, request: Any) -> None:
@@ -71,12 +76,10 @@ class _Slots:
         if slot is None:  # it never began
             return
         self._free.append(slot)
-        try:
-            ticket = MemoryRequest.of(request.kv_transfer_params).ticket
-        except ValueError:
+        ticket = _ticket_of(request)
+        if ticket is None or self._tickets.get(ticket) != request.request_id:
             return
-        if ticket is None:
-            return
+        del self._tickets[ticket]
         if request.status.name == "FINISHED_ABORTED":
             self._plan.drop.append(ticket)
         else:
@@ -142,6 +145,8 @@ class MemoryConnector(KVConnectorBase_V1, SupportsHMA):
         for begin in connector_metadata.begin:
             ticket = None
             try:
+                if begin.problem is not None:
+                    raise ValueError(begin.problem)
                 wanted = MemoryRequest.of(begin.params)
                 ticket = wanted.ticket
                 state, written = wanted.read_state(self.memories.fingerprint, rings.shape)
@@ -190,6 +195,14 @@ class MemoryWorker:
             return str(error)
         state = MemoryState(tuple(layer[None] for layer in taken.value), torch.tensor([taken.written]))
         return pack_state(state, StateInfo(memories.fingerprint, None, (taken.written,)))
+
+
+def _ticket_of(request: Any) -> str | None:
+    """None also where a request says nonsense of its memory, which the worker refuses."""
+    try:
+        return MemoryRequest.of(request.kv_transfer_params).ticket
+    except ValueError:
+        return None
 
 
 def _memories(vllm_config: Any) -> Any:

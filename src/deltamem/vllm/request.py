@@ -85,6 +85,31 @@ class MemoryRequest:
         return torch.frombuffer(bytearray(self.write) + b"\0", dtype=torch.uint8)
 
 
+def check_body(body: Any) -> None:
+    """Refuses what vLLM's own routes would take, although its memory would be wrong. What they refuse too is let pass.
+
+    Args:
+        body: of a request to one of them.
+
+    Raises:
+        ValueError: it does not say what its memory is, asks for several answers under one ticket, or for a beam search.
+    """
+    params = body.get("kv_transfer_params") if isinstance(body, dict) else None
+    if not isinstance(params, dict) or FIELD not in params:
+        return
+    if body.get("use_beam_search"):
+        raise ValueError("A beam search has no memory: leave out use_beam_search, or the memory.")
+    if MemoryRequest.of(params).ticket is None:
+        return
+    sampling = body.get("sampling_params")  # of the route for tokens
+    for place in (body, sampling if isinstance(sampling, dict) else {}):
+        if place.get("n") not in (None, 1):
+            raise ValueError(f"A ticket is for one answer: n is 1, not {place['n']!r}. Or leave out the ticket.")
+    prompts = body.get("prompt")
+    if isinstance(prompts, list) and len(prompts) > 1 and not all(isinstance(part, int) for part in prompts):
+        raise ValueError(f"A ticket is for one answer, and there are {len(prompts)} prompts: send them one by one.")
+
+
 def _stacked(state: MemoryState, shape: tuple[int, int, int]) -> Tensor:
     """The one row of a memory as ``[L, N, R, R]``.
 

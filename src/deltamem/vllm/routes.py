@@ -1,8 +1,20 @@
-"""A route for plain `vllm serve`: the memory of a request that is over. vLLM finds it as an endpoint plugin."""
+"""What plain `vllm serve` gets besides: a route for the memory of a request that is over, and refusals.
 
+vLLM finds it as an endpoint plugin.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+
+from deltamem.vllm.request import check_body
+
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
 
 router = APIRouter()
 
@@ -14,12 +26,40 @@ class MemoryRoutes:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Adds the route."""
+        """Adds the route and the refusals."""
         app.include_router(router)
+        app.add_middleware(Refusals)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
         """Remembers how the engine is reached."""
         state.deltamem_engine = engine_client
+
+
+class Refusals:
+    """Answers 400 to a request whose memory would be wrong, before vLLM sees it; see :func:`check_body`."""
+
+    def __init__(self, app: Callable[[_Message, _Receive, _Send], Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        """Reads the body, and hands it on as it came."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return await self._app(scope, receive, send)
+        body = await Request(scope, receive).body()
+        if b"kv_transfer_params" in body:
+            try:
+                check_body(json.loads(body))
+            except json.JSONDecodeError:
+                pass  # vLLM says so
+            except ValueError as problem:
+                error = {"message": str(problem), "type": "BadRequestError", "param": None, "code": 400}
+                return await JSONResponse({"error": error}, 400)(scope, receive, send)
+        rest = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive_again() -> _Message:
+            return rest.pop() if rest else await receive()
+
+        return await self._app(scope, receive_again, send)
 
 
 @router.get("/v1/deltamem/memories/{ticket}")
