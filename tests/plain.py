@@ -58,6 +58,7 @@ def write(config: DeltaMemConfig, parts: dict[str, Tensor], state: Tensor, x: Te
         "standard": (keep, beta),
         "lambda_outside": (keep, keep * beta),
         "no_lambda": (torch.ones_like(beta), beta),
+        "leaky": (1 - 0.02 * beta, beta),
         "hebbian": (keep, torch.zeros_like(beta)),
         "accumulate": (torch.ones_like(beta), torch.zeros_like(beta)),
     }[config.update_rule]

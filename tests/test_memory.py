@@ -1,21 +1,22 @@
 """One layer's memory against the specification, written out in plain Python."""
 
 import itertools
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 
 import plain
 from deltamem import DeltaMemConfig, MemoryState, Step
-from deltamem.config import UpdateRule
 from deltamem.memory import DeltaMemory
+from deltamem.rules import UPDATE_RULES
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "four states": {"states": 4},
     "lambda outside": {"update_rule": "lambda_outside"},
     "no lambda": {"update_rule": "no_lambda"},
+    "leaky": {"update_rule": "leaky", "states": 2},
     "hebbian": {"update_rule": "hebbian", "states": 2},
     "hebbian uncoupled": {"update_rule": "hebbian", "coupled_gates": False},
     "accumulate": {"update_rule": "accumulate"},
@@ -108,8 +109,8 @@ def test_fixed_gates_have_no_weights_and_heed_no_input() -> None:
     torch.testing.assert_close(gates, torch.full((2, 5, 8), -1.2).sigmoid())
 
 
-@pytest.mark.parametrize("rule", get_args(UpdateRule))
-def test_a_state_after_a_hundred_thousand_tokens(rule: UpdateRule) -> None:
+@pytest.mark.parametrize("rule", UPDATE_RULES.names())
+def test_a_state_after_a_hundred_thousand_tokens(rule: str) -> None:
     memory = plain.layer(DeltaMemConfig(rank=4, update_rule=rule), seed=3)
     x = torch.randn(1, 100_000, 6, generator=torch.Generator().manual_seed(1))
     longest = (x @ memory.named_parts()["v_proj"].T).norm(dim=-1).max().item()
@@ -121,6 +122,19 @@ def test_a_state_after_a_hundred_thousand_tokens(rule: UpdateRule) -> None:
         assert 3 * early_size < size < 100_000 * longest
     else:
         assert 0 < size < 4 * longest
+
+
+def test_leaky_states_stay_smaller_where_addresses_are_alike() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(8, 1, 6, generator=generator) + 0.3 * torch.randn(8, 20_000, 6, generator=generator)
+    norms = {}
+    for rule in ("leaky", "no_lambda"):
+        step = Step(MemoryState.zeros(1, 8, 1, 4))
+        with torch.no_grad():
+            plain.forward(plain.layer(DeltaMemConfig(rank=4, update_rule=rule), seed=3), x, step)
+        norms[rule] = step.new_state.norms()[0]
+    assert (norms["leaky"] < norms["no_lambda"]).all()
+    assert 1.5 * norms["leaky"].mean() < norms["no_lambda"].mean()
 
 
 def test_parts_are_views_of_the_packed_weights() -> None:

@@ -71,9 +71,10 @@ class DeltaMemConfig:
             the published release.
         update_rule: the name of a :class:`deltamem.UpdateRule`, how a write changes the state. ``standard``,
             ``lambda_outside`` and ``no_lambda`` are the paper's delta rule, and differ in how the keep gate enters it.
-            Two more are for comparison, and not the paper's: ``hebbian`` adds without looking up what the
-            address held, and forgets by the keep gate alone; ``accumulate`` only adds, so its state grows with
-            every token.
+            ``leaky`` is ``no_lambda`` with a little forgetting, so that states stay small however much is written.
+            Two more are for comparison: ``hebbian`` adds without looking up what the address held, and forgets by the
+            keep gate alone; ``accumulate`` only adds, so its state grows with every token. These three are not the
+            paper's.
         gates: ``"learned"``: a token's input decides how much is written. ``"fixed"``: every token writes the same,
             ``sigmoid(gate_bias)``, and the gates have no weights; not the paper's either.
         coupled_gates: the keep gate is one minus the write gate; otherwise it has weights of its own.

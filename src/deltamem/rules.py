@@ -71,6 +71,10 @@ def _no_lambda(keep: Any, beta: Any) -> Gates:
     return 1, beta, beta
 
 
+def _leaky(keep: Any, beta: Any) -> Gates:
+    return 1 - beta / 50, beta, beta
+
+
 def _hebbian(keep: Any, beta: Any) -> Gates:
     return keep, 0, beta
 
@@ -85,6 +89,7 @@ UPDATE_RULES = Table(
         UpdateRule("standard", _standard),
         UpdateRule("lambda_outside", _lambda_outside),
         UpdateRule("no_lambda", _no_lambda),
+        UpdateRule("leaky", _leaky),
         UpdateRule("hebbian", _hebbian),
         UpdateRule("accumulate", _accumulate),
     ),
