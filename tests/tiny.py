@@ -1,6 +1,7 @@
 """Small random backbones of every family, and adapters whose memories are loud enough to see."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -125,7 +126,7 @@ def live_state(model: torch.nn.Module, batch: int = 1, seed: int = 3) -> deltame
     empty = deltamem.new_state(model, batch)
     generator = torch.Generator().manual_seed(seed)
     states = tuple(0.5 * torch.randn(s.shape, generator=generator) for s in empty.states)
-    return deltamem.MemoryState(states, empty.tokens, empty.open)
+    return replace(empty, states=states)
 
 
 def assert_same_state(a: deltamem.MemoryState, b: deltamem.MemoryState, tolerance: float = 1e-5) -> None:

@@ -81,6 +81,8 @@ class DeltaMemConfig:
         rowwise_gates: one gate for each row of a state; otherwise one for each state.
         normalize_qk: addresses pass through tanh and are scaled to unit length.
         gate_bias: initial bias of the write gate (the uncoupled keep gate starts at minus this).
+        key_tokens: how many tokens' inputs a write address is made from: the token's own (1), or also that of the one
+            before it (2), for token writes; not the paper's.
         init: how the correction heads start: ``base_slice_fixed`` and ``base_slice`` take columns of the
             backbone's own weights, ``random`` is Kaiming-uniform, ``zero`` leaves the backbone's answers as they were,
             bit for bit, until you train it.
@@ -109,6 +111,7 @@ class DeltaMemConfig:
     rowwise_gates: bool = True
     normalize_qk: bool = True
     gate_bias: float = -1.5
+    key_tokens: int = 1
     init: Init = "base_slice_fixed"
     init_gain: float = 0.05
     init_columns: int = 8
@@ -137,6 +140,8 @@ class DeltaMemConfig:
                 "coupled_gates",
                 "must be true with gates='fixed', because fixed gates have no weights for a separate keep gate.",
             )
+        if self.key_tokens > 2 or (self.key_tokens == 2 and self.writes_segments):
+            raise ConfigError("key_tokens", f"must be 1, or 2 with write='token', not {self.key_tokens!r}.")
         chosen = tuple(head for head in HEADS if head in self.heads)
         if not chosen or len(chosen) != len(self.heads):
             raise ConfigError("heads", f"must be distinct letters of {' '.join(HEADS)}, not {self.heads!r}.")

@@ -47,7 +47,8 @@ class DeltaMemory(nn.Module):
             fixed_gate=self.fixed_gate,
             rule=config.rule.gates,
         )
-        self.projection = nn.Parameter(torch.zeros(3 * width + self.gate_kinds * self.gates, hidden_size))
+        columns = (2 + config.key_tokens) * width + self.gate_kinds * self.gates
+        self.projection = nn.Parameter(torch.zeros(columns, hidden_size))
         if self.gate_kinds:
             self.gate_bias = nn.Parameter(torch.zeros(self.gate_kinds * self.gates))
         self.heads = nn.Parameter(torch.zeros(sum(self.outputs.values()), width))
@@ -83,7 +84,7 @@ class DeltaMemory(nn.Module):
 
         ``q_proj k_proj v_proj`` ``[N·R, D]`` and ``delta_{q,k,v,o}`` ``[out, N·R]`` for the chosen heads; where the
         configuration has them, ``beta_proj`` and ``lambda_proj`` ``[G, D]`` with ``beta_bias`` and ``lambda_bias``
-        ``[G]``, ``output_norm`` ``[D]`` and ``scale`` ``[1 or 4]``.
+        ``[G]``, ``k_before_proj`` ``[N·R, D]``, ``output_norm`` ``[D]`` and ``scale`` ``[1 or 4]``.
         """
         width, gates = self.config.width, self.gates
         parts: dict[str, Tensor] = {}
@@ -93,6 +94,8 @@ class DeltaMemory(nn.Module):
             start = 3 * width + i * gates
             parts[f"{name}_proj"] = self.projection[start : start + gates]
             parts[f"{name}_bias"] = self.gate_bias[i * gates : (i + 1) * gates]
+        if self.config.key_tokens == 2:
+            parts["k_before_proj"] = self.projection[-width:]
         for head, weight in zip(self.outputs, torch.split(self.heads, self.widths), strict=True):
             parts[f"delta_{head}"] = weight
         for name in ("output_norm", "scale"):
@@ -109,28 +112,32 @@ class DeltaMemory(nn.Module):
             hidden_states: ``[B, T, D]``, the input of the attention block.
             state: ``[B, N, R, R]`` float32.
             plan: what writes, and when.
-            pending: ``[B, P]``, the running sum of an open segment, for segment writes.
+            pending: what the call before left for this one: the running sum of an open segment ``[B, P]``, for segment
+                writes; or what its last token adds to the write address after it, ``[B, N·R]``, for ``key_tokens=2``.
 
         Returns:
-            the corrections ``[B, T, out]`` of each head, the new state, and the new running sum.
+            the corrections ``[B, T, out]`` of each head, the new state, and what is pending now.
         """
         decodes = not isinstance(plan, SegmentPlan) and plan.decoding and self.projection.dtype == torch.float32
+        decodes = decodes and (self.config.key_tokens == 1 or isinstance(plan, ReadPlan))
         if decodes and decode.compiles(self.form):
             bias = self.gate_bias if self.gate_kinds else None
             layer, writes = (self.projection, bias, self.heads), isinstance(plan, TokenPlan)
             corrections, state = decode.token(hidden_states, *layer, state, plan.mask, self.form, writes=writes)
             return self._unpack(corrections), state, pending
-        reads, state, pending = self._read_and_write(self.project(hidden_states), state, plan, pending)
+        projected, pending = self._project_and_join(hidden_states, plan, pending)
+        reads, state, pending = self._read_and_write(projected, state, plan, pending)
         return self.correct(reads.flatten(-2) * self.form.gain), state, pending
 
     def write_weighted(
         self, hidden_states: Tensor, weights: Tensor, state: Tensor, plan: WritePlan, pending: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The state and running sum of :meth:`forward`, each token's value taken times its weight ``[B, T]``.
+        """The state and what is pending of :meth:`forward`, each token's value taken times its weight ``[B, T]``.
 
         Addresses and gates are as they are, so the state is linear in the weights: its gradient tells who wrote what.
         """
-        addresses, value, gates = self.project(hidden_states).split_with_sizes(
+        projected, pending = self._project_and_join(hidden_states, plan, pending)
+        addresses, value, gates = projected.split_with_sizes(
             [2 * self.config.width, self.config.width, self.gate_kinds * self.gates], -1
         )
         projected = torch.cat([addresses, value * weights[..., None], gates], -1)
@@ -159,13 +166,34 @@ class DeltaMemory(nn.Module):
         return torch.einsum("bnij,btnj->btni", state, query)
 
     def project(self, hidden_states: Tensor) -> Tensor:
-        """Read address, write address, value and gates of every token, ``[B, T, N·R + P]`` float32."""
+        """Read address, write address, value and gates of every token, ``[B, T, N·R + P]`` float32.
+
+        With ``key_tokens=2`` then comes what each token adds to the write address after it.
+        """
         return F.linear(hidden_states.to(self.projection.dtype), self.projection).float()
+
+    def _project_and_join(
+        self, hidden_states: Tensor, plan: WritePlan, pending: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """:meth:`project` with each write address complete, and what is pending after the call."""
+        projected = self.project(hidden_states)
+        if self.config.key_tokens == 1 or not isinstance(plan, TokenPlan):
+            return projected, pending
+        assert pending is not None
+        width = self.config.width
+        own, adds = projected[..., :-width], projected[..., -width:]
+        known = torch.cat([pending[:, None], adds], 1)
+        # Place 0 is the call before; place t + 1 is token t. A token follows the last real one, not padding.
+        places = torch.arange(1, known.shape[1], device=known.device).expand(known.shape[0], -1)
+        real = (places if plan.mask is None else places.where(plan.mask, 0)).cummax(1).values
+        at = F.pad(real, (1, 0))[..., None].expand(-1, -1, width)
+        known = known.gather(1, at)
+        return own + F.pad(known[:, :-1], (width, own.shape[-1] - 2 * width)), known[:, -1]
 
     def _read_and_write(
         self, projected: Tensor, state: Tensor, plan: WritePlan, pending: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The reads ``[B, T, N, R]``, the new state and the new running sum, from :meth:`project`'s."""
+        """The reads ``[B, T, N, R]``, the new state and what is pending, from what is projected of each token."""
         config, width = self.config, self.config.width
         if isinstance(plan, TokenPlan):
             both = torch.unflatten(projected[..., : 2 * width], -1, (2, config.states, config.rank))

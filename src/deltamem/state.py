@@ -40,11 +40,14 @@ class MemoryState:
         states: for each adapted layer a float32 tensor ``[B, N, R, R]``.
         tokens: ``[B]`` int64, how many tokens each row has written.
         open: what is pending of a segment not yet closed; ``None`` when writing tokens.
+        before: for each adapted layer ``[B, N·R]``, what the last token adds to the write address of the next one;
+            ``None`` where addresses are made from one token.
     """
 
     states: tuple[Tensor, ...]
     tokens: Tensor
     open: OpenSegment | None = None
+    before: tuple[Tensor, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.states:
@@ -56,18 +59,14 @@ class MemoryState:
             if state.dim() != 4 or state.shape != shape or shape[2] != shape[3]:
                 raise ValueError(f"State {layer} has shape {tuple(state.shape)}; wanted [B, N, R, R] throughout.")
         _check_counts("tokens", self.tokens, shape[0])
+        if self.before is not None:
+            _check_layers("before", self.before, len(self.states), (shape[0], shape[1] * shape[2]))
         if self.open is None:
             return
         _check_counts("open.count", self.open.count, shape[0])
         _check_counts("open.segment", self.open.segment, shape[0])
-        if len(self.open.sums) != len(self.states):
-            raise ValueError(f"The open segment has {len(self.open.sums)} sums for {len(self.states)} layers.")
-        width = self.open.sums[0].shape[-1]
-        for layer, total in enumerate(self.open.sums):
-            if total.dtype != torch.float32 or total.shape != (shape[0], width):
-                raise ValueError(
-                    f"open.sum.{layer} is {total.dtype} {tuple(total.shape)}; wanted float32 [{shape[0]}, {width}]."
-                )
+        width = self.open.sums[0].shape[-1] if self.open.sums else 0
+        _check_layers("open.sum", self.open.sums, len(self.states), (shape[0], width))
 
     def __repr__(self) -> str:
         """What it is, without its numbers: they fill pages."""
@@ -80,18 +79,31 @@ class MemoryState:
 
     @classmethod
     def zeros(
-        cls, layers: int, batch: int, states: int, rank: int, *, pending: int = 0, device: torch.device | str = "cpu"
+        cls,
+        layers: int,
+        batch: int,
+        states: int,
+        rank: int,
+        *,
+        pending: int = 0,
+        key_tokens: int = 1,
+        device: torch.device | str = "cpu",
     ) -> Self:
         """Empty memories: ``layers`` tensors ``[batch, states, rank, rank]`` of zeros.
 
-        With segment writes ``pending`` is P, the width of what an open segment sums up, else 0.
+        With segment writes ``pending`` is P, the width of what an open segment sums up, else 0. ``key_tokens`` is the
+        configuration's.
         """
-        empty = tuple(torch.zeros(batch, states, rank, rank, dtype=torch.float32, device=device) for _ in range(layers))
+
+        def zeros(*shape: int) -> tuple[Tensor, ...]:
+            return tuple(torch.zeros(batch, *shape, dtype=torch.float32, device=device) for _ in range(layers))
+
+        empty = zeros(states, rank, rank)
         tokens = torch.zeros(batch, dtype=torch.int64, device=device)
         if not pending:
-            return cls(empty, tokens)
+            return cls(empty, tokens, before=zeros(states * rank) if key_tokens > 1 else None)
         opened = OpenSegment(
-            sums=tuple(torch.zeros(batch, pending, dtype=torch.float32, device=device) for _ in range(layers)),
+            sums=zeros(pending),
             count=torch.zeros(batch, dtype=torch.int64, device=device),
             segment=torch.full((batch,), NO_SEGMENT, dtype=torch.int64, device=device),
         )
@@ -110,6 +122,7 @@ class MemoryState:
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by a stable name; each has the rows first. The inverse of :meth:`from_tensors`."""
         named = {f"state.{i}": state for i, state in enumerate(self.states)} | {"tokens": self.tokens}
+        named |= {f"before.{i}": adds for i, adds in enumerate(self.before or ())}
         if self.open is not None:
             named |= {f"open.sum.{i}": total for i, total in enumerate(self.open.sums)}
             named |= {"open.count": self.open.count, "open.segment": self.open.segment}
@@ -134,11 +147,12 @@ class MemoryState:
                     count=rest.pop("open.count"),
                     segment=rest.pop("open.segment"),
                 )
+            before = tuple(rest.pop(f"before.{i}") for i in range(layers)) if "before.0" in rest else None
         except KeyError as missing:
             raise ValueError(f"The memory state lacks the tensor {missing}.") from None
         if rest:
             raise ValueError(f"The memory state has unknown tensors: {', '.join(sorted(rest))}.")
-        return cls(states, tokens, opened)
+        return cls(states, tokens, opened, before)
 
     def select(self, rows: Tensor | Sequence[int]) -> Self:
         """The rows with the given numbers, in that order, repeats allowed: fork, reorder or drop sessions."""
@@ -189,6 +203,14 @@ class MemoryState:
         """Frobenius norm of the change from ``other`` to this, state by state: ``[L, B, N]``."""
         changed = tuple(a - b.to(a.device) for a, b in zip(self.states, other.states, strict=True))
         return replace(self, states=changed).norms()
+
+
+def _check_layers(name: str, tensors: tuple[Tensor, ...], layers: int, shape: tuple[int, int]) -> None:
+    if len(tensors) != layers:
+        raise ValueError(f"{name} has {len(tensors)} tensors for {layers} layers.")
+    for layer, tensor in enumerate(tensors):
+        if tensor.dtype != torch.float32 or tensor.shape != shape:
+            raise ValueError(f"{name}.{layer} is {tensor.dtype} {tuple(tensor.shape)}; wanted float32 {list(shape)}.")
 
 
 def _check_counts(name: str, counts: Tensor, batch: int) -> None:

@@ -87,6 +87,12 @@ class Step:
         if config.writes_segments:
             self._plan = self._plan_segments(config, writable, batch, length)
             return
+        if (config.key_tokens > 1) != (self.state.before is not None):
+            made_for = "one token" if self.state.before is None else "two tokens"
+            raise ValueError(
+                f"This memory was made for write addresses of {made_for}; make an empty one with "
+                "deltamem.new_state(model, batch)."
+            )
         if self.mask is None and writable is None:
             written = self.state.tokens.new_full((batch,), length)
         else:
@@ -121,9 +127,9 @@ class Step:
         )
 
     def take(self, layer: int, device: torch.device) -> tuple[Tensor, WritePlan, Tensor | None]:
-        """What adapted layer ``layer`` starts from, on its device: state, plan and open running sum."""
+        """What adapted layer ``layer`` starts from, on its device: state, plan and what is pending."""
         plan, state, opened = self.plan, self.state.states[layer], self.state.open
-        pending = None if opened is None else opened.sums[layer]
+        pending = opened.sums[layer] if opened else self.state.before[layer] if self.state.before else None
         if device == self.device:
             return state, plan, pending
         moved: dict[str, Any] = {name: v.to(device) for name, v in vars(plan).items() if isinstance(v, Tensor)}
@@ -133,7 +139,7 @@ class Step:
         return state.to(device), plan, None if pending is None else pending.to(device)
 
     def put(self, layer: int, state: Tensor, pending: Tensor | None) -> None:
-        """Called by adapted layer ``layer`` with its new state ``[B, N, R, R]``."""
+        """Called by adapted layer ``layer`` with its new state ``[B, N, R, R]`` and what is pending of it."""
         if layer not in self._states:  # gradient checkpointing calls again, with what it recomputed
             self._states[layer] = state
             self._pending[layer] = pending
@@ -149,11 +155,10 @@ class Step:
             return self.state
         states = tuple(self._states[i] for i in layers)
         tokens = self.state.tokens + plan.written.to(self.state.tokens.device)
-        opened = None
+        pending = tuple(left for i in layers if (left := self._pending[i]) is not None)
         if isinstance(plan, SegmentPlan):
-            sums = tuple(total for i in layers if (total := self._pending[i]) is not None)
-            opened = OpenSegment(sums, plan.open_count, plan.open_segment)
-        return MemoryState(states, tokens, opened)
+            return MemoryState(states, tokens, OpenSegment(pending, plan.open_count, plan.open_segment))
+        return MemoryState(states, tokens, before=pending if self.state.before else None)
 
 
 def _check(name: str, flags: bool | Tensor | None, batch: int, length: int, device: torch.device) -> Tensor | None:

@@ -62,7 +62,7 @@ def test_the_same_data_gives_the_same_weights(gates: str) -> None:
     assert weights[0].isfinite().all()
 
 
-@pytest.mark.parametrize("fields", [{"rowwise_gates": False}, {"coupled_gates": False}])
+@pytest.mark.parametrize("fields", [{"rowwise_gates": False}, {"coupled_gates": False}, {"key_tokens": 2}])
 def test_gates_of_every_kind_get_their_weights(fields: dict[str, Any]) -> None:
     model = small_model(**fields)
     fit(model, map(pair_batch, range(30)))

@@ -38,7 +38,13 @@ class ActiveAdapter:
         config, first = self.config, self.memories[0]
         pending = first.pending_width if config.writes_segments else 0
         return MemoryState.zeros(
-            len(self.memories), batch, config.states, config.rank, pending=pending, device=first.projection.device
+            len(self.memories),
+            batch,
+            config.states,
+            config.rank,
+            pending=pending,
+            key_tokens=config.key_tokens,
+            device=first.projection.device,
         )
 
     def check(self, state: MemoryState) -> None:

@@ -146,11 +146,12 @@ def config_to_release(config: DeltaMemConfig, layers: tuple[int, ...]) -> dict[s
             "The release reads segments by call only, and this adapter has segment_reads='closed'; "
             "it would answer differently there."
         )
-    if config.update_rule not in _RULES or config.gates == "fixed" or config.write not in _WRITES.values():
+    kinds = config.update_rule in _RULES and config.write in _WRITES.values()
+    if not kinds or config.gates == "fixed" or config.key_tokens > 1:
         raise AdapterFileError(
-            f"The release has learned gates, the update rules {', '.join(_RULES)} and the write strategies "
-            f"{', '.join(_WRITES.values())} only; this adapter has update_rule={config.update_rule!r}, "
-            f"gates={config.gates!r} and write={config.write!r}."
+            f"The release has learned gates, key_tokens=1, the update rules {', '.join(_RULES)} and the write "
+            f"strategies {', '.join(_WRITES.values())} only; this adapter has update_rule={config.update_rule!r}, "
+            f"gates={config.gates!r}, key_tokens={config.key_tokens} and write={config.write!r}."
         )
     fields = {name: getattr(config, our_name) for name, our_name in _FIELDS.items()}
     fields |= {

@@ -217,6 +217,8 @@ def unpack_state(data: bytes) -> tuple[MemoryState, StateInfo]:
 def _to_tensors(state: MemoryState) -> dict[str, Tensor]:
     """The tensors of the file, all layers in one: a name for each would weigh as much as a small state."""
     tensors = {"state": _stacked(state.states), "tokens": state.tokens}
+    if state.before is not None:
+        tensors["before"] = _stacked(state.before)
     if state.open is not None:
         tensors |= {
             "open.sum": _stacked(state.open.sums),
@@ -235,7 +237,8 @@ def _from_tensors(tensors: dict[str, Tensor]) -> MemoryState:
     opened = None
     if "open.count" in rest:
         opened = OpenSegment(tuple(rest.pop("open.sum")), rest.pop("open.count"), rest.pop("open.segment"))
-    state = MemoryState(tuple(rest.pop("state")), rest.pop("tokens"), opened)
+    before = tuple(rest.pop("before")) if "before" in rest else None
+    state = MemoryState(tuple(rest.pop("state")), rest.pop("tokens"), opened, before)
     if rest:
         raise ValueError(f"it has unknown tensors: {', '.join(sorted(rest))}.")
     return state

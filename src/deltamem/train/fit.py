@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from deltamem.attach import attached
@@ -59,7 +60,7 @@ def fit(model: PreTrainedModel, batches: Iterable[EpisodeBatch], options: FitOpt
     with torch.no_grad():
         for memory in memories:
             memory.heads.zero_()
-        statistics = [_Statistics(memory.projection) for memory in memories]
+        statistics = [_Statistics(memory.projection, config.key_tokens) for memory in memories]
         outputs = _Outputs(model, statistics[0])
         for batch, _ in zip(batches, range(options.batches), strict=False):
             _observe(model, batch, statistics, outputs)
@@ -77,32 +78,46 @@ def fit(model: PreTrainedModel, batches: Iterable[EpisodeBatch], options: FitOpt
 class _Statistics:
     """Sums over tokens of one layer's inputs ``[D]``: all written ones, the told ones, and where those are asked for.
 
+    A write address is made from K tokens' inputs, ``[K·D]``: the token's own first.
+
     Args:
         like: a tensor ``[·, D]`` on the layer's device.
+        key_tokens: K.
     """
 
-    def __init__(self, like: Tensor) -> None:
+    def __init__(self, like: Tensor, key_tokens: int) -> None:
         size = like.shape[1]
 
         def zeros(*shape: int) -> Tensor:
             return like.new_zeros(shape, dtype=torch.float32)
 
-        self.written, self.told, self.asked = zeros(size, size), zeros(size, size), zeros(size, size)
-        self.pairs, self.outputs = zeros(size, size), zeros(size, size)
-        self.written_sum, self.told_sum, self.asked_sum = zeros(size), zeros(size), zeros(size)
+        self.size, keyed = size, key_tokens * size
+        self.keyed, self.keyed_sum, self.pairs = zeros(keyed, keyed), zeros(keyed), zeros(keyed, size)
+        self.told, self.asked, self.outputs = zeros(size, size), zeros(size, size), zeros(size, size)
+        self.told_sum, self.asked_sum = zeros(size), zeros(size)
         self.count, self.scale = 0, 0.0
 
-    def add(self, written: Tensor, outputs: Tensor, told: Tensor, asked: Tensor) -> None:
-        """Tokens written ``[W, D]`` with their output directions, and M told ones with where they are asked for."""
-        self.written += written.T @ written
-        self.outputs += written.T @ outputs
-        self.told += told.T @ told
-        self.asked += asked.T @ asked
+    def add(self, keyed: Tensor, outputs: Tensor, told: Tensor, asked: Tensor) -> None:
+        """Tokens written ``[W, K·D]`` with their output directions, M told ones, and where those are asked for."""
+        self.keyed += keyed.T @ keyed
+        self.keyed_sum += keyed.sum(0)
         self.pairs += told.T @ asked
-        self.written_sum += written.sum(0)
-        self.told_sum += told.sum(0)
+        self.outputs += keyed[:, : self.size].T @ outputs
+        self.told += told[:, : self.size].T @ told[:, : self.size]
+        self.told_sum += told[:, : self.size].sum(0)
+        self.asked += asked.T @ asked
         self.asked_sum += asked.sum(0)
-        self.count += len(written)
+        self.count += len(keyed)
+
+    @property
+    def written(self) -> Tensor:
+        """The sum ``[D, D]`` of the squares of all written tokens' own inputs."""
+        return self.keyed[: self.size, : self.size]
+
+    @property
+    def written_sum(self) -> Tensor:
+        """The sum ``[D]`` of all written tokens' own inputs."""
+        return self.keyed_sum[: self.size]
 
 
 class _Outputs:
@@ -148,17 +163,19 @@ def _observe(model: PreTrainedModel, batch: EpisodeBatch, statistics: list[_Stat
     told = told_tokens(batch)
     asked, scales = _inputs(model, batch.queries)
     passages = [_inputs(model, passage)[0] for passage in batch.passages]
+    if attached(model).config.key_tokens == 2:
+        passages = [[torch.cat([x, F.pad(x, (0, 0, 1, -1))], -1) for x in inputs] for inputs in passages]
     outputs.add(torch.tensor([int(batch.passages[t.passage].ids[t.row, t.column]) for t in told], dtype=torch.int64))
     written = [passage.mask & passage.writes for passage in batch.passages]
     tokens = torch.cat([passage.ids[mask] for passage, mask in zip(batch.passages, written, strict=True)])
     for layer, statistic in enumerate(statistics):
         states = torch.cat([inputs[layer][mask] for inputs, mask in zip(passages, written, strict=True)])
-        empty = states.new_zeros(0, states.shape[1])
+        empty = states[:0]
         statistic.add(
             states,
             outputs.vectors[tokens],
             torch.stack([passages[t.passage][layer][t.row, t.column] for t in told]) if told else empty,
-            torch.stack([asked[layer][t.query, t.before] for t in told]) if told else empty,
+            torch.stack([asked[layer][t.query, t.before] for t in told]) if told else empty[:, : statistic.size],
         )
         statistic.scale = scales[layer]
 
@@ -215,7 +232,8 @@ def _fill(
     """Writes a layer's weights."""
     parts, told = memory.named_parts(), outputs.count
     parts["q_proj"].copy_((addresses := _addresses(memory, statistic, told, options.seed + number))[0])
-    parts["k_proj"].copy_(addresses[1])
+    for part, weight in zip(("k_proj", "k_before_proj"), addresses[1].split(statistic.size, 1), strict=False):
+        parts[part].copy_(weight)
     value, head = _value_and_head(statistic, basis, outputs)
     parts["v_proj"].copy_(value)
     parts["delta_o"].copy_(head * options.gain * statistic.scale)
@@ -226,21 +244,30 @@ def _fill(
 
 
 def _addresses(memory: DeltaMemory, statistic: _Statistics, told: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Read and write addresses ``[N·R, D]``: the canonical correlations of where tokens are asked for and told.
+    """Read addresses ``[N·R, D]`` and write addresses ``[N·R, K·D]``.
 
-    The write side is whitened by all written tokens, so that a told token's address is unlike those around it. The
-    means are left out: a constant part would make all addresses alike.
+    They are the canonical correlations of where tokens are asked for and told. The write side is
+    whitened by all written tokens, so that a told token's address is unlike those around it. The means are left out: a
+    constant part would make all addresses alike.
     """
-    written_mean, asked_mean = statistic.written_sum / statistic.count, statistic.asked_sum / told
-    means = torch.linalg.qr(torch.stack([written_mean, asked_mean], 1))[0]
-    centre = torch.eye(len(means), device=means.device) - means @ means.T
-    whiten_written = _whitening(centre @ (statistic.written / statistic.count) @ centre, _ADDRESS_RIDGE) @ centre
-    whiten_asked = _whitening(centre @ (statistic.asked / told) @ centre, _ADDRESS_RIDGE) @ centre
-    left, strengths, right = torch.linalg.svd(whiten_written @ (statistic.pairs / told) @ whiten_asked.T)
+    written_mean, asked_mean = statistic.keyed_sum / statistic.count, statistic.asked_sum / told
+    size, rest = len(asked_mean), len(written_mean) - len(asked_mean)
+    whiten_written = _centred_whitening(statistic.keyed / statistic.count, written_mean, F.pad(asked_mean, (0, rest)))
+    whiten_asked = _centred_whitening(statistic.asked / told, written_mean[:size], asked_mean)
+    correlations = whiten_written @ (statistic.pairs / told) @ whiten_asked.T
+    left, strengths, right = torch.linalg.svd(correlations, full_matrices=False)
     width = memory.config.width
     turn = _rotation(width, torch.Generator().manual_seed(seed)).to(left)
     scale = turn * strengths[:width].sqrt()
     return scale @ right[:width] @ whiten_asked, scale @ left[:, :width].T @ whiten_written
+
+
+def _centred_whitening(squares: Tensor, *means: Tensor) -> Tensor:
+    """The whitening of what is left once the directions of some means are taken out."""
+    axes = torch.linalg.qr(torch.stack(means, 1))[0]
+    centre = torch.eye(len(axes), device=axes.device) - axes @ axes.T
+    whitening: Tensor = _whitening(centre @ squares @ centre, _ADDRESS_RIDGE) @ centre
+    return whitening
 
 
 def _value_and_head(statistic: _Statistics, basis: Tensor, outputs: _Outputs) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """δ-mem: a memory written while the history is read, and the controls that put another in its place."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -132,4 +133,4 @@ def noise_like(state: MemoryState, seed: int) -> MemoryState:
         norms, drawn_norms = (one.norm(dim=(-2, -1), keepdim=True) for one in (matrices, drawn))
         return torch.mul(drawn, norms / drawn_norms)
 
-    return MemoryState(tuple(noise(matrices) for matrices in state.states), state.tokens, state.open)
+    return replace(state, states=tuple(noise(matrices) for matrices in state.states))

@@ -379,5 +379,5 @@ def _in_formats(told: Told, states: MemoryState) -> Iterator[tuple[str, int, Rat
     """Each number format, the bytes of one dialogue's state in it, and the recall from it."""
     numbers = sum(one[0].numel() for one in states.states)
     for name, (size, rounded) in FORMATS.items():
-        kept = MemoryState(tuple(map(rounded, states.states)), states.tokens, states.open)
+        kept = replace(states, states=tuple(map(rounded, states.states)))
         yield name, int(numbers * size), told.recall({name: told.recalled(kept)})[name]
