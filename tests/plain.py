@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deltamem import DeltaMemConfig
+from deltamem import DeltaMemConfig, MemoryState
 from deltamem.memory import DeltaMemory
 from deltamem.step import Step
 
@@ -28,9 +28,20 @@ def forward(memory: DeltaMemory, x: Tensor, step: Step) -> tuple[dict[str, Tenso
     return corrections, step  # type: ignore[return-value]
 
 
-def address(config: DeltaMemConfig, weight: Tensor, x: Tensor) -> Tensor:
+def start(config: DeltaMemConfig, rows: int) -> MemoryState:
+    """One layer's memory that holds something."""
+    generator = torch.Generator().manual_seed(2)
+    empty = MemoryState.zeros(1, rows, config.states, config.rank, key_tokens=config.key_tokens)
+    tensors = {
+        name: torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
+        for name, tensor in empty.tensors().items()
+    }
+    return MemoryState.from_tensors(tensors)
+
+
+def address(config: DeltaMemConfig, weight: Tensor, x: Tensor, adds: Tensor | float = 0.0) -> Tensor:
     """A normalised address ``[N, R]`` of one token ``[D]``."""
-    raw = (weight @ x).view(config.states, config.rank)
+    raw = (weight @ x + adds).view(config.states, config.rank)
     if not config.normalize_qk:
         return raw
     bounded = raw.tanh()
@@ -45,9 +56,11 @@ def gate(config: DeltaMemConfig, weight: Tensor, bias: Tensor, x: Tensor) -> Ten
     return values.view(config.states, 1).expand(-1, config.rank)
 
 
-def write(config: DeltaMemConfig, parts: dict[str, Tensor], state: Tensor, x: Tensor) -> Tensor:
-    """The state ``[N, R, R]`` after writing one vector ``[D]``."""
-    key = address(config, parts["k_proj"], x)
+def write(
+    config: DeltaMemConfig, parts: dict[str, Tensor], state: Tensor, x: Tensor, adds: Tensor | float = 0.0
+) -> Tensor:
+    """The state ``[N, R, R]`` after writing one vector ``[D]``; the token before ``adds`` ``[N·R]`` to its address."""
+    key = address(config, parts["k_proj"], x, adds)
     value = (parts["v_proj"] @ x).view(config.states, config.rank)
     if config.gates == "fixed":
         beta = torch.sigmoid(torch.full((config.states, config.rank), float(config.gate_bias)))

@@ -25,25 +25,6 @@ def inputs(rows: int, length: int) -> Tensor:
 
 
 @torch.no_grad()
-def test_it_is_what_the_specification_says() -> None:
-    memory, x = plain.layer(CONFIG), inputs(1, 9)
-    parts = memory.named_parts()
-    assert parts["k_before_proj"].shape == (6, 6)
-    found, step = plain.forward(memory, x, Step(empty(1)))
-    state = empty(1).states[0][0]
-    for t in range(9):
-        wanted = plain.corrections(CONFIG, parts, plain.read(CONFIG, parts, state, x[0, t]))
-        for head, delta in wanted.items():
-            torch.testing.assert_close(found[head][0, t], delta, rtol=1e-4, atol=1e-4)
-        # One token whose input is both: what a projection of each would add up to.
-        joined = {**parts, "k_proj": torch.cat([parts["k_proj"], parts["k_before_proj"]], 1)}
-        others = {name: torch.cat([parts[name], 0 * parts[name]], 1) for name in ("v_proj", "beta_proj")}
-        before = x[0, t - 1] if t else torch.zeros(6)
-        state = plain.write(CONFIG, {**joined, **others}, state, torch.cat([x[0, t], before]))
-    torch.testing.assert_close(step.new_state.states[0][0], state, rtol=1e-4, atol=1e-4)
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("cuts", [(4, 9), (1, 2, 3, 9), (8, 9)])
 def test_how_the_tokens_are_cut_into_calls_changes_nothing(cuts: tuple[int, ...]) -> None:
     memory, x = plain.layer(CONFIG), inputs(2, 9)

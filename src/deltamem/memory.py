@@ -119,11 +119,12 @@ class DeltaMemory(nn.Module):
             the corrections ``[B, T, out]`` of each head, the new state, and what is pending now.
         """
         decodes = not isinstance(plan, SegmentPlan) and plan.decoding and self.projection.dtype == torch.float32
-        decodes = decodes and (self.config.key_tokens == 1 or isinstance(plan, ReadPlan))
         if decodes and decode.compiles(self.form):
             bias = self.gate_bias if self.gate_kinds else None
             layer, writes = (self.projection, bias, self.heads), isinstance(plan, TokenPlan)
-            corrections, state = decode.token(hidden_states, *layer, state, plan.mask, self.form, writes=writes)
+            corrections, state, pending = decode.token(
+                hidden_states, *layer, state, plan.mask, self.form, writes=writes, adds=pending
+            )
             return self._unpack(corrections), state, pending
         projected, pending = self._project_and_join(hidden_states, plan, pending)
         reads, state, pending = self._read_and_write(projected, state, plan, pending)

@@ -68,12 +68,16 @@ def token(
     form: Form,
     *,
     writes: bool,
-) -> tuple[Tensor, Tensor]:
-    """Corrections `[B, 1, C]`, and the state `[B, N, R, R]`, a new one if the token `writes`; all float32.
+    adds: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Corrections `[B, 1, C]`, the state `[B, N, R, R]`, a new one if the token `writes`, and its `adds`; all float32.
 
     `hidden` is the layer's input `[B, 1, D]`. `projection` `[P, D]` has the rows q, k, v, write gate, keep gate, `bias`
     `[G]` is that of the gates, and `heads` `[C, N·R]` makes corrections of what was read, times `form.gain`; all three
     are float32 and contiguous. Where gates are not learned there is no `bias`. `mask` is bool `[B, 1]`.
+
+    Where write addresses are made from two tokens, the last rows of `projection` say what a token adds to the address
+    after it, and `adds` `[B, N·R]` is what the one before adds to this one's; a token that only reads leaves it alone.
     """
     kernel = _kernel(form)
     assert kernel is not None
@@ -81,6 +85,9 @@ def token(
     shown = None if mask is None else mask.contiguous()
     corrections = hidden.new_empty(len(hidden), 1, len(heads))
     final = torch.empty_like(state) if writes else state
+    joins = writes and adds is not None
+    adds = adds if adds is None else adds.contiguous()
+    next_adds = torch.empty_like(adds) if joins else adds  # type: ignore[arg-type]
     scratch = hidden.new_empty(len(projection) + form.states * form.rank)
     kernel(
         hidden.data_ptr(),
@@ -88,10 +95,12 @@ def token(
         None if bias is None else bias.data_ptr(),
         heads.data_ptr(),
         state.data_ptr(),
+        None if adds is None else adds.data_ptr(),
         None if shown is None else shown.data_ptr(),
         scratch.data_ptr(),
         corrections.data_ptr(),
         final.data_ptr(),
+        None if next_adds is None else next_adds.data_ptr(),
         form.gain,
         form.fixed_gate,
         len(hidden),
@@ -100,9 +109,10 @@ def token(
         len(heads),
         shown is not None,
         writes,
+        joins,
         *form[:6],
     )
-    return corrections, final
+    return corrections, final, next_adds
 
 
 _kernels: dict[Callable[..., Any], Callable[..., None] | None] = {}

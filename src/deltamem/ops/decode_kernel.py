@@ -118,8 +118,8 @@ def compiled(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callable[..., 
     written = _written(rule)
 
     def kernel(
-        hidden, projection, bias, heads, state, mask, projected, corrections, final, gain, fixed,
-        B, D, P, C, masked, writes, N, R, rowwise, coupled, normalized, learned,
+        hidden, projection, bias, heads, state, adds, mask, projected, corrections, final, next_adds, gain, fixed,
+        B, D, P, C, masked, writes, joins, N, R, rowwise, coupled, normalized, learned,
     ):  # fmt: skip
         _ = written  # what is kept on disk is told apart by this
         query, key = stack(MOST), stack(MOST)
@@ -133,13 +133,20 @@ def compiled(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callable[..., 
                 if writes:
                     for i in range(W * R):
                         final[at + i] = state[at + i]
+                if joins:
+                    for i in range(W):
+                        next_adds[b * W + i] = adds[b * W + i]
                 continue
             _product(projection, hidden, b * D, projected, 0, P if writes else W, D)
+            if joins:
+                for i in range(W):
+                    projected[W + i] += adds[b * W + i]
+                    next_adds[b * W + i] = projected[P - W + i]
             _token(projected, 0, bias, state, at, final, at, projected, P, writes, rule, form, query, key)
             _product(heads, projected, P, corrections, b * C, C, W)
 
-    pointers = (*[FLOATS] * 5, _FLAGS, *[FLOATS] * 3)
-    return _compile(kernel, pointers, counts=12)
+    pointers = (*[FLOATS] * 6, _FLAGS, *[FLOATS] * 4)
+    return _compile(kernel, pointers, counts=13)
 
 
 def compiled_packed(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callable[..., None]:
