@@ -1,6 +1,7 @@
 """The parts of the plugin for vLLM that need no vLLM: what a request says, and the rings of those that run."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import Tensor
 import deltamem
 import tiny
 from deltamem.formats.state import state_to_bytes
-from deltamem.vllm.request import MemoryRequest
+from deltamem.ops.packed import PASSES, READS, WRITES
+from deltamem.vllm.request import MemoryRequest, stacked, unstacked
 from deltamem.vllm.rings import MemoryLostError, Rings
 from deltamem.vllm.routes import MemoryRoutes
 
@@ -42,7 +44,8 @@ def step(rings: Rings, *fed: tuple[int, int, int]) -> Any:
     for slot, count, start, end in zip(batch.slots, batch.counts, starts[:-1], starts[1:], strict=True):
         for place in range(int(end - start)):  # a scan that counts what is written
             before, after = ((int(count) + place + n) % rings.places for n in (0, 1))
-            rings.values[:, slot, after] = rings.values[:, slot, before] + batch.writes[int(start) + place]
+            writes = batch.writes[int(start) + place] == WRITES
+            rings.values[:, slot, after] = rings.values[:, slot, before] + writes
     return batch
 
 
@@ -50,7 +53,7 @@ def test_requests_of_a_batch_have_rings_of_their_own():
     held = rings()
     held.begin(1, 4, memory(10), flags(5), "a")
     held.begin(2, 7, None, flags(2, bytes([1, 0])), "b", written=3)
-    assert step(held, (7, 0, 2), (4, 0, 3)).writes.tolist() == [1, 0, 1, 1, 1]
+    assert step(held, (7, 0, 2), (4, 0, 3)).writes.tolist() == [WRITES, PASSES, *[WRITES] * 3]
     step(held, (4, 3, 2), (7, 2, 1))
     step(held, (4, 5, 1))
     held.keep("a", 6)
@@ -103,20 +106,32 @@ def test_a_memory_that_is_not_there_fails_its_request_alone():
 def test_what_a_request_says_comes_back_and_nonsense_is_refused():
     model = tiny.adapted("qwen3")
     state = tiny.live_state(model)
-    fingerprint, shape = deltamem.adapter_fingerprint(model), (3, 1, 4)
+    fingerprint, shape = deltamem.adapter_fingerprint(model), (3, 1, 4, 4)
     said = MemoryRequest(state_to_bytes(state, model), bytes([1, 0, 1]), "t")
     assert MemoryRequest.of(said.params()) == said
     value, written = said.read_state(fingerprint, shape)
     assert value is not None
     assert torch.equal(value, torch.cat(state.states))
     assert written == int(state.tokens[0])
-    assert said.flags(3).tolist() == [1, 0, 1, 0]
+    assert said.flags(3).tolist() == [WRITES, PASSES, WRITES, READS]
+    assert MemoryRequest(write=True).flags(2).tolist() == [WRITES] * 3
+    assert MemoryRequest().flags(2).tolist() == [READS] * 3
     with pytest.raises(ValueError, match="another adapter"):
         said.read_state("0" * 64, shape)
     with pytest.raises(ValueError, match=r"the adapter wants 2"):
-        said.read_state(fingerprint, (2, 1, 4))
+        said.read_state(fingerprint, (2, 1, 4, 4))
     with pytest.raises(ValueError, match="damaged"):
         MemoryRequest(b"no file").read_state(fingerprint, shape)
+
+
+def test_a_memory_with_addresses_of_two_tokens_comes_back():
+    state = tiny.live_state(tiny.adapted("qwen3", key_tokens=2, states=2))
+    before = tuple(torch.randn(adds.shape) for adds in state.before or ())
+    state = replace(state, before=before, tokens=torch.tensor([7]))
+    tensor = stacked(state, (3, 2, 5, 4))
+    tiny.assert_same_state(unstacked(tensor, torch.tensor([7])), state, 0)
+    with pytest.raises(ValueError, match="nothing else to be pending"):
+        stacked(state, (3, 2, 4, 4))
 
 
 @pytest.mark.parametrize(

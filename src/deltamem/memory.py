@@ -281,12 +281,13 @@ class DeltaMemory(nn.Module):
         return F.rms_norm(correction, self.output_norm.shape, self.output_norm, self.config.output_norm_eps)
 
     def packed(self, rings: Tensor) -> PackedScan:
-        """What reads and writes the rings ``[S, K, N, R, R]`` of many requests.
+        """What reads and writes the rings of many requests; :class:`PackedScan` says what those are.
 
         It takes :meth:`project`'s ``[T, N·R + P]`` and gives the reads ``[T, N·R]`` times α/R; :meth:`correct` and
         :meth:`correction_weights` make corrections of them.
         """
-        return PackedScan(self.gate_bias if self.gate_kinds else None, rings, self.form)
+        bias = self.gate_bias if self.gate_kinds else None
+        return PackedScan(bias, rings, self.form, self.config.key_tokens)
 
     def _unpack(self, packed: Tensor) -> Corrections:
         """The corrections of each head from all of them ``[B, T, C]``."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from deltamem import DeltaMemConfig
 from deltamem.memory import DeltaMemory
-from deltamem.ops.packed import Batch
+from deltamem.ops.packed import PASSES, WRITES, Batch
 from deltamem.writing import ReadPlan, TokenPlan
 
 WIDTH, PLACES = 12, 3
@@ -16,6 +16,8 @@ CONFIGS = {
     "a gate a state": DeltaMemConfig(rowwise_gates=False, states=2),
     "gates apart": DeltaMemConfig(coupled_gates=False, update_rule="lambda_outside"),
     "plain addresses": DeltaMemConfig(normalize_qk=False, gates="fixed", update_rule="no_lambda", rank=5),
+    "addresses of two tokens": DeltaMemConfig(key_tokens=2, states=2, rank=4),
+    "addresses of two tokens, gates apart": DeltaMemConfig(key_tokens=2, coupled_gates=False),
     "scaled": DeltaMemConfig(scale="head", output_norm=True, heads=("q", "k", "v", "o")),
 }
 
@@ -32,7 +34,8 @@ def fed(
     memory: DeltaMemory, rings: Tensor, parts: list[Tensor], slots: list[int], counts: list[int], writes: list[Tensor]
 ) -> dict[str, Tensor]:
     starts = torch.tensor([0, *(len(part) for part in parts)]).cumsum(0)
-    batch = Batch(starts, torch.tensor(slots), torch.tensor(counts), torch.cat(writes).to(torch.uint8))
+    flags = torch.cat(writes)
+    batch = Batch(starts, torch.tensor(slots), torch.tensor(counts), torch.where(flags, WRITES, PASSES).to(torch.uint8))
     return memory.correct(memory.packed(rings)(memory.project(torch.cat(parts)), batch))  # type: ignore[return-value]
 
 
@@ -42,18 +45,22 @@ def test_each_request_gets_what_it_gets_alone(name: str):
     memory, config = layer(CONFIGS[name]), CONFIGS[name]
     lengths, slots = [7, 1, 12], [2, 0, 3]
     texts = [torch.randn(n, WIDTH) for n in lengths]
-    begun = [torch.randn(1, config.states, config.rank, config.rank) / 3 for _ in lengths]
+    shape = (config.states, config.rank + config.key_tokens - 1, config.rank)
+    begun = [torch.randn(1, *shape) / 3 for _ in lengths]
     writes = [torch.ones(7, dtype=torch.bool), torch.zeros(1, dtype=torch.bool), torch.rand(12) < 0.5]
-    rings = torch.full((4, PLACES, config.states, config.rank, config.rank), torch.nan)
+    rings = torch.full((4, PLACES, *shape), torch.nan)
     for slot, state in zip(slots, begun, strict=True):
         rings[slot, 0] = state[0]
     together = fed(memory, rings, texts, slots, [0, 0, 0], writes)
     first = 0
     for text, slot, state, write in zip(texts, slots, begun, writes, strict=True):
         plan = TokenPlan(None, write[None], write.sum()[None])
-        alone, after, _ = memory(text[None], state, plan, None)
+        adds = state[:, :, config.rank :].flatten(1) if config.key_tokens > 1 else None
+        alone, after, adds = memory(text[None], state[:, :, : config.rank], plan, adds)
         for head, correction in alone.items():
             torch.testing.assert_close(together[head][first : first + len(text)], correction[0], rtol=1e-5, atol=1e-5)
+        if adds is not None:
+            after = torch.cat([after, adds.view(1, config.states, 1, config.rank)], 2)
         torch.testing.assert_close(rings[slot, len(text) % PLACES], after[0], rtol=1e-5, atol=1e-5)
         first += len(text)
 

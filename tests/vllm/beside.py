@@ -18,7 +18,7 @@ from deltamem.formats.hub import adapter_file
 from deltamem.formats.release import write_release
 from deltamem.formats.state import state_to_bytes
 from deltamem.vllm.flags import engine_arguments
-from deltamem.vllm.request import MemoryRequest
+from deltamem.vllm.request import MemoryRequest, stacked
 
 CLOSE = 1e-4
 VOCABULARY = 64
@@ -206,7 +206,8 @@ class Beside:
     def assert_state(self, turn: Turn, wanted: deltamem.MemoryState) -> None:
         """vLLM's memory after a turn."""
         assert turn.after is not None
-        torch.testing.assert_close(turn.after, torch.stack([layer[0] for layer in wanted.states]), atol=CLOSE, rtol=0)
+        layers, states, rows, rank = turn.after.shape
+        torch.testing.assert_close(turn.after, stacked(wanted, (layers, states, rows, rank)), atol=CLOSE, rtol=0)
 
 
 def make_model(family: str, folder: Path, **adapter: Any) -> Any:

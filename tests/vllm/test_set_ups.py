@@ -26,6 +26,23 @@ def test_every_family(family: str, adapter: dict[str, Any], tmp_path: Path):
         beside.close()
 
 
+def test_write_addresses_of_two_tokens(tmp_path: Path):
+    beside = Beside("llama", tmp_path, key_tokens=2, states=2)
+    try:
+        told = beside.run(turns(3, 120, 17))
+        memories = [beside.assert_same(turn) for turn in told]
+        (partly,) = turns(20, state=memories[0], tokens=1, write=bytes([1, 0] * 10))
+        (asked,) = turns(20, state=memories[1], write=False)
+        (more,) = turns(1, state=memories[2])
+        beside.run([partly, asked, more])
+        beside.assert_state(partly, beside.alone(partly)[1])
+        beside.assert_same(asked)
+        beside.assert_state(asked, memories[1])
+        beside.assert_same(more)
+    finally:
+        beside.close()
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen3"])  # one head of keys and values that both have, and one for each
 def test_two_workers_share_a_model_and_each_has_the_whole_memory(family: str, tmp_path: Path):
     beside = Beside(family, tmp_path, {"tensor_parallel_size": 2}, states=2)

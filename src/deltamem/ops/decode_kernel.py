@@ -20,6 +20,7 @@ from numba.extending import overload, register_jitable
 
 from .backends import MOST
 from .cpu_vector import FLOATS, stack
+from .packed import READS, WRITES
 from .reference import bounded, gate, scaled, step
 
 _ONE, _ZERO = np.float32(1), np.float32(0)
@@ -60,10 +61,12 @@ def _product(matrix, vector, start, result, to, rows, columns):
 
 
 @njit(fastmath={"contract"})
-def _address(projected, start, size, normalized, result):
+def _address(projected, start, size, normalized, result, joins, adds, place):
     squares = _ZERO
     for j in range(size):
         result[j] = projected[start + j]
+        if joins:
+            result[j] += adds[place + j]
         if normalized:
             result[j] = bounded(result[j])
             squares += result[j] * result[j]
@@ -74,31 +77,37 @@ def _address(projected, start, size, normalized, result):
 
 
 @njit(fastmath={"contract"}, error_model="numpy")
-def _token(projected, at, bias, state, before, final, after, reads, out, writes, rule, form, query, key):
+def _token(
+    projected, at, bias, state, before, final, after, stride, reads, out, writes, joins, adds, place, apart,
+    rule, form, query, key,
+):  # fmt: skip
     """One token: reads the state at `before` into `reads` at `out`; if it writes, puts the new state at `after`.
 
-    `projected` at `at` holds what the layer projects the token to. `query` and `key` are scratch.
+    `projected` at `at` holds what the layer projects the token to. There are `stride` numbers from one of the N
+    matrices to the next. If it `joins`, `adds` at `place` is what the token before adds to its write address, with
+    `apart` numbers from one of the N addresses to the next. `query` and `key` are scratch.
     """
     gain, fixed, N, R, rowwise, coupled, normalized, learned = form
     W = N * R
     G = W if rowwise else N
     for row in range(W):
-        if row % R == 0:
-            _address(projected, at + row, R, normalized, query)
+        n, i = row // R, row % R
+        if i == 0:
+            _address(projected, at + row, R, normalized, query, False, adds, 0)
             if writes:
-                _address(projected, at + W + row, R, normalized, key)
-        here, there = before + row * R, after + row * R
+                _address(projected, at + W + row, R, normalized, key, joins, adds, place + n * apart)
+        here, there = before + n * stride + i * R, after + n * stride + i * R
         read = _ZERO
         for j in range(R):
             read += state[here + j] * query[j]
         reads[out + row] = gain * read
         if not writes:
             continue
-        place = row if rowwise else row // R
-        beta = gate(projected[at + 3 * W + place], bias[place]) if learned else fixed
+        own = row if rowwise else n
+        beta = gate(projected[at + 3 * W + own], bias[own]) if learned else fixed
         kept = _ONE - beta
         if not coupled:
-            kept = gate(projected[at + 3 * W + G + place], bias[G + place])
+            kept = gate(projected[at + 3 * W + G + own], bias[G + own])
         keep, erase, write = rule(kept, beta)
         keep, erase, write = np.float32(keep), np.float32(erase), np.float32(write)
         held = _ZERO
@@ -140,9 +149,11 @@ def compiled(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callable[..., 
             _product(projection, hidden, b * D, projected, 0, P if writes else W, D)
             if joins:
                 for i in range(W):
-                    projected[W + i] += adds[b * W + i]
                     next_adds[b * W + i] = projected[P - W + i]
-            _token(projected, 0, bias, state, at, final, at, projected, P, writes, rule, form, query, key)
+            _token(
+                projected, 0, bias, state, at, final, at, R * R, projected, P, writes, joins, adds, b * W, R,
+                rule, form, query, key,
+            )  # fmt: skip
             _product(heads, projected, P, corrections, b * C, C, W)
 
     pointers = (*[FLOATS] * 6, _FLAGS, *[FLOATS] * 4)
@@ -159,28 +170,35 @@ def compiled_packed(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callabl
 
     def kernel(
         projected, bias, ring, reads, starts, slots, counts, writes, gain, fixed,
-        B, T, P, K, N, R, rowwise, coupled, normalized, learned,
+        B, T, P, K, joins, N, R, rowwise, coupled, normalized, learned,
     ):  # fmt: skip
         _ = written  # what is kept on disk is told apart by this
         query, key = stack(MOST), stack(MOST)
         form = (gain, fixed, N, R, rowwise, coupled, normalized, learned)
         W = N * R
+        stride = R * (R + joins)
+        size = N * stride
+        added = 3 * W + learned * (W if rowwise else N) * (2 - coupled)  # the columns for the next token's address
         for i in range(starts[B] * W, T * W):
             reads[i] = _ZERO
         for b in range(B):
             for t in range(starts[b], starts[b + 1]):
                 count = counts[b] + t - starts[b]
-                before = (slots[b] * K + count % K) * W * R
-                after = (slots[b] * K + (count + 1) % K) * W * R
-                if writes[t] == 0:
-                    for i in range(W * R):
+                before = (slots[b] * K + count % K) * size
+                after = (slots[b] * K + (count + 1) % K) * size
+                if writes[t] != WRITES:
+                    for i in range(size):
                         ring[after + i] = ring[before + i]
+                if joins and writes[t] != READS:
+                    for i in range(W):
+                        ring[after + i // R * stride + R * R + i % R] = projected[t * P + added + i]
                 _token(
-                    projected, t * P, bias, ring, before, ring, after, reads, t * W, writes[t], rule, form, query, key
-                )
+                    projected, t * P, bias, ring, before, ring, after, stride, reads, t * W, writes[t] == WRITES, joins,
+                    ring, before + R * R, stride, rule, form, query, key,
+                )  # fmt: skip
 
     pointers = (*[FLOATS] * 4, *[types.CPointer(types.int64)] * 3, _FLAGS)
-    return _compile(kernel, pointers, counts=10)
+    return _compile(kernel, pointers, counts=11)
 
 
 def _compile(kernel: Callable[..., None], pointers: tuple[Any, ...], counts: int) -> Callable[..., None]:

@@ -15,6 +15,9 @@ from torch import Tensor
 from .backends import MOST
 from .decode import Form
 
+READS, WRITES, PASSES = 0, 1, 2
+"""What a token does to its memory: nothing; it writes; it only is the one before the next, for that one's address."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -24,7 +27,7 @@ class Batch:
         starts: int64 `[B + 1]`, the first token of each request, and the number of all.
         slots: int64 `[B]`, the ring of each request.
         counts: int64 `[B]`, how many tokens each request had before these.
-        writes: uint8 `[T]`, 1 for the tokens that write.
+        writes: uint8 `[T]`, what each token does: `READS`, `WRITES` or `PASSES`.
 
     Raises:
         ValueError: there is not one start more than slots.
@@ -52,25 +55,26 @@ class PackedScan:
 
     Args:
         bias: `[G]` float32, that of the gates; None where gates are not learned.
-        rings: `[S, K, N, R, R]` float32, contiguous; they are changed.
+        rings: `[S, K, N, R, R]` float32, contiguous; they are changed. Where write addresses are made from two tokens
+            they are `[S, K, N, R + 1, R]`: below each matrix is what the last token adds to the address after it.
         form: what fixes the arithmetic.
+        key_tokens: how many tokens write addresses are made from, 1 or 2.
 
     Raises:
         ValueError: R is larger than the compiled loop takes, or the rings have a wrong shape.
         RuleError: the update rule cannot be compiled.
     """
 
-    def __init__(self, bias: Tensor | None, rings: Tensor, form: Form) -> None:
+    def __init__(self, bias: Tensor | None, rings: Tensor, form: Form, key_tokens: int = 1) -> None:
         if form.rank > MOST:
             raise ValueError(f"The compiled loop takes R up to {MOST}, got {form.rank}.")
-        if rings.shape[2:] != (form.states, form.rank, form.rank) or not rings.is_contiguous():
-            raise ValueError(
-                f"rings must be contiguous [S, K, {form.states}, {form.rank}, {form.rank}], got {rings.shape}."
-            )
+        rows = form.rank + key_tokens - 1
+        if rings.shape[2:] != (form.states, rows, form.rank) or not rings.is_contiguous():
+            raise ValueError(f"rings must be contiguous [S, K, {form.states}, {rows}, {form.rank}], got {rings.shape}.")
         self._kept = (bias, rings)
         self._width = form.states * form.rank
         self._addresses = (None if bias is None else bias.data_ptr(), rings.data_ptr())
-        self._fixed = (rings.shape[1], *form[:6])
+        self._fixed = (rings.shape[1], key_tokens > 1, *form[:6])
         self._gates = (form.gain, form.fixed_gate)
         self._kernel = _kernel(form.rule)
 
@@ -81,7 +85,7 @@ class PackedScan:
 
         Args:
             projected: `[T, P]` float32 on the CPU, what the layer projects its input to: the columns q, k, v, write
-                gate, keep gate. Its rows may lie apart.
+                gate, keep gate, what is added to the next address. Its rows may lie apart.
             batch: whose the tokens are. Requests with the same slot, or a slot beyond S, are not checked for.
 
         Raises:

@@ -21,9 +21,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from deltamem.formats.state import StateInfo, pack_state
-from deltamem.state import MemoryState
 from deltamem.vllm.check import adapter_of, check_pages, check_setup, check_version
-from deltamem.vllm.request import MemoryRequest
+from deltamem.vllm.request import MemoryRequest, unstacked
 from deltamem.vllm.rings import MemoryLostError
 
 _log = logging.getLogger(__name__)
@@ -183,7 +182,7 @@ class MemoryWorker:
     """Of the worker."""
 
     def deltamem_take(self, ticket: str, tokens: int) -> Tensor:
-        """The memory ``[L, N, R, R]`` of a request that has finished; see :meth:`Rings.take`."""
+        """The memory of a request that has finished, as the rings hold it; see :meth:`Rings.take`."""
         return _memories(self.vllm_config).rings.take(ticket, tokens).value
 
     def deltamem_take_file(self, ticket: str, tokens: int) -> bytes | str:
@@ -193,7 +192,7 @@ class MemoryWorker:
             taken = memories.rings.take(ticket, tokens)
         except MemoryLostError as error:
             return str(error)
-        state = MemoryState(tuple(layer[None] for layer in taken.value), torch.tensor([taken.written]))
+        state = unstacked(taken.value, torch.tensor([taken.written]))
         return pack_state(state, StateInfo(memories.fingerprint, None, (taken.written,)))
 
 

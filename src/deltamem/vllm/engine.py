@@ -48,7 +48,7 @@ from deltamem.serve.settings import EngineLimits
 from deltamem.state import MemoryState
 from deltamem.vllm.check import UnfitError
 from deltamem.vllm.flags import engine_arguments
-from deltamem.vllm.request import MemoryRequest
+from deltamem.vllm.request import MemoryRequest, unstacked
 
 _log = logging.getLogger(__name__)
 _PASSED_ON = (
@@ -385,7 +385,7 @@ class VllmEngine:
         except RuntimeError as error:
             self._end(name, Failed(EngineError(f"The memory was lost: {error}")))
             return
-        job.state = MemoryState(tuple(layer[None] for layer in value), job.state.tokens + sum(flags))
+        job.state = unstacked(value, job.state.tokens + sum(flags))
         job.done += len(tokens)
         if job.done < job.ids.shape[1]:
             del self._jobs[name]

@@ -218,14 +218,10 @@ class _Remembering:
                 f"This adapter writes once per {config.write}; on vLLM memories are written token by token only. Serve "
                 "it with deltamem's own engine (--engine own), or take an adapter with write='token'."
             )
-        if config.key_tokens > 1:
-            raise AdapterFileError(
-                f"This adapter makes a write address from {config.key_tokens} tokens; on vLLM it is made from one. "
-                "Serve it with deltamem's own engine (--engine own)."
-            )
         numbers = config.select_layers(len(layers))
         requests = vllm_config.scheduler_config.max_num_seqs
-        rings = Rings(len(numbers), config.states, config.rank, requests, speculated(vllm_config))
+        drafted = speculated(vllm_config)
+        rings = Rings(len(numbers), config.states, config.rank, requests, drafted, config.key_tokens)
         memories = Memories(rings, adapter.fingerprint)
         known = vllm_config.compilation_config.static_forward_context
         known[KEY] = memories

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deltamem.formats.state import unpack_state
+from deltamem.ops.packed import PASSES, READS, WRITES
 from deltamem.state import MemoryState
 
 FIELD = "deltamem"
@@ -53,12 +54,12 @@ class MemoryRequest:
         state = said.get("state")
         return cls(None if state is None else _bytes("state", state), write, ticket)
 
-    def read_state(self, fingerprint: str, shape: tuple[int, int, int]) -> tuple[Tensor | None, int]:
-        """The memory ``[L, N, R, R]``, checked, ``None`` for an empty one; and how many tokens it has written.
+    def read_state(self, fingerprint: str, shape: tuple[int, ...]) -> tuple[Tensor | None, int]:
+        """The memory as the rings hold it, checked, ``None`` for an empty one; and how many tokens it has written.
 
         Args:
             fingerprint: of the adapter.
-            shape: its layers, states and rank.
+            shape: :attr:`Rings.shape`.
 
         Raises:
             ValueError: it is damaged, of another adapter or another number of sessions, or not finite.
@@ -68,10 +69,10 @@ class MemoryRequest:
         state, info = unpack_state(self.state)
         if info.fingerprint != fingerprint:
             raise ValueError(f"This memory was written by another adapter ({info.fingerprint[:12]}…).")
-        return _stacked(state, shape), info.tokens[0]
+        return stacked(state, shape), info.tokens[0]
 
     def flags(self, prompt: int) -> Tensor:
-        """Which tokens write: uint8, one for each token of a prompt, and one for all that follow.
+        """What each token does, as :class:`Batch` has it: one for each of a prompt, and one for all that follow.
 
         Raises:
             ValueError: there is not one flag a token.
@@ -82,7 +83,8 @@ class MemoryRequest:
             raise ValueError(
                 f"write has {len(self.write)} flags for {prompt} tokens; it takes a byte, 0 or 1, for each."
             )
-        return torch.frombuffer(bytearray(self.write) + b"\0", dtype=torch.uint8)
+        said = [WRITES if flag else PASSES for flag in self.write]
+        return torch.tensor([*said, READS], dtype=torch.uint8)
 
 
 def check_body(body: Any) -> None:
@@ -110,22 +112,34 @@ def check_body(body: Any) -> None:
         raise ValueError(f"A ticket is for one answer, and there are {len(prompts)} prompts: send them one by one.")
 
 
-def _stacked(state: MemoryState, shape: tuple[int, int, int]) -> Tensor:
-    """The one row of a memory as ``[L, N, R, R]``.
+def stacked(state: MemoryState, shape: tuple[int, ...]) -> Tensor:
+    """The one row of a memory as the rings hold it: ``[L, N, R, R]``, or ``[L, N, R + 1, R]`` for two key tokens.
 
     Raises:
         ValueError: it has another shape, holds several sessions or an open segment, or is not finite.
     """
-    layers, states, rank = shape
-    if state.open is not None or len(state.states) != layers or state.states[0].shape != (1, states, rank, rank):
+    layers, states, rows, rank = shape
+    fits = len(state.states) == layers and state.states[0].shape == (1, states, rank, rank)
+    if not fits or state.open is not None or (state.before is not None) != (rows > rank):
         raise ValueError(
             f"This memory has {len(state.states)} layers of {list(state.states[0].shape)}; the adapter wants {layers} "
-            f"of {[1, states, rank, rank]}, and no open segment."
+            f"of {[1, states, rank, rank]}, and nothing else to be pending."
         )
     tensor = torch.stack([layer[0] for layer in state.states])
+    if state.before is not None:
+        adds = torch.stack([layer[0] for layer in state.before]).view(layers, states, 1, rank)
+        tensor = torch.cat([tensor, adds], 2)
     if not bool(tensor.isfinite().all()):
         raise ValueError("This memory holds numbers that are not finite.")
     return tensor
+
+
+def unstacked(tensor: Tensor, written: Tensor) -> MemoryState:
+    """The inverse of :func:`stacked`, with how many tokens have written, ``[1]``."""
+    rank = tensor.shape[-1]
+    states = tuple(layer[None, :, :rank] for layer in tensor)
+    before = tuple(layer[:, rank:].reshape(1, -1) for layer in tensor) if tensor.shape[2] > rank else None
+    return MemoryState(states, written, before=before)
 
 
 def _bytes(name: str, value: Any) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deltamem.ops.packed import Batch
+from deltamem.ops.packed import WRITES, Batch
 
 _KEPT = 4096
 
@@ -24,7 +24,7 @@ class Taken(NamedTuple):
     """The memory of a request that has finished.
 
     Attributes:
-        value: ``[L, N, R, R]``.
+        value: ``[L, N, R, R]``, or ``[L, N, R + 1, R]``, as the rings are.
         fed: how many tokens the engine fed.
         written: how many tokens have written to it, before this request and in it.
     """
@@ -58,16 +58,20 @@ class Rings:
         layers: L, how many layers remember.
         states: N.
         rank: R.
+        key_tokens: how many tokens a write address is made from; for two, below each matrix is what the last token adds
+            to the next one's.
         requests: how many may run at once.
         speculated: how many tokens the engine may draft at a time.
     """
 
-    def __init__(self, layers: int, states: int, rank: int, requests: int, speculated: int = 0) -> None:
+    def __init__(
+        self, layers: int, states: int, rank: int, requests: int, speculated: int = 0, key_tokens: int = 1
+    ) -> None:
         self.places = 2 + speculated
         # Slot 0 is of padding. A request that ends and one that begins in the same step have a slot each.
         self.slots = 2 * requests + 1
-        self.values = torch.zeros(layers, self.slots, self.places, states, rank, rank, dtype=torch.float32)
-        self.shape = (layers, states, rank)
+        self.shape = (layers, states, rank + key_tokens - 1, rank)
+        self.values = torch.zeros(layers, self.slots, self.places, *self.shape[1:], dtype=torch.float32)
         self._tags = torch.full((self.slots, self.places), -1, dtype=torch.int64)
         self._by_page = torch.zeros(1, dtype=torch.int64)
         self._running: dict[int, Running] = {}
@@ -84,7 +88,7 @@ class Rings:
     def begin(
         self, slot: int, page: int, state: Tensor | None, flags: Tensor, ticket: str | None, written: int = 0
     ) -> None:
-        """Has a request begin, or begin again after a preemption, with a memory ``[L, N, R, R]``."""
+        """Has a request begin, or begin again after a preemption, with a memory as the rings hold it."""
         self._tags[slot] = -1
         self._tags[slot, 0] = 0
         self.values[:, slot, 0] = 0 if state is None else state
@@ -165,5 +169,5 @@ class Rings:
         if int(self._tags[slot, tokens % self.places]) != tokens:
             return f"The memory after {tokens} tokens is not there any more."
         said, rest = running.flags[:-1][:tokens], max(0, tokens - len(running.flags) + 1)
-        written = running.written + int(said.sum()) + rest * int(running.flags[-1])
+        written = running.written + int((said == WRITES).sum()) + rest * int(running.flags[-1] == WRITES)
         return Taken(self.values[:, slot, tokens % self.places].clone(), tokens, written)
