@@ -1,7 +1,9 @@
 """The parts of the plugin for vLLM that need no vLLM: what a request says, and the rings of those that run."""
 
+import ast
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +17,10 @@ import deltamem
 import tiny
 from deltamem.formats.state import state_to_bytes
 from deltamem.ops.packed import PASSES, READS, WRITES
+from deltamem.vllm import check
 from deltamem.vllm.request import MemoryRequest, stacked, unstacked
 from deltamem.vllm.rings import MemoryLostError, Rings
-from deltamem.vllm.routes import MemoryRoutes
+from deltamem.vllm.routes import Refusals
 
 LAYERS, STATES, RANK = 2, 1, 3
 
@@ -149,7 +152,7 @@ def test_a_memory_with_addresses_of_two_tokens_comes_back():
 def test_a_request_to_vllms_server_whose_memory_would_be_wrong_never_reaches_it(more: dict[str, Any], said: str):
     reached = []
     app = FastAPI()
-    MemoryRoutes().attach_router(app)
+    app.add_middleware(Refusals)
 
     @app.post("/v1/completions")
     async def complete(request: Request) -> None:
@@ -177,3 +180,14 @@ def test_without_vllm_the_command_says_how_to_get_it(monkeypatch: pytest.MonkeyP
     hollow = engine.open_hollow("embedded", "multi")
     with pytest.raises(ValueError, match=r"vLLM is not installed here.*docs/vllm\.md"):
         engine.vllm_engine("embedded", "multi")(*hollow, None, watch=lambda *_: None, delivered=lambda: None)
+
+
+def test_the_check_at_the_start_knows_all_that_is_imported_of_vllm():
+    known = check._LEANT_ON | check._LEANT_ON_IN_FRONT
+    imported = set()
+    for file in Path(check.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vllm":
+                imported |= {f"{node.module}:{name.name}" for name in node.names}
+    assert len(imported) > 10
+    assert imported <= set(known)

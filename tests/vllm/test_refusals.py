@@ -1,5 +1,7 @@
 """What cannot be served is refused before it is, with the reason and what to do."""
 
+import importlib
+import sys
 import types
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 
 import deltamem
-from deltamem.vllm.check import UNTESTED, UnfitError, check_pages, check_setup, check_version
+from deltamem.vllm.check import UNTESTED, UnfitError, check_front, check_pages, check_setup, check_version
 from deltamem.vllm.flags import engine_arguments
 from deltamem.vllm.request import MemoryRequest
 
@@ -32,6 +34,7 @@ def configured(folder: Path, **changed: Any) -> Any:
 def test_the_flags_fit(folder: Path):
     check_setup(configured(folder))
     check_version()
+    check_front()
 
 
 @pytest.mark.parametrize(
@@ -49,15 +52,50 @@ def test_set_ups_in_which_memories_would_be_wrong(folder: Path, changed: dict[st
 
 def test_another_version_of_vllm(monkeypatch: pytest.MonkeyPatch):
     import vllm
-    from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
 
     monkeypatch.setattr(vllm, "__version__", "0.99.1")
     with pytest.raises(UnfitError, match=f"This is vLLM 0.99.1.*{UNTESTED}=1"):
         check_version()
     monkeypatch.setenv(UNTESTED, "1")
     check_version()
-    monkeypatch.delattr(KVConnectorBase_V1, "update_state_after_alloc")
-    with pytest.raises(UnfitError, match="lacks update_state_after_alloc"):
+
+
+BASE = "vllm.distributed.kv_transfer.kv_connector.v1.base:KVConnectorBase_V1"
+
+
+@pytest.mark.parametrize(
+    ("place", "lack"),
+    [
+        ("vllm.model_executor.models.registry:_ModelRegistry.register_model", "ModelRegistry.register_model"),
+        (f"{BASE}.update_state_after_alloc", "KVConnectorBase_V1.update_state_after_alloc"),
+        ("vllm.model_executor.models.qwen3:Qwen3Attention.__init__", "Qwen3Attention.qkv_proj"),  # which it sets
+        ("vllm.v1.request:Request.num_tokens", "Request.num_tokens"),
+        ("vllm.forward_context:get_forward_context", "vllm.forward_context:get_forward_context"),
+        ("vllm.v1.core.kv_cache_manager", "vllm.v1.core.kv_cache_manager:KVCacheBlocks"),
+        ("vllm.v1.engine.llm_engine:LLMEngine.abort_request", "LLMEngine.abort_request"),
+        ("vllm.engine.protocol:EngineClient.collective_rpc", "EngineClient.collective_rpc"),
+    ],
+)
+def test_a_vllm_that_lacks_something_is_refused_by_its_name(place: str, lack: str, monkeypatch: pytest.MonkeyPatch):
+    module, _, path = place.partition(":")
+    *owners, name = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for each in owners:
+        owner = getattr(owner, each)
+    if path:
+        monkeypatch.delattr(owner, name)
+    else:
+        monkeypatch.setitem(sys.modules, module, None)
+    check = check_front if "engine" in module else check_version
+    with pytest.raises(UnfitError, match=rf"lacks {lack}[ ,].*which δ-mem needs"):
+        check()
+
+
+def test_a_vllm_that_calls_a_hook_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch):
+    from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
+
+    monkeypatch.setattr(KVConnectorBase_V1, "build_connector_meta", lambda self, output, step: None)
+    with pytest.raises(UnfitError, match=r"other parameters for KVConnectorBase_V1\.build_connector_meta;"):
         check_version()
 
 

@@ -46,7 +46,7 @@ from deltamem.serve.engine.sampling import MAX_LOGPROBS, Chosen, Sampling
 from deltamem.serve.engine.text import TextStream
 from deltamem.serve.settings import EngineLimits
 from deltamem.state import MemoryState
-from deltamem.vllm.check import UnfitError
+from deltamem.vllm.check import UnfitError, check_front
 from deltamem.vllm.flags import engine_arguments
 from deltamem.vllm.request import MemoryRequest, unstacked
 
@@ -434,6 +434,7 @@ def _start(
         raise UnfitError(
             f"vLLM is not installed here ({missing}). It needs its own environment: docs/vllm.md says how to make one."
         ) from None
+    check_front()
     arguments = engine_arguments(backbone, adapter)
     if context <= CHUNK:  # vLLM samples a token after whatever it reads, so a whole chunk takes one position more
         arguments["hf_overrides"] |= {"max_position_embeddings": context + 1}

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 
+from deltamem.vllm.check import check_front
 from deltamem.vllm.request import check_body
 
 _Message = MutableMapping[str, Any]
@@ -26,7 +27,12 @@ class MemoryRoutes:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Adds the route and the refusals."""
+        """Adds the route and the refusals.
+
+        Raises:
+            UnfitError: vLLM lacks something that they lean on.
+        """
+        check_front()
         app.include_router(router)
         app.add_middleware(Refusals)
 
