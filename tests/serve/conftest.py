@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from scripts import postgres
+from scripts import running_postgres
 from serving import running
 
 from deltamem.serve.server import Server
@@ -21,9 +21,4 @@ def http(server: Server) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
     """A PostgreSQL server of the tests' own."""
-    pytest.importorskip("psycopg")
-    if postgres().find_binaries() is None:
-        pytest.skip("no PostgreSQL server is installed (initdb is neither on the path nor in /usr/lib/postgresql)")
-    cluster = postgres().Server(postgres().find_binaries())
-    yield cluster
-    cluster.remove()
+    yield from running_postgres()

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib.util
 import json
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from scripts import example
 from serving import address, make_server, running, start, start_app
 
 CHAT = "/v1/chat/completions"
@@ -57,23 +57,12 @@ def replicas(store: str) -> Iterator[list[Replica]]:
             replica.stop()
 
 
-def load_example() -> Any:
-    """A module of its own with the router, whose constants a test may set."""
-    place = Path(__file__).parents[2] / "examples" / "router.py"
-    spec = importlib.util.spec_from_file_location("router_example", place)
-    assert spec is not None
-    assert spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    return example
-
-
 @contextlib.contextmanager
 def routed(replicas: Sequence[Replica]) -> Iterator[httpx.Client]:
     """A client of the router before these replicas."""
-    example = load_example()
-    example.PATIENCE = 120.0  # a busy machine's replicas are slow, not gone
-    web, thread = start_app(example.create_router([replica.url for replica in replicas]))
+    router = example("router")
+    router.PATIENCE = 120.0  # a busy machine's replicas are slow, not gone
+    web, thread = start_app(router.create_router([replica.url for replica in replicas]))
     try:
         with httpx.Client(base_url=address(web), timeout=60) as http:
             yield http
@@ -83,7 +72,7 @@ def routed(replicas: Sequence[Replica]) -> Iterator[httpx.Client]:
 
 
 def test_a_connection_that_breaks_off_once_moves_nobody() -> None:
-    example = load_example()
+    router = example("router")
     asked = 0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -101,9 +90,9 @@ def test_a_connection_that_breaks_off_once_moves_nobody() -> None:
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with server, httpx.AsyncClient() as client:
-            router = example.Router([url], client)
-            await router.ask(url)
-        return bool(router.ready[url])
+            asker = router.Router([url], client)
+            await asker.ask(url)
+        return bool(asker.ready[url])
 
     assert asyncio.run(watched(once=0))  # the first connection breaks off, the second one answers
     assert not asyncio.run(watched(once=-1))  # both break off

@@ -2,13 +2,9 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +16,7 @@ import httpx
 import pytest
 import torch
 from serving import PATIENCE_S, make_server, running
-from talk import CHAT, content, make_vllm_server, matrices, say
+from talk import CHAT, command, content, free_url, make_vllm_server, matrices, say
 
 from deltamem.demo.world import SUGGESTIONS
 from deltamem.formats.state import unpack_state
@@ -220,33 +216,11 @@ def test_a_failure_of_vllm_fails_its_jobs_and_changes_nothing(
     assert say(http, "failing", "What pet do I have?")["memory"]["version"] == 3
 
 
-@contextlib.contextmanager
-def command(home: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A `deltamem serve --engine vllm` of its own process, once it is ready."""
-    line = [sys.executable, "-m", "deltamem", "serve", "--engine", "vllm", "--model", "embedded"]
-    line += ["--port", url.rpartition(":")[2], "--store", f"sqlite:///{home}/sessions.db"]
-    environment = os.environ | {"DELTAMEM_HOME": str(home)}
-    with (home / "log").open("ab") as log, subprocess.Popen(line, env=environment, stderr=log, stdout=log) as process:
-        try:
-            until, status = time.monotonic() + PATIENCE_S, 0
-            while status != 200:
-                assert process.poll() is None, (home / "log").read_text()[-3000:]
-                assert time.monotonic() < until, (home / "log").read_text()[-3000:]
-                with contextlib.suppress(httpx.TransportError):
-                    status = httpx.get(f"{url}/readyz").status_code
-                time.sleep(0.3)
-            yield process
-        finally:
-            process.kill()
-
-
 def test_the_command_killed_in_mid_answer_and_before_its_commit_keeps_what_it_acknowledged(tmp_path: Path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    url, store = free_url(), f"sqlite:///{tmp_path}/sessions.db"
     told, asked = SUGGESTIONS[0]
     body = {"messages": [{"role": "user", "content": asked}], "temperature": 0, "stream": True}
-    with command(tmp_path, url) as process, httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
+    with command(tmp_path, url, store) as process, httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
         assert say(client, "ravi", told)["memory"]["version"] == 2
         before = matrices(client, "ravi")
         text = ""
@@ -264,7 +238,7 @@ def test_the_command_killed_in_mid_answer_and_before_its_commit_keeps_what_it_ac
                 elif line.startswith(":") and "Lisbon" in text:  # nothing has come for some seconds
                     process.send_signal(signal.SIGKILL)
         assert "Lisbon" in text
-    with command(tmp_path, url) as process, httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
+    with command(tmp_path, url, store) as process, httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
         assert torch.equal(matrices(client, "ravi"), before)
         answer = say(client, "ravi", asked)
         assert "Lisbon" in content(answer)
@@ -277,8 +251,8 @@ def test_the_command_killed_in_mid_answer_and_before_its_commit_keeps_what_it_ac
             process.send_signal(signal.SIGKILL)
             with contextlib.suppress(httpx.TransportError):
                 list(lines)
-    with contextlib.closing(SessionStore.open(f"sqlite:///{tmp_path}/sessions.db")) as store:
-        head = store.load("default", "ravi")
+    with contextlib.closing(SessionStore.open(store)) as sessions:
+        head = sessions.load("default", "ravi")
         assert head.number == 3
         state, _ = unpack_state(head.state)
         torch.testing.assert_close(torch.stack([layer[0] for layer in state.states]), after)
