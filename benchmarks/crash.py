@@ -10,6 +10,7 @@ sessions.
 """
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -40,6 +41,7 @@ from deltamem.serve.app import create_app
 from deltamem.serve.server import Server
 from deltamem.serve.settings import Settings
 from deltamem.store import NotFoundError, SessionStore
+from serve import Serving
 
 TOLERANCE = 1e-4
 TENANT = "default"
@@ -310,7 +312,9 @@ def nurse(store: str) -> int:
     torch.set_num_threads(1)
     model, tokenizer = load_backbone()
     load_demo_adapter(model, "multi")
-    observe(model, torch.ones(1, 2, dtype=torch.int64))  # compiles
+    with tempfile.TemporaryDirectory() as folder, Serving(made(model, tokenizer, f"sqlite:///{folder}/x.db")) as url:
+        load(lambda: None, url, [Client("first", random.Random(0))], 1, 0.0)  # what the first turn builds, forks have
+    gc.freeze()  # what is there now stays, so no server copies it by looking for garbage
     for line in sys.stdin:
         if line == "wait\n":
             print(os.waitstatus_to_exitcode(os.wait()[1]) * -1, flush=True)
@@ -323,11 +327,16 @@ def nurse(store: str) -> int:
     return 0
 
 
+def made(model: Any, tokenizer: Any, store: str) -> Server:
+    """A server on a store."""
+    sessions = SessionStore.open(store, keep_messages=True, keep_versions=None)
+    return Server(model, tokenizer, sessions, Settings(secret=b"for one hour only"))
+
+
 def serve(model: Any, tokenizer: Any, store: str, port: int) -> None:
     """Serves as ``deltamem serve`` does."""
-    sessions = SessionStore.open(store, keep_messages=True, keep_versions=None)
-    server = Server(model, tokenizer, sessions, Settings(secret=b"for one hour only"))
-    uvicorn.run(create_app(server), host="127.0.0.1", port=port, log_level="warning", access_log=False)
+    application = create_app(made(model, tokenizer, store))
+    uvicorn.run(application, host="127.0.0.1", port=port, log_level="warning", access_log=False)
 
 
 def local_http(url: str, headers: dict[str, str] | None = None) -> httpx.Client:

@@ -2,10 +2,11 @@
 
     python benchmarks/fuzz.py --cases 10000 --json - --check
 
-Requests that are broken in every way that is known here go to a server with its encryption on, most of them straight to
-the application, one in ten through a socket. Any answer but one of 500 will do. Changed files of memories and adapters
-go to their readers, half of the memories with a checksum that fits. A file may be read or refused by the reader's own
-error; any other error is a failure, and so is a class that ``pickle`` is made to look up.
+Requests that are broken in every way that is known here go to a server with its encryption on, several at a time, most
+of them straight to the application, one in twenty through a socket. Any answer but one of 500 will do. Changed files of
+memories and adapters, three for each request, go to their readers, half of the memories with a checksum that fits. A
+file may be read or refused by the reader's own error; any other error is a failure, and so is a class that ``pickle``
+is made to look up.
 """
 
 import asyncio
@@ -45,7 +46,10 @@ from deltamem.store import SessionStore, StateKeys
 
 # What a server may answer with besides success and refusals: it is full, late or leaving.
 MEANT = (503, 504)
-BATCH = 60  # cases between two looks at the clock
+BATCH = 240  # cases between two looks at the clock
+REQUESTS = 4  # one case in so many is a request, which takes ten times as long as a file
+SOCKET = 20  # one request in so many goes through a socket
+AT_ONCE = 8
 
 
 def main() -> int:
@@ -59,7 +63,7 @@ def main() -> int:
 
 
 def measure(cases: int, *, seed: int = 0, until: float = math.inf) -> dict[str, Any]:
-    """Broken requests and changed files, as many of the one as of the other.
+    """Broken requests, and three times as many changed files.
 
     Args:
         cases: how many of both together, at most.
@@ -75,7 +79,8 @@ def measure(cases: int, *, seed: int = 0, until: float = math.inf) -> dict[str, 
         state = client.socket.get("/v1/sessions/ravi/export").json()["state"]
         while done < cases and time.monotonic() < until:
             count = min(BATCH, cases - done)
-            sent = [broken_request(rng, state) for _ in range(count // 2 - 1)]
+            memory = client.remember()
+            sent = [broken_request(rng, state, memory) for _ in range(count // REQUESTS - 1)]
             sent.append(readers.an_import())
             for request, (status, said) in zip(sent, client.answers(sent), strict=True):
                 statuses[status] += 1
@@ -128,13 +133,28 @@ class Client:
         self._application, self._loop = application, loop
         self.socket = httpx.Client(base_url=url, timeout=120)
 
+    def remember(self) -> str:
+        """The id of a new memory."""
+        told = {"messages": "I live in Rome.", "user_id": "ravi"}
+        return str(self.socket.post("/v1/memories", json=told).raise_for_status().json()["results"][0]["id"])
+
     def answers(self, requests: list[Sent]) -> list[tuple[int, str]]:
-        """Statuses and texts, every tenth through the socket; status 0 is what httpx will not send."""
-        straight = [request for number, request in enumerate(requests) if number % 10]
-        waiting = asyncio.run_coroutine_threadsafe(self._straight(straight), self._loop)
-        through = iter([self._through(request) for request in requests[::10]])
-        rest = iter(waiting.result(600))
-        return [next(rest if number % 10 else through) for number in range(len(requests))]
+        """Statuses and texts, some through the socket; status 0 is what httpx will not send."""
+        found: list[tuple[int, str]] = [(0, "")] * len(requests)
+        straight = [place for place in range(len(requests)) if place % SOCKET]
+
+        async def ask(lane: list[int]) -> None:
+            for place in lane:
+                found[place] = await self._ask(requests[place])
+
+        async def ask_all() -> None:
+            await asyncio.gather(*(ask(straight[lane::AT_ONCE]) for lane in range(AT_ONCE)))
+
+        waiting = asyncio.run_coroutine_threadsafe(ask_all(), self._loop)
+        for place in range(0, len(requests), SOCKET):
+            found[place] = self._through(requests[place])
+        waiting.result(600)
+        return found
 
     def _through(self, request: Sent) -> tuple[int, str]:
         method, path, headers, body = request
@@ -143,9 +163,6 @@ class Client:
         except (httpx.InvalidURL, httpx.LocalProtocolError):
             return 0, ""
         return reply.status_code, reply.text
-
-    async def _straight(self, requests: list[Sent]) -> list[tuple[int, str]]:
-        return [await self._ask(request) for request in requests]
 
     async def _ask(self, request: Sent) -> tuple[int, str]:
         method, path, headers, body = request
@@ -249,9 +266,29 @@ RIGHT: list[tuple[str, str, Any]] = [
     ("POST", "/v1/chat/completions", TURN | {"memory": {"session": "other"}, "temperature": 0}),
     ("GET", "/v1/sessions/other/memory", None),
     ("DELETE", "/v1/sessions/fork", None),
+    ("POST", "/v1/messages", TURN | {"system": "Be kind.", "memory": {"session": "ravi"}, "stop_sequences": ["."]}),
+    ("POST", "/v1/messages/count_tokens", {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi."}]}],
+                                           "tools": [{"name": "look", "input_schema": {"type": "object"}}]}),
+    ("POST", "/v1/embeddings", {"input": ["Hi.", "I live in Lisbon."], "encoding_format": "base64"}),
+    ("POST", "/v1/memories", {"messages": "I live in Rome.", "user_id": "ravi", "metadata": {"a": 1}}),
+    ("POST", "/v1/memories", {"messages": [{"role": "user", "content": "I sing."}], "agent_id": "a", "run_id": "r"}),
+    ("POST", "/v1/memories/search", {"query": "Where do I live?", "user_id": "ravi", "limit": 2, "ask": False}),
+    ("GET", "/v1/memories?user_id=ravi&limit=2", None),
+    ("DELETE", "/v1/memories?user_id=ravi", None),
+    ("GET", "/v1/memories/MEMORY", None),
+    ("PUT", "/v1/memories/MEMORY", {"text": "I live in Oslo.", "metadata": {"b": True}}),
+    ("GET", "/v1/memories/MEMORY/history", None),
+    ("GET", "/v1/audit?session=ravi&since=2026-01-01&limit=2", None),
+    ("GET", "/v1/users/ravi/export", None),
+    ("DELETE", "/v1/users/mina", None),
+    ("GET", "/v1/tenants/default/export", None),
     ("GET", "/v1/models", None),
+    ("GET", "/v1/models/deltamem", None),
     ("GET", "/metrics", None),
 ]  # fmt: skip
+# How often each is drawn: what runs the model less, so that most cases are about what is told before it runs. A recall
+# without questions asks many of its own.
+WEIGHTS = {"recall": 1, "forget": 1, "completions": 4, "responses": 4, "messages": 4, "observe": 4, "memories": 4}
 ODD: list[Any] = [
     None, True, 0, -1, 2**31, 2**63, 2**70, 1e308, -0.0, 0.1, "", " ", "x" * 5000, "\ud800", "\x00", "😀", "../..",
     "ravi", [], {}, [[]], [None], {"": None}, [[[[[[[[]]]]]]]], {"role": "user", "content": "\ud83d"}, "STATE", "1e999",
@@ -274,12 +311,12 @@ QUERIES = [
 ]  # fmt: skip
 
 
-def broken_request(rng: random.Random, state: str) -> Sent:
-    """A request of :data:`RIGHT` with up to three things changed: a value, a key, the path, a header, or bytes."""
-    method, path, body = rng.choice(RIGHT)
+def broken_request(rng: random.Random, state: str, memory: str) -> Sent:
+    """A request of :data:`RIGHT`, most often with changes: a value, a key, the path, a header, or bytes."""
+    method, path, body = rng.choices(RIGHT, [WEIGHTS.get(right[1].rpartition("/")[2], 12) for right in RIGHT])[0]
     body = copy.deepcopy(body)
     headers: dict[str, bytes] = {"Content-Type": b"application/json"}
-    for _ in range(rng.randrange(4)):
+    for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 3))):
         way = rng.randrange(12)
         if way < 7 and body is not None:
             body = changed_value(rng, body)
@@ -291,7 +328,7 @@ def broken_request(rng: random.Random, state: str) -> Sent:
         else:
             method = rng.choice(("GET", "POST", "PUT", "PATCH", "DELETE"))
     path = path.replace("CURSOR", base64.urlsafe_b64encode(nested(rng).encode()).decode())
-    path = path.replace("STATE", state[:50])
+    path = path.replace("STATE", state[:50]).replace("MEMORY", memory)
     if body is None:
         return method, path, headers, b""
     content = deepened(rng, json.dumps(body))

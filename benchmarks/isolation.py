@@ -10,6 +10,7 @@ same for all tenants, so that a query which forgot its tenant would find another
 """
 
 import json
+import math
 import os
 import random
 import sys
@@ -84,32 +85,56 @@ class Speaker:
     ask: str
 
 
-def measure(sessions: int, tenants: int, turns: int, seed: int = 0, engine: str = "own") -> dict[str, Any]:
-    """Holds all dialogues together and then one by one, and compares; another seed, other dialogues.
+def measure(
+    sessions: int,
+    tenants: int,
+    turns: int,
+    seed: int = 0,
+    engine: str = "own",
+    rounds: int = 1,
+    until: float = math.inf,
+) -> dict[str, Any]:
+    """Holds all dialogues together and then one by one, and compares.
 
     Each session by itself is served by the own engine, whatever serves all at once.
+
+    Args:
+        sessions: how many hold a dialogue.
+        tenants: to whom they belong.
+        turns: of all sessions in one round.
+        seed: another one, other dialogues.
+        engine: what runs the model for all at once.
+        rounds: how often all hold their dialogues together, each time on an empty store and in other batches.
+        until: a time of ``time.monotonic``, after which no further round begins.
     """
     speakers = cast(sessions, tenants, turns, seed)
+    together: list[list[str]] = []
+    states: list[list[torch.Tensor]] = []
+    foreign = held = 0
+    seconds = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        with served(folder, "together", sessions, speakers, engine) as (server, say):
-            with ThreadPoolExecutor(sessions) as pool:
-                together = list(pool.map(lambda speaker: hold(speaker, say), speakers))
-            seconds = time.perf_counter() - start
-            states = [versions(server, speaker) for speaker in speakers]
-            foreign = sum(foreigners(server, speakers, speaker) for speaker in speakers)
+        while held < rounds and (not held or time.monotonic() < until):
+            start = time.perf_counter()
+            with served(folder, f"together{held}", sessions, speakers, engine) as (server, say):
+                with ThreadPoolExecutor(sessions) as pool:
+                    together += pool.map(lambda speaker, say=say: hold(speaker, say), speakers)
+                seconds += time.perf_counter() - start
+                states += [versions(server, speaker) for speaker in speakers]
+                foreign += sum(foreigners(server, speakers, speaker) for speaker in speakers)
+            held += 1
         with served(folder, "alone", sessions, speakers) as (server, say):
-            alone = [hold(speaker, say) for speaker in speakers]
-            own = [versions(server, speaker) for speaker in speakers]
+            alone = [hold(speaker, say) for speaker in speakers] * held
+            own = [versions(server, speaker) for speaker in speakers] * held
+    talking = speakers * held
     canaries = {speaker.canary for speaker in speakers}
     asked = [
         (speaker, answer)
-        for speaker, answers in zip(speakers, together, strict=True)
+        for speaker, answers in zip(talking, together, strict=True)
         for said, answer in zip(speaker.script, answers, strict=True)
         if said == speaker.ask
     ]
     pairs = [pair for mine, theirs in zip(states, own, strict=True) for pair in zip(mine, theirs, strict=True)]
-    last = [found[-1] for found in states]
+    last = [[found[-1] for found in states[at : at + sessions]] for at in range(0, len(states), sessions)]
     return {
         "engine": engine,
         "sessions": sessions,
@@ -119,7 +144,7 @@ def measure(sessions: int, tenants: int, turns: int, seed: int = 0, engine: str 
         "answers_unlike_alone": sum(a != b for a, b in zip(flat(together), flat(alone), strict=True)),
         "answers_with_anothers_canary": sum(
             any(other in answer for other in canaries - {speaker.canary})
-            for speaker, answers in zip(speakers, together, strict=True)
+            for speaker, answers in zip(talking, together, strict=True)
             for answer in answers
         ),
         "canaries_asked_for": len(asked),
@@ -129,7 +154,7 @@ def measure(sessions: int, tenants: int, turns: int, seed: int = 0, engine: str 
         "states_equal_bit_for_bit": sum(torch.equal(a, b) for a, b in pairs),
         "state_difference_from_alone": max(float((a - b).abs().max()) for a, b in pairs),
         "state_difference_from_nearest_other": min(
-            float((a - b).abs().max()) for i, a in enumerate(last) for b in last[:i]
+            float((a - b).abs().max()) for ended in last for i, a in enumerate(ended) for b in ended[:i]
         ),
     }
 

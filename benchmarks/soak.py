@@ -4,9 +4,11 @@
 
 Clients hold turns through HTTP, some of them streams that they leave early, some with bodies that are refused;
 sessions are made, forked, rolled back and deleted all the while. The resident memory of the process is read after the
-first tenth, when every buffer has reached its size, and at the end. Memories and messages are encrypted.
+first tenth, when every buffer has reached its size, and at the end. Memories and messages are encrypted. A refusal
+because the store was busy for ten seconds is counted and is no failure: nothing was written, and it may be repeated.
 """
 
+import math
 import os
 import random
 import statistics
@@ -36,17 +38,23 @@ CLIENTS = 4
 def main() -> int:
     parser = command_line(__doc__, f"exit 1 if it grew by more than {CEILING_MIB} MiB")
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--rate", type=float, default=math.inf, help="requests a second, at most")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
     report = {"machine": machine()}
-    report |= measure(60 * options.minutes)
+    report |= measure(60 * options.minutes, options.rate)
     grew = [f"it grew by {report['grew_mib']} MiB"] if report["grew_mib"] > CEILING_MIB else []
     return tell(report, options, [*grew, *report["unexpected"]])
 
 
-def measure(seconds: float) -> dict[str, Any]:
-    """Runs the load for so long, once each client has held a turn and left one, and reads the memory along the way."""
+def measure(seconds: float, rate: float = math.inf) -> dict[str, Any]:
+    """Runs the load for so long, once each client has held a turn and left one, and reads the memory along the way.
+
+    Args:
+        seconds: how long.
+        rate: requests a second of all clients together, at most.
+    """
     model, tokenizer = load_backbone()
     load_demo_adapter(model, "multi")
     samples: list[float] = []
@@ -56,7 +64,7 @@ def measure(seconds: float) -> dict[str, Any]:
         settings = Settings(secret=os.urandom(32), max_tokens=12)
         server = Server(model, tokenizer, store, settings, EngineLimits(max_batch=CLIENTS))
         with Serving(server) as url:
-            users = [User(number) for number in range(CLIENTS)]
+            users = [User(number, pause=CLIENTS / rate) for number in range(CLIENTS)]
             for thread in _start(users, url, 0.0):
                 thread.join()
             end = time.monotonic() + seconds
@@ -75,6 +83,7 @@ def measure(seconds: float) -> dict[str, Any]:
         "requests": sum(user.requests for user in users),
         "turns": sum(user.turns for user in users),
         "left_early": sum(user.left for user in users),
+        "refused_by_a_busy_store": sum(user.busy for user in users),
         "sessions_at_the_end": left,
         "locks_at_the_end": busy,
         "resident_after_a_tenth_mib": round(first, 1),
@@ -92,13 +101,14 @@ def _start(users: list["User"], url: str, end: float) -> list[threading.Thread]:
 
 
 class User:
-    """One client that does what clients do, with up to eight sessions at a time."""
+    """One client that does what clients do, with up to eight sessions at a time, and a pause after each request."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, pause: float) -> None:
+        self._pause = pause
         self._rng = random.Random(f"soak/{number}")
         self._name = f"user{number}"
         self._sessions: list[str] = []
-        self.requests = self.turns = self.left = 0
+        self.requests = self.turns = self.left = self.busy = 0
         self.unexpected: set[str] = set()
 
     def live(self, url: str, end: float) -> None:
@@ -120,10 +130,10 @@ class User:
                     self._rng.choice(acts)(http)
                 except httpx.TransportError as error:
                     self.unexpected.add(repr(error))
+                time.sleep(self._pause)
 
     def _turn(self, http: httpx.Client) -> None:
-        self._expect(http.post("/v1/chat/completions", json=self._body()), 200)
-        self.turns += 1
+        self.turns += self._expect(http.post("/v1/chat/completions", json=self._body()), 200) == 200
 
     def _leave(self, http: httpx.Client) -> None:
         with http.stream("POST", "/v1/chat/completions", json=self._body() | {"stream": True}) as reply:
@@ -158,7 +168,9 @@ class User:
         return self._rng.choice(self._sessions)
 
     def _expect(self, reply: httpx.Response, *statuses: int) -> int:
-        if reply.status_code not in statuses:
+        if reply.status_code == 503 and reply.json()["error"]["code"] == "store_unavailable":
+            self.busy += 1
+        elif reply.status_code not in statuses:
             self.unexpected.add(f"{reply.status_code}: {reply.text[:200]}")
         return reply.status_code
 
