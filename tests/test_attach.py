@@ -53,6 +53,7 @@ def test_removing_the_active_adapter_leaves_the_newest() -> None:
         attachment = deltamem.attach(model, name=name)
     attachment.remove("c")
     assert attachment.active == "b"
+    assert repr(attachment) == "Attachment(Qwen3ForCausalLM, adapters=['a', 'b'], active='b')"
 
 
 def test_a_notebook_cell_can_be_run_twice() -> None:

@@ -66,6 +66,8 @@ MISTAKES = {
     "bench generation --model ./nothing": "There is no model folder ./nothing.",
     "store stats --store sqlite:///nothing.db": "nothing.db",
     "serve --port {port}": "Port {port} of 127.0.0.1 is in use. Give another --port",
+    "serve --port 0 --allow-origin https://a.example/": "--allow-origin https://a.example/ is no web origin: write it",
+    "serve --port 0 --allow-origin chat.example": "--allow-origin chat.example is no web origin: write it as browsers",
     "serve --host 192.0.2.1": "--host 192.0.2.1 is not an address of this machine.",
     "serve --host 0.0.0.0 --port 0 --store sqlite:///empty.db": "0.0.0.0 can be reached from other machines",
     "serve --port 0 --store sqlite:///locked.db": "the store was opened without keys.",

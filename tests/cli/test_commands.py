@@ -262,4 +262,6 @@ def test_every_option_may_be_an_environment_variable(
     with pytest.raises(SystemExit) as exit_:
         main(["serve"])
     assert exit_.value.code == 2
-    assert "--port" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "'--port'" in said
+    assert "(set by DELTAMEM_SERVE_PORT; deltamem serve --help)" in said

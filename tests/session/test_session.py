@@ -25,6 +25,13 @@ def test_observing_writes_and_shows_nothing(model, tokenizer):
     assert session.visible == []
 
 
+def test_a_session_is_shown_in_a_line(model, tokenizer):
+    session = deltamem.Session(model, tokenizer)
+    session.reply("hello", **SHORT)
+    written = int(session.state.tokens)
+    assert repr(session) == f"Session(written_tokens={written}, visible=2, frozen=False)"
+
+
 def test_a_reply_reads_the_memory_and_then_writes_the_turn(model, tokenizer):
     session = deltamem.Session(model, tokenizer, window=0)
     session.observe("I live in Lisbon.")

@@ -79,6 +79,9 @@ class Attachment:
             parameter.requires_grad_(False)
         setattr(model, _KEY, self)
 
+    def __repr__(self) -> str:
+        return f"Attachment({type(self.model).__name__}, adapters={sorted(self.configs)}, active={self.active!r})"
+
     @property
     def active(self) -> str | None:
         """The name of the active adapter; ``None`` while the memory is disabled."""

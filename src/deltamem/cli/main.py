@@ -127,7 +127,17 @@ def _fail(line: str, code: int) -> NoReturn:
 def _usage_line(error: Any) -> str:
     """What is wrong and where to read on; nothing for a command without arguments, which has printed its help."""
     text = " ".join(error.format_message().replace("Value error, ", "").split())
-    return f"{text} ({error.ctx.command_path} --help)" if text and error.ctx else text
+    if not text or not error.ctx:
+        return text
+    return f"{text} ({_by_environment(error)}{error.ctx.command_path} --help)"
+
+
+def _by_environment(error: Any) -> str:
+    """The variable that gave an option its value, as words before others; empty where the command line gave it."""
+    parameter = getattr(error, "param", None)
+    if parameter is None or getattr(error.ctx.get_parameter_source(parameter.name), "name", "") != "ENVIRONMENT":
+        return ""
+    return f"set by {parameter.envvar or f'{error.ctx.auto_envvar_prefix}_{parameter.name.upper()}'}; "
 
 
 def _one_line(error: Exception) -> str:

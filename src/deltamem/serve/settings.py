@@ -1,9 +1,11 @@
 """How a server is set up, and what it refuses to be."""
 
 import ipaddress
+import re
 from dataclasses import dataclass
 
 LOCAL_TENANT = "default"
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,12 @@ class Settings:
                 f"{self.host} can be reached from other machines and there is no API key. Make one with "
                 "'deltamem keys create TENANT', or bind to 127.0.0.1."
             )
+        for origin in self.allow_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"--allow-origin {origin} is no web origin: write it as browsers send it, such as "
+                    "https://chat.example or http://localhost:3000, with no path and no slash at the end."
+                )
 
 
 @dataclass(frozen=True)

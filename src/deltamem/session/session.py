@@ -111,6 +111,10 @@ class Session:
         self._undo: deque[Snapshot] = deque(maxlen=undo)
         self._lock = threading.Lock()
 
+    def __repr__(self) -> str:
+        written = int(self.state.tokens.sum())
+        return f"Session(written_tokens={written}, visible={len(self.visible)}, frozen={self.frozen})"
+
     @classmethod
     def load(cls, path: str | Path, model: PreTrainedModel, tokenizer: Any, **options: Any) -> Self:
         """A session that continues from a saved memory, with nothing visible.

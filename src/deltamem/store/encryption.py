@@ -70,7 +70,9 @@ class StateKeys:
             except binascii.Error:
                 key = b""
             if not colon or not key:
-                raise EncryptionError(f"Key {number} is not written as id:base64; deltamem store new-key makes one.")
+                raise EncryptionError(
+                    f"Key {number} is not written as id:base64; deltamem store new-key NAME makes one."
+                )
             if key_id in keys:
                 raise EncryptionError(f"Key {number} has the id of an earlier one.")
             keys[key_id] = key
