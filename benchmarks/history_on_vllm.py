@@ -12,8 +12,8 @@ Run it where vLLM is installed (docs/vllm.md). A turn is a message and an answer
 
 Each engine has a process, and they take turns, so that a machine that slows down does so for all. Times are CPU time of
 one thread, medians of the rounds, without torch.compile. What a session leaves behind is counted too: keys and values
-of the history, or the file of the memory. The longest history is the most that SmolLM2's 8,192 positions hold beside
-message and answer, to the next 128.
+of the history, or the file of the memory. SmolLM2 has 8,192 positions, so the histories are read by a backbone of its
+shape with more, whose weights are random: they cost the same. `--positions 0` takes the model as it is.
 
     python benchmarks/history_on_vllm.py --draw benchmarks/results/history_on_vllm.json docs/images/history_on_vllm.png
 
@@ -23,12 +23,15 @@ draws what was measured; it needs matplotlib, not vLLM.
 import argparse
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from common import command_line, machine, tell
-from on_vllm import median_of, open_llm, processes
+from on_vllm import median_of, open_llm, open_own, processes
 
 KINDS = ("stock", "delta", "own")
 
@@ -38,20 +41,22 @@ def main() -> int:
     parser.add_argument("--model", default="smollm2", help="as deltamem serve takes it")
     parser.add_argument("--adapter", default="multi")
     parser.add_argument(
-        "--histories", type=int, nargs="+", default=[256, 1024, 2048, 4096, 8064], help="tokens before a turn"
+        "--histories", type=int, nargs="+", default=[256, 1024, 2048, 4096, 8192, 16384], help="tokens before a turn"
     )
+    parser.add_argument("--positions", type=int, default=32768, help="of a random backbone of the model's shape")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of a message")
     parser.add_argument("--answer", type=int, default=32, help="tokens")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--draw", nargs=2, type=Path, metavar=("JSON", "PNG"), help="draw figures instead of measuring")
+    parser.add_argument("--beside", default="", help="what else the machine does, for the file")
     parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.draw:
         return draw(*options.draw)
     if options.serve:
         return serve(options)
-    report = {"machine": machine()} | {
-        name: getattr(options, name) for name in ("model", "adapter", "prompt", "answer", "rounds")
+    report = {"machine": machine() | {"beside": options.beside}} | {
+        name: getattr(options, name) for name in ("model", "adapter", "positions", "prompt", "answer", "rounds")
     }
     report["histories"] = measure(options)
     return tell(report, options)
@@ -60,7 +65,10 @@ def main() -> int:
 def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """The figures of a turn for each history."""
     rounds: dict[int, list[dict[str, float]]] = {history: [] for history in options.histories}
-    with processes(KINDS, min(options.histories)) as ask:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        processes(KINDS, min(options.histories), *backbone(options, Path(folder))) as ask,
+    ):
         for number in range(options.rounds):
             for history in options.histories:
                 found: dict[str, float] = {}
@@ -68,6 +76,22 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
                     found |= ask(kind, history)
                 rounds[history].append(found)
     return {str(history): median_of(found) for history, found in rounds.items()}
+
+
+def backbone(options: argparse.Namespace, folder: Path) -> list[str]:
+    """What tells a process which model and adapter it runs; the random one is made in a folder."""
+    if not options.positions:
+        return []
+    from transformers import AutoModelForCausalLM
+
+    from deltamem.models.loading import find_adapter, load_config, load_tokenizer
+
+    torch.manual_seed(0)
+    config = load_config(options.model)
+    config.max_position_embeddings = options.positions
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    load_tokenizer(options.model).save_pretrained(folder)
+    return ["--model", str(folder), "--adapter", str(find_adapter(options.model, options.adapter))]
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -168,14 +192,7 @@ class Own:
     """deltamem's own engine, with a memory too."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        import torch
-
-        from deltamem.models.loading import load_model
-        from deltamem.serve.engine.engine import Engine
-
-        torch.set_num_threads(1)
-        model, tokenizer = load_model(options.model, options.adapter)
-        self.engine = Engine(model, tokenizer)
+        self.engine = open_own(options, most=1)
         self.options = options
         self._asked = 0
         self._state = self._write(None, some_tokens(min(options.histories), 0))
@@ -197,8 +214,6 @@ class Own:
         return {"own_first_token_s": first, "own_turn_s": time.process_time() - begun}
 
     def _write(self, state: Any, tokens: list[int]) -> Any:
-        import torch
-
         from deltamem.serve.engine.jobs import Written, results
 
         ids = torch.tensor([tokens])
@@ -229,7 +244,7 @@ def draw(measured: Path, picture: Path) -> int:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths], fontsize=8)
-    seconds = [2, 5, 10, 20, 50]
+    seconds = [2, 5, 10, 20, 50, 100, 200]
     axes.set_yticks(seconds, [str(each) for each in seconds])
     axes.minorticks_off()
     axes.set_xlabel("tokens of history")
