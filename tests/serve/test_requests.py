@@ -125,6 +125,24 @@ def test_arguments_of_a_call_may_be_deep_or_are_refused(http: httpx.Client, dept
     assert reply.status_code == (200 if depth == 30 else 400), reply.text
 
 
+HALF = {"type": "object", "x": "\ud800"}  # of a surrogate pair
+TOOLS: list[tuple[str, dict[str, Any]]] = [
+    ("chat/completions", {"tools": [{"type": "function", "function": {"name": "look", "parameters": HALF}}]}),
+    ("chat/completions", {"tools": [{"type": "function", "function": {"name": "look", "description": "\ud800"}}]}),
+    ("responses", {"input": "Hi.", "tools": [{"type": "function", "name": "look", "parameters": HALF}]}),
+    ("messages", {"tools": [{"name": "look", "input_schema": HALF}], "max_tokens": 1}),
+    ("messages/count_tokens", {"tools": [{"name": "look", "input_schema": HALF}]}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), TOOLS)
+def test_tools_with_text_that_is_none_are_refused(http: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    """A fuzzed schema had the tokenizer fail in counting."""
+    data = json.dumps(({} if "input" in body else {"messages": ASKED}) | body)
+    reply = http.post(f"/{path}", content=data, headers={"Content-Type": "application/json"})
+    assert "half of a surrogate pair" in refusal(reply)[0]
+
+
 @pytest.mark.parametrize(
     ("prompt", "field"),
     [(["a", 5], "prompt.1"), ([5, "a"], "prompt.1"), ([[5], [-1]], "prompt.1.0"), ([], "prompt"), ([True], "prompt")],

@@ -110,7 +110,8 @@ def test_a_full_disk_refuses_and_then_goes_on(tmp_path: Path) -> None:
             reply = turn(http)
         refused(reply, "full")
         assert store.get("default", "s").head == acknowledged
-        assert http.get("/healthz").status_code == 200
+        for address in ("/healthz", "/readyz", "/v1/sessions/s/memory"):
+            assert http.get(address).status_code == 200
         limit = 100_000
         store.database.engine.dispose()
         assert turn(http).json()["memory"]["version"] == acknowledged + 1

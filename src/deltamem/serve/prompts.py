@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from deltamem.chat import ChatTokens, Message, TemplateRefusedError
+from deltamem.chat import ChatTokens, Message
 from deltamem.chat.input import TextInput, WriteInput
 from deltamem.chat.template import render_text
+from deltamem.chat.tokens import check_text
 from deltamem.serve.errors import ApiError
 from deltamem.serve.tools import explained, knows_tools, syntax_of
 
@@ -128,7 +129,8 @@ class Prompts:
         more = {"tools": [dict(tool) for tool in tools]} if tools else {}
         try:
             text = render_text(self._tokenizer, messages, add_generation_prompt=True, **more)
-        except TemplateRefusedError as error:
+            check_text(text, "the messages and tools")
+        except ValueError as error:
             raise _unrenderable(error) from None
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
