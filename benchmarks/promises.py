@@ -43,7 +43,7 @@ ROUNDS = 5
 # Requests a second of the soak, so that it takes a small share of a core for hours.
 RATE = 3.0
 # What is the same in every slice.
-SAME = ("database", "clients", "sessions", "tenants")
+SAME = ("database", "clients", "sessions", "tenants", "engine")
 
 
 def kills_sqlite(count: int, seed: int, until: float) -> Report:
