@@ -16,6 +16,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+# Before torch is there: it reads this once, for the threads that it does not tell otherwise.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from hypothesis import settings
@@ -26,7 +29,6 @@ os.environ.setdefault("DELTAMEM_TESTS_PULLED", str(models_folder().parent))
 os.environ["DELTAMEM_HOME"] = tempfile.mkdtemp(prefix="deltamem-tests-")
 atexit.register(shutil.rmtree, os.environ["DELTAMEM_HOME"], ignore_errors=True)
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 settings.register_profile("repeatable", derandomize=True, deadline=None)  # busy machines are slow
 settings.register_profile("search", max_examples=1000, deadline=None)
