@@ -129,7 +129,8 @@ class Step:
     def take(self, layer: int, device: torch.device) -> tuple[Tensor, WritePlan, Tensor | None]:
         """What adapted layer ``layer`` starts from, on its device: state, plan and what is pending."""
         plan, state, opened = self.plan, self.state.states[layer], self.state.open
-        pending = opened.sums[layer] if opened else self.state.before[layer] if self.state.before else None
+        left = self.state.before if opened is None else opened.sums
+        pending = None if left is None else left[layer]
         if device == self.device:
             return state, plan, pending
         moved: dict[str, Any] = {name: v.to(device) for name, v in vars(plan).items() if isinstance(v, Tensor)}
