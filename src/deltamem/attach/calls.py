@@ -118,17 +118,22 @@ class MemoryCalls:
         adapter: the active adapter; ``None`` leaves the bare backbone.
 
     Raises:
-        ValueError: the model cannot generate.
+        ValueError: the model cannot generate, or transformers is too new.
     """
 
     def __init__(self, model: nn.Module, base: PreTrainedModel, sites: list[AttentionSite]) -> None:
         if not hasattr(model, "generate"):
             raise ValueError(f"{type(model).__name__} cannot generate; attach to the causal language model.")
+        self._arguments = list(inspect.signature(base.forward).parameters)
+        if "cache" in self._arguments and "past_key_values" not in self._arguments:
+            raise ValueError(
+                f"{type(base).__name__} takes its past as cache, as transformers does from 5.24 on; a memory beside it "
+                "would be lost. Install an earlier version: pip install 'transformers<5.24'"
+            )
         self.adapter: ActiveAdapter | None = None
         self._model = model
         self._base = base
         self._carried_by_cache = not all(site.family.keywords for site in sites)
-        self._arguments = list(inspect.signature(base.forward).parameters)
         self._hooks = [
             base.register_forward_pre_hook(self._before, with_kwargs=True),
             base.register_forward_hook(self._after, with_kwargs=True),
