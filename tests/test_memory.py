@@ -10,6 +10,7 @@ import torch
 import plain
 from deltamem import DeltaMemConfig, MemoryState, Step
 from deltamem.memory import DeltaMemory
+from deltamem.ops import decode
 from deltamem.rules import UPDATE_RULES
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -70,16 +71,17 @@ def test_every_variant_is_what_the_specification_says(fields: dict[str, Any]) ->
     assert step.new_state.tokens.tolist() == [9, 9]
 
 
+@pytest.mark.parametrize("rows", [3, decode.ROWS + 2])  # beyond ROWS the call neither projects nor corrects
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS.keys())
-def test_decoding_a_token_is_one_compiled_call_with_the_same_numbers(fields: dict[str, Any]) -> None:
+def test_decoding_a_token_is_one_compiled_call_with_the_same_numbers(fields: dict[str, Any], rows: int) -> None:
     config = DeltaMemConfig(**{"rank": 5, "alpha": 3.0, **fields})
     memory = plain.layer(config)
-    start = plain.start(config, 3)
+    start = plain.start(config, rows)
     turned = start.states[0].movedim(1, -1).contiguous().movedim(-1, 1)  # as a view of something else may lie
     start = replace(start, states=(turned,))
-    mask = torch.tensor([[True], [False], [True]])
+    mask = torch.tensor([[row != 1] for row in range(rows)])
     for size, write in itertools.product((0.3, 1e4), (True, False)):
-        x = size * torch.randn(3, 1, 6, generator=torch.Generator().manual_seed(1))
+        x = size * torch.randn(rows, 1, 6, generator=torch.Generator().manual_seed(1))
         results = []
         for watched in (False, True):  # what autograd watches takes the operators
             with torch.set_grad_enabled(watched):

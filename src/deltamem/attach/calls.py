@@ -294,9 +294,10 @@ class MemoryCalls:
         return fresh
 
     def _refuse_reentrant(self) -> None:
+        if not (self._base.training and getattr(self._base, "gradient_checkpointing", False)):
+            return
         checkpoint = getattr(self._base, "_gradient_checkpointing_func", None)
-        reentrant = getattr(checkpoint, "keywords", {}).get("use_reentrant")
-        if reentrant and self._base.training and getattr(self._base, "gradient_checkpointing", False):
+        if getattr(checkpoint, "keywords", {}).get("use_reentrant"):
             raise ValueError(
                 "Reentrant gradient checkpointing would lose the gradients of the memory; "
                 "switch it on with use_reentrant=False."

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .backends import MOST, unwatched
 
 ROWS = 8
-"""The largest batch: for more rows a product of matrices is the faster way to project and to correct."""
+"""Up to so many rows the compiled call also projects and corrects; for more, products of matrices are faster."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,11 +47,8 @@ class Form(NamedTuple):
 
 
 def serves(tensor: Tensor, rank: int) -> bool:
-    """Whether `token` may stand in for the operators: on a CPU, few rows, a small R, and nothing that watches the call.
-
-    `tensor` is `[B]`.
-    """
-    return unwatched(tensor) and rank <= MOST and len(tensor) <= ROWS
+    """Whether `token` may stand in for the operators: on a CPU, a small R, and nothing that watches the call."""
+    return unwatched(tensor) and rank <= MOST
 
 
 def compiles(form: Form) -> bool:
@@ -83,12 +81,17 @@ def token(
     assert kernel is not None
     hidden, state = hidden.float().contiguous(), state.contiguous()
     shown = None if mask is None else mask.contiguous()
-    corrections = hidden.new_empty(len(hidden), 1, len(heads))
+    width, multiplies = form.states * form.rank, len(hidden) <= ROWS
+    if multiplies:
+        projected = hidden.new_empty(len(projection) + width)
+        result = hidden.new_empty(len(hidden), 1, len(heads))
+    else:
+        projected = F.linear(hidden, projection)
+        result = hidden.new_empty(len(hidden), 1, width)
     final = torch.empty_like(state) if writes else state
     joins = writes and adds is not None
     adds = adds if adds is None else adds.contiguous()
     next_adds = torch.empty_like(adds) if joins else adds  # type: ignore[arg-type]
-    scratch = hidden.new_empty(len(projection) + form.states * form.rank)
     kernel(
         hidden.data_ptr(),
         projection.data_ptr(),
@@ -97,8 +100,8 @@ def token(
         state.data_ptr(),
         None if adds is None else adds.data_ptr(),
         None if shown is None else shown.data_ptr(),
-        scratch.data_ptr(),
-        corrections.data_ptr(),
+        projected.data_ptr(),
+        result.data_ptr(),
         final.data_ptr(),
         None if next_adds is None else next_adds.data_ptr(),
         form.gain,
@@ -106,13 +109,14 @@ def token(
         len(hidden),
         hidden.shape[-1],
         len(projection),
-        len(heads),
+        result.shape[-1],
+        multiplies,
         shown is not None,
         writes,
         joins,
         *form[:6],
     )
-    return corrections, final, next_adds
+    return result if multiplies else F.linear(result, heads), final, next_adds
 
 
 _kernels: dict[Callable[..., Any], Callable[..., None] | None] = {}

@@ -121,14 +121,17 @@ def _token(
 def compiled(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callable[..., None]:
     """The compiled token of `decode.token`; it releases the GIL.
 
+    If it `multiplies`, it projects and corrects too, and `projected` is scratch for one row with its reads behind.
+    Otherwise `projected` holds all rows, and their reads are the `result`.
+
     Raises RuleError for a rule that numba does not take.
     """
     register_jitable(rule)
     written = _written(rule)
 
     def kernel(
-        hidden, projection, bias, heads, state, adds, mask, projected, corrections, final, next_adds, gain, fixed,
-        B, D, P, C, masked, writes, joins, N, R, rowwise, coupled, normalized, learned,
+        hidden, projection, bias, heads, state, adds, mask, projected, result, final, next_adds, gain, fixed,
+        B, D, P, C, multiplies, masked, writes, joins, N, R, rowwise, coupled, normalized, learned,
     ):  # fmt: skip
         _ = written  # what is kept on disk is told apart by this
         query, key = stack(MOST), stack(MOST)
@@ -138,7 +141,7 @@ def compiled(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callable[..., 
             at = b * W * R
             if masked and mask[b] == 0:
                 for i in range(C):
-                    corrections[b * C + i] = _ZERO
+                    result[b * C + i] = _ZERO
                 if writes:
                     for i in range(W * R):
                         final[at + i] = state[at + i]
@@ -146,18 +149,22 @@ def compiled(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callable[..., 
                     for i in range(W):
                         next_adds[b * W + i] = adds[b * W + i]
                 continue
-            _product(projection, hidden, b * D, projected, 0, P if writes else W, D)
+            row, reads, out = b * P, result, b * C
+            if multiplies:
+                row, reads, out = 0, projected, P
+                _product(projection, hidden, b * D, projected, 0, P if writes else W, D)
             if joins:
                 for i in range(W):
-                    next_adds[b * W + i] = projected[P - W + i]
+                    next_adds[b * W + i] = projected[row + P - W + i]
             _token(
-                projected, 0, bias, state, at, final, at, R * R, projected, P, writes, joins, adds, b * W, R,
+                projected, row, bias, state, at, final, at, R * R, reads, out, writes, joins, adds, b * W, R,
                 rule, form, query, key,
             )  # fmt: skip
-            _product(heads, projected, P, corrections, b * C, C, W)
+            if multiplies:
+                _product(heads, projected, P, result, b * C, C, W)
 
     pointers = (*[FLOATS] * 6, _FLAGS, *[FLOATS] * 4)
-    return _compile(kernel, pointers, counts=13)
+    return _compile(kernel, pointers, counts=14)
 
 
 def compiled_packed(rule: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callable[..., None]:
