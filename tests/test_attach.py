@@ -257,19 +257,6 @@ def test_what_cannot_be_attached_to_is_left_as_it_was() -> None:
             act(model)
 
 
-def test_a_model_that_takes_its_past_by_another_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = backbone()
-    plain = type(model.model).forward
-
-    def forward(self: nn.Module, input_ids: Tensor | None = None, cache: Any = None, **kwargs: Any) -> Any:
-        return plain(self, input_ids, past_key_values=cache, **kwargs)
-
-    monkeypatch.setattr(type(model.model), "forward", forward)
-    with pytest.raises(ValueError, match=r"pip install 'transformers<5\.24'"):
-        deltamem.attach(model)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-
-
 def test_a_part_of_an_attached_model_is_not_attached_to_again() -> None:
     model = nn.Module()
     model.inner = adapted()

@@ -21,6 +21,7 @@ from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
 
 import deltamem
 from deltamem import MemoryCache, MemoryState, Step
+from deltamem.attach.cache import PAST
 from tiny import adapted, assert_same_state, backbone, live_state, tokens
 
 EOS, PAD = 2, 0
@@ -68,6 +69,19 @@ def test_a_rows_tokens_and_memory_do_not_depend_on_its_neighbours(family: str) -
         with torch.no_grad():
             model(own[:, :-1] if not ended else own[:, : len(prompt) + len(replies[row])], memory=by_hand)
         assert_same_state(by_hand.new_state, alone.memory, 1e-4)
+
+
+def test_a_cache_that_was_not_used_is_no_silent_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = backbone()
+    generate = type(model).generate
+
+    def forgetful(self: Any, *args: Any, **kwargs: Any) -> Any:  # what a version with other names might do
+        return generate(self, *args, **{name: value for name, value in kwargs.items() if name != PAST})
+
+    monkeypatch.setattr(type(model), "generate", forgetful)
+    deltamem.attach(model)
+    with pytest.raises(RuntimeError, match=r"transformers [\d.]+ did not use the cache that carries the memory"):
+        model.generate(tokens(1, 5), past_key_values=deltamem.memory_cache(model), max_new_tokens=2)
 
 
 def test_rows_really_finish_at_different_times() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from deltamem.attach import Attachment, memory_cache, new_state
+from deltamem.attach.cache import PAST
 from deltamem.formats.adapter import AdapterFileError, read_tensors
 from deltamem.formats.hub import add_adapter, read_adapter_from
 from deltamem.state import MemoryState
@@ -158,7 +159,7 @@ class _Case:
                     attention_mask=mask,
                     memory=step,
                     use_cache=recipe.cached,
-                    past_key_values=cache if recipe.cached else None,
+                    **{PAST: cache if recipe.cached else None},
                 )
             memories[recipe.name] = step.new_state
             differences.append(self._compare(recipe.name, output.logits, mask, step.new_state))

@@ -1,16 +1,26 @@
 """The cache of generation: keys and values beside the memory, reordered and repeated together."""
 
+import inspect
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationMixin
 
 from deltamem.state import MemoryState
 from deltamem.step import Step
 
+OLD_PAST = "past_key_values"
+# The keyword by which models take their cache. transformers 5.24 has renamed it, and takes the old one until 5.40.
+PAST = "cache" if "cache" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters else OLD_PAST
 # Generated tokens form a segment of their own, after all segments of the prompt.
 GENERATED_SEGMENT = 2**31 - 1
+
+
+def rename_past(keywords: dict[str, Any]) -> None:
+    """Gives a call's cache the name by which this version of transformers takes it."""
+    if OLD_PAST in keywords and PAST not in keywords:
+        keywords[PAST] = keywords.pop(OLD_PAST)
 
 
 class MemoryCache(DynamicCache):

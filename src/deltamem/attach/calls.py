@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
 
-from deltamem.attach.cache import MemoryCache
+from deltamem.attach.cache import PAST, MemoryCache, rename_past
 from deltamem.attach.families import AttentionSite
 from deltamem.config import DeltaMemConfig
 from deltamem.memory import DeltaMemory
@@ -118,22 +119,17 @@ class MemoryCalls:
         adapter: the active adapter; ``None`` leaves the bare backbone.
 
     Raises:
-        ValueError: the model cannot generate, or transformers is too new.
+        ValueError: the model cannot generate.
     """
 
     def __init__(self, model: nn.Module, base: PreTrainedModel, sites: list[AttentionSite]) -> None:
         if not hasattr(model, "generate"):
             raise ValueError(f"{type(model).__name__} cannot generate; attach to the causal language model.")
-        self._arguments = list(inspect.signature(base.forward).parameters)
-        if "cache" in self._arguments and "past_key_values" not in self._arguments:
-            raise ValueError(
-                f"{type(base).__name__} takes its past as cache, as transformers does from 5.24 on; a memory beside it "
-                "would be lost. Install an earlier version: pip install 'transformers<5.24'"
-            )
         self.adapter: ActiveAdapter | None = None
         self._model = model
         self._base = base
         self._carried_by_cache = not all(site.family.keywords for site in sites)
+        self._arguments = list(inspect.signature(base.forward).parameters)
         self._hooks = [
             base.register_forward_pre_hook(self._before, with_kwargs=True),
             base.register_forward_hook(self._after, with_kwargs=True),
@@ -173,6 +169,7 @@ class MemoryCalls:
 
         Raises:
             TypeError: a memory is passed as ``memory``.
+            RuntimeError: transformers did not use the cache.
             ValueError: the cache asked for cannot carry a memory, or its memory has not one row a prompt.
         """
         if "memory" in kwargs:
@@ -180,6 +177,7 @@ class MemoryCalls:
                 "generate() takes a memory in its cache: cache = deltamem.memory_cache(model, state), then "
                 "model.generate(..., past_key_values=cache), and cache.memory afterwards."
             )
+        rename_past(kwargs)
         options = GenerateOptions(kwargs, generation_config, getattr(self._model, "generation_config", None))
         cache = self._generation_cache(options)
         if cache is None:
@@ -191,6 +189,11 @@ class MemoryCalls:
         cache.begin_generation(prompt_end, options.stop_tokens(beams=beams), beams=beams)
         try:
             output = self._generate(inputs, options.config, *args, **options.keywords)
+            if not cache.position:
+                raise RuntimeError(
+                    f"transformers {transformers.__version__} did not use the cache that carries the memory, so the "
+                    "answer knows nothing of it. Install a version that this package was tested with."
+                )
             if not isinstance(output, GenerateBeamDecoderOnlyOutput) or output.beam_indices is None:
                 return output
             cache.keep_returned(output.beam_indices)
@@ -203,7 +206,7 @@ class MemoryCalls:
         if self.adapter is None:
             return None
         if options["use_cache"] is False:
-            if options.keywords.get("past_key_values") is None:
+            if options.keywords.get(PAST) is None:
                 return None
             if options.keywords.get("use_cache") is False:
                 raise ValueError("use_cache=False contradicts past_key_values; leave one of them out.")
@@ -216,12 +219,13 @@ class MemoryCalls:
             )
         if kind is not None:
             options.keywords["cache_implementation"] = None
-        cache = options.keywords["past_key_values"] = self._carrier(options.keywords.get("past_key_values"))
+        cache = options.keywords[PAST] = self._carrier(options.keywords.get(PAST))
         return cache
 
     def _before(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Gives every call of the base model a memory step, from the caller, the cache, or empty."""
         kwargs.update(zip(self._arguments[: len(args)], args, strict=True))
+        rename_past(kwargs)
         step: Step | None = kwargs.pop("memory", None)
         if step is not None and not isinstance(step, Step):
             raise TypeError(
@@ -257,14 +261,14 @@ class MemoryCalls:
         return (), kwargs
 
     def _after(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(PAST)
         if isinstance(cache, MemoryCache) and cache.step is not None:
             cache.memory = cache.step.new_state
             cache.step = None
 
     def _cache_of(self, kwargs: dict[str, Any], *, carried: bool) -> MemoryCache | None:
         """The call's cache; an empty plain one is replaced by one that can carry the memory."""
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(PAST)
         if isinstance(cache, MemoryCache):
             return cache
         needed = self._carried_by_cache
@@ -275,7 +279,7 @@ class MemoryCalls:
                 return None
         elif carried and not needed:
             return None
-        kwargs["past_key_values"] = fresh = self._carrier(cache)
+        kwargs[PAST] = fresh = self._carrier(cache)
         return fresh
 
     def _carrier(self, cache: Any) -> MemoryCache:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deltamem.attach.cache import MemoryCache
 from deltamem.attach.families import AttentionSite, Layout, projection_sizes
 from deltamem.config import Head
 from deltamem.memory import Corrections, DeltaMemory
@@ -128,8 +129,7 @@ class SteeredAttention(nn.Module):
         if self.active is None:
             return self.attention(*args, **kwargs)
         if step is None:
-            cache = kwargs.get("past_key_values", kwargs.get("layer_past"))
-            step = getattr(cache, "step", None)
+            step = next((one.step for one in kwargs.values() if isinstance(one, MemoryCache)), None)
         if step is None:
             raise RuntimeError(
                 f"No memory reached {type(self.attention).__name__}. Call the model that you attached the memory to. "

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deltamem.attach import attached
+from deltamem.attach.cache import PAST
 from deltamem.chat.input import using
 from deltamem.demo.lessons import WINDOW, DialogueTokens
 from deltamem.demo.world import Utterance
@@ -124,14 +125,14 @@ class Reader:
 
     def _continue(self, contexts: TextBatch, rows: list[int], ids: Tensor) -> Tensor:
         """Hidden states ``[Q, T, D]`` of texts ``ids`` ``[Q, T]``, each after the context in its row of ``rows``."""
-        cache = self.model.model(contexts.ids, attention_mask=contexts.mask.long(), use_cache=True).past_key_values
+        cache = self.model.model(contexts.ids, attention_mask=contexts.mask.long(), use_cache=True)[PAST]
         cache.batch_select_indices(torch.tensor(rows))
         before = contexts.mask[rows].long()
         hidden: Tensor = self.model.model(
             ids,
             attention_mask=F.pad(before, (0, ids.shape[1]), value=1),
             position_ids=before.sum(1, keepdim=True) + torch.arange(ids.shape[1]),
-            past_key_values=cache,
+            **{PAST: cache},
         ).last_hidden_state
         return hidden
 

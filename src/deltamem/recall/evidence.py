@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from deltamem.attach import attached
+from deltamem.attach.cache import PAST
 from deltamem.attribution import ReadProbe
 from deltamem.chat import Message
 from deltamem.chat.input import TextInput
@@ -266,9 +267,9 @@ class Interview:
         """``[S, A]`` float64: the log-probabilities of ``answer`` ``[1, A]`` after ``prompt`` ``[1, T]``."""
         logits = self.model(
             input_ids=torch.cat([prompt, answer[:, :-1]], 1).expand(states.batch, -1),
-            past_key_values=self._attachment.new_cache(states, write=False),
             use_cache=True,
             logits_to_keep=answer.shape[1],
+            **{PAST: self._attachment.new_cache(states, write=False)},
         ).logits
         likely = torch.log_softmax(logits.float(), -1)
         return likely.gather(2, answer.expand(states.batch, -1)[:, :, None])[:, :, 0].double()

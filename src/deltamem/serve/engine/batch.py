@@ -8,6 +8,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from deltamem.attach import Attachment, attached
+from deltamem.attach.cache import PAST
 from deltamem.observe import CHUNK, chunk_length, observe
 from deltamem.serve.engine.jobs import Row, Writing
 from deltamem.state import MemoryState
@@ -132,7 +133,7 @@ class RowBatch:
             "input_ids": ids,
             "attention_mask": mask,
             "position_ids": places.clamp(max=self._limit - 1),
-            "past_key_values": self._cache,
+            PAST: self._cache,
             "use_cache": True,
             "memory": Step(self._memory, write=False, mask=real),
         }
