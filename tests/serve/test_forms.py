@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,6 +65,17 @@ def test_other_forms_as_in_vllm(client: openai.OpenAI, options: dict[str, Any], 
 
 def test_an_object_of_any_kind_begins_as_one(client: openai.OpenAI) -> None:
     assert said(client, response_format={"type": "json_object"}, max_tokens=12).startswith("{")
+
+
+def test_a_server_without_the_library_says_so_and_names_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    monkeypatch.setattr("deltamem.serve.engine.constraint.how_to_install", lambda extra: f"/home/me[{extra}]")
+    with running(make_server(model=talker(positions=2048))) as url:
+        lacking = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        with pytest.raises(openai.InternalServerError, match="which this server has not installed") as refused:
+            said(lacking, response_format={"type": "json_object"})
+    assert refused.value.status_code == 501
+    assert "/home" not in str(refused.value)
 
 
 def test_a_required_tool_is_called_with_arguments_that_fit(client: openai.OpenAI) -> None:

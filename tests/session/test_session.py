@@ -125,6 +125,39 @@ def test_what_is_no_text_is_refused(model, tokenizer):
     assert int(session.state.tokens) == 0
 
 
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"role": "user", "content": None}, "The content of message 2 must be a text, not NoneType"),
+        ({"role": "user", "content": [{"type": "text"}]}, "The content of message 2 must be a text, not list"),
+        ({"role": "assistant"}, "The content of message 2 must be a text, not NoneType"),
+        ({"content": "hi"}, "The role of message 2 must be a text, not NoneType"),
+    ],
+)
+def test_a_message_without_role_or_text_is_named(model, tokenizer, message, said):
+    session = deltamem.Session(model, tokenizer)
+    with pytest.raises(ValueError, match=said):
+        session.observe([{"role": "user", "content": "hello"}, message])
+    with pytest.raises(ValueError, match=said):
+        session.reply([{"role": "user", "content": "hello"}, message], **SHORT)
+    with pytest.raises(TypeError, match="must be a dict with role and content, not str"):
+        session.observe([message, "hi"])
+    assert int(session.state.tokens) == 0
+
+
+def test_a_message_that_only_calls_tools_needs_no_text(model, tokenizer):
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "weather", "arguments": "{}"}}]}
+    told = [{"role": "user", "content": "hello"}, {"role": "tool", "content": "Sunny."}]
+    states = []
+    for content in ({"content": None}, {"content": ""}, {}):
+        session = deltamem.Session(model, tokenizer, keep_messages=True)
+        session.observe([told[0], call | content, told[1]])
+        states.append(session.state)
+    for state in states[1:]:
+        assert_same_state(state, states[0])
+    assert int(states[0].tokens) > 0
+
+
 def test_a_single_message_needs_no_list(model, tokenizer):
     message = {"role": "user", "content": "I live in Lisbon."}
     one, several = deltamem.Session(model, tokenizer), deltamem.Session(model, tokenizer)

@@ -141,7 +141,20 @@ def _check(tokenizer: Any, messages: Sequence[Message]) -> None:
     if not messages:
         raise ValueError("There is no message to encode.")
     check_tokenizer(tokenizer)
+    check_messages(messages)
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Refuses messages without a role or a text.
+
+    Raises:
+        ValueError: the message says which one, and what is wrong with it.
+    """
     for number, message in enumerate(messages, 1):
+        for name in ("role", "content"):
+            value = message.get(name)
+            if not isinstance(value, str):
+                raise ValueError(f"The {name} of message {number} must be a text, not {type(value).__name__}.")
         check_text(message["content"], f"message {number}")
 
 

@@ -52,5 +52,6 @@ async def _made(server: Server, field: str, make: Callable[[Forms], Form]) -> Fo
         return await asyncio.to_thread(lambda: make(server.forms()))
     except UnsupportedGrammarError as error:
         raise ApiError(400, f"{field} cannot be followed: {error}", "invalid_value", field) from None
-    except ImportError as error:
-        raise ApiError(501, f"{error}", "not_installed", field) from None
+    except ImportError:  # its text tells the operator a command, perhaps with a folder of this machine
+        said = f"{field} needs llguidance, which this server has not installed: it is in the extra 'structured'."
+        raise ApiError(501, said, "not_installed", field) from None
