@@ -36,7 +36,8 @@ def test_the_files_for_deployment_agree_with_one_another() -> None:
     )
     read_here = "\n".join(p.read_text() for p in (ROOT / "src" / "deltamem").rglob("*.py"))
     read_here += (DEPLOY / "entrypoint.sh").read_text()
-    assert "--store" not in (DEPLOY / "entrypoint.sh").read_text()  # the list of processes shows it to everyone
+    for file in DEPLOY.rglob("*"):  # the list of processes shows it to everyone
+        assert file.is_dir() or "--store" not in file.read_text(), file
     # Kubernetes pulls an image that is called latest each time, and one that nobody has pushed is not to be had.
     assert container["image"].rpartition(":")[2] == __version__
     assert container["imagePullPolicy"] == "IfNotPresent"
@@ -46,6 +47,8 @@ def test_the_files_for_deployment_agree_with_one_another() -> None:
 def test_the_service_sees_gpus_and_what_a_home_folder_is_let_show() -> None:
     unit = (DEPLOY / "deltamem.service").read_text().splitlines()
     assert "PrivateDevices=yes" not in unit
+    keys = "".join(unit).partition("systemd-run")[2].partition("keys create")[0]
+    assert "-p EnvironmentFile=-/etc/deltamem.env" in keys  # or another store gets the key
     assert {"DevicePolicy=closed", "DeviceAllow=char-nvidia* rw", "ProtectHome=tmpfs"} <= set(unit)
     assert "ARG TORCH=cpu" in DOCKERFILE
     assert "https://download.pytorch.org/whl/${TORCH}" in DOCKERFILE

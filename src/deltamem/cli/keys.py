@@ -90,13 +90,14 @@ def limit(
     from deltamem.store import ApiKeys, Rates, TenantLimits
 
     limits = TenantLimits(requests_per_minute, tokens_per_minute)
+    said = _shown(vars(limits)) or "no limits"
     with open_store(store, create=False) as sessions:
         Rates(sessions).limit(tenant, limits)
-        note(sessions, tenant, "admin", f"keys limit {limits.requests_per_minute} {limits.tokens_per_minute}")
+        note(sessions, tenant, "admin", f"keys limit {said}")
         opened = bool(ApiKeys(sessions).list(tenant))
     if not opened:
         typer.echo(f"No key opens the tenant {tenant} yet; is that its name?", err=True)
-    typer.echo(f"Tenant {tenant}: {_shown(vars(limits)) or 'no limits'}.")
+    typer.echo(f"Tenant {tenant}: {said}.")
 
 
 @keys.command("revoke")
