@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import os
 import random
+import re
 import shlex
 import signal
 import statistics
@@ -113,7 +114,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     talkers = [Talker(Client(f"s{n}", random.Random(f"ray/{n}")), options.turns) for n in range(options.clients)]
     with tempfile.TemporaryDirectory() as folder:
         store = options.store or f"sqlite:///{folder}/sessions.db"
-        with deployed(options, store, Path(folder)) as (url, session):
+        with deployed(options, store, Path(folder)) as url:
             enough = threading.Event()
             threads = [threading.Thread(target=talker.talk, args=(url, enough)) for talker in talkers]
             begun, at = time.monotonic(), 0.0
@@ -123,7 +124,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             while any(thread.is_alive() for thread in threads):
                 held = sum(len(talker.client.acknowledged) for talker in talkers)
                 if not at and 2 * held >= options.clients * options.turns:
-                    turns, there = turns_by_replica(folder), replicas(session)
+                    turns, there = turns_by_replica(folder), replicas(folder)
                     busiest = max(there, key=lambda name: turns.get(name, 0))
                     first, at = set(turns), time.monotonic()
                     os.kill(there[busiest], signal.SIGKILL)
@@ -163,22 +164,22 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def deployed(options: argparse.Namespace, store: str, folder: Path) -> Iterator[tuple[str, int]]:
-    """The address of the example on a local Ray, with two replicas at first, and the session of Ray's processes."""
+def deployed(options: argparse.Namespace, store: str, folder: Path) -> Iterator[str]:
+    """The address of the example on a local Ray, with two replicas at first."""
     port = free_port()
     command = [sys.executable, str(EXAMPLE), "--store", store, "--keep-messages", "--keep-versions", "0"]
     command += ["--port", str(port)]
     command += ["--engine", options.engine, "--most", str(options.most), "--target", "2", "--cpus", "0.25"]
     with (
-        started_ray(folder, options.start) as (address, session),
+        started_ray(folder, options.start) as address,
         running(command, folder / "log", b"Serving at", options.start, {"RAY_ADDRESS": address}),
     ):
-        yield f"http://127.0.0.1:{port}", session
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextlib.contextmanager
-def started_ray(folder: Path, patience: float) -> Iterator[tuple[str, int]]:
-    """The address of a Ray on this machine, and the session of its processes.
+def started_ray(folder: Path, patience: float) -> Iterator[str]:
+    """The address of a Ray on this machine.
 
     It gives up when one of its agents takes more than fifteen seconds to start, so it gets several tries.
     """
@@ -188,21 +189,20 @@ def started_ray(folder: Path, patience: float) -> Iterator[tuple[str, int]]:
     command += ["--include-dashboard", "false", "--disable-usage-stats", "--port", address.rpartition(":")[2]]
     command += ["--temp-dir", str(folder / "ray"), "--no-monitor", "--include-log-monitor", "false"]
     with contextlib.ExitStack() as stack:
-        session = 0
-        while not session:
+        started = False
+        while not started:
             try:
-                session = stack.enter_context(
-                    running(command, folder / "ray.log", b"Ray runtime started", patience, {})
-                )
+                stack.enter_context(running(command, folder / "ray.log", b"Ray runtime started", patience, {}))
+                started = True
             except RuntimeError:
                 if time.monotonic() > until:
                     raise
-        yield address, session
+        yield address
 
 
 @contextlib.contextmanager
-def running(command: list[str], log: Path, says: bytes, patience: float, environment: dict[str, str]) -> Iterator[int]:
-    """The id of a process, and of its session, that has said that it is ready."""
+def running(command: list[str], log: Path, says: bytes, patience: float, environment: dict[str, str]) -> Iterator[None]:
+    """A process that has said that it is ready."""
     how: dict[str, Any] = {"env": os.environ | PATIENCE | environment, "start_new_session": True}
     with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, **how) as process:
         try:
@@ -211,29 +211,27 @@ def running(command: list[str], log: Path, says: bytes, patience: float, environ
                 if process.poll() is not None or time.monotonic() > until:
                     raise RuntimeError(f"{shlex.join(command)} did not start:\n{log.read_text()[-3000:]}")
                 time.sleep(0.5)
-            yield process.pid
+            yield
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
 
 
-def replicas(session: int) -> dict[str, int]:
-    """The processes of the replicas, by the names of their logs, which they hold open."""
-    found = {}
-    for place in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if os.getsid(int(place.name)) == session:
-                for file in (place / "fd").iterdir():
-                    log = file.readlink()
-                    if log.parent.name == "serve" and log.stem.startswith("replica_"):
-                        found[log.stem] = int(place.name)
-    return found
+def logs(folder: str) -> dict[str, str]:
+    """The log of each replica that there was, by its name."""
+    return {log.stem: log.read_text("utf-8") for log in Path(folder).glob("ray/session_*/logs/serve/replica_*.log")}
+
+
+def replicas(folder: str) -> dict[str, int]:
+    """The processes that are there, by their replicas, which log them at the start."""
+    told = {name: re.search(r"Process (\d+)", log) for name, log in logs(folder).items()}
+    processes = {name: int(found[1]) for name, found in told.items() if found}
+    return {name: process for name, process in processes.items() if Path(f"/proc/{process}").exists()}
 
 
 def turns_by_replica(folder: str) -> dict[str, int]:
-    """How many turns each replica has answered, by Ray's logs."""
-    logs = Path(folder).glob("ray/session_*/logs/serve/replica_*.log")
-    return {log.stem: log.read_text("utf-8").count("POST /v1/chat/completions 200") for log in logs}
+    """How many turns each replica has answered."""
+    return {name: log.count("POST /v1/chat/completions 200") for name, log in logs(folder).items()}
 
 
 def later(served: dict[str, int], first: set[str]) -> list[int]:

@@ -13,6 +13,7 @@ On a cluster that is there already, start Ray itself with RAY_SERVE_SESSION_ID_H
 """
 
 import argparse
+import logging
 import os
 import secrets
 import time
@@ -64,6 +65,7 @@ def deployment(options: argparse.Namespace, secret: bytes) -> serve.Application:
     }
 
     def build() -> FastAPI:
+        logging.getLogger("ray.serve").info("Process %d", os.getpid())  # for whoever looks for it by its replica's log
         return build_app(options, secret)
 
     deployed = serve.deployment(
