@@ -70,6 +70,13 @@ def test_every_public_name_is_on_a_page(package: Any) -> None:
     assert not missing
 
 
+def test_only_the_first_page_says_how_extras_are_installed() -> None:
+    """They come from a clone until the package is on the index, and then one place is to change."""
+    command = re.compile(r"pip install [\"']?(?:deltamem|\.)")
+    pages = [page.name for page in DOCS.rglob("*.md") if command.search(page.read_text("utf-8"))]
+    assert pages == ["index.md"]
+
+
 def test_every_page_is_in_the_navigation() -> None:
     listed = set(re.findall(r"- ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.M))
     assert {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} == listed

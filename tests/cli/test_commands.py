@@ -68,6 +68,10 @@ def test_convert_there_and_back(run: Any, tmp_path: Path) -> None:
     theirs = (tmp_path / "theirs/delta_mem_config.json").read_text()
     assert json.loads(theirs) == json.loads((case / "delta_mem_config.json").read_text())
     assert run("convert", case, tmp_path / "x", "--to", "gguf")[0] == 2
+    code, _, error = run("convert", case, tmp_path / "theirs")
+    assert (code, error) == (1, f"deltamem: {tmp_path / 'theirs'} is not empty; give another folder, or --force.\n")
+    assert (tmp_path / "theirs/delta_mem_config.json").read_text() == theirs
+    assert run("convert", case, tmp_path / "theirs", "--force")[0] == 0
 
 
 def test_an_adapter_can_be_stored_in_half_the_bytes(run: Any, tmp_path: Path) -> None:

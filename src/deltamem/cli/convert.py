@@ -19,6 +19,7 @@ def convert(
         Literal["float32", "bfloat16"],
         typer.Option(help="How to store numbers in this package's format; bfloat16 rounds and halves the file."),
     ] = "float32",
+    force: Annotated[bool, typer.Option("--force", help="Replace the adapter that is there.")] = False,
 ) -> None:
     """Convert an adapter between this package's format and the published release's.
 
@@ -34,6 +35,8 @@ def convert(
         raise ValueError("The release's format keeps float32; leave --dtype out, or convert --to deltamem.")
     if not Path(source).exists() and not HUB_ID.fullmatch(source):
         raise FileNotFoundError(f"There is no adapter folder {source}. Give a folder or a Hub id (owner/name).")
+    if target.is_dir() and any(target.iterdir()) and not force:
+        raise FileExistsError(f"{target} is not empty; give another folder, or --force.")
     from dataclasses import replace
 
     import torch

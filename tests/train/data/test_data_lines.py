@@ -78,7 +78,8 @@ def test_prompt_and_response_are_messages_too() -> None:
         ({"prompt": "a"}, "this one has 'prompt'"),
         ({"messages": []}, "messages must be a list of messages, not an empty one"),
         ({"messages": ["a"]}, "messages, message 1: must be an object with role and content, not a text"),
-        ({"messages": [{"content": "a"}]}, "message 1: role must be a text such as 'user', not null"),
+        ({"messages": [{"content": "a"}]}, "message 1: role must be one of system, developer, user, .*, not null"),
+        ({"messages": [{"role": "userr", "content": "a"}]}, "message 1: role must be one of .*, function, not 'userr'"),
         ({"messages": [{"role": "user", "content": None}]}, "content must be a text or a list of text parts, not null"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},

@@ -14,6 +14,9 @@ from deltamem.extensions import how_to_install
 from deltamem.files import write_atomically
 from deltamem.train.data.options import DataOptions
 
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+"""Who may speak in a line of training data."""
+
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 _BOM = b"\xef\xbb\xbf"
 
@@ -185,8 +188,9 @@ def read_messages(value: Any, where: str) -> list[Message]:
         if not isinstance(item, dict):
             raise ValueError(f"{place}: must be an object with role and content, not {_kind(item)}")
         role = item.get("role")
-        if not isinstance(role, str) or not role:
-            raise ValueError(f"{place}: role must be a text such as 'user', not {_kind(role)}")
+        if role not in ROLES:  # a template writes any role down, and training would learn from it
+            said = repr(role) if isinstance(role, str) else _kind(role)
+            raise ValueError(f"{place}: role must be one of {', '.join(ROLES)}, not {said}")
         content = item.get("content")
         if content is None and role == "assistant" and (item.get("tool_calls") or item.get("function_call")):
             content = ""
