@@ -142,7 +142,7 @@ def test_what_goes_wrong_is_said_and_the_chat_goes_on(say: Any, tmp_path: Path) 
     assert code == 0
     long, missing, context, compare, hello, *rest = turns(out)
     assert "512 positions" in long
-    assert "nowhere.txt" in missing
+    assert missing == "nowhere.txt: No such file or directory."
     assert "on or off" in context
     assert "takes a question" in compare
     assert hello.startswith("model › ")

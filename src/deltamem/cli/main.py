@@ -10,6 +10,7 @@ import typer
 
 from deltamem.cli import extensions
 from deltamem.extensions import installed
+from deltamem.wording import reason
 
 # In the order of the help. A command's module is light to import: what is heavy it imports when it runs.
 COMMANDS = (
@@ -141,7 +142,7 @@ def _by_environment(error: Any) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(reason(error).split())
     if isinstance(error, typer.Abort):
         return "Aborted."
     # A message of our own or of the system explains itself; any other needs to say what it is.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from deltamem.cli.terminal.commands import COMMANDS, help_text
 from deltamem.demo.world import SUGGESTIONS
 from deltamem.models.catalog import EMBEDDED
-from deltamem.wording import counted
+from deltamem.wording import counted, reason
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,7 +89,7 @@ class Chat:
         except KeyboardInterrupt:
             self.note("\nStopped; nothing was written." if self.session.last_turn is before else "\nStopped.")
         except (ValueError, RuntimeError, OSError) as error:
-            self.console.print(str(error), style="red", markup=False, highlight=False)
+            self.console.print(reason(error), style="red", markup=False, highlight=False)
 
     def prompt(self) -> str:
         """What stands before a line to be typed."""
