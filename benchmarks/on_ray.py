@@ -189,11 +189,10 @@ def started_ray(folder: Path, patience: float) -> Iterator[str]:
     command += ["--include-dashboard", "false", "--disable-usage-stats", "--port", address.rpartition(":")[2]]
     command += ["--temp-dir", str(folder / "ray"), "--no-monitor", "--include-log-monitor", "false"]
     with contextlib.ExitStack() as stack:
-        started = False
-        while not started:
+        while True:
             try:
                 stack.enter_context(running(command, folder / "ray.log", b"Ray runtime started", patience, {}))
-                started = True
+                break
             except RuntimeError:
                 if time.monotonic() > until:
                     raise

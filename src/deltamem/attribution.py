@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from deltamem.attach import attached
+from deltamem.attach.cache import PAST
 from deltamem.observe import CHUNK, chunk_length
 from deltamem.state import MemoryState
 from deltamem.step import Step
@@ -69,7 +70,7 @@ def read_vectors(model: nn.Module, input_ids: Tensor, state: MemoryState) -> Ite
         inputs: dict[int, Tensor] = {}
         with torch.no_grad():
             step = Step(state, write=False, inputs=inputs)
-            attachment.base(input_ids=part, memory=step, past_key_values=cache, use_cache=True)
+            attachment.base(input_ids=part, memory=step, **{PAST: cache}, use_cache=True)
         layers = zip(attachment.memories(), state.states, strict=True)
         seen = [(memory, inputs[i], states.to(inputs[i].device)) for i, (memory, states) in enumerate(layers)]
         yield torch.cat([memory.reads(x, states)[0].flatten(1).to(device) for memory, x, states in seen], 1)

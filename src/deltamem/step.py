@@ -77,8 +77,7 @@ class Step:
             raise ValueError(f"The memory has {self.state.batch} rows and the input {batch}; they must be equal.")
         self.length = length
         self.device = device
-        if any(state.device != device for state in self.state.states):
-            self.state = self.state.to(device)
+        self.state = self.state.to(device)
         self.mask = _check("mask", self.mask, batch, length, device)
         decoding = length == 1 and decode.serves(self.state.tokens, config.rank)
         if self.write is False:

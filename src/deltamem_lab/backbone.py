@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from deltamem.attach import Attachment, attached
+from deltamem.attach.cache import PAST
 from deltamem.chat import ChatTokens, Message
 from deltamem.chat.input import TextInput, adapter_of, carries_memory, using
 from deltamem.observe import positions
@@ -164,7 +165,7 @@ class Backbone:
         else:
             cache = self._cache(state, segments, len(chats), write=write)
         output = self.model.generate(
-            ids, attention_mask=mask, past_key_values=cache, pad_token_id=self.pad_id, use_cache=True, **options
+            ids, attention_mask=mask, **{PAST: cache}, pad_token_id=self.pad_id, use_cache=True, **options
         )
         rows = output[:, ids.shape[1] :].tolist()
         ends = self.end_tokens()
@@ -185,7 +186,7 @@ class Backbone:
         cache = self._cache(state, segments, 1, write=write)
         base = self.model.get_decoder()
         for start in range(0, length, _CHUNK):
-            base(input_ids=ids[:, start : start + _CHUNK], past_key_values=cache, use_cache=True)
+            base(input_ids=ids[:, start : start + _CHUNK], **{PAST: cache}, use_cache=True)
         return cache
 
     def _cache(self, state: MemoryState | None, segments: Tensor, rows: int, *, write: bool) -> DynamicCache:

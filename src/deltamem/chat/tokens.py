@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -156,6 +156,12 @@ def check_messages(messages: Sequence[Message]) -> None:
             if not isinstance(value, str):
                 raise ValueError(f"The {name} of message {number} must be a text, not {type(value).__name__}.")
         check_text(message["content"], f"message {number}")
+
+
+def only_calls(message: Mapping[str, Any]) -> bool:
+    """Whether a message is an assistant's that calls tools and says nothing: it has no content then."""
+    calls = message.get("tool_calls") or message.get("function_call")
+    return message.get("role") == "assistant" and message.get("content") is None and bool(calls)
 
 
 def check_text(text: str, what: str) -> None:

@@ -145,7 +145,7 @@ class Interview:
             out = self.model.generate(  # type: ignore[operator]
                 prompt,
                 attention_mask=torch.ones_like(prompt),
-                past_key_values=self._attachment.new_cache(state, write=False),
+                **{PAST: self._attachment.new_cache(state, write=False)},
                 do_sample=False,
                 max_new_tokens=self.longest,
             )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, StoppingCriteria, TextIteratorStreamer
 
+from deltamem.attach.cache import PAST
 from deltamem.session.turns import Draft
 
 _POLL_SECONDS = 0.1
@@ -50,7 +51,7 @@ def generate(model: PreTrainedModel, draft: Draft, stop: Stop, **more: Any) -> T
     options["stopping_criteria"] = [*options.get("stopping_criteria", ()), stop]
     with torch.no_grad():
         sequence: Tensor = model.generate(  # type: ignore[operator]
-            draft.prompt, attention_mask=torch.ones_like(draft.prompt), past_key_values=draft.cache, **options
+            draft.prompt, attention_mask=torch.ones_like(draft.prompt), **{PAST: draft.cache}, **options
         )
     stop.check()
     return sequence

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from deltamem.attach import attached
 from deltamem.chat import Message
 from deltamem.chat.input import TextInput
-from deltamem.chat.tokens import check_messages
+from deltamem.chat.tokens import check_messages, only_calls
 from deltamem.formats.state import load_state, save_state, state_from_bytes, state_to_bytes
 from deltamem.observe import positions
 from deltamem.recall import Calibration, Interview, Recollection, WrittenTurn, calibration_of, questions_of, recollect
@@ -594,19 +594,9 @@ def _messages(source: Iterable[Any]) -> list[Message]:
         source = [source]
     if not isinstance(source, Sequence) or not source or not isinstance(source[0], Mapping):
         return []
-    messages = [_with_text(message) for message in source]
+    for message in source:
+        if not isinstance(message, Mapping):
+            raise TypeError(f"Every message must be a dict with role and content, not {type(message).__name__}.")
+    messages = [{**message, "content": ""} if only_calls(message) else message for message in source]
     check_messages(messages)
     return messages
-
-
-def _with_text(message: Any) -> Message:
-    """A message as the session keeps it: an assistant's that only calls tools has an empty text instead of none.
-
-    Raises:
-        TypeError: it is no message.
-    """
-    if not isinstance(message, Mapping):
-        raise TypeError(f"Every message must be a dict with role and content, not {type(message).__name__}.")
-    calls = message.get("tool_calls") or message.get("function_call")
-    only_calls = message.get("role") == "assistant" and message.get("content") is None and calls
-    return {**message, "content": ""} if only_calls else message

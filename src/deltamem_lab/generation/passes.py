@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from deltamem.attach.cache import PAST
 from deltamem_lab.generation.sides import Side
 from deltamem_lab.peak import PeakMemory
 
@@ -74,7 +75,7 @@ def greedy(side: Side, ids: Tensor, tokens: int, *, all_logits: bool) -> Iterato
     keep = 0 if all_logits else 1
     token = ids
     for place in range(tokens):
-        logits = side.model(token, past_key_values=cache, use_cache=True, logits_to_keep=1 if place else keep).logits
+        logits = side.model(token, **{PAST: cache}, use_cache=True, logits_to_keep=1 if place else keep).logits
         token = logits[:, -1:].argmax(-1)
         del logits
         yield token

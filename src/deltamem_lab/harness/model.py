@@ -7,6 +7,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
 from deltamem.attach import attached, memory_cache
+from deltamem.attach.cache import PAST
 from deltamem.chat.input import adapter_of
 from deltamem.state import NO_SEGMENT, MemoryState
 from deltamem.step import Step
@@ -46,7 +47,7 @@ class MemoryLM(HFLM):  # type: ignore[misc]
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **options: Any) -> Tensor:
         if self._memory:
             segments = self._segments(context, options.get("attention_mask"))
-            options["past_key_values"] = memory_cache(self.model, self._rows(len(context)), segment_ids=segments)
+            options[PAST] = memory_cache(self.model, self._rows(len(context)), segment_ids=segments)
         answers: Tensor = super()._model_generate(context, max_length, stop, **options)
         return answers
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deltamem.attach import attached, disabled, memory_cache
+from deltamem.attach.cache import PAST
 from deltamem.chat import Message
 from deltamem.formats.hub import adapter_fingerprint, load_adapter
 from deltamem.models.catalog import MAIN_ADAPTER, MODELS
@@ -163,7 +164,7 @@ class Chat:
                     out = self.model.generate(ids, **options)
             else:
                 cache = memory_cache(self.model, state.select(torch.tensor(places)), write=False)
-                out = self.model.generate(ids, past_key_values=cache, **options)
+                out = self.model.generate(ids, **{PAST: cache}, **options)
             for place, row in zip(places, out[:, ids.shape[1] :], strict=True):
                 found[place] = self.tokenizer.decode(row, skip_special_tokens=True)
         return found
@@ -194,12 +195,12 @@ class Chat:
         shared = int(alike.cumprod(0).sum())
         with disabled(self.model):
             cache = empty_cache(self.model)
-            self.model.get_decoder()(input_ids=rows[0][None, :shared], past_key_values=cache, use_cache=True)
+            self.model.get_decoder()(input_ids=rows[0][None, :shared], **{PAST: cache}, use_cache=True)
             found = []
             for row, target in zip(rows, targets, strict=True):
                 ids = torch.cat([row[shared:], target])[None]
                 logits = self.model(
-                    ids, past_key_values=copy.deepcopy(cache), logits_to_keep=len(target) + 1, use_cache=True
+                    ids, **{PAST: copy.deepcopy(cache)}, logits_to_keep=len(target) + 1, use_cache=True
                 ).logits
                 found.append(F.cross_entropy(logits[0, :-1].float(), target).item())
         return found

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from deltamem.attach import disabled, memory_cache
+from deltamem.attach.cache import PAST
 from deltamem.chat import Message, encode_chat
 from deltamem.demo.real.script import LONGEST_ANSWER, SYSTEM
 from deltamem.session.retrieval import best_matches
@@ -34,7 +35,7 @@ def answer(
         with disabled(model):
             out = model.generate(ids, **options)
     else:
-        out = model.generate(ids, past_key_values=memory_cache(model, memory, write=False), **options)
+        out = model.generate(ids, **{PAST: memory_cache(model, memory, write=False)}, **options)
     return [text.strip() for text in tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.chat import Message
+from deltamem.chat.tokens import only_calls
 from deltamem.extensions import how_to_install
 from deltamem.files import write_atomically
 from deltamem.train.data.options import DataOptions
@@ -191,10 +192,8 @@ def read_messages(value: Any, where: str) -> list[Message]:
         if role not in ROLES:  # a template writes any role down, and training would learn from it
             said = repr(role) if isinstance(role, str) else _kind(role)
             raise ValueError(f"{place}: role must be one of {', '.join(ROLES)}, not {said}")
-        content = item.get("content")
-        if content is None and role == "assistant" and (item.get("tool_calls") or item.get("function_call")):
-            content = ""
-        result.append({"role": role, "content": _text(content, place)})
+        content = "" if only_calls(item) else _text(item.get("content"), place)
+        result.append({"role": role, "content": content})
     return result
 
 

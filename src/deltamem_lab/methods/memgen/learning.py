@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from deltamem.attach.cache import PAST
 from deltamem_lab.backbone import empty_cache
 from deltamem_lab.methods.memgen.weaver import DELIMITERS, Reading, Weaver, pad_left, positions, weaver_parameters
 from deltamem_lab.methods.training import TokenRows, descend, next_token_loss
@@ -84,7 +85,7 @@ def _tail_loss(model: Any, prompts: Sequence[Tensor], tails: Sequence[Tensor], r
             inputs_embeds=before,
             attention_mask=mask,
             position_ids=positions(mask),
-            past_key_values=cache,
+            **{PAST: cache},
             use_cache=True,
         )
     after = pad_sequence(list(tails), batch_first=True)
@@ -95,7 +96,7 @@ def _tail_loss(model: Any, prompts: Sequence[Tensor], tails: Sequence[Tensor], r
         inputs_embeds=after,
         attention_mask=whole,
         position_ids=positions(whole)[:, -after.shape[1] :],
-        past_key_values=cache,
+        **{PAST: cache},
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from deltamem.attach.cache import PAST
 from deltamem.chat import Message, encode_chat
 from deltamem_lab.backbone import Generated, empty_cache, generation_options, seeded
 from deltamem_lab.interface import Ask, Budget, Decoding, Entry
@@ -86,7 +87,7 @@ class MemGen(TrainedContext):
                 output = model.generate(
                     inputs_embeds=woven[None],
                     attention_mask=woven.new_ones(1, len(woven), dtype=torch.int64),
-                    past_key_values=cache,
+                    **{PAST: cache},
                     pad_token_id=self.backbone.pad_id,
                     stopping_criteria=stop if turn < plan.insertions else None,
                     max_new_tokens=most - len(said),

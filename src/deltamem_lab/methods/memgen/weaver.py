@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from deltamem.attach.cache import PAST
 from deltamem_lab.backbone import empty_cache
 from deltamem_lab.methods.lora import LoraPlan, add_lora, lora_weights, using_lora
 
@@ -98,7 +99,7 @@ class Reading:
                 inputs_embeds=read.to(dtype),
                 attention_mask=mask,
                 position_ids=positions(mask)[:, -read.shape[1] :],
-                past_key_values=self._cache,
+                **{PAST: self._cache},
                 use_cache=True,
             ).last_hidden_state
         # The queries stay in the cache, and nothing that comes later sees them; in a sliding window they take room.
