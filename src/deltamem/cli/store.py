@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 store = typer.Typer(
     no_args_is_help=True,
-    help="Look after a server's store: count, clean up, re-encrypt, delete.\n\nExample: deltamem store stats",
+    help="Look after a server's store: count, clean up, re-encrypt, copy, delete.\n\nExample: deltamem store stats",
 )
 _Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 _PLAIN = "(plain)"
@@ -187,6 +187,37 @@ def export(
             typer.echo(json.dumps(line))
 
 
+@store.command("copy")
+def copy(
+    to: Annotated[
+        str,
+        typer.Option(
+            envvar="DELTAMEM_COPY_TO",
+            help="The new store, sqlite:///file or postgresql://user@host/database; it must hold nothing yet.",
+        ),
+    ],
+    url: StoreUrl = "",
+    as_json: _Json = False,
+) -> None:
+    """Copy everything into an empty store, such as PostgreSQL's instead of SQLite's. Stop the servers first.
+
+    What is encrypted stays so, under the same keys. If it fails, nothing is in the new store. The old one is left as
+    it is, but for an entry in its audit log.
+
+    Example: deltamem store copy --store sqlite:///sessions.db --to postgresql://deltamem@db/deltamem
+    """
+    with open_store(url, create=False) as sessions, open_store(to) as new:
+        note(sessions, None, "export", "store copy")
+        rows = sessions.copy_to(new)
+        place = new.database.place
+    told = (
+        f"Copied {counted(rows['deltamem_sessions'], 'session')} with {counted(rows['deltamem_versions'], 'version')} "
+        f"and {counted(rows['deltamem_messages'], 'message')}, and {counted(rows['deltamem_api_keys'], 'API key')}, to "
+        f"{place}. Start the servers with it."
+    )
+    _tell({"to": place, "rows": rows}, told, as_json)
+
+
 @store.command("vacuum")
 def vacuum(url: StoreUrl = "", as_json: _Json = False) -> None:
     """Write the tables anew, without what was deleted. It needs as much space again, and servers wait meanwhile.
@@ -241,7 +272,7 @@ def prune_audit(
 
 def note(
     sessions: "SessionStore",
-    tenant: str,
+    tenant: str | None,
     action: "Action",
     command: str,
     *,

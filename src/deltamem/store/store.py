@@ -6,7 +6,7 @@ from typing import Self
 
 from sqlalchemy import delete, func, or_, select
 
-from deltamem.store import upkeep
+from deltamem.store import copying, upkeep
 from deltamem.store.checks import check_moment, check_name, check_number
 from deltamem.store.database import Database
 from deltamem.store.encryption import StateKeys
@@ -178,6 +178,19 @@ class Store:
         drop_words(self.database)
         self.database.scrub()
         return rows
+
+    def copy_to(self, other: "Store") -> dict[str, int]:
+        """Copies everything into an empty store, and returns how many rows there were by their table.
+
+        Memories, messages, versions, API keys, limits, webhooks and the audit log come along; encrypted rows stay so,
+        under the same keys. The other store has all of it or, after an error, nothing. What servers write to this
+        store meanwhile is not in it, so stop them first.
+
+        Raises:
+            ExistsError: the other store holds something already.
+            InvalidError: the other store is in memory.
+        """
+        return copying.copy(self.database, other.database)
 
     def delete_tenant(self, tenant: str) -> int:
         """Deletes everything of a tenant, API keys and limits too, and returns how many sessions there were."""
