@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,15 @@ def test_an_error_is_one_line_and_debug_tells_more(run: Any, files: Path) -> Non
         main(["inspect", str(files / "ravi.safetensors"), "--debug"])
     with pytest.raises(FileNotFoundError):
         main(["--debug", "inspect", str(files / "none")])
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_warning_is_one_line_and_debug_tells_its_place(debug: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", lambda *told: "with its place")
+    with pytest.raises(SystemExit):
+        main([*(["--debug"] if debug else []), "--version"])
+    told = warnings.formatwarning("It is so.", UserWarning, "hub.py", 201)
+    assert told == ("with its place" if debug else "Warning: It is so.\n")
 
 
 def test_an_error_of_a_fresh_process_is_one_line_too(tmp_path: Path) -> None:

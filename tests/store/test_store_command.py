@@ -122,13 +122,19 @@ def test_keys_are_listed_with_limits_and_use_and_a_mistyped_store_is_not_made(
     assert keys("list").stdout == ""
     assert "There are no API keys. Make one with deltamem keys create TENANT." in keys("list").stderr
     assert "No key opens the tenant acme yet" in keys("limit", "acme").stderr
+    keys("limit", "other", "--tokens-per-minute", "5000")
+    assert keys("list").stdout == "No key opens the tenant other; its limits are tokens per minute 5,000.\n"
     created = keys("create", "acme", "--requests-per-minute", "60", "--label", "for Ravi", "--if-none")
     assert created.stdout.startswith("dm_")
     assert keys("create", "acme", "--if-none").stdout == ""
     assert keys("limit", "acme", "--requests-per-minute", "600").stderr == ""
     entries = [json.loads(entry) for entry in CliRunner().invoke(build_app(), ["store", "audit"]).stdout.splitlines()]
     routes = [entry["route"] for entry in entries if "limit" in entry["route"]]
-    assert routes == ["deltamem keys limit no limits", "deltamem keys limit requests per minute 600"]
+    assert routes == [
+        "deltamem keys limit no limits",
+        "deltamem keys limit tokens per minute 5,000",
+        "deltamem keys limit requests per minute 600",
+    ]
     line = keys("list").stdout
     assert "never used  requests per minute 60  all keys together requests per minute 600  for Ravi" in line
     ApiKeys(opened()).authenticate(created.stdout.strip())

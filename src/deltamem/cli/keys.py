@@ -50,11 +50,12 @@ def list_keys(
     store: StoreUrl = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """List keys with their limits and last use, the revoked ones too."""
-    from deltamem.store import ApiKeys
+    """List keys with their limits and last use, the revoked ones too, and limits of tenants that have no key."""
+    from deltamem.store import ApiKeys, Rates
 
     with open_store(store, create=False) as sessions:
         found = ApiKeys(sessions).list(tenant)
+        limited = Rates(sessions).limits()
     if as_json:
         shown = [{**vars(key), "limits": vars(key.limits), "tenant_limits": vars(key.tenant_limits)} for key in found]
         typer.echo(json.dumps(shown, indent=2, default=str))
@@ -74,6 +75,9 @@ def list_keys(
             key.label or "",
         ]
         typer.echo("  ".join(part for part in line if part))
+    for name, of_tenant in limited.items():
+        if tenant in (None, name) and all(key.tenant != name for key in found):
+            typer.echo(f"No key opens the tenant {name}; its limits are {_shown(vars(of_tenant))}.")
 
 
 @keys.command("limit")

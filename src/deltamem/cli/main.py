@@ -1,9 +1,10 @@
-"""The ``deltamem`` command: collects the commands, and turns any error into one line."""
+"""The ``deltamem`` command: collects the commands, and turns any error or warning into one line."""
 
 import importlib
 import inspect
 import logging
 import sys
+import warnings
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -66,6 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
     app = build_app()
     for library in ("torchao", "torch.utils._pytree"):  # they tell of themselves when they are imported
         logging.getLogger(library).setLevel(logging.ERROR)
+    if "--debug" not in given:
+        warnings.formatwarning = _warning_line
     try:
         code = app(
             args=[argument for argument in given if argument != "--debug"],
@@ -90,6 +93,13 @@ def _unwrap_help(app: typer.Typer) -> None:
     for group in app.registered_groups:
         if group.typer_instance is not None:
             _unwrap_help(group.typer_instance)
+
+
+def _warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning without the place in the source that gave it."""
+    return f"Warning: {message}\n"
 
 
 def _print_version(asked: bool) -> None:
