@@ -1,10 +1,12 @@
 """Webhooks hear what was done: signed as standardwebhooks.com has it, and again until they answer well."""
 
+import asyncio
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from serving import make_server, running
 
 from deltamem.serve import webhooks
-from deltamem.store import ApiKeys, Webhooks
+from deltamem.store import Act, ApiKeys, Webhooks
 
 
 class Listener(ThreadingHTTPServer):
@@ -120,8 +122,68 @@ def test_what_was_not_heard_is_told_again_and_given_up_at_last() -> None:
     assert (len(slow.heard), len(deaf.heard)) == (3, 4)
 
 
+def test_one_that_never_answers_holds_up_neither_requests_nor_other_webhooks() -> None:
+    server = make_server(require_keys=True)
+    headers = {"Authorization": f"Bearer {ApiKeys(server.store).create('acme').secret}"}
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        listening() as listener,
+        running(server) as url,
+        httpx.Client(base_url=url, headers=headers) as http,
+    ):
+        hooks = Webhooks(server.store)
+        hooks.create("acme", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        hooks.add(
+            [Act("acme", "write", route="x", session=str(number), status=200) for number in range(20)], audit=False
+        )
+        hooks.create("acme", listener.url)
+        hooks.add([Act("acme", "write", route="x", session="s", status=200)], audit=False)
+        began = time.monotonic()
+        for _ in range(10):
+            http.get("/v1/sessions").raise_for_status()
+            time.sleep(0.05)
+        listener.wait_for(1)
+        assert time.monotonic() - began < 8
+
+
+def test_what_a_failed_attempt_met_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    server = make_server()
+    with listening(500) as listener, running(server):
+        hooks = Webhooks(server.store)
+        hook = hooks.create("default", listener.url)
+        hooks.add([Act("default", "write", route="x", session="s", status=200)], audit=False)
+        listener.wait_for(2)
+    assert f"webhook {hook.id} was not told, and is again in 0.05 s: HTTP 500" in caplog.messages
+
+
+async def _posted(url: str) -> str | None:
+    async with webhooks._client() as client:
+        return await webhooks._post(client, webhooks.Delivery(1, "hook_1", url, "whsec_AAAA", "{}", 1))
+
+
 def test_an_address_where_nobody_listens_is_tried_again() -> None:
     with listening() as listener:
         pass
-    one = webhooks.Delivery(1, listener.url, "whsec_AAAA", "{}", 1)
-    assert webhooks._post(one) == "URLError"
+    assert "connect" in (asyncio.run(_posted(listener.url)) or "").lower()
+
+
+def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "_TIMEOUT", 0.5)
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            while True:
+                connection.sendall(b"H")
+                time.sleep(0.05)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,), daemon=True)
+        thread.start()
+        assert asyncio.run(_posted(f"http://127.0.0.1:{server.getsockname()[1]}/")) == "no answer within 0.5 seconds"
+        thread.join(10)
+
+
+def test_a_message_that_cannot_even_be_sent_is_a_failed_one() -> None:
+    assert asyncio.run(_posted("http://127.0.0.1:x/"))
+    assert asyncio.run(_posted(f"http://{'a' * 70}.example/"))

@@ -4,12 +4,12 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import http.client
 import logging
+import ssl
 import time
-import urllib.error
-import urllib.request
 from datetime import UTC, datetime, timedelta
+
+import httpx
 
 from deltamem.serve.metrics import Metrics
 from deltamem.store import SessionStore, StoreError
@@ -26,7 +26,7 @@ _AT_ONCE = 8
 
 
 class Courier:
-    """Empties the outbox of a store's webhooks.
+    """Empties the outbox of a store's webhooks; none waits for another.
 
     Attributes:
         wanted: the tenants that want to be told, as of the last look.
@@ -39,32 +39,52 @@ class Courier:
 
     async def run(self) -> None:
         """Delivers what is due, until it is cancelled."""
-        while True:
-            try:
-                await self.look()
-                while due := await asyncio.to_thread(self.hooks.take, _AT_ONCE, _LEASE):
-                    await asyncio.gather(*(asyncio.to_thread(self._deliver, one) for one in due))
-            except StoreError as error:
-                _log.warning("webhooks were not told", exc_info=error)
-            await asyncio.sleep(LOOK_EVERY)
+        telling: dict[str, asyncio.Task[None]] = {}
+        failing = False
+        async with _client() as client, asyncio.TaskGroup() as group:
+            while True:
+                try:
+                    await self.look()
+                    telling = {hook: task for hook, task in telling.items() if not task.done()}
+                    for hook in set(await asyncio.to_thread(self.hooks.due)) - telling.keys():
+                        telling[hook] = group.create_task(self._tell(client, hook))
+                    failing = False
+                except StoreError as error:
+                    if not failing:  # once for each time that the store is out of reach
+                        _log.warning("webhooks were not told", exc_info=error)
+                    failing = True
+                await asyncio.sleep(LOOK_EVERY)
 
     async def look(self) -> None:
         """Finds out who wants to be told."""
         self.wanted = frozenset(hook.tenant for hook in await asyncio.to_thread(self.hooks.list))
 
-    def _deliver(self, one: Delivery) -> None:
-        problem = _post(one)
+    async def _tell(self, client: httpx.AsyncClient, hook: str) -> None:
+        """Tells a webhook what is due: one message, and several at once as long as it hears them."""
+        most = 1
+        try:
+            while due := await asyncio.to_thread(self.hooks.take, hook, most, _LEASE):
+                heard = await asyncio.gather(*(self._deliver(client, one) for one in due))
+                most = _AT_ONCE if all(heard) else 1
+        except Exception as error:  # the others go on; this one comes again when its lease is over
+            _log.warning("webhook %s was not told", hook, exc_info=error)
+
+    async def _deliver(self, client: httpx.AsyncClient, one: Delivery) -> bool:
+        problem = await _post(client, one)
         if problem is None:
-            self.hooks.done(one.number)
+            await asyncio.to_thread(self.hooks.done, one.number)
             outcome = "delivered"
         elif one.attempts <= len(DELAYS):
-            self.hooks.later(one.number, datetime.now(UTC) + timedelta(seconds=DELAYS[one.attempts - 1]))
+            wait = DELAYS[one.attempts - 1]
+            await asyncio.to_thread(self.hooks.later, one.number, datetime.now(UTC) + timedelta(seconds=wait))
             outcome = "failed"
+            _log.warning("webhook %s was not told, and is again in %g s: %s", one.webhook, wait, problem)
         else:
-            self.hooks.done(one.number)
+            await asyncio.to_thread(self.hooks.done, one.number)
             outcome = "given_up"
-            _log.error("a webhook was not reached in %d attempts: %s", one.attempts, problem)
+            _log.error("webhook %s was not told in %d attempts: %s", one.webhook, one.attempts, problem)
         self._metrics.webhooks.labels(outcome).inc()
+        return problem is None
 
 
 def signature(secret: str, name: str, moment: int, body: bytes) -> str:
@@ -74,17 +94,13 @@ def signature(secret: str, name: str, moment: int, body: bytes) -> str:
     return f"v1,{base64.b64encode(signed).decode()}"
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Whoever is told is who was named."""
-
-    def redirect_request(self, *_: object) -> None:
-        return None
-
-
-_opener = urllib.request.build_opener(_NoRedirects)
+def _client() -> httpx.AsyncClient:
+    """What posts: by the system's certificates, each message on a connection of its own, without redirects."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    return httpx.AsyncClient(verify=ssl.create_default_context(), timeout=None, limits=limits)
 
 
-def _post(one: Delivery) -> str | None:
+async def _post(client: httpx.AsyncClient, one: Delivery) -> str | None:
     """Sends a message; what went wrong, if something did."""
     name, moment, body = f"msg_{one.number}", int(time.time()), one.body.encode()
     headers = {
@@ -95,11 +111,10 @@ def _post(one: Delivery) -> str | None:
         "webhook-signature": signature(one.secret, name, moment, body),
     }
     try:
-        request = urllib.request.Request(one.url, body, headers, method="POST")
-        with _opener.open(request, timeout=_TIMEOUT):
-            return None
-    except urllib.error.HTTPError as error:
-        error.close()
-        return f"HTTP {error.code}"
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        return type(error).__name__
+        # For the whole answer: one that comes byte by byte would hold up the others of its webhook.
+        async with asyncio.timeout(_TIMEOUT), client.stream("POST", one.url, content=body, headers=headers) as answer:
+            return None if answer.is_success else f"HTTP {answer.status_code}"
+    except TimeoutError:
+        return f"no answer within {_TIMEOUT} seconds"
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+        return str(error) or type(error).__name__

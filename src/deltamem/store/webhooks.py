@@ -26,6 +26,7 @@ class Delivery(NamedTuple):
     """Something that is to be told now; ``attempts`` counts this one."""
 
     number: int
+    webhook: str
     url: str
     secret: str
     body: str
@@ -48,9 +49,7 @@ class Webhooks:
         Raises:
             InvalidError: the tenant's name, the URL or an action is none.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or len(url) > 1000:
-            raise InvalidError("A webhook's URL begins with https:// or http:// and names a host.")
+        _check_url(url)
         if not actions or not set(actions) <= set(ACTIONS):
             raise InvalidError(f"A webhook's actions are some of {', '.join(ACTIONS)}.")
         made = Webhook(
@@ -94,10 +93,17 @@ class Webhooks:
             for act in acts:
                 _queue(connection, act)
 
-    def take(self, most: int, lease: timedelta) -> tuple[Delivery, ...]:
-        """What is to be told now; no other server takes it before the lease is over."""
+    def due(self) -> tuple[str, ...]:
+        """The webhooks for which a message is due now."""
+        with self._database.read() as connection:
+            found = select(deliveries.c.webhook).where(deliveries.c.due <= now()).distinct()
+            return tuple(connection.execute(found).scalars())
+
+    def take(self, webhook: str, most: int, lease: timedelta) -> tuple[Delivery, ...]:
+        """What a webhook is to be told now; no other server takes it before the lease is over."""
         moment = now()
-        due = select(deliveries.c.number).where(deliveries.c.due <= moment).order_by(deliveries.c.due).limit(most)
+        of_hook = (deliveries.c.webhook == webhook, deliveries.c.due <= moment)
+        due = select(deliveries.c.number).where(*of_hook).order_by(deliveries.c.due).limit(most)
         with self._database.read() as connection:
             # Mostly there is nothing, which is no reason to lock anything.
             if connection.execute(due).first() is None:
@@ -111,7 +117,7 @@ class Webhooks:
                 webhooks, webhooks.c.id == deliveries.c.webhook
             )
             rows = connection.execute(wanted.where(taken).order_by(deliveries.c.number)).all()
-        return tuple(Delivery(row.number, row.url, row.secret, row.body, row.attempts) for row in rows)
+        return tuple(Delivery(row.number, row.webhook, row.url, row.secret, row.body, row.attempts) for row in rows)
 
     def done(self, number: int) -> None:
         """Takes a delivery out of the outbox."""
@@ -122,6 +128,20 @@ class Webhooks:
         """Tries a delivery again at a later time."""
         with self._database.write() as connection:
             connection.execute(update(deliveries).where(deliveries.c.number == number).values(due=due))
+
+
+def _check_url(url: str) -> None:
+    wrong = "A webhook's URL begins with https:// or http:// and names a host, without spaces: {}."
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise InvalidError(wrong.format(error)) from None
+    named = bool(host) and all(host.removesuffix(".").split("."))
+    if parts.scheme not in ("http", "https") or not named or port == 0 or len(url) > 1000 or " " in url:
+        raise InvalidError(wrong.format("this one is none"))
+    if not url.isprintable():
+        raise InvalidError(wrong.format("this one has a character that cannot be shown"))
 
 
 def _queue(connection: Connection, act: Act) -> None:
