@@ -137,7 +137,11 @@ def test_keys_are_listed_with_limits_and_use_and_a_mistyped_store_is_not_made(
     ]
     line = keys("list").stdout
     assert "never used  requests per minute 60  all keys together requests per minute 600  for Ravi" in line
-    ApiKeys(opened()).authenticate(created.stdout.strip())
+    secret = created.stdout.strip()
+    refused = keys("revoke", secret)
+    assert "That is an API key itself" in str(refused.exception)
+    assert secret not in str(refused.exception)
+    ApiKeys(opened()).authenticate(secret)
     assert "  used 20" in keys("list").stdout
     mistyped = tmp_path / "mistyped.db"
     for command in (["list"], ["revoke", "key_1"]):
@@ -147,3 +151,14 @@ def test_keys_are_listed_with_limits_and_use_and_a_mistyped_store_is_not_made(
     refused = CliRunner().invoke(build_app(), ["webhooks", "create", "acme", "https://example.com/hook"])
     assert isinstance(refused.exception, NotFoundError)
     assert not mistyped.exists()
+
+
+def test_a_webhook_of_a_tenant_that_no_key_opens_is_doubted(filled: SessionStore, url: str) -> None:
+    def create(tenant: str) -> Result:
+        return CliRunner().invoke(
+            build_app(), ["webhooks", "create", tenant, "https://example.com/hook", "--store", url]
+        )
+
+    assert "No key opens the tenant amce yet" in create("amce").stderr
+    for tenant in ("acme", "default"):
+        assert "No key" not in create(tenant).stderr

@@ -1,12 +1,15 @@
 """``deltamem keys``: who may use a server."""
 
 import json
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from deltamem.cli.places import StoreUrl, open_store
 from deltamem.cli.store import note
+
+if TYPE_CHECKING:
+    from deltamem.store import SessionStore
 
 keys = typer.Typer(
     no_args_is_help=True,
@@ -91,16 +94,14 @@ def limit(
 
     Example: deltamem keys limit acme --requests-per-minute 600
     """
-    from deltamem.store import ApiKeys, Rates, TenantLimits
+    from deltamem.store import Rates, TenantLimits
 
     limits = TenantLimits(requests_per_minute, tokens_per_minute)
     said = _shown(vars(limits)) or "no limits"
     with open_store(store, create=False) as sessions:
         Rates(sessions).limit(tenant, limits)
         note(sessions, tenant, "admin", f"keys limit {said}")
-        opened = bool(ApiKeys(sessions).list(tenant))
-    if not opened:
-        typer.echo(f"No key opens the tenant {tenant} yet; is that its name?", err=True)
+        doubt_tenant(sessions, tenant)
     typer.echo(f"Tenant {tenant}: {said}.")
 
 
@@ -113,6 +114,14 @@ def revoke(key_id: Annotated[str, typer.Argument(help="Its id, as in the list.")
         record = ApiKeys(sessions).revoke(key_id)
         note(sessions, record.tenant, "admin", f"keys revoke {record.id}")
     typer.echo(f"{record.id} of tenant {record.tenant} is revoked.")
+
+
+def doubt_tenant(sessions: "SessionStore", tenant: str) -> None:
+    """Says that no key opens a tenant, whose name may be wrong."""
+    from deltamem.store import ApiKeys
+
+    if not ApiKeys(sessions).list(tenant):
+        typer.echo(f"No key opens the tenant {tenant} yet; is that its name?", err=True)
 
 
 def _shown(limits: dict[str, int | None]) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from deltamem.cli.keys import doubt_tenant
 from deltamem.cli.places import StoreUrl, open_store
 from deltamem.cli.store import note
 
@@ -26,12 +27,15 @@ def create(
     store: StoreUrl = "",
 ) -> None:
     """Make a webhook and print the secret that its messages are signed with, as standardwebhooks.com has it."""
+    from deltamem.serve.settings import LOCAL_TENANT
     from deltamem.store import Webhooks
 
     with open_store(store, create=False) as sessions:
         hooks = Webhooks(sessions)
         made = hooks.create(tenant, url, on) if on else hooks.create(tenant, url)
         note(sessions, tenant, "admin", f"webhooks create {made.id}")
+        if tenant != LOCAL_TENANT:
+            doubt_tenant(sessions, tenant)
     typer.echo(f"{made.id} gets a message for each {', '.join(made.actions)} of tenant {tenant}. Its secret:", err=True)
     typer.echo(made.secret)
 

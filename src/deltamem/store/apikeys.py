@@ -95,6 +95,10 @@ class ApiKeys:
         with self._database.write() as connection:
             connection.execute(unrevoked.values(revoked=now()))
             row = connection.execute(_KEYS.where(api_keys.c.id == name)).one_or_none()
+        if row is None and name.startswith(PREFIX):
+            raise NotFoundError(
+                "That is an API key itself. Give its id, which the list shows beside the key's beginning."
+            )
         if row is None:
             raise NotFoundError(f"There is no API key {name!r}; list them to see their ids.")
         return _record(row)
