@@ -40,7 +40,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "ray_serve.py"
 # A busy machine needs longer than Ray's own limits to start what Ray starts.
 PATIENCE = {
     "RAY_agent_register_timeout_ms": "600000",
-    "RAY_raylet_start_wait_time_s": "40",
+    "RAY_raylet_start_wait_time_s": "120",
     "RAY_worker_register_timeout_seconds": "600",
     "RAY_health_check_timeout_ms": "120000",
     "RAY_health_check_failure_threshold": "20",
@@ -65,6 +65,7 @@ def main() -> int:
     options = parser.parse_args()
 
     torch.set_num_threads(1)
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # else each replica wants nearly all memory there is
     report = {"machine": machine()} | measure(options)
     return tell(report, options, report["problems"])
 

@@ -42,6 +42,7 @@ def build_app(options: argparse.Namespace, secret: bytes) -> FastAPI:
 
     make: MakeEngine = Engine
     if options.engine == "vllm":
+        os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")  # vLLM would close the replica's log
         from deltamem.vllm.engine import open_hollow, vllm_engine
 
         loaded: Any = open_hollow(options.model, options.adapter)

@@ -29,7 +29,7 @@ def stats(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
     as_json: _Json = False,
 ) -> None:
-    """Count what the store holds. Nothing is changed.
+    """Count what the store holds. Like every command, it brings the tables of an older version up to date first.
 
     Example: deltamem store stats --store postgresql://deltamem@db/deltamem
     """
