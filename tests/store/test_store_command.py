@@ -135,6 +135,8 @@ def test_keys_are_listed_with_limits_and_use_and_a_mistyped_store_is_not_made(
         "deltamem keys limit tokens per minute 5,000",
         "deltamem keys limit requests per minute 600",
     ]
+    (key,) = json.loads(keys("list", "--json").stdout)
+    assert key["created"] == ApiKeys(opened()).list()[0].created.isoformat()
     line = keys("list").stdout
     assert "never used  requests per minute 60  all keys together requests per minute 600  for Ravi" in line
     secret = created.stdout.strip()

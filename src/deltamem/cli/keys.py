@@ -1,6 +1,7 @@
 """``deltamem keys``: who may use a server."""
 
 import json
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -61,7 +62,7 @@ def list_keys(
         limited = Rates(sessions).limits()
     if as_json:
         shown = [{**vars(key), "limits": vars(key.limits), "tenant_limits": vars(key.tenant_limits)} for key in found]
-        typer.echo(json.dumps(shown, indent=2, default=str))
+        typer.echo(json.dumps(shown, indent=2, default=datetime.isoformat))
         return
     if not found:
         typer.echo("There are no API keys. Make one with deltamem keys create TENANT.", err=True)
