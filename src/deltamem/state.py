@@ -53,10 +53,11 @@ class MemoryState:
         if not self.states:
             raise ValueError("A memory state needs at least one layer.")
         shape = self.states[0].shape
+        fits = len(shape) == 4 and shape[2] == shape[3]
         for layer, state in enumerate(self.states):
             if state.dtype != torch.float32:
                 raise ValueError(f"State {layer} is {state.dtype}; states are float32.")
-            if state.dim() != 4 or state.shape != shape or shape[2] != shape[3]:
+            if not fits or state.shape != shape:
                 raise ValueError(f"State {layer} has shape {tuple(state.shape)}; wanted [B, N, R, R] throughout.")
         _check_counts("tokens", self.tokens, shape[0])
         if self.before is not None:

@@ -1,6 +1,7 @@
 """One forward pass's dealings with the memory: what goes in, what is asked, what comes out."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import torch
@@ -77,7 +78,8 @@ class Step:
             raise ValueError(f"The memory has {self.state.batch} rows and the input {batch}; they must be equal.")
         self.length = length
         self.device = device
-        self.state = self.state.to(device)
+        if any(tensor.device != device for tensor in (self.state.tokens, *self.state.states)):
+            self.state = self.state.to(device)
         self.mask = _check("mask", self.mask, batch, length, device)
         decoding = length == 1 and decode.serves(self.state.tokens, config.rank)
         if self.write is False:
@@ -93,12 +95,8 @@ class Step:
                 f"This memory was made for write addresses of {made_for}; make an empty one with "
                 "deltamem.new_state(model, batch)."
             )
-        if self.mask is None and writable is None:
-            written = self.state.tokens.new_full((batch,), length)
-        else:
-            allowed = [m for m in (self.mask, writable) if m is not None]
-            both = allowed[0] if len(allowed) == 1 else allowed[0] & allowed[1]
-            written = both.sum(1)
+        allowed = [m for m in (self.mask, writable) if m is not None]
+        written = functools.reduce(torch.logical_and, allowed).sum(1) if allowed else length
         self._plan = TokenPlan(self.mask, writable, written, decoding and writable is None)
 
     def _plan_segments(self, config: DeltaMemConfig, writable: Tensor | None, batch: int, length: int) -> SegmentPlan:
@@ -155,7 +153,7 @@ class Step:
         if isinstance(plan, ReadPlan):
             return self.state
         states = tuple(self._states[i] for i in layers)
-        tokens = self.state.tokens + plan.written.to(self.state.tokens.device)
+        tokens = self.state.tokens + plan.written
         pending = tuple(left for i in layers if (left := self._pending[i]) is not None)
         if isinstance(plan, SegmentPlan):
             return MemoryState(states, tokens, OpenSegment(pending, plan.open_count, plan.open_segment))

@@ -15,13 +15,13 @@ class TokenPlan:
     Attributes:
         mask: ``[B, T]`` bool, the real tokens; ``None`` when all are.
         writable: ``[B, T]`` bool, the tokens that may write; ``None`` when all may.
-        written: ``[B]``, how many tokens of this call write.
+        written: how many tokens of this call write, ``[B]`` or the same for all rows.
         decoding: the call has one token, and the compiled path for those may take it.
     """
 
     mask: Tensor | None
     writable: Tensor | None
-    written: Tensor
+    written: Tensor | int
     decoding: bool = False
 
 

@@ -67,9 +67,9 @@ class SteeredProjection(nn.Module):
             return self.base_layer(hidden_states)  # type: ignore[no-any-return]
         output: Tensor = self.base_layer(hidden_states.hidden_states)
         corrections = hidden_states.corrections
-        if not any(head in corrections for head in self.parts):
+        if self.parts.keys().isdisjoint(corrections):
             return output
-        return output + self._lay_out(corrections, output).to(output.dtype)
+        return _add(output, self._lay_out(corrections, output))
 
     def _lay_out(self, corrections: Corrections, output: Tensor) -> Tensor:
         if self.layout == "separate":
@@ -152,6 +152,9 @@ class SteeredAttention(nn.Module):
         if "o" not in corrections:
             return output
         if isinstance(output, Tensor):
-            return output + corrections["o"].to(output.dtype)
-        first = output[0] + corrections["o"].to(output[0].dtype)
-        return (first, *output[1:])
+            return _add(output, corrections["o"])
+        return (_add(output[0], corrections["o"]), *output[1:])
+
+
+def _add(output: Tensor, correction: Tensor) -> Tensor:
+    return output + (correction if correction.dtype == output.dtype else correction.to(output.dtype))

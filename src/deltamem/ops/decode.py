@@ -81,13 +81,14 @@ def token(
     assert kernel is not None
     hidden, state = hidden.float().contiguous(), state.contiguous()
     shown = None if mask is None else mask.contiguous()
-    width, multiplies = form.states * form.rank, len(hidden) <= ROWS
+    (batch, _, columns), (rows, _) = hidden.shape, projection.shape
+    width, multiplies = form.states * form.rank, batch <= ROWS
     if multiplies:
-        projected = hidden.new_empty(len(projection) + width)
-        result = hidden.new_empty(len(hidden), 1, len(heads))
+        projected = hidden.new_empty(rows + width)
+        result = hidden.new_empty(batch, 1, heads.shape[0])
     else:
         projected = F.linear(hidden, projection)
-        result = hidden.new_empty(len(hidden), 1, width)
+        result = hidden.new_empty(batch, 1, width)
     final = torch.empty_like(state) if writes else state
     joins = writes and adds is not None
     adds = adds if adds is None else adds.contiguous()
@@ -106,9 +107,9 @@ def token(
         None if next_adds is None else next_adds.data_ptr(),
         form.gain,
         form.fixed_gate,
-        len(hidden),
-        hidden.shape[-1],
-        len(projection),
+        batch,
+        columns,
+        rows,
         result.shape[-1],
         multiplies,
         shown is not None,
