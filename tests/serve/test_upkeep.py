@@ -73,3 +73,16 @@ def test_a_running_server_stops_writing_plain_text_once_others_encrypt(tmp_path:
             other.delete("default", "theirs")
         eventually(lambda: http.get("/readyz").status_code == 200)
         assert http.post("/v1/sessions", json={"session": "ours"}).status_code == 201
+
+
+def test_a_server_with_keys_says_that_older_rows_are_plain(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    url, keys = f"sqlite:///{tmp_path / 'sessions.db'}", StateKeys.from_text(StateKeys.generate("one"))
+    with SessionStore.open(url) as store:
+        store.create("default", "old", fingerprint="f", state=b"x")
+    make_server(url, keys=keys)
+    assert [record.getMessage() for record in caplog.records if "deltamem store rekey" in record.getMessage()]
+    with SessionStore.open(url, keys=keys) as store:
+        store.rekey()
+    caplog.clear()
+    make_server(url, keys=keys)
+    assert not [record for record in caplog.records if "deltamem store rekey" in record.getMessage()]

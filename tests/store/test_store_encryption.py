@@ -53,7 +53,9 @@ def test_a_store_tells_whether_its_keys_are_those_it_was_written_with(opened: Op
     plain, one, two = opened(), opened(keys=StateKeys.from_text(ONE)), opened(keys=StateKeys.from_text(TWO))
     for store in (plain, one, two):
         store.check_keys()
+    assert not one.has_unreadable_plain_rows()
     plain.create("t", "before", fingerprint="f", state=SECRET)
+    assert [store.has_unreadable_plain_rows() for store in (plain, one, two)] == [False, True, True]
     for store in (plain, one, two):
         store.check_keys()  # what was written before there were keys is counted and can be encrypted
     one.create("t", "s", fingerprint="f", state=SECRET)
@@ -68,6 +70,7 @@ def test_a_store_tells_whether_its_keys_are_those_it_was_written_with(opened: Op
     both = opened(keys=StateKeys.from_text(f"{TWO},{ONE}"))
     both.check_keys()
     assert both.rekey() == 2
+    assert not both.has_unreadable_plain_rows()
     two.check_keys()
     with pytest.raises(EncryptionError, match="'two'"):
         one.check_keys()

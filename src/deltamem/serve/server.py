@@ -66,6 +66,11 @@ class Server:
         encoder: Encoder | None = None,
     ) -> None:
         store.check_keys()
+        if store.has_unreadable_plain_rows():
+            _log.warning(
+                "rows from before the store had encryption keys lie in plain text, and requests for their sessions are "
+                "answered with 503: encrypt them with deltamem store rekey"
+            )
         self.settings = settings
         self.store = store
         self.encoder = encoder

@@ -5,7 +5,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, insert, select
+from sqlalchemy import Connection, Table, exists, func, insert, select
 
 from deltamem.store.database import Database
 from deltamem.store.errors import ExistsError, InvalidError
@@ -31,7 +31,7 @@ def copy(source: Database, target: Database) -> dict[str, int]:
     copied: Counter[str] = Counter()
     with target.write() as connection:
         for table in _COPIED:
-            if connection.execute(select(func.count()).select_from(table)).scalar_one():
+            if connection.execute(select(exists(table.select()))).scalar_one():
                 raise target.error(
                     ExistsError, f"{{store}} has rows in {table.name} already; copy into an empty database."
                 )

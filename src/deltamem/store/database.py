@@ -76,8 +76,8 @@ class Database:
 
     @property
     def place(self) -> str:
-        """The URL without its password."""
-        return self._url.render_as_string(hide_password=True)
+        """The URL without its password and driver."""
+        return self._url.set(drivername=self._url.get_backend_name()).render_as_string(hide_password=True)
 
     def error(self, kind: type[StoreError], text: str, why: object = "") -> StoreError:
         """An error that names the database, where ``text`` has ``{store}``, and quotes its driver.

@@ -127,6 +127,13 @@ class Store:
         with self.database.read() as connection:
             upkeep.check_keys(connection, self._keys)
 
+    def has_unreadable_plain_rows(self) -> bool:
+        """Whether rows lie in plain text in a store that has keys, which refuses them until :meth:`rekey`."""
+        if self._keys is None:
+            return False
+        with self.database.read() as connection:
+            return upkeep.any_plain(connection)
+
     def stats(self, tenant: str | None = None) -> StoreStats:
         """How much is stored, for all tenants or one; it reads everything, so it takes a while."""
         if tenant is not None:

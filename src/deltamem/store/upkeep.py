@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Table, and_, delete, func, or_, select, tuple_, update
+from sqlalchemy import Connection, Row, Select, Table, and_, delete, exists, func, or_, select, tuple_, update
 
 from deltamem.store.database import Database
 from deltamem.store.encryption import ENVIRONMENT, StateKeys, row_context, seal, unseal
@@ -136,6 +136,12 @@ def check_keys(connection: Connection, keys: StateKeys | None) -> None:
             one = connection.execute(select(table).where(table.c.key_id == key_id).limit(1)).one()._mapping
             place = Place(one["tenant"], one["session"])
             unseal(keys, key_id, one[column], row_context(*place, one[number], bound))
+
+
+def any_plain(connection: Connection) -> bool:
+    """Whether a row that keys would encrypt lies in plain text."""
+    plain = (exists().where(table.c.key_id.is_(None)) for table, *_ in _ENCRYPTED)
+    return bool(connection.execute(select(or_(*plain))).scalar_one())
 
 
 def _key_ids(connection: Connection, table: Table) -> Iterator[str]:
