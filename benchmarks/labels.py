@@ -1,4 +1,4 @@
-"""Episodes in MemoryAgentBench's form whose examples have to be learned: texts of BANKING77 with made-up numbers as labels.
+"""Episodes in MemoryAgentBench's form with examples to learn: texts of BANKING77 with made-up numbers as labels.
 
     python benchmarks/labels.py banking77_train.csv banking77_test.csv --output labels.jsonl
     deltamem eval --task memoryagentbench --data labels.jsonl --protocol official ...

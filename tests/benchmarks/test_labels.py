@@ -5,9 +5,9 @@ import json
 import sys
 from pathlib import Path
 
-import labels
 import pytest
 
+import labels
 from deltamem_lab.tasks.memoryagentbench import MemoryAgentBench
 
 
