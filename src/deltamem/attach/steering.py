@@ -67,7 +67,7 @@ class SteeredProjection(nn.Module):
             return self.base_layer(hidden_states)  # type: ignore[no-any-return]
         output: Tensor = self.base_layer(hidden_states.hidden_states)
         corrections = hidden_states.corrections
-        if self.parts.keys().isdisjoint(corrections):
+        if not any(head in corrections for head in self.parts):
             return output
         return _add(output, self._lay_out(corrections, output))
 
