@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from deltamem.store.errors import InvalidError, NotFoundError, SchemaError, Stor
 _WRITES = "deltamem_writes"
 # Seconds that emptying the log waits for readers. Writers wait as long, so it is no longer than a few reads take.
 _SCRUB_WAIT = 0.5
+# Seconds between two attempts to switch a new file to the log.
+_ASK_AGAIN = 0.01
 _FULL = "The disk under {store} is full. Nothing was written; free some space and try again."
 _DRIVERS = {
     "sqlite": "sqlite",
@@ -181,13 +184,23 @@ class Database:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA synchronous = FULL")
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode not in ("wal", "memory"):
+        if self._switch_to_log(connection) not in ("wal", "memory"):
             raise self.error(
                 UnavailableError,
                 "{store} cannot keep a write-ahead log: its file system has no shared memory, as on a network share. "
                 "Put the file on a local disk, or use PostgreSQL.",
             )
+
+    def _switch_to_log(self, connection: sqlite3.Connection) -> str:
+        """The mode after asking for a write-ahead log. SQLite does not wait where others ask at the same moment."""
+        until = time.monotonic() + self._timeout
+        while True:
+            try:
+                return str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(_ASK_AGAIN)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
