@@ -20,6 +20,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, stdtr, stdtrit
 
 from deltamem.rates import Z95, wilson
 
@@ -206,6 +207,11 @@ def corrected(differences: Mapping[Key, Difference]) -> dict[Key, Difference]:
     return {key: found[key] for key in differences}
 
 
+def student(freedom: int) -> float:
+    """The 0.975 quantile of Student's t with so many degrees of freedom, at least one."""
+    return float(stdtrit(freedom, 0.975))
+
+
 def _error(sums: Numbers, counts: Numbers) -> float:
     """The standard error of the ratio of the totals; infinite of a single unit."""
     total, number, units = np.asarray(sums), np.asarray(counts), len(sums)
@@ -216,14 +222,10 @@ def _error(sums: Numbers, counts: Numbers) -> float:
 
 
 def _p_of_t(value: float, error: float, free: int) -> float:
-    """Two-sided, of Student's t: the normal deviate that is as rare (D. L. Wallace, 1959)."""
+    """Two-sided, of Student's t."""
     if value == 0 or math.isinf(error):
         return 1.0
-    if error == 0:
-        return 0.0
-    t = value / error
-    z = (8 * free + 1) / (8 * free + 3) * math.sqrt(free * math.log1p(t * t / free))
-    return math.erfc(z / math.sqrt(2))
+    return 0.0 if error == 0 else float(2 * stdtr(free, -abs(value) / error))
 
 
 def _units(
@@ -262,15 +264,7 @@ def _tail(units: int) -> float:
     """What is cut off at either end, less than 2.5 % as Student's t of so many units is above the normal's quantile."""
     if units < 2:
         return 0.025
-    z, free = Z95, units - 1
-    # Cornish and Fisher's expansion of the quantile of t; from five degrees of freedom on it is off by 0.003 at most.
-    t = (
-        z
-        + (z**3 + z) / (4 * free)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * free**3)
-    )
-    return 0.5 * math.erfc(t * math.sqrt(units / free) / math.sqrt(2))
+    return float(ndtr(-student(units - 1) * math.sqrt(units / (units - 1))))
 
 
 def _by_cluster(values: Sequence[float], clusters: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -5,22 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from deltamem_lab.sweep.results import over_seeds, student
-
-
-@pytest.mark.parametrize(
-    ("freedom", "quantile"), [(1, 12.706), (2, 4.303), (10, 2.228), (30, 2.042), (31, 2.040), (60, 2.000), (120, 1.980)]
-)
-def test_quantiles_are_those_of_the_tables(freedom: int, quantile: float) -> None:
-    assert student(freedom) == pytest.approx(quantile, abs=6e-4)
-    with pytest.raises(ValueError, match="at least one degree"):
-        student(0)
+from deltamem_lab.sweep.results import over_seeds
 
 
 def test_the_variance_is_pooled() -> None:
     found = over_seeds({"a": [1.0, 3.0], "b": [10.0, 10.0], "c": [5.0], "d": []})
     assert found.keys() == {"a", "b", "c"}
-    spread = 4.303 * math.sqrt((1 + 1 + 0 + 0) / 2)
+    spread = 4.302653 * math.sqrt((1 + 1 + 0 + 0) / 2)
     for name, mean, seeds in (("a", 2, 2), ("b", 10, 2), ("c", 5, 1)):
         assert found[name].value == mean
         assert found[name].high - mean == pytest.approx(spread / math.sqrt(seeds))

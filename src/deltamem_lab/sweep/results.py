@@ -14,7 +14,7 @@ import torch
 
 from deltamem.train.checkpoints import METRICS_FILE
 from deltamem.train.recipe import Recipe
-from deltamem_lab.statistics import Interval
+from deltamem_lab.statistics import Interval, student
 from deltamem_lab.sweep.plan import Place, Point, Sweep
 from deltamem_lab.sweep.running import ERROR_FILE, finished
 
@@ -163,14 +163,6 @@ def _is_measure(name: str) -> bool:
     return name in MEASURES or name.startswith(_FURTHER)
 
 
-# The 0.975 quantiles of Student's t with 1 to 30 degrees of freedom, and the start of its series in 1/ν beyond.
-_STUDENT = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-_NORMAL, _FIRST, _SECOND = 1.95996, 2.37227, 2.82250
-
-
 def over_seeds(values: Mapping[str, Sequence[float]]) -> dict[str, Interval]:
     """The mean of each point and its 95 % interval over seeds.
 
@@ -192,16 +184,3 @@ def over_seeds(values: Mapping[str, Sequence[float]]) -> dict[str, Interval]:
         mean, half = fmean(given), spread / math.sqrt(len(given))
         found[name] = Interval(mean, mean - half, mean + half)
     return found
-
-
-def student(freedom: int) -> float:
-    """The 0.975 quantile of Student's t, to three decimals.
-
-    Raises:
-        ValueError: there are no degrees of freedom.
-    """
-    if freedom < 1:
-        raise ValueError(f"Student's t needs at least one degree of freedom, not {freedom}.")
-    if freedom <= len(_STUDENT):
-        return _STUDENT[freedom - 1]
-    return _NORMAL + _FIRST / freedom + _SECOND / freedom**2

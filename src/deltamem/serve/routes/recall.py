@@ -81,7 +81,11 @@ class Recalled(BaseModel):
 
 
 class Forgotten(BaseModel):
-    """What was taken out. ``exact``: the memory is what it would be had the turns never been written."""
+    """What was taken out.
+
+    ``turns``: how many turns were left out, 0 where everything was forgotten or the numbers alone were changed.
+    ``exact``: the memory is what it would be had they never been written.
+    """
 
     turns: int
     exact: bool
