@@ -105,6 +105,9 @@ def test_published_numbers_stand_beside_ours_with_a_mark() -> None:
     page = to_markdown(contents([replace(segment[0], notes={"cut": True}), segment[1]]))
     marks = [row[-1] for row in rows(page, "δ-mem SSW")]
     assert marks == ["questions 2/1,540, cut 1, writes", "questions, cut, writes"]
+    short = asked("ifeval", 2, method="token+context", settings={"answer tokens": "400"})
+    scored = [replace(record, scores={"prompt_strict": 1.0}, main_metric="prompt_strict") for record in short]
+    assert rows(to_markdown(contents(scored)), "δ-mem TSW")[0][-1] == "questions 2/541, answers of 400 tokens"
 
 
 def test_the_same_questions_by_the_same_protocol_have_no_mark() -> None:

@@ -188,11 +188,13 @@ def _differs(task: TaskSummary, row: Published, records: Sequence[Record], metho
     own = [record for record in records if record.method == method.method]
     asked = len({(record.item, record.question) for record in own})
     cut = len({(record.item, record.question) for record in own if record.notes.get("cut")})
+    tokens = {said for record in own if (said := record.settings.get("answer tokens"))}
     marks = {
         "backbone": any(_model(name) != row.model for name in task.models),
         "protocol": task.protocol != row.protocol,
         f"questions {asked:,}/{QUESTIONS[task.task]:,}": asked != QUESTIONS[task.task],
         f"cut {cut:,}": cut > 0 and task.task == "locomo",
+        f"answers of {', '.join(sorted(tokens))} tokens": bool(tokens),
         "writes": row.method == "segment+context" and task.task in ("locomo", "memoryagentbench"),
         "adapter not told": row.method == "token",
         "settings not published": row.method in UNSETTLED,

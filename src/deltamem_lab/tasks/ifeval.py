@@ -38,9 +38,11 @@ class IFEval(FromFile):
     Args:
         data: rows as on the Hub, in JSON lines; the Hub's if not given.
         revision: of the Hub's data.
+        answer_tokens: cuts answers shorter, for models that never end: then it is not quite the published benchmark.
 
     Raises:
         BadDataError: the data is not as it should be; the message names the row.
+        ValueError: answers would have no tokens.
     """
 
     name = "ifeval"
@@ -50,7 +52,14 @@ class IFEval(FromFile):
     main_metric = "prompt_strict"
     averages: tuple[Average, ...] = ("question",)
 
-    def __init__(self, data: Path | None = None, *, revision: str | None = None) -> None:
+    def __init__(
+        self, data: Path | None = None, *, revision: str | None = None, answer_tokens: int = _ANSWER_TOKENS
+    ) -> None:
+        if answer_tokens < 1:
+            raise ValueError(f"answer_tokens must be at least 1, not {answer_tokens}.")
+        self._answer_tokens = answer_tokens
+        if answer_tokens != _ANSWER_TOKENS:
+            self.settings = {"answer tokens": str(answer_tokens)}
         rows = rows_from(data, HUB, revision)
         self.revision = rows.revision
         self._items = rows.items(_item, "a prompt of IFEval")
@@ -64,8 +73,8 @@ class IFEval(FromFile):
         return [{"role": "user", "content": question.text}]
 
     def decoding(self, item: Item, question: Question, protocol: str) -> Decoding:
-        """Greedy, 1,500 tokens."""
-        return Decoding(_ANSWER_TOKENS)
+        """Greedy, 1,500 tokens unless told otherwise."""
+        return Decoding(self._answer_tokens)
 
     def score(self, item: Item, question: Question, output: str, protocol: str) -> dict[str, float]:
         """Whether all instructions are fulfilled, and the share of them, to the letter and loosely.

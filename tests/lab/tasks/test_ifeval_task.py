@@ -69,6 +69,17 @@ def test_a_letter_that_is_none_is_drawn_by_the_prompts_key(tmp_path):
     assert random.getstate() == state
 
 
+def test_shorter_answers_are_said_in_the_records(tmp_path):
+    data = write_lines(tmp_path / "ifeval.jsonl", [IFEVAL])
+    task = IFEval(data, answer_tokens=400)
+    (item,) = task.items("release")
+    assert task.decoding(item, item.questions[0], "release").max_new_tokens == 400
+    assert task.settings == {"answer tokens": "400"}
+    assert not IFEval(data).settings
+    with pytest.raises(ValueError, match="at least 1"):
+        IFEval(data, answer_tokens=0)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_missing_data_of_nltk_is_said_at_the_first_answer(tmp_path, monkeypatch):
     pytest.importorskip("lm_eval")
