@@ -5,10 +5,10 @@
 
 A message's worth is the mean write gate of its tokens in the upper half of the layers, read from an empty memory. It is
 chosen if it is worth as much as all but a twentieth of the messages that tell a fact in the wordings of the training.
-``worth`` says how well that tells such messages, in wordings that no training had, from those of real chat. The other
-parts compare a memory of ``all`` messages with one of the ``chosen``, as ``benchmarks/real_model.py`` measures them:
-``chat``, four facts told in the course of 4,000 tokens of real chat, with ``telling`` for a memory of nothing but the
-messages that tell one, and other dialogues' memories as the control; ``forgetting``; ``harm``. CHATS has real
+``worth`` says how well that tells such messages, in wordings that no training had, from users' messages of real chat.
+The other parts compare a memory of ``all`` messages with one of the ``chosen``, as ``benchmarks/real_model.py`` measures
+them: ``chat``, four facts told in the course of 4,000 tokens of real chat, with ``telling`` for a memory of nothing but
+the messages that tell one, and other dialogues' memories as the control; ``forgetting``; ``harm``. CHATS has real
 conversations that no training had, one a line.
 """
 
@@ -35,7 +35,7 @@ from deltamem_lab.real.told import Told, holds, in_chat, measure_forgetting
 
 MISSED = 0.05  # of the training's messages with a fact, the share that is not worth writing
 SAMPLES = 150
-LISTENED = 400  # messages of real chat
+LISTENED = 400  # users' messages of real chat
 
 
 class SelectiveChat(Chat):
@@ -89,7 +89,7 @@ def worth_of_messages(chat: SelectiveChat, talks: Sequence[Sequence[Message]]) -
     """The threshold, and how well it tells facts from chat; sets the chat's."""
     trained = [chat.worth("user", text) for text in tellings("train")]
     chat.threshold = float(np.quantile(trained, MISSED))
-    said = [one for talk in talks for one in talk][:LISTENED]
+    said = [one for talk in talks for one in talk if one["role"] == "user"][:LISTENED]
     told = np.array([chat.worth("user", text) for text in tellings("values")])
     heard = np.array([chat.worth(one["role"], one["content"]) for one in said])
     wins = (told[:, None] > heard).mean() + (told[:, None] == heard).mean() / 2
