@@ -6,8 +6,8 @@
 A message's worth is the mean write gate of its tokens in the upper half of the layers, read from an empty memory. It is
 chosen if it is worth as much as all but a twentieth of the messages that tell a fact in the wordings of the training.
 ``worth`` says how well that tells such messages, in wordings that no training had, from users' messages of real chat.
-The other parts compare a memory of ``all`` messages with one of the ``chosen``, as ``benchmarks/real_model.py`` measures
-them: ``chat``, four facts told in the course of 4,000 tokens of real chat, with ``telling`` for a memory of nothing but
+The other parts compare a memory of ``all`` messages with one of the ``chosen``, as ``benchmarks/real_model.py`` does:
+``chat``, four facts told in the course of 4,000 tokens of real chat, with ``telling`` for a memory of nothing but
 the messages that tell one, and other dialogues' memories as the control; ``forgetting``; ``harm``. CHATS has real
 conversations that no training had, one a line.
 """
