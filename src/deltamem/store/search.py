@@ -7,22 +7,7 @@ text too; vectors are encrypted as messages are.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    ARRAY,
-    ColumnElement,
-    Connection,
-    Integer,
-    String,
-    Table,
-    and_,
-    bindparam,
-    column,
-    delete,
-    func,
-    or_,
-    select,
-    text,
-)
+from sqlalchemy import Connection, bindparam, delete, or_, select, text
 
 from deltamem.store.database import Database
 from deltamem.store.encryption import StateKeys, row_context, seal, unseal
@@ -169,38 +154,21 @@ def _since(statement: str) -> Any:
 
 
 _LEXEMES = text("SELECT tsvector_to_array(to_tsvector('english', CAST(:words AS text)))")
-_PART = (
-    func.unnest(
-        bindparam("sessions", type_=ARRAY(String)),
-        bindparam("firsts", type_=ARRAY(Integer)),
-        bindparam("lasts", type_=ARRAY(Integer)),
-    )
-    .table_valued(column("session", String), column("first", Integer), column("last", Integer))
-    .render_derived(name="part")
-)
-
-
-def _within(table: Table) -> ColumnElement[bool]:
-    """The condition for the rows of some parts of logs."""
-    named = (table.c.tenant == bindparam("tenant"), table.c.session == _PART.c.session)
-    return and_(*named, table.c.position.between(_PART.c.first, _PART.c.last))
-
-
-_HELD = select(func.count()).select_from(message_words).join(_PART, _within(message_words))
-_WORDLESS = (
-    select(messages)
-    .join(_PART, _within(messages))
-    .outerjoin(
-        message_words,
-        and_(
-            message_words.c.tenant == messages.c.tenant,
-            message_words.c.session == messages.c.session,
-            message_words.c.position == messages.c.position,
-        ),
-    )
-    .where(message_words.c.position.is_(None))
-    .limit(_AT_ONCE)
-)
+# The rows of a table that lie in some parts of logs.
+_IN_PARTS = """
+FROM unnest(CAST(:sessions AS varchar[]), CAST(:firsts AS int[]), CAST(:lasts AS int[])) AS part (session, first, last)
+JOIN {} said
+    ON said.tenant = :tenant AND said.session = part.session AND said.position BETWEEN part.first AND part.last
+"""
+_WORDS_IN_PARTS = _IN_PARTS.format("deltamem_message_words")
+_HELD = text(f"SELECT count(*) {_WORDS_IN_PARTS}")
+_WORDLESS = text(f"""
+SELECT said.* {_IN_PARTS.format("deltamem_messages")}
+LEFT JOIN deltamem_message_words held
+    ON (held.tenant, held.session, held.position) = (said.tenant, said.session, said.position)
+WHERE held.position IS NULL
+LIMIT {_AT_ONCE}
+""").columns(created=Timestamp())
 _NAMED = """
 FROM deltamem_messages
 WHERE tenant = :tenant AND session = :session AND position = :position AND created = :created
@@ -216,13 +184,10 @@ SELECT tenant, session, position, :key_id, :body {_NAMED} {{lock}}
 ON CONFLICT (tenant, session, position) DO UPDATE SET key_id = excluded.key_id, body = excluded.body
 """
 # BM25 with the usual weights; a text is as long as it has different words.
-_RANKED = text("""
+_RANKED = text(f"""
 WITH log AS MATERIALIZED (
-    SELECT held.session, held.position, held.words, length(held.words) AS size
-    FROM unnest(CAST(:sessions AS varchar[]), CAST(:firsts AS int[]), CAST(:lasts AS int[])) AS part (session, a, b)
-    JOIN deltamem_message_words held
-        ON held.tenant = :tenant AND held.session = part.session AND held.position BETWEEN part.a AND part.b
-    WHERE length(held.words) > 0
+    SELECT said.session, said.position, said.words, length(said.words) AS size {_WORDS_IN_PARTS}
+    WHERE length(said.words) > 0
 ), every AS (
     SELECT CAST(count(*) AS float8) AS texts, CAST(avg(size) AS float8) AS size FROM log
 ), used AS (
