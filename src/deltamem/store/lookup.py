@@ -53,13 +53,10 @@ def of_user(user: str) -> ColumnElement[bool]:
 
 # The session that is named when the statement runs, unless it has expired by ``moment``.
 LIVING = and_(named_session(sessions), alive(bindparam("moment")))
+# The versions of a session.
+VERSIONS_OF = and_(versions.c.tenant == sessions.c.tenant, versions.c.session == sessions.c.session)
 _RECORDS = select(sessions, versions.c.fingerprint, versions.c.tokens).join(
-    versions,
-    and_(
-        versions.c.tenant == sessions.c.tenant,
-        versions.c.session == sessions.c.session,
-        versions.c.number == sessions.c.head,
-    ),
+    versions, and_(VERSIONS_OF, versions.c.number == sessions.c.head)
 )
 _RECORD = _RECORDS.where(LIVING)
 _LOCKED = select(sessions).where(LIVING).with_for_update()

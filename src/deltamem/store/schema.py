@@ -68,10 +68,9 @@ def _key(which: str) -> tuple[Column[Any], ...]:
     )
 
 
-def _of_session() -> ForeignKeyConstraint:
-    return ForeignKeyConstraint(
-        ["tenant", "session"], ["deltamem_sessions.tenant", "deltamem_sessions.session"], ondelete="CASCADE"
-    )
+def _of(table: str, *key: str) -> ForeignKeyConstraint:
+    """Whose rows these are, by the columns that both tables have; they go with it."""
+    return ForeignKeyConstraint(key, [f"deltamem_{table}.{name}" for name in key], ondelete="CASCADE")
 
 
 schema_version = Table("deltamem_schema", metadata, Column("version", Integer, nullable=False))
@@ -114,7 +113,7 @@ versions = Table(
     Column("created", Timestamp, nullable=False),
     Column("key_id", String(64)),
     Column("state", LargeBinary, nullable=False),
-    _of_session(),
+    _of("sessions", "tenant", "session"),
 )
 
 messages = Table(
@@ -126,13 +125,8 @@ messages = Table(
     Column("created", Timestamp, nullable=False),
     Column("key_id", String(64)),
     Column("body", LargeBinary, nullable=False),
-    _of_session(),
+    _of("sessions", "tenant", "session"),
 )
-
-
-def _of_message() -> ForeignKeyConstraint:
-    names = ("tenant", "session", "position")
-    return ForeignKeyConstraint(names, [f"deltamem_messages.{name}" for name in names], ondelete="CASCADE")
 
 
 # What searches need of messages; deltamem.store.search makes it.
@@ -142,7 +136,7 @@ message_words = Table(
     *_key("position"),
     # SQLite keeps none.
     Column("words", Text().with_variant(TSVECTOR(), "postgresql"), nullable=False),
-    _of_message(),
+    _of("messages", "tenant", "session", "position"),
 )
 
 message_vectors = Table(
@@ -151,7 +145,7 @@ message_vectors = Table(
     *_key("position"),
     Column("key_id", String(64)),
     Column("body", LargeBinary, nullable=False),
-    _of_message(),
+    _of("messages", "tenant", "session", "position"),
 )
 
 api_keys = Table(

@@ -36,17 +36,15 @@ from deltamem.store.search import Told, find_by_words, keep_vectors, kept_vector
 from deltamem.store.store import Store
 from deltamem.store.versions import (
     INFO,
+    LOADED,
     WHOLE,
     Rules,
     add,
     begin,
     drop_versions,
-    first_version,
-    load_row,
     no_version,
     read_end,
     read_version,
-    version_info,
     whole_version,
 )
 
@@ -108,9 +106,8 @@ class SessionStore(Store):
             ExistsError: the tenant has a session of that name.
         """
         place = place_of(tenant, session or uuid.uuid4().hex)
-        version = first_version(
-            "create", check_state(state), check_tokens(tokens), check_fingerprint(fingerprint), now()
-        )
+        fingerprint, state, tokens = check_fingerprint(fingerprint), check_state(state), check_tokens(tokens)
+        version = Version(1, None, None, "create", tokens, fingerprint, now(), state)
         with self.database.write() as connection:
             begin(connection, self._keys, place, version, label=label, user=user, expires=expires)
             return find(connection, place)
@@ -216,7 +213,7 @@ class SessionStore(Store):
         place = place_of(tenant, session)
         number = None if version is None else check_number("version", version)
         with self.database.read() as connection:
-            row = load_row(connection, place, number)
+            row = connection.execute(LOADED, place.named(moment=now(), number=number)).one_or_none()
             if row is None:
                 head = find(connection, place).head
                 raise no_version(connection, place, number or head)
@@ -256,7 +253,7 @@ class SessionStore(Store):
             wanted = wanted.where(versions.c.number < check_number("before", before))
         with self.database.read() as connection:
             find(connection, place)
-            return tuple(version_info(row) for row in connection.execute(wanted))
+            return tuple(VersionInfo(**row._mapping) for row in connection.execute(wanted))
 
     def messages(
         self,

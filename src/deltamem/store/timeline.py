@@ -17,7 +17,6 @@ from deltamem.store.versions import (
     Rules,
     advance,
     begin,
-    first_version,
     move_head,
     read_end,
     read_version,
@@ -40,7 +39,7 @@ def fork(
     row = lock(connection, source)
     number = row.head if version is None else check_number("version", version)
     found, tail = read_version(connection, keys, source, number)
-    copy = first_version("fork", found.state, found.tokens, found.fingerprint, now(), found.number)
+    copy = replace(found, number=1, parent=None, origin=found.number, kind="fork", created=now())
     log = [
         replace(message, position=i, version=1)
         for i, message in enumerate(read_messages(connection, keys, source, tail), 1)

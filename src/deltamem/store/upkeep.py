@@ -1,16 +1,16 @@
 """What an operator does with a whole store: counting, deleting what is old, encrypting anew. By small transactions."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Table, and_, delete, exists, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, delete, exists, func, or_, select, tuple_, update
 
 from deltamem.store.database import Database
 from deltamem.store.encryption import ENVIRONMENT, StateKeys, row_context, seal, unseal
 from deltamem.store.errors import EncryptionError
-from deltamem.store.lookup import alive, now
+from deltamem.store.lookup import VERSIONS_OF, alive, now
 from deltamem.store.records import StoreStats
 from deltamem.store.schema import VERSION, Place, api_keys, found_version, message_vectors, messages, sessions, versions
 from deltamem.store.versions import drop_versions
@@ -18,7 +18,6 @@ from deltamem.store.versions import drop_versions
 PURGED_AT_ONCE = 200
 TRIMMED_AT_ONCE = 50
 ENCRYPTED_AT_ONCE = 200
-_OF_SESSION = and_(versions.c.tenant == sessions.c.tenant, versions.c.session == sessions.c.session)
 # Each table's number within a session, its encrypted column, and the name that the ciphertext is bound to.
 _ENCRYPTED = (
     (versions, "number", "state", "state"),
@@ -86,32 +85,18 @@ def purge(database: Database, moment: datetime) -> int:
 
 def trim(database: Database, keep: int) -> int:
     """Deletes all but the last ``keep`` versions of every session, and returns how many."""
-    gone = 0
-    last: Place | None = None
-    while True:
-        with database.write() as connection:
-            rows = _overfull(connection, keep, last)
-            for row in rows:
-                gone += drop_versions(connection, Place(row.tenant, row.session), row.head - keep + 1)
-        if not rows:
-            return gone
-        last = Place(rows[-1].tenant, rows[-1].session)
+    overfull = exists().where(VERSIONS_OF, versions.c.number <= sessions.c.head - keep)
+
+    def drop(connection: Connection, row: Row[Any]) -> int:
+        return drop_versions(connection, Place(row.tenant, row.session), row.head - keep + 1)
+
+    return _change(database, sessions, overfull & alive(now()), TRIMMED_AT_ONCE, drop)
 
 
 def count_surplus(connection: Connection, keep: int) -> int:
     """How many versions :func:`trim` would delete."""
-    surplus = select(func.count()).select_from(versions).join(sessions, _OF_SESSION)
+    surplus = select(func.count()).select_from(versions).join(sessions, VERSIONS_OF)
     return connection.execute(surplus.where(versions.c.number <= sessions.c.head - keep, alive(now()))).scalar_one()
-
-
-def _overfull(connection: Connection, keep: int, last: Place | None) -> list[Row[tuple[str, str, int]]]:
-    """The next sessions that have older versions, kept from other writers until the transaction ends."""
-    place = (sessions.c.tenant, sessions.c.session)
-    surplus = select(versions.c.number).where(_OF_SESSION, versions.c.number <= sessions.c.head - keep).exists()
-    wanted = select(*place, sessions.c.head).where(surplus, alive(now()))
-    if last is not None:
-        wanted = wanted.where(tuple_(*place) > last)
-    return list(connection.execute(wanted.order_by(*place).limit(TRIMMED_AT_ONCE).with_for_update()))
 
 
 def check_keys(connection: Connection, keys: StateKeys | None) -> None:
@@ -163,38 +148,38 @@ def rekey(database: Database, keys: StateKeys | None) -> int:
     """
     if keys is None:
         raise EncryptionError("The store was opened without keys, so there is none to encrypt with. Set DELTAMEM_KEYS.")
-    done = 0
-    for table, number, column, bound in _ENCRYPTED:
-        last: tuple[str, str, int] | None = None
-        while True:
-            with database.write() as connection:
-                rows = _stale(connection, keys, table, number, last)
-                for row in rows:
-                    _encrypt(connection, keys, table, row._mapping, number, column, bound)
-            if not rows:
-                break
-            done += len(rows)
-            last = (rows[-1].tenant, rows[-1].session, rows[-1]._mapping[number])
-    return done
+    return sum(_rekey_table(database, keys, *encrypted) for encrypted in _ENCRYPTED)
 
 
-def _stale(
-    connection: Connection, keys: StateKeys, table: Table, number: str, last: tuple[str, str, int] | None
-) -> list[Row[Any]]:
-    place = (table.c.tenant, table.c.session, table.c[number])
-    wanted = select(table).where(or_(table.c.key_id.is_(None), table.c.key_id != keys.current))
-    if last is not None:
-        wanted = wanted.where(tuple_(*place) > last)
-    return list(connection.execute(wanted.order_by(*place).limit(ENCRYPTED_AT_ONCE).with_for_update()))
+def _rekey_table(database: Database, keys: StateKeys, table: Table, number: str, column: str, bound: str) -> int:
+    def encrypt(connection: Connection, row: Row[Any]) -> int:
+        place, old = Place(row.tenant, row.session), row._mapping
+        context = row_context(*place, old[number], bound)
+        # Rows from before there were keys are the ones that only rotation may take in.
+        plain = old[column] if row.key_id is None else unseal(keys, row.key_id, old[column], context)
+        key_id, data = seal(keys, plain, context)
+        here = update(table).where(place.within(table), table.c[number] == old[number])
+        return connection.execute(here.values({"key_id": key_id, column: data})).rowcount
+
+    stale = or_(table.c.key_id.is_(None), table.c.key_id != keys.current)
+    return _change(database, table, stale, ENCRYPTED_AT_ONCE, encrypt)
 
 
-def _encrypt(
-    connection: Connection, keys: StateKeys, table: Table, row: Any, number: str, column: str, bound: str
-) -> None:
-    place = Place(row["tenant"], row["session"])
-    context = row_context(*place, row[number], bound)
-    # Rows from before there were keys are the ones that only rotation may take in.
-    plain = row[column] if row["key_id"] is None else unseal(keys, row["key_id"], row[column], context)
-    key_id, data = seal(keys, plain, context)
-    here = (place.within(table), table.c[number] == row[number])
-    connection.execute(update(table).where(*here).values({"key_id": key_id, column: data}))
+def _change(
+    database: Database,
+    table: Table,
+    where: ColumnElement[bool],
+    at_once: int,
+    change: Callable[[Connection, Row[Any]], int],
+) -> int:
+    """Changes rows in the order of their key, so many in a transaction; returns the sum of what the changes return."""
+    wanted = select(table).where(where).order_by(*table.primary_key).limit(at_once).with_for_update()
+    done, last = 0, None
+    while True:
+        further = wanted if last is None else wanted.where(tuple_(*table.primary_key) > last)
+        with database.write() as connection:
+            rows = connection.execute(further).all()
+            done += sum(change(connection, row) for row in rows)
+        if not rows:
+            return done
+        last = tuple(rows[-1]._mapping[column] for column in table.primary_key)

@@ -19,7 +19,7 @@ from deltamem.store.checks import (
 )
 from deltamem.store.encryption import StateKeys, row_context, seal, unseal
 from deltamem.store.errors import ConflictError, ExistsError, FingerprintError, NotFoundError
-from deltamem.store.lookup import LIVING, alive, label_columns, lock_for_version, now, place_of
+from deltamem.store.lookup import LIVING, VERSIONS_OF, alive, label_columns, lock_for_version, now, place_of
 from deltamem.store.messages import append_messages, check_messages, drop_unreachable, numbered
 from deltamem.store.records import Commit, StoredMessage, Version, VersionInfo
 from deltamem.store.schema import Place, named_session, sessions, versions
@@ -38,18 +38,11 @@ _DELETE_BEFORE = (
     .returning(versions.c.kind)
 )
 
-# A version with its memory, the head unless ``number`` says which.
-_LOADED = (
+# The columns of :data:`WHOLE` and whether the session is frozen; the head, unless ``number`` says which version.
+_NUMBER = func.coalesce(bindparam("number", type_=versions.c.number.type), sessions.c.head)
+LOADED = (
     WHOLE.add_columns(sessions.c.frozen)
-    .join_from(
-        sessions,
-        versions,
-        and_(
-            versions.c.tenant == sessions.c.tenant,
-            versions.c.session == sessions.c.session,
-            versions.c.number == func.coalesce(bindparam("number", type_=versions.c.number.type), sessions.c.head),
-        ),
-    )
+    .join_from(sessions, versions, and_(VERSIONS_OF, versions.c.number == _NUMBER))
     .where(LIVING)
 )
 _UPDATE = update(sessions).where(named_session(sessions))
@@ -94,12 +87,7 @@ def whole_version(keys: StateKeys | None, place: Place, row: Row[Any]) -> Versio
         EncryptionError: its memory cannot be decrypted.
     """
     state = unseal(keys, row.key_id, row.state, row_context(*place, row.number, "state"))
-    return Version(**_info(row), state=state)
-
-
-def load_row(connection: Connection, place: Place, number: int | None) -> Row[Any] | None:
-    """The row of a version that :func:`whole_version` takes, the head by default, and whether its session is frozen."""
-    return connection.execute(_LOADED, place.named(moment=now(), number=number)).one_or_none()
+    return Version(**{column.name: row._mapping[column.name] for column in INFO}, state=state)
 
 
 def read_end(connection: Connection, place: Place, number: int) -> tuple[int | None, str]:
@@ -114,24 +102,12 @@ def read_end(connection: Connection, place: Place, number: int) -> tuple[int | N
     return row.tail, row.fingerprint
 
 
-def version_info(row: Row[Any]) -> VersionInfo:
-    """The record of a row that has the columns of :data:`INFO`."""
-    return VersionInfo(**_info(row))
-
-
 def drop_versions(connection: Connection, place: Place, before: int) -> int:
     """Deletes the versions below a number, and the messages that then no version's log holds; how many versions."""
     kinds = connection.execute(_DELETE_BEFORE, place.named(at_number=before)).scalars().all()
     if any(kind in LOG_CUTS for kind in kinds):
         drop_unreachable(connection, place)
     return len(kinds)
-
-
-def first_version(
-    kind: str, state: bytes, tokens: int, fingerprint: str, created: datetime, origin: int | None = None
-) -> Version:
-    """The version that a session begins with."""
-    return Version(1, None, origin, kind, tokens, fingerprint, created, state)
 
 
 def no_version(connection: Connection, place: Place, number: int) -> NotFoundError:
@@ -223,9 +199,8 @@ def _begin_with(connection: Connection, rules: Rules, place: Place, commit: Comm
     fingerprint, state = check_fingerprint(commit.fingerprint or ""), check_state(memory)
     if commit.parent == 0:
         try:
-            begin(
-                connection, rules.keys, place, first_version("create", state, 0, fingerprint, now()), user=commit.user
-            )
+            first = Version(1, None, None, "create", 0, fingerprint, now(), state)
+            begin(connection, rules.keys, place, first, user=commit.user)
         except ExistsError:
             raise ConflictError(place.session, 0, 1) from None
         return 1
@@ -233,7 +208,3 @@ def _begin_with(connection: Connection, rules: Rules, place: Place, commit: Comm
     empty = Version(row.head + 1, row.head, None, "forget", 0, fingerprint, now(), state)
     advance(connection, rules, place, empty, None, positions=row.positions)
     return empty.number
-
-
-def _info(row: Row[Any]) -> dict[str, Any]:
-    return {column.name: row._mapping[column.name] for column in INFO}
