@@ -19,7 +19,6 @@ from deltamem.store.sessions import SessionStore
 PREFIX = "dm_"
 _SECRET_BYTES = 32
 _HINT = len(PREFIX) + 4
-_LIMITS = tuple(KeyLimits.__dataclass_fields__)
 _USE_INTERVAL = timedelta(minutes=1)
 _ACTIVE = select(api_keys.c.id).where(api_keys.c.revoked.is_(None)).limit(1)
 _KEYS = select(
@@ -49,27 +48,24 @@ class ApiKeys:
         """
         if scope not in SCOPES:
             raise InvalidError(f"A key's scope is one of {', '.join(SCOPES)}.")
-        allowed = limits or KeyLimits()
-        for name in _LIMITS:
-            if getattr(allowed, name) is not None:
-                check_number(name, getattr(allowed, name))
+        allowed = vars(limits or KeyLimits())
+        for name, value in allowed.items():
+            if value is not None:
+                check_number(name, value)
         secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
-        record = KeyRecord(
-            id=f"key_{secrets.token_hex(6)}",
-            tenant=check_name("tenant", tenant),
-            label=check_label(label),
-            hint=secret[:_HINT],
-            scope=scope,
-            limits=allowed,
-            tenant_limits=TenantLimits(),
-            created=now(),
-            last_used=None,
-            revoked=None,
-        )
-        row = {name: value for name, value in vars(record).items() if name not in ("limits", "tenant_limits")}
+        row = {
+            "id": f"key_{secrets.token_hex(6)}",
+            "tenant": check_name("tenant", tenant),
+            "label": check_label(label),
+            "hint": secret[:_HINT],
+            "digest": _digest(secret),
+            "scope": scope,
+            "created": now(),
+            **allowed,
+        }
         with self._database.write() as connection:
-            connection.execute(insert(api_keys).values(row | vars(allowed) | {"digest": _digest(secret)}))
-            return NewKey(secret, _record(connection.execute(_KEYS.where(api_keys.c.id == record.id)).one()))
+            connection.execute(insert(api_keys).values(row))
+            return NewKey(secret, _record(connection.execute(_KEYS.where(api_keys.c.id == row["id"])).one()))
 
     def list(self, tenant: str | None = None) -> tuple[KeyRecord, ...]:
         """The keys of a tenant, or of all tenants, oldest first, with the revoked ones."""
@@ -136,6 +132,6 @@ def _digest(secret: str) -> str:
 def _record(row: Row[Any]) -> KeyRecord:
     columns = row._mapping
     named = KeyRecord.__dataclass_fields__.keys() - {"limits", "tenant_limits"}
-    limits = KeyLimits(**{name: columns[name] for name in _LIMITS})
+    limits = KeyLimits(**{name: columns[name] for name in KeyLimits.__dataclass_fields__})
     shared = TenantLimits(**{name: columns[f"tenant_{name}"] for name in TenantLimits.__dataclass_fields__})
     return KeyRecord(**{name: columns[name] for name in named}, limits=limits, tenant_limits=shared)

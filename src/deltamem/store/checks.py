@@ -1,4 +1,7 @@
-"""What a store takes: names that are safe in SQL, URLs, file names and logs, and values its columns can hold."""
+"""What a store takes: names that are safe in SQL, URLs, file names and logs, and values its columns can hold.
+
+Each check gives back what it was given (a time in UTC), or raises an :class:`InvalidError` that says what fits.
+"""
 
 import re
 import unicodedata
@@ -17,11 +20,7 @@ _UNSAFE = ("Cc", "Cs", "Zl", "Zp")
 
 
 def check_name(what: str, name: str) -> str:
-    """A tenant's or a session's name, if it is one.
-
-    Raises:
-        InvalidError: it is not 1 to 128 of ``A-Z a-z 0-9 . _ : -``, or it is ``.`` or ``..``.
-    """
+    """A tenant's or a session's name."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (".", ".."):
         raise InvalidError(
             f"{_shown(name)} is not a valid {what} name: use 1 to 128 of A-Z a-z 0-9 . _ : - (not . or .. alone)."
@@ -30,22 +29,14 @@ def check_name(what: str, name: str) -> str:
 
 
 def check_kind(kind: str) -> str:
-    """The kind of a version, if it is one that a caller may give.
-
-    Raises:
-        InvalidError: it is not a lower-case word, or one that the store uses itself.
-    """
+    """The kind of a version, one that a caller may give."""
     if not isinstance(kind, str) or not _KIND.fullmatch(kind) or kind in ("create", "fork", "rollback"):
         raise InvalidError(f"{_shown(kind)} is not a kind of version; use a lower-case word such as turn or observe.")
     return kind
 
 
 def check_label(label: str | None) -> str | None:
-    """A label, if it is one line of text.
-
-    Raises:
-        InvalidError: it is empty, too long, or has a control character.
-    """
+    """A label, which is one line of text, or none."""
     if label is None:
         return None
     if not isinstance(label, str) or not 0 < len(label) <= MAX_LABEL:
@@ -62,64 +53,40 @@ def fold(text: str) -> str:
 
 
 def check_state(state: bytes) -> bytes:
-    """A memory's bytes.
-
-    Raises:
-        InvalidError: they are none, or of another type.
-    """
+    """A memory's bytes."""
     if not isinstance(state, bytes) or not state:
         raise InvalidError("A memory is stored as the bytes of state_to_bytes, which are never empty.")
     return state
 
 
 def check_tokens(tokens: int) -> int:
-    """A count of tokens.
-
-    Raises:
-        InvalidError: it is negative, or no integer of 64 bits.
-    """
+    """A count of tokens, which 64 bits hold."""
     if not isinstance(tokens, int) or not 0 <= tokens <= _MAX_TOKENS:
         raise InvalidError("tokens counts the tokens that a memory has written, from 0.")
     return tokens
 
 
 def check_number(what: str, number: int | None) -> int:
-    """The number of a version, a position, or how many of something.
-
-    Raises:
-        InvalidError: it is not a positive integer of 32 bits.
-    """
+    """The number of a version, a position, or how many of something: positive, and 32 bits hold it."""
     if not isinstance(number, int) or not 1 <= number <= _MAX_NUMBER:
         raise InvalidError(f"{what} is a whole number from 1 to {_MAX_NUMBER}, not {_shown(number)}.")
     return number
 
 
 def check_fingerprint(fingerprint: str) -> str:
-    """The fingerprint of an adapter.
-
-    Raises:
-        InvalidError: it is not the sort of text that ``adapter_fingerprint`` gives.
-    """
+    """The fingerprint of an adapter."""
     if not isinstance(fingerprint, str) or not _NAME.fullmatch(fingerprint):
         raise InvalidError("A fingerprint is what adapter_fingerprint gives: 64 hexadecimal digits.")
     return fingerprint
 
 
 def check_user(user: str | None) -> str | None:
-    """A user's name, if it is one; ``None`` for nobody's.
-
-    Raises:
-        InvalidError: it is malformed.
-    """
+    """A user's name, or none for nobody's."""
     return None if user is None else check_name("user", user)
 
 
 def check_moment(moment: datetime | None) -> datetime | None:
-    """A time, in UTC.
-
-    Raises:
-        InvalidError: it has no time zone.
-    """
+    """A time with a time zone, or none."""
     if moment is None:
         return None
     if not isinstance(moment, datetime) or moment.tzinfo is None:

@@ -56,26 +56,26 @@ class Database:
         self.in_memory = self.is_sqlite and self._url.database in (None, "", ":memory:")
         # SQLite has one writer at a time. Its own way to wait is to poll; threads of one process queue here.
         self._turn = threading.Lock()
+        self._file: _File | None = None
         if self.is_sqlite and not self.in_memory:
-            if not create and not Path(str(self._url.database)).exists():
+            path = Path(str(self._url.database))
+            if not create and not path.exists():
                 raise NotFoundError(f"There is no store at {self.place}: check the path.")
-            _make_private(str(self._url.database))
-        self._file = None if self.in_memory or not self.is_sqlite else _File(Path(str(self._url.database)))
-        self._engine = _engine(self._url, self._file, self.in_memory, timeout)
-        event.listen(self._engine, "begin", self._begin)
-        event.listen(self._engine, "checkin", self._returned)
+            # Only its owner reads the file, and the log, to which SQLite gives the same permissions. If it cannot be
+            # made, SQLite says so at the first connection.
+            with suppress(OSError):
+                path.touch(mode=0o600, exist_ok=False)
+            self._file = _File(path)
+        self.engine = _engine(self._url, self._file, self.in_memory, timeout)
+        event.listen(self.engine, "begin", self._begin)
+        event.listen(self.engine, "checkin", self._returned)
         if self.is_sqlite:
-            event.listen(self._engine, "connect", self._configure)
-        self._writer = self._engine.execution_options(**{_WRITES: True})
-        self._reader = self._engine
+            event.listen(self.engine, "connect", self._configure)
+        self._writer = self.engine.execution_options(**{_WRITES: True})
+        self._reader = self.engine
         if not self.is_sqlite:
             # SQLite's transactions read from one snapshot anyway.
-            self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-
-    @property
-    def engine(self) -> Engine:
-        """SQLAlchemy's engine below."""
-        return self._engine
+            self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     @property
     def place(self) -> str:
@@ -88,7 +88,8 @@ class Database:
         Both are for whoever runs it and not for clients.
         """
         told = f"{text} ({why})" if why else text
-        return kind(told.replace("{store}", self.place), _capital(text.replace("{store}", "the store")))
+        public = text.replace("{store}", "the store")
+        return kind(told.replace("{store}", self.place), public[:1].upper() + public[1:])
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -117,7 +118,7 @@ class Database:
         """
         if not self.is_sqlite or self.in_memory:
             return
-        with self._in_turn(), self._guarded(), self._engine.connect() as connection:
+        with self._in_turn(), self._guarded(), self.engine.connect() as connection:
             cursor = connection.connection.cursor()
             try:
                 cursor.execute(_wait(min(_SCRUB_WAIT, self._timeout)))
@@ -135,11 +136,11 @@ class Database:
         if self.in_memory:
             return
         if self.is_sqlite:
-            with self._in_turn(), self._guarded(), self._engine.connect() as connection:
+            with self._in_turn(), self._guarded(), self.engine.connect() as connection:
                 connection.connection.cursor().execute("VACUUM").close()
             self.scrub()
             return
-        anew = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        anew = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         with self._guarded(), anew.connect() as connection:
             for table in tables:
                 connection.exec_driver_sql(f'VACUUM FULL "{table}"')
@@ -150,7 +151,7 @@ class Database:
     def close(self) -> None:
         """Closes the connections; later calls are refused."""
         self._closed = True
-        self._engine.dispose()
+        self.engine.dispose()
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
@@ -277,10 +278,9 @@ class _File:
         self.path = path.absolute()
         self._found = self._identity()
 
-    @property
-    def address(self) -> str:
-        """SQLite's address of the file, which opens it and does not make it."""
-        return f"file:{quote(str(self.path))}?mode=rw"
+    def connect(self) -> sqlite3.Connection:
+        """A connection to the file, which is not made where it is not there."""
+        return sqlite3.connect(f"file:{quote(str(self.path))}?mode=rw", uri=True, check_same_thread=False)
 
     def in_place(self) -> bool:
         """Whether the path still leads to the file that was opened; a file that never was there is SQLite's affair."""
@@ -325,8 +325,7 @@ def _engine(url: URL, file: _File | None, in_memory: bool, timeout: float) -> En
         options |= {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
         options |= {"connect_args": {"check_same_thread": False}}
     elif file is not None:
-        address = file.address
-        options |= {"creator": lambda: sqlite3.connect(address, uri=True, check_same_thread=False)}
+        options |= {"creator": file.connect}
     elif url.get_backend_name() == "postgresql":
         options |= {"pool_pre_ping": True, "pool_size": 10, "max_overflow": 10}
         if "connect_timeout" not in url.query:
@@ -335,19 +334,6 @@ def _engine(url: URL, file: _File | None, in_memory: bool, timeout: float) -> En
         return create_engine(url, **options)
     except ModuleNotFoundError:
         raise ImportError(f"PostgreSQL needs psycopg: {how_to_install('postgres')}") from None
-
-
-def _make_private(path: str) -> None:
-    """Makes the database's file so that only its owner reads it; SQLite gives the log the same permissions."""
-    try:
-        os.close(os.open(Path(path), os.O_CREAT | os.O_EXCL, 0o600))
-    except OSError:
-        # It is there already; or it cannot be made, and SQLite says so at the first connection.
-        return
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -176,21 +176,6 @@ class StoreStats:
 
 
 @dataclass(frozen=True)
-class KeyLimits:
-    """How much one API key may ask for; ``None`` means the server's own limits.
-
-    Attributes:
-        requests_per_minute: how many requests.
-        tokens_per_minute: how many tokens, read and generated.
-        request_bytes: how large a request's body may be.
-    """
-
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    request_bytes: int | None = None
-
-
-@dataclass(frozen=True)
 class TenantLimits:
     """How much a tenant may ask for in all; ``None`` is no limit.
 
@@ -201,6 +186,17 @@ class TenantLimits:
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+
+
+@dataclass(frozen=True)
+class KeyLimits(TenantLimits):
+    """How much one API key may ask for; ``None`` means the server's own limits.
+
+    Attributes:
+        request_bytes: how large a request's body may be.
+    """
+
+    request_bytes: int | None = None
 
 
 # What a key may do, each with what comes before it: ask, change sessions, and what concerns the tenant as a whole.

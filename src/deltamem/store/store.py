@@ -1,7 +1,6 @@
 """An opened store, and what its operator does with the sessions of all tenants."""
 
 from datetime import datetime
-from types import TracebackType
 from typing import Self
 
 from sqlalchemy import delete, func, or_, select
@@ -30,10 +29,7 @@ from deltamem.store.search import drop_words
 
 
 class Store:
-    """A database with the tables of a store: how it is written, and what concerns all that is in it.
-
-    Make one with :meth:`open`, and close it, or use it in a ``with`` statement.
-    """
+    """A database with the tables of a store: how it is written, and what concerns all that is in it."""
 
     @classmethod
     def open(
@@ -97,9 +93,7 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def check(self) -> None:
