@@ -1,6 +1,9 @@
 """``deltamem data``: makes training data of published data sets, and checks training data."""
 
 import json
+from dataclasses import asdict
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -81,9 +84,6 @@ def convert_data(
     from deltamem.models.loading import load_tokenizer
     from deltamem.train.data.converters import Style, convert
 
-    measured: dict[str, Any] = {}
-    if tokenizer is not None:
-        measured["measure"] = _TokenCount(load_tokenizer(tokenizer))
     done = convert(
         kind,
         source,
@@ -92,7 +92,7 @@ def convert_data(
         style=Style(parts=parts, paragraphs=paragraphs, explicit=explicit, seed=seed),
         shortest=shortest,
         progress=lambda rows: track(rows, "Converting", transient=True),
-        **measured,
+        measure=attrgetter("characters") if tokenizer is None else partial(_count_tokens, load_tokenizer(tokenizer)),
     )
     size, unit = target.stat().st_size / 1e6, "tokens" if tokenizer is not None else "characters"
     print(f"Wrote {target}: {counted(done.lines, 'line')} from {counted(done.rows, 'row')}, {size:,.1f} MB.")
@@ -239,22 +239,17 @@ def check_data(
     config = DeltaMemConfig(write=write)
     found = EpisodeDataset(options, loaded, config, progress=not as_json, plain=plain)
     if as_json:
-        print(json.dumps(_as_data(found), indent=2, ensure_ascii=False))
+        print(json.dumps({**asdict(found.report), "tokens": _lengths(found)}, indent=2, ensure_ascii=False))
     else:
         _print_report(found)
     if found.report.skipped:
         raise typer.Exit(1)
 
 
-class _TokenCount:
+def _count_tokens(tokenizer: Any, line: "Example") -> int:
     """The length of a training line in tokens, without what a chat template adds."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-
-    def __call__(self, line: "Example") -> int:
-        texts = [message["content"] for message in line.messages]
-        return sum(len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"])
+    texts = [message["content"] for message in line.messages]
+    return sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
 
 
 def _lengths(found: "EpisodeDataset") -> dict[str, dict[str, int]]:
@@ -267,12 +262,6 @@ def _spread(lengths: "Tensor") -> dict[str, int]:
     places = {"least": 0.0, "median": 0.5, "95 %": 0.95, "most": 1.0}
     values = {name: int(ordered[round(place * (len(ordered) - 1))]) for name, place in places.items()}
     return {**values, "total": int(lengths.sum())}
-
-
-def _as_data(found: "EpisodeDataset") -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {**asdict(found.report), "tokens": _lengths(found)}
 
 
 def _print_report(found: "EpisodeDataset") -> None:

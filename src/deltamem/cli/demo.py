@@ -51,10 +51,7 @@ def demo(
         from deltamem.demo.show import run_demo
 
         if not embedded:
-            print(
-                "This is the toy. For the demo with a real chat model: deltamem pull smollm2",
-                file=sys.stderr,
-            )
+            print("This is the toy. For the demo with a real chat model: deltamem pull smollm2", file=sys.stderr)
         data = run_demo(output, as_data=as_json)
     else:
         choose_model("smollm2", adapter)

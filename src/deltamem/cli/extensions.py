@@ -52,19 +52,14 @@ def find_sizing() -> Callable[[Any], Any]:
     for entry in installed(SIZING).values():
         found: Callable[[Any], Any] = entry.load()
         return found
-    raise ImportError(f"--auto-size is not installed: {_advice('train')}")
+    raise ImportError(f"--auto-size is not installed: {how_to_install('train')}")
 
 
 def _add_lacking(app: typer.Typer, name: str, why: str) -> None:
     def command() -> NoReturn:
-        raise ImportError(f"deltamem {name} {why}: {_advice(EXTRAS.get(name, ''))}")
+        advice = how_to_install(EXTRAS[name]) if name in EXTRAS else "install the package that adds it again"
+        raise ImportError(f"deltamem {name} {why}: {advice}")
 
     told = f"Not available: deltamem {name} {why}.\n\nExample: deltamem {name}"
     any_arguments = {"allow_extra_args": True, "ignore_unknown_options": True}
     app.command(name, help=told, context_settings=any_arguments)(command)
-
-
-def _advice(extra: str) -> str:
-    if not extra:
-        return "install the package that adds it again"
-    return how_to_install(extra)

@@ -71,13 +71,7 @@ def list_keys(
         used = f"used {key.last_used:%Y-%m-%d %H:%M} UTC" if key.last_used else "never used"
         limits, shared = _shown(vars(key.limits)), _shown(vars(key.tenant_limits))
         shared = shared and f"all keys together {shared}"
-        line = [
-            f"{key.id}  {key.tenant}  {key.hint}…  {state}  {key.scope}",
-            used,
-            limits,
-            shared,
-            key.label or "",
-        ]
+        line = [f"{key.id}  {key.tenant}  {key.hint}…  {state}  {key.scope}", used, limits, shared, key.label or ""]
         typer.echo("  ".join(part for part in line if part))
     for name, of_tenant in limited.items():
         if tenant in (None, name) and all(key.tenant != name for key in found):

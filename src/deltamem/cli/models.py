@@ -1,7 +1,7 @@
 """The model and adapter that a command works with."""
 
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 
@@ -18,14 +18,6 @@ ChatTemplate = Annotated[
     typer.Option(exists=True, dir_okay=False, help="A Jinja file that makes text of messages; the model's by default."),
 ]
 Device = Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1, mps.")]
-
-
-class Chosen(NamedTuple):
-    """A model with its adapter, and its tokenizer."""
-
-    name: str
-    model: Any
-    tokenizer: Any
 
 
 def choose_model(model: str, adapter: str) -> tuple[str, str]:
@@ -53,8 +45,8 @@ def choose_model(model: str, adapter: str) -> tuple[str, str]:
 
 def open_model(
     model: str, adapter: str, device: str = "cpu", dtype: str = "auto", chat_template: Path | None = None
-) -> Chosen:
-    """The model and adapter of ``--model`` and ``--adapter``, to talk to.
+) -> tuple[str, Any, Any]:
+    """The name of a model, the model of ``--model`` with its ``--adapter``, to talk to, and its tokenizer.
 
     Raises:
         ValueError, OSError: as :func:`choose_model` and :func:`set_template` do.
@@ -62,9 +54,9 @@ def open_model(
     name, adapter = choose_model(model, adapter)
     from deltamem.models.loading import load_model
 
-    chosen = Chosen(name, *load_model(name, adapter, device=device, dtype=dtype))
-    set_template(chosen.tokenizer, name, chat_template)
-    return chosen
+    backbone, tokenizer = load_model(name, adapter, device=device, dtype=dtype)
+    set_template(tokenizer, name, chat_template)
+    return name, backbone, tokenizer
 
 
 def set_template(tokenizer: Any, name: str, file: Path | None) -> None:

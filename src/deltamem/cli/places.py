@@ -2,6 +2,8 @@
 
 import os
 import secrets
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,23 +25,21 @@ StoreUrl = Annotated[
 """The store of a server's sessions."""
 
 
-def store_url(given: str) -> str:
-    """The URL of the session store: the one given, or a SQLite file in the data folder, which is made."""
-    if given:
-        return given
+def _made_folder() -> Path:
+    """The data folder, which only its owner may enter."""
     folder = data_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return f"sqlite:///{folder / 'sessions.db'}"
+    return folder
 
 
 def open_store(
     url: str, *, keep_messages: bool = False, keep_versions: int | None = 20, create: bool = True
 ) -> "SessionStore":
-    """The session store at a URL, or the user's own, with the environment's encryption keys."""
+    """The session store at a URL, or a SQLite file in the data folder, with the environment's encryption keys."""
     from deltamem.store import SessionStore, StateKeys
 
     return SessionStore.open(
-        store_url(url),
+        url or f"sqlite:///{_made_folder() / 'sessions.db'}",
         keys=StateKeys.from_environment(),
         keep_messages=keep_messages,
         keep_versions=keep_versions,
@@ -52,12 +52,9 @@ def state_secret() -> bytes:
     given = os.environ.get(SECRET)
     if given:
         return given.encode()
-    path = data_folder() / "state-secret"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
+    path = _made_folder() / "state-secret"
+    with suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_bytes()
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_hex(32).encode())
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_hex(32).encode())
     return path.read_bytes()

@@ -11,7 +11,7 @@ from deltamem.cli.places import StoreUrl, open_store
 from deltamem.wording import counted
 
 if TYPE_CHECKING:
-    from deltamem.store import Action, SessionStore, StoreStats
+    from deltamem.store import Action, SessionStore
 
 store = typer.Typer(
     no_args_is_help=True,
@@ -34,15 +34,17 @@ def stats(
     Example: deltamem store stats --store postgresql://deltamem@db/deltamem
     """
     with open_store(url, create=False) as sessions:
-        found = _figures(sessions.stats(tenant))
+        figures = sessions.stats(tenant)
+    by_key = {key or _PLAIN: rows for key, rows in figures.rows_by_key.items()}
+    found = {**vars(figures), "rows_by_key": by_key}
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
     for name, value in found.items():
         shown = ", ".join(f"{key} {rows:,}" for key, rows in value.items()) if isinstance(value, dict) else f"{value:,}"
         typer.echo(f"{name.replace('_', ' '):15}{shown}".rstrip())
-    plain = found["rows_by_key"].get(_PLAIN, 0)
-    if 0 < plain < sum(found["rows_by_key"].values()):
+    plain = by_key.get(_PLAIN, 0)
+    if 0 < plain < sum(by_key.values()):
         typer.echo(f"{counted(plain, 'row')} in plain text beside encrypted ones; deltamem store rekey encrypts them.")
 
 
@@ -298,7 +300,3 @@ def _confirm(question: str, yes: bool) -> None:
 
 def _tell(figures: Mapping[str, Any], sentence: str, as_json: bool) -> None:
     typer.echo(json.dumps(figures, indent=2) if as_json else sentence)
-
-
-def _figures(found: "StoreStats") -> dict[str, Any]:
-    return {**vars(found), "rows_by_key": {key or _PLAIN: rows for key, rows in found.rows_by_key.items()}}

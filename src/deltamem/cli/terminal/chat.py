@@ -13,7 +13,7 @@ from deltamem.wording import counted, reason
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from deltamem.cli.terminal.lines import Lines
+    from deltamem.cli.terminal.lines import PlainLines, TerminalLines
     from deltamem.session import Session
 
 MAIN = "main"
@@ -56,7 +56,7 @@ class Chat:
             self.note(f"Its memory holds {counted(written, 'token')} of earlier conversations.")
         self.note("/help lists the commands; Ctrl-D or /quit leaves, Ctrl-C stops an answer.")
 
-    def run(self, lines: "Lines") -> None:
+    def run(self, lines: "PlainLines | TerminalLines") -> None:
         """Reads and answers until there is nothing more to read."""
         while True:
             try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from deltamem.extensions import how_to_install
 
@@ -13,12 +13,17 @@ Completions = Callable[[str], Iterable[str]]
 _CONTINUED = "\\"
 
 
-class Lines(Protocol):
-    """A source of messages."""
+class PlainLines:
+    """Lines of standard input. One that ends in a backslash continues on the next.
 
-    @property
-    def interactive(self) -> bool:
-        """Whether a person types them."""
+    Attributes:
+        interactive: whether a person types them.
+    """
+
+    interactive = False
+
+    def __init__(self, console: "Console") -> None:
+        self._console = console
 
     def read(self, prompt: str) -> str:
         """The next message, of one line or several.
@@ -27,18 +32,6 @@ class Lines(Protocol):
             EOFError: there is none.
             KeyboardInterrupt: Ctrl-C.
         """
-
-
-class PlainLines:
-    """Lines of standard input. One that ends in a backslash continues on the next."""
-
-    interactive = False
-
-    def __init__(self, console: "Console") -> None:
-        self._console = console
-
-    def read(self, prompt: str) -> str:
-        """The next message, see :class:`Lines`."""
         lines = [self._console.input(prompt, markup=False)]
         while lines[-1].endswith(_CONTINUED):
             lines[-1] = lines[-1].removesuffix(_CONTINUED)
@@ -71,7 +64,7 @@ class TerminalLines:
         )
 
     def read(self, prompt: str) -> str:
-        """The next message, see :class:`Lines`."""
+        """The next message, as :meth:`PlainLines.read` gives it."""
         return self._session.prompt(prompt)
 
 
