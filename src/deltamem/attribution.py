@@ -178,10 +178,6 @@ def write_shares_of(
     return found
 
 
-def _go_on() -> None:
-    """The check of work that nothing interrupts."""
-
-
 def write_strengths(
     model: nn.Module,
     input_ids: Tensor,
@@ -189,7 +185,7 @@ def write_strengths(
     *,
     segment_ids: Tensor,
     write: Tensor,
-    check: Check = _go_on,
+    check: Check = lambda: None,
 ) -> tuple[Tensor, MemoryState]:
     """The norm of each token's change to the memory, and the memory after the last.
 
@@ -261,7 +257,7 @@ def _token_by_token(
     return sizes
 
 
-def read_strengths(model: nn.Module, ids: Sequence[int], state: MemoryState, check: Check = _go_on) -> Tensor:
+def read_strengths(model: nn.Module, ids: Sequence[int], state: MemoryState, check: Check = lambda: None) -> Tensor:
     """The norm of what each token of a prompt and its answer reads from an unchanging memory.
 
     Args:

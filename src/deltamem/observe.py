@@ -89,13 +89,8 @@ def observe_stream(
         ValueError: there are no tokens.
     """
     size = chunk_length(attached(model).base, chunk_size)
-    chunks = _rechunk(parts, size)
-    ahead = next(chunks, None)
-    if ahead is None:
-        raise ValueError("There is no text to observe.")
-    while ahead is not None:
-        (ids, segments, write), ahead = ahead, next(chunks, None)
-        state = observe(model, ids, state, segment_ids=segments, write=write, close=ahead is None, chunk_size=size)
+    for (ids, segments, write), last in _rechunk(parts, size):
+        state = observe(model, ids, state, segment_ids=segments, write=write, close=last, chunk_size=size)
     return state  # type: ignore[return-value]
 
 
@@ -111,13 +106,14 @@ def chunk_length(model: nn.Module, wanted: int) -> int:
     return max(1, min(wanted, positions(model) or wanted))
 
 
-def _rechunk(parts: Iterable[tuple[Tensor, ...]], size: int) -> Iterator[tuple[Tensor, ...]]:
-    """The same tokens in chunks of ``size``; the last is shorter."""
+def _rechunk(parts: Iterable[tuple[Tensor, ...]], size: int) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
+    """The same tokens in chunks of ``size``, and whether each is the last, which may be shorter."""
     held: tuple[Tensor, ...] | None = None
     for part in parts:
         held = part if held is None else tuple(torch.cat(pair, 1) for pair in zip(held, part, strict=True))
-        while held[0].shape[1] >= size:
-            yield tuple(row[:, :size] for row in held)
+        while held[0].shape[1] > size:
+            yield tuple(row[:, :size] for row in held), False
             held = tuple(row[:, size:] for row in held)
-    if held is not None and held[0].shape[1]:
-        yield held
+    if held is None or not held[0].shape[1]:
+        raise ValueError("There is no text to observe.")
+    yield held, True

@@ -38,8 +38,8 @@ def encode_document(tokenizer: Any, pieces: Iterable[str], *, segments: str = "m
     """
     before, after = _frame(tokenizer)
     sentences, open_sentence = 0, False
-    for block, ends_sentence, first, last in _ends(_blocks(pieces)):
-        head = before if first else ""
+    for number, (block, ends_sentence, last) in enumerate(_blocks(pieces)):
+        head = "" if number else before
         text = f"{head}{block}{after if last else ''}"
         inner = block.strip()
         place = len(head) + block.find(inner)
@@ -68,8 +68,8 @@ def _frame(tokenizer: Any) -> tuple[str, str]:
     return rendered.text[begin : content[0]], rendered.text[content[1] : end]
 
 
-def _blocks(pieces: Iterable[str]) -> Iterator[tuple[str, bool]]:
-    """The text in blocks, and whether each ends a sentence."""
+def _blocks(pieces: Iterable[str]) -> Iterator[tuple[str, bool, bool]]:
+    """The text in blocks, whether each ends a sentence, and whether it is the last."""
     held, blank = "", True
     for piece in pieces:
         check_text(piece, "the document")
@@ -78,12 +78,12 @@ def _blocks(pieces: Iterable[str]) -> Iterator[tuple[str, bool]]:
             held += piece[start : start + BLOCK]
             while len(held) > BLOCK:
                 cut, ends_sentence = _cut(held[: BLOCK + 1])
-                yield held[:cut], ends_sentence
+                yield held[:cut], ends_sentence, False
                 blank = blank and held[:cut].isspace()
                 held = held[cut:]
     if blank and not held.strip():
         raise ValueError("There is no text to observe.")
-    yield held, True
+    yield held, True, True
 
 
 def _cut(text: str) -> tuple[int, bool]:
@@ -93,12 +93,3 @@ def _cut(text: str) -> tuple[int, bool]:
         if places:
             return places[-1], ends_sentence
     return BLOCK, False
-
-
-def _ends(blocks: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, bool, bool, bool]]:
-    """Every block with whether it is the first and whether it is the last."""
-    first, ahead = True, next(blocks, None)
-    while ahead is not None:
-        (block, ends_sentence), ahead = ahead, next(blocks, None)
-        yield block, ends_sentence, first, ahead is None
-        first = False

@@ -77,10 +77,6 @@ class TextInput:
         """
         return encode_to_write(self.tokenizer, _for_template(messages), segments=self.segments, **self.template)
 
-    def document_to_write(self, pieces: Iterable[str]) -> Iterator[WriteInput]:
-        """A long document as it becomes memory, block by block; see :func:`encode_document`."""
-        return (WriteInput.of(chat, ()) for chat in encode_document(self.tokenizer, pieces, segments=self.segments))
-
     def write(
         self,
         messages: Sequence[Message],
@@ -109,7 +105,7 @@ class TextInput:
         return observe(self.model, ids, state, segment_ids=segments, write=write, chunk_size=chunk_size)
 
     def write_document(
-        self, pieces: Iterable[str], state: MemoryState | None = None, *, check: Callable[[], None] | None = None
+        self, pieces: Iterable[str], state: MemoryState | None = None, *, check: Callable[[], None] = lambda: None
     ) -> MemoryState:
         """The memory after a long document, of which no more than a few kilobytes are held at a time.
 
@@ -124,10 +120,9 @@ class TextInput:
         device = attached(self.model).base.device
 
         def parts() -> Iterator[tuple[Tensor, ...]]:
-            for part in self.document_to_write(pieces):
-                if check is not None:
-                    check()
-                yield tuple(row.to(device) for row in part)
+            for block in encode_document(self.tokenizer, pieces, segments=self.segments):
+                check()
+                yield tuple(row.to(device) for row in WriteInput.of(block, ()))
 
         return observe_stream(self.model, parts(), state)
 

@@ -103,14 +103,14 @@ def _marked_contents(
     text: str, render: _Render, messages: Sequence[Message], numbers: Sequence[int], prompt: bool
 ) -> list[Span | None] | None:
     """The contents of some messages, by marks around them; ``None`` if the marks change more than they add."""
-    taken = set(text).union(*(_content(message) for message in messages))
+    taken = set(text).union(*(message["content"] for message in messages))
     free = (chr(code) for code in _PRIVATE if chr(code) not in taken)
     marked = list(messages)
     marks: list[tuple[str, str]] = []
     for number in numbers:
         begin, end = next(free), next(free)
         marks.append((begin, end))
-        content = _content(messages[number])
+        content = messages[number]["content"]
         inner = content.strip()
         before = content[: content.find(inner)]
         marked[number] = {**messages[number], "content": f"{before}{begin}{inner}{end}{content[len(before + inner) :]}"}
@@ -202,7 +202,7 @@ def _before_header(render: _Render, message: Message, mark: str, known: str) -> 
             return ""
     header = _header(render, message, mark)
     if not known.endswith(header):  # the content begins with white space, and the template shows it
-        content = _content(message)
+        content = message["content"]
         known = known.removesuffix(content[: len(content) - len(content.lstrip())])
     return known.removesuffix(header)
 
@@ -219,11 +219,6 @@ def _header(render: _Render, message: Message, mark: str) -> str:
     if len(parts) != 3 or not parts[1].startswith(closing):
         return ""
     return parts[1][len(closing) :]
-
-
-def _content(message: Message) -> str:
-    content = message["content"]
-    return content if isinstance(content, str) else ""
 
 
 def _free_mark(text: str) -> str:

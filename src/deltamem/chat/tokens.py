@@ -4,7 +4,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -43,6 +43,14 @@ class ChatTokens:
     rewritten: bool = False
     apart: bool = False
     shown: tuple[str, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The tokens of several, one after the other, with the numbers that they have."""
+        ids, message, segment = (
+            torch.cat([getattr(part, name) for part in parts], 1) for name in ("input_ids", "message", "segment")
+        )
+        return cls(ids, message, segment, shown=tuple(piece for part in parts for piece in part.shown))
 
     def of(self, numbers: Sequence[int]) -> Tensor:
         """``[1, T]`` bool, the tokens of the given messages."""
@@ -255,7 +263,4 @@ def _joined(parts: Sequence[ChatTokens]) -> ChatTokens:
         segment = torch.where(told, part.segment - first + count, NO_SEGMENT)
         count = max(count, int(segment.max()) + 1)
         rows.append(replace(part, message=torch.full_like(part.message, number), segment=segment))
-    ids, messages, segments = (
-        torch.cat([getattr(row, name) for row in rows], 1) for name in ("input_ids", "message", "segment")
-    )
-    return ChatTokens(ids, messages, segments, apart=True, shown=tuple(piece for row in rows for piece in row.shown))
+    return replace(ChatTokens.joined(rows), apart=True)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 
 from deltamem.attribution import write_shares_of
@@ -47,11 +46,7 @@ class WrittenTurn:
     @classmethod
     def of_document(cls, text: TextInput, document: str, before: MemoryState) -> "WrittenTurn":
         """The turn that wrote a document to a memory."""
-        blocks = list(encode_document(text.tokenizer, [document], segments=text.segments))
-        ids, message, segment = (
-            torch.cat([getattr(block, name) for block in blocks], 1) for name in ("input_ids", "message", "segment")
-        )
-        tokens = ChatTokens(ids, message, segment, shown=tuple(piece for block in blocks for piece in block.shown))
+        tokens = ChatTokens.joined(list(encode_document(text.tokenizer, [document], segments=text.segments)))
         messages: list[Message] = [{"role": "user", "content": document}]
         return cls(messages, tokens, WriteInput.of(tokens, messages), before)
 
