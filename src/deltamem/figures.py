@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 from deltamem.files import write_atomically
 
 
@@ -14,10 +14,8 @@ def figure_class(extra: str) -> Any:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    try:
+    with from_extra(extra, "Plots need matplotlib"):
         from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError(f"Plots need matplotlib: {how_to_install(extra)}") from None
     return Figure
 
 

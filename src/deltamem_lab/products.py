@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from deltamem.chat import Message
-from deltamem.extensions import how_to_install, load_object
+from deltamem.extensions import from_extra, load_object
 
 _TEXTS = ("memory", "text", "content")
 _USER = "user_id"
@@ -51,10 +51,8 @@ class DeltaMemServer:
     """
 
     def __init__(self, url: str, key: str = "", *, threshold: float = 0.0, timeout: float = 600) -> None:
-        try:
+        with from_extra("eval", "The server's client needs httpx"):
             import httpx
-        except ImportError:
-            raise ImportError(f"The server's client needs httpx: {how_to_install('eval')}") from None
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._request = partial(httpx.request, headers=headers, timeout=timeout)
         self._sessions = f"{url.rstrip('/')}/v1/sessions"
@@ -175,10 +173,8 @@ def _mem0(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON ({error}); it is mem0's configuration.") from None
     # Nobody who evaluates offline expects a call home.
     os.environ.setdefault("MEM0_TELEMETRY", "False")
-    try:
+    with from_extra("products", "This product needs mem0ai"):
         from mem0 import Memory
-    except ImportError:
-        raise ImportError(f"This product needs mem0ai: {how_to_install('products')}") from None
     infer = config.pop("infer", True)
     memory = Memory.from_config(config)
     return memory if infer else _Plain(memory)

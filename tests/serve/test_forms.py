@@ -69,7 +69,7 @@ def test_an_object_of_any_kind_begins_as_one(client: openai.OpenAI) -> None:
 
 def test_a_server_without_the_library_says_so_and_names_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    monkeypatch.setattr("deltamem.serve.engine.constraint.how_to_install", lambda extra: f"/home/me[{extra}]")
+    monkeypatch.setattr("deltamem.extensions.how_to_install", lambda extra: f"/home/me[{extra}]")
     with running(make_server(model=talker(positions=2048))) as url:
         lacking = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         with pytest.raises(openai.InternalServerError, match="which this server has not installed") as refused:

@@ -13,7 +13,7 @@ import torch
 from deltamem.demo.measure import Sizes, measure
 from deltamem.demo.reader import Reader
 from deltamem.demo.story import tell_story
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 
 _MOST_THREADS = 4
 
@@ -96,7 +96,5 @@ def require_extra() -> None:
         ImportError: one is missing; the message names the command that installs it.
     """
     for package in ("matplotlib", "bm25s"):
-        try:
+        with from_extra("demo", f"The demo needs {package}"):
             importlib.import_module(package)
-        except ImportError:
-            raise ImportError(f"The demo needs {package}: {how_to_install('demo')}") from None

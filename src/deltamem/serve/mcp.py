@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 from deltamem.store import NAME_PATTERN
 from deltamem.version import __version__
 
-try:
+with from_extra("mcp", "The MCP server needs {}"):
     import httpx
     from mcp.server import MCPServer
     from mcp.server.mcpserver.exceptions import ToolError
-except ImportError as missing:
-    raise ImportError(f"The MCP server needs {missing.name}: {how_to_install('mcp')}") from None
 
 if TYPE_CHECKING:  # before a server elsewhere nothing heavy is imported: clients wait only so long for the first answer
     from deltamem.serve.server import Server

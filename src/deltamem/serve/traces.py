@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 from deltamem.version import __version__
 
 _tracer: Any = None
@@ -23,13 +23,11 @@ def send_traces() -> Callable[[], None]:
         ImportError: OpenTelemetry is not installed.
     """
     global _tracer
-    try:
+    with from_extra("otel", "Traces need OpenTelemetry"):
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ImportError:
-        raise ImportError(f"Traces need OpenTelemetry: {how_to_install('otel')}") from None
     # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES come before what is given here.
     own = {"service.name": "deltamem", "service.version": __version__}
     said = OTELResourceDetector().detect()

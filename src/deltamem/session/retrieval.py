@@ -7,7 +7,7 @@ from typing import Literal
 
 from deltamem.chat import Message
 from deltamem.chat.words import CJK, comparable
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 
 Exchange = tuple[Message, ...]
 _WORD = re.compile(r"\w+")
@@ -59,10 +59,8 @@ def best_matches(texts: Sequence[str], queries: Sequence[str], count: int) -> li
     Raises:
         ImportError: bm25s is not installed; the message names the extra.
     """
-    try:
+    with from_extra("retrieval", "Retrieval needs bm25s"):
         import bm25s
-    except ImportError:
-        raise ImportError(f"Retrieval needs bm25s: {how_to_install('retrieval')}") from None
 
     count = min(count, len(texts))
     corpus = [words(text) for text in texts]

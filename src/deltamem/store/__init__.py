@@ -1,11 +1,9 @@
 """Where sessions live: versioned memories of many tenants in SQLite or PostgreSQL, encrypted if wanted."""
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 
-try:
+with from_extra("serve", "The session store needs SQLAlchemy"):
     import sqlalchemy as _sqlalchemy  # noqa: F401
-except ImportError:
-    raise ImportError(f"The session store needs SQLAlchemy: {how_to_install('serve')}") from None
 
 from deltamem.store.apikeys import ApiKeys
 from deltamem.store.audit import AuditLog

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Self
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 from deltamem.store.errors import EncryptionError
 
 ENVIRONMENT = "DELTAMEM_KEYS"
@@ -32,10 +32,8 @@ class StateKeys:
     """
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
-        try:
+        with from_extra("serve", "Encryption needs cryptography"):
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-        except ImportError:
-            raise ImportError(f"Encryption needs cryptography: {how_to_install('serve')}") from None
         if not keys:
             raise EncryptionError("No key was given to encrypt with.")
         for key_id, key in keys.items():

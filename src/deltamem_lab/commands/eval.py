@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 from deltamem.models.catalog import find_source
 from deltamem_lab.names import REAL
 
@@ -109,10 +109,8 @@ def eval(
         raise typer.BadParameter("Give a --suite, or one or more of --task.")
     if protocol and not (task or harness):
         raise typer.BadParameter("A suite has its own protocols; give --protocol with --task.")
-    try:
+    with from_extra("eval", "Evaluation needs {}"):
         from deltamem_lab.commands.evaluation.recipe import placed, read_recipe
-    except ImportError as error:
-        raise ImportError(f"Evaluation needs {error.name}: {how_to_install('eval')}") from None
     from deltamem_lab.commands.evaluation import arguments
 
     changes = {

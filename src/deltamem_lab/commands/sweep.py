@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 from deltamem.wording import counted
 
 if TYPE_CHECKING:
@@ -32,10 +32,8 @@ def sweep(
     """
     if not file.is_file():
         raise FileNotFoundError(f"There is no sweep {file}.")
-    try:
+    with from_extra("train", "Training needs {}"):
         from deltamem_lab.sweep import load_sweep
-    except ImportError as error:
-        raise ImportError(f"Training needs {error.name}: {how_to_install('train')}") from None
     planned = load_sweep(file, changes or (), output)
     if dry_run:
         _plan(planned)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 from deltamem.observe import positions
 
 # What the release evaluates, with its answer lengths, where the harness's own differ.
@@ -56,11 +56,9 @@ def run_harness(model: Any, tokenizer: Any, options: HarnessOptions, **model_opt
         ValueError: there is no such task.
         OSError: a task's data is on the Hub and cannot be had.
     """
-    try:
+    with from_extra("harness", "Tasks of lm-evaluation-harness need lm-eval"):
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
-    except ImportError:
-        raise ImportError(f"Tasks of lm-evaluation-harness need lm-eval: {how_to_install('harness')}") from None
     from deltamem_lab.harness.model import MemoryLM
 
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 from deltamem.files import write_atomically
 from deltamem_lab.methods.bare import bare_path, linears
 from deltamem_lab.methods.training import TokenRows, descend, next_token_loss
@@ -216,8 +216,6 @@ def _layers(model: nn.Module) -> list[Any]:
 
 
 def _peft() -> Any:
-    try:
+    with from_extra("lora", "A LoRA needs peft"):
         import peft
-    except ImportError:
-        raise ImportError(f"A LoRA needs peft: {how_to_install('lora')}") from None
     return peft

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 
 _COMPARE = "I will give you a question, a correct answer, and a response from a model. "
 _CONTAINS = "Please answer yes if the response contains the correct answer. Otherwise, answer no. "
@@ -240,10 +240,8 @@ class Judge:
         key = os.environ.get(self.key_variable)
         if not key:
             raise ValueError(f"Set {self.key_variable} to the judge's key (any text if the endpoint asks for none).")
-        try:
+        with from_extra("eval", "A judge needs openai"):
             import openai
-        except ImportError:
-            raise ImportError(f"A judge needs openai: {how_to_install('eval')}") from None
         return openai.OpenAI(api_key=key, base_url=self.base_url, max_retries=5)
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 
 CUTS = (1, 5, 10)
 _BRACKETS = re.compile(r"\([^()]*\)")
@@ -51,11 +51,9 @@ def nearest_name(title: str, known: tuple[str, ...]) -> str:
     """
     if not known:
         raise ValueError("There is no known title to compare with.")
-    try:
+    with from_extra("eval", "Recommendations of films need rapidfuzz"):
         from rapidfuzz import process
         from rapidfuzz.distance import Levenshtein
-    except ImportError:
-        raise ImportError(f"Recommendations of films need rapidfuzz: {how_to_install('eval')}") from None
     _, _, place = process.extractOne(title.lower(), [film.lower() for film in known], scorer=Levenshtein.distance)
     return known[place]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -93,8 +93,6 @@ def stem(word: str) -> str:
 
 @cache
 def _stemmer() -> Any:
-    try:
+    with from_extra("eval", "LoCoMo is scored with nltk"):
         from nltk.stem.porter import PorterStemmer
-    except ImportError:
-        raise ImportError(f"LoCoMo is scored with nltk: {how_to_install('eval')}") from None
     return PorterStemmer()

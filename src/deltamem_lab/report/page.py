@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 from deltamem.files import write_atomically
 from deltamem_lab.notes import join_notes, read_notes
 from deltamem_lab.records import TRAINED, read_runs
@@ -64,10 +64,8 @@ def to_html(blocks: Sequence[Block]) -> str:
     Raises:
         ImportError: jinja2 is not installed; the message names the extra.
     """
-    try:
+    with from_extra("eval", "Reports need jinja2"):
         from jinja2 import Environment, PackageLoader
-    except ImportError:
-        raise ImportError(f"Reports need jinja2: {how_to_install('eval')}") from None
     pages = Environment(loader=PackageLoader("deltamem_lab", "report"), autoescape=True, trim_blocks=True)
     columns = {
         id(block): list(map(_alignment, zip(block.head, *block.rows, strict=True)))

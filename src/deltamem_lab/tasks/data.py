@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 from deltamem.train.data.converters.datafiles import read_rows
 from deltamem.train.data.converters.example import need
 from deltamem.train.data.lines import BadDataError
@@ -163,11 +163,9 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
         for file in sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")):
             yield from _file_rows(file)
     elif path.suffix == ".parquet":
-        try:
+        with from_extra("eval", "Parquet files need pyarrow"):
             import pyarrow
             from pyarrow import parquet
-        except ImportError:
-            raise ImportError(f"Parquet files need pyarrow: {how_to_install('eval')}") from None
         try:
             rows = parquet.read_table(path).to_pylist()
         except (OSError, pyarrow.ArrowException) as error:

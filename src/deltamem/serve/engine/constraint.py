@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 
 
 class UnsupportedGrammarError(ValueError):
@@ -73,10 +73,8 @@ class Forms:
     """
 
     def __init__(self, tokenizer: Any, ends: Sequence[int]) -> None:
-        try:
+        with from_extra("structured", "Answers of a given form need llguidance"):
             import llguidance
-        except ImportError:
-            raise ImportError(f"Answers of a given form need llguidance: {how_to_install('structured')}") from None
         self._library = llguidance
         # Only marks in angle brackets can be named in a grammar.
         self._special = {word for word in tokenizer.get_added_vocab() if word.startswith("<") and word.endswith(">")}

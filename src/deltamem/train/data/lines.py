@@ -11,7 +11,7 @@ from typing import Any
 
 from deltamem.chat import Message
 from deltamem.chat.tokens import only_calls
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 from deltamem.files import write_atomically
 from deltamem.train.data.options import DataOptions
 
@@ -227,10 +227,8 @@ def _kind(value: Any) -> str:
 
 
 def _hub_lines(options: DataOptions) -> Iterator[RawLine]:
-    try:
+    with from_extra("train", "A Hub dataset needs datasets"):
         import datasets
-    except ImportError:
-        raise ImportError(f"A Hub dataset needs datasets: {how_to_install('train')}") from None
     name = f"{options.hub}{f'@{options.revision}' if options.revision else ''}/{options.split}"
     try:
         rows = datasets.load_dataset(str(options.hub), options.subset, revision=options.revision, split=options.split)

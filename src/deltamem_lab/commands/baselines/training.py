@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra
 
 if TYPE_CHECKING:
     from deltamem.train.recipe import Recipe
@@ -76,10 +76,8 @@ def prepare(recipe: Path, changes: Sequence[str]) -> Training:
         ImportError: what training needs is not installed; the message names the extra.
         ValueError: the recipe or its data is bad; the message says what.
     """
-    try:
+    with from_extra("train", "Training needs {}"):
         from deltamem.train.recipefile import load_recipe
-    except ImportError as error:
-        raise ImportError(f"Training needs {error.name}: {how_to_install('train')}") from None
     import torch
 
     from deltamem.models.loading import quiet_transformers

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from deltamem.extensions import how_to_install
+from deltamem.extensions import from_extra, how_to_install
 from deltamem_lab.backbone import Backbone
 from deltamem_lab.interface import Ask, Document, Entry, as_text, bare_text, text_bytes
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
@@ -138,10 +138,8 @@ def _load(compressor: str, backbone: Backbone) -> Any:
         OSError: the classifier is not there.
         ValueError: it is of another kind than the package knows.
     """
-    try:
+    with from_extra("llmlingua", "LLMLingua-2 needs llmlingua"):
         from llmlingua import PromptCompressor
-    except ImportError:
-        raise ImportError(f"LLMLingua-2 needs llmlingua: {how_to_install('llmlingua')}") from None
 
     class Compressor(PromptCompressor):  # type: ignore[misc]
         """Counts tokens with the backbone's tokenizer instead of one that would have to be downloaded."""
