@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 
 NO_SEGMENT = -1
-
-
 # How many rows a printed state tells of.
 _SHOWN = 8
 

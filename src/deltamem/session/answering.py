@@ -32,11 +32,7 @@ class Stop(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.requested, dtype=torch.bool, device=input_ids.device)
 
     def check(self) -> None:
-        """Goes on unless the stop was requested.
-
-        Raises:
-            AbandonedError: it was.
-        """
+        """Raises an :class:`AbandonedError` if the stop was requested."""
         if self.requested:
             raise AbandonedError
 

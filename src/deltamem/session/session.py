@@ -570,11 +570,7 @@ class Session:
 
 
 def one_row(state: MemoryState) -> MemoryState:
-    """The state itself.
-
-    Raises:
-        ValueError: it has several rows.
-    """
+    """The state itself; raises a ``ValueError`` if it has several rows."""
     if state.batch != 1:
         raise ValueError(f"A session is one row; this state has {state.batch}. Use state.row(i).")
     return state

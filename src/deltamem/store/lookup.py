@@ -63,11 +63,7 @@ _LOCKED = select(sessions).where(LIVING).with_for_update()
 
 
 def place_of(tenant: str, session: str) -> Place:
-    """Where the rows of a session are, if both names are ones.
-
-    Raises:
-        InvalidError: one is not.
-    """
+    """Where the rows of a session are; both names are checked."""
     return Place(check_name("tenant", tenant), check_name("session", session))
 
 

@@ -107,11 +107,7 @@ def drop_unreachable(connection: Connection, place: Place) -> None:
 
 
 def check_messages(given: Sequence[Mapping[str, Any]]) -> None:
-    """Refuses messages that cannot be stored as JSON.
-
-    Raises:
-        InvalidError: one cannot.
-    """
+    """Raises an :class:`InvalidError` for messages that cannot be stored as JSON."""
     for number, message in enumerate(given):
         if not isinstance(message, Mapping):
             raise InvalidError(f"Message {number} is a {type(message).__name__}; a message is a mapping.")

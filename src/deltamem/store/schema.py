@@ -361,11 +361,7 @@ def prepare(connection: Connection, upgrades: Sequence[Callable[[Connection], No
 
 
 def check_version(found: int, wanted: int = VERSION) -> None:
-    """Refuses tables that only a newer deltamem understands.
-
-    Raises:
-        SchemaError: they are of a newer version.
-    """
+    """Raises a :class:`SchemaError` for tables that only a newer deltamem understands."""
     if found > wanted:
         raise SchemaError(
             f"The store's tables have version {found}; this deltamem knows up to version {wanted}. Update deltamem."

@@ -81,21 +81,15 @@ def rewrite(
     write_version(connection, rules.keys, place, version, tail)
     positions = row.positions
     for turn in turns:
-        version = replace(
-            version,
-            number=version.number + 1,
-            parent=version.number,
-            origin=None,
-            kind=turn.kind,
-            tokens=turn.tokens,
-            state=check_state(turn.state),
-            created=now(),
-        )
+        last, state = version, check_state(turn.state)
+        version = Version(last.number + 1, last.number, None, turn.kind, turn.tokens, last.fingerprint, now(), state)
         placed = numbered(turn.messages, after=positions, version=version.number, created=turn.created)
         tail = append_messages(connection, rules.keys, place, placed, tail)
         positions += len(placed)
         write_version(connection, rules.keys, place, version, tail)
-    _replace_versions(connection, place, after=base or 0, last=row.head)
+    replaced = versions.c.number.between((base or 0) + 1, row.head)
+    connection.execute(delete(versions).where(place.within(versions), replaced))
+    drop_unreachable(connection, place)
     move_head(connection, rules, place, version, positions=positions)
     return version
 
@@ -121,10 +115,3 @@ def _version_before(connection: Connection, place: Place, head: int, turns: int)
         f"Session {place.session!r} cannot go back {counted(turns, 'turn')}: {found or 'none'} of them "
         f"{'is' if found == 1 else 'are'} kept in the history of its version {head}."
     )
-
-
-def _replace_versions(connection: Connection, place: Place, *, after: int, last: int) -> None:
-    """Deletes the versions above ``after`` up to ``last``, and the messages that then no version's log holds."""
-    between = versions.c.number.between(after + 1, last)
-    connection.execute(delete(versions).where(place.within(versions), between))
-    drop_unreachable(connection, place)

@@ -113,9 +113,7 @@ class Webhooks:
             taken = deliveries.c.number.in_(numbers)
             later = update(deliveries).where(taken)
             connection.execute(later.values(due=moment + lease, attempts=deliveries.c.attempts + 1))
-            wanted = select(deliveries, webhooks.c.url, webhooks.c.secret).join(
-                webhooks, webhooks.c.id == deliveries.c.webhook
-            )
+            wanted = select(deliveries, webhooks.c.url, webhooks.c.secret).join_from(deliveries, webhooks)
             rows = connection.execute(wanted.where(taken).order_by(deliveries.c.number)).all()
         return tuple(Delivery(row.number, row.webhook, row.url, row.secret, row.body, row.attempts) for row in rows)
 
