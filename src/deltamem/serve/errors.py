@@ -84,6 +84,11 @@ class ApiError(Exception):
         return JSONResponse(self.body(path), self.status, self.headers)
 
 
+def invalid(message: str, param: str | None = None) -> ApiError:
+    """The answer to a request with a value that does not fit, and the field that has it."""
+    return ApiError(400, message, "invalid_value", param)
+
+
 def is_anthropic(path: str) -> bool:
     """Whether a path is of Anthropic's dialect."""
     return f"{path}/".startswith("/v1/messages/")
@@ -180,7 +185,7 @@ def _of_invalid(error: RequestValidationError) -> ApiError:
     if first["type"] == "extra_forbidden":
         reason = "there is no such field here; /openapi.json lists those there are"
     message = f"{where}: {reason}." if where else f"{reason}."
-    return ApiError(400, message, "invalid_value", where or None)
+    return invalid(message, where or None)
 
 
 def _field(location: Sequence[str | int], body: Any, *, missing: bool) -> str:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from deltamem.serve.engine.constraint import Form, Forms, UnsupportedGrammarError
-from deltamem.serve.errors import ApiError
+from deltamem.serve.errors import ApiError, invalid
 from deltamem.serve.schema.completions import ChatRequest, Generation, StructuredOutputs
 from deltamem.serve.server import Server
 
@@ -51,7 +51,7 @@ async def _made(server: Server, field: str, make: Callable[[Forms], Form]) -> Fo
     try:
         return await asyncio.to_thread(lambda: make(server.forms()))
     except UnsupportedGrammarError as error:
-        raise ApiError(400, f"{field} cannot be followed: {error}", "invalid_value", field) from None
+        raise invalid(f"{field} cannot be followed: {error}", field) from None
     except ImportError:  # its text tells the operator a command, perhaps with a folder of this machine
         said = f"{field} needs llguidance, which this server has not installed: it is in the extra 'structured'."
         raise ApiError(501, said, "not_installed", field) from None

@@ -16,7 +16,7 @@ from deltamem.serve.engine.interface import PromptError
 from deltamem.serve.engine.jobs import Deliver, Done, Piece, Ticket
 from deltamem.serve.engine.sampling import Chosen, Sampling
 from deltamem.serve.engine.text import CONTEXT
-from deltamem.serve.errors import ApiError
+from deltamem.serve.errors import ApiError, invalid
 from deltamem.serve.schema.completions import MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.serve.traces import begin_span
@@ -129,7 +129,7 @@ class Generations:
         except PromptError as error:
             raise ApiError(400, str(error), "context_length_exceeded") from None
         except ValueError as error:
-            raise ApiError(400, str(error), "invalid_value") from None
+            raise invalid(str(error)) from None
 
     @classmethod
     async def open(

@@ -21,7 +21,7 @@ from deltamem.recall import WrittenTurn
 from deltamem.serve.access import Caller
 from deltamem.serve.bridge import settled, unless_disconnected
 from deltamem.serve.engine.jobs import Ticket
-from deltamem.serve.errors import ApiError
+from deltamem.serve.errors import ApiError, invalid
 from deltamem.serve.prompts import Prompts, answer_message, new_messages, without_oldest
 from deltamem.serve.schema.body import Role
 from deltamem.serve.schema.messages import ChatMessage
@@ -157,9 +157,7 @@ def past_turn(
     fingerprint = server.states.fingerprint
     after = server.store.load(caller.tenant, session, number, expect=fingerprint)
     if after.kind not in ("turn", "observe") or after.parent is None:
-        raise ApiError(
-            400, f"Version {number} is a {after.kind}: no text was written in it.", "invalid_value", "version"
-        )
+        raise invalid(f"Version {number} is a {after.kind}: no text was written in it.", "version")
     before = server.store.load(caller.tenant, session, after.parent, expect=fingerprint)
     sent: list[Message] = [*map(ChatMessage.plain, messages)] if messages else _kept(server, caller, session, number)
     answered = after.kind == "turn"
@@ -185,16 +183,12 @@ def _kept(server: Server, caller: Caller, session: str, number: int) -> list[Mes
     mine = [stored.message for stored in log if stored.version == number]
     kept: list[Message] = [{"role": message["role"], "content": message["content"]} for message in mine]
     if not kept:
-        raise ApiError(
-            400, f"The text of version {number} was not kept: send its messages along.", "invalid_value", "messages"
-        )
+        raise invalid(f"The text of version {number} was not kept: send its messages along.", "messages")
     return kept
 
 
 def _not_the_turn(version: int, why: str) -> ApiError:
-    return ApiError(
-        400, f"These are not the messages that version {version} was made of: {why}.", "invalid_value", "messages"
-    )
+    return invalid(f"These are not the messages that version {version} was made of: {why}.", "messages")
 
 
 def weigh(server: Server, turn: PastTurn, check: Check) -> list[SeenMessage]:
@@ -205,12 +199,7 @@ def weigh(server: Server, turn: PastTurn, check: Check) -> list[SeenMessage]:
         EngineError: nobody waits for them any more.
     """
     if turn.length > MOST_WEIGHED:
-        raise ApiError(
-            400,
-            f"The turn has {turn.length} tokens; up to {MOST_WEIGHED} can be weighed.",
-            "invalid_value",
-            "version",
-        )
+        raise invalid(f"The turn has {turn.length} tokens; up to {MOST_WEIGHED} can be weighed.", "version")
     model, (ids, segments, flags) = server.engine.model, turn.written
     write, reached = write_strengths(model, ids, turn.before, segment_ids=segments, write=flags, check=check)
     turn.check(reached)
@@ -254,18 +243,15 @@ def trace(server: Server, answer: PastTurn, past: Sequence[PastTurn], check: Che
     model, tokenizer = server.engine.model, server.engine.tokenizer
     for turn, following in pairwise((*past, answer)):
         if turn.after.diff(following.before).any():
-            raise ApiError(
-                400,
-                f"Version {following.version} did not begin with the memory that version {turn.version} left.",
-                "invalid_value",
-                "past",
+            raise invalid(
+                f"Version {following.version} did not begin with the memory that version {turn.version} left.", "past"
             )
     ids, segments, write = answer.written
     answer.check(observe(model, ids, answer.before, segment_ids=segments, write=write))
     try:
         probe = answer_probe(model, tokenizer, visible_messages(server.prompts, answer.sent), answer.before)
     except ValueError as error:
-        raise ApiError(400, f"The answer's tokens cannot be found: {error}", "invalid_value", "messages") from None
+        raise invalid(f"The answer's tokens cannot be found: {error}", "messages") from None
     read = probe.of(answer.before)
     turns: list[list[SeenMessage]] = []
     for turn in reversed(past):

@@ -17,7 +17,7 @@ import numpy as np
 
 from deltamem.chat import Message
 from deltamem.serve.access import Caller
-from deltamem.serve.errors import ApiError
+from deltamem.serve.errors import ApiError, invalid
 from deltamem.serve.recalling import LoggedTurn
 from deltamem.serve.schema.memories import Whose
 from deltamem.serve.server import Server
@@ -86,9 +86,7 @@ def session_of(whose: Whose) -> str:
     """
     name = ":".join(f"{kind}:{one}" for kind, one in _given(whose).items())
     if len(name) > 128:
-        raise ApiError(
-            400, "The ids are too long together: a session's name has up to 128 characters.", "invalid_value"
-        )
+        raise invalid("The ids are too long together: a session's name has up to 128 characters.")
     return name
 
 

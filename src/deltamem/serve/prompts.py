@@ -10,7 +10,7 @@ from deltamem.chat import ChatTokens, Message
 from deltamem.chat.input import TextInput, WriteInput
 from deltamem.chat.template import render_text
 from deltamem.chat.tokens import check_text
-from deltamem.serve.errors import ApiError
+from deltamem.serve.errors import ApiError, invalid
 from deltamem.serve.tools import explained, knows_tools, syntax_of
 
 
@@ -98,7 +98,7 @@ class Prompts:
         try:
             return self.source.encode_to_write(messages)
         except ValueError as error:
-            raise _unrenderable(error) from None
+            raise invalid(str(error), "messages") from None
 
     def written(self, messages: Sequence[Message], roles: Sequence[str]) -> WriteInput:
         """The same, and which of the tokens write: those of the given roles.
@@ -131,7 +131,7 @@ class Prompts:
             text = render_text(self._tokenizer, messages, add_generation_prompt=True, **more)
             check_text(text, "the messages and tools")
         except ValueError as error:
-            raise _unrenderable(error) from None
+            raise invalid(str(error), "messages") from None
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -164,7 +164,3 @@ def _cuts(messages: Sequence[Message]) -> list[int]:
     """How many of the oldest messages may be left out, so that a user's or the last one is the first that stays."""
     spoken = [message["role"] for message in messages if message["role"] != "system"]
     return [place for place, role in enumerate(spoken) if place and (role == "user" or place == len(spoken) - 1)]
-
-
-def _unrenderable(error: ValueError) -> ApiError:
-    return ApiError(400, str(error), "invalid_value", "messages")

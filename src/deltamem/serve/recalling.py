@@ -13,7 +13,7 @@ from deltamem.observe import observe
 from deltamem.recall import Recollection, WrittenTurn, calibration_of, questions_of, recollect
 from deltamem.recall.sources import MOST_TRACED, says
 from deltamem.serve.access import Caller
-from deltamem.serve.errors import ApiError
+from deltamem.serve.errors import ApiError, invalid
 from deltamem.serve.lookback import DRIFT, beside_engine
 from deltamem.serve.schema.body import Role
 from deltamem.serve.schema.sessions import AskRecall, ForgetFact
@@ -68,7 +68,7 @@ def recall(
             check=check,
         )
     except ValueError as error:
-        raise ApiError(400, str(error), "invalid_value", "questions") from None
+        raise invalid(str(error), "questions") from None
     return head, found, turns
 
 

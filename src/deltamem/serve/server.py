@@ -23,7 +23,7 @@ from deltamem.serve.engine.constraint import Forms
 from deltamem.serve.engine.engine import Engine
 from deltamem.serve.engine.interface import AnyEngine, MakeEngine, end_tokens
 from deltamem.serve.engine.sampling import Sampling
-from deltamem.serve.errors import ApiError
+from deltamem.serve.errors import ApiError, invalid
 from deltamem.serve.locks import Locks
 from deltamem.serve.metrics import Metrics
 from deltamem.serve.prompts import Prompts
@@ -128,7 +128,7 @@ class Server:
         asked = request.headers.get("x-request-timeout")
         if asked is not None:
             if not _SECONDS.fullmatch(asked) or float(asked) == 0:
-                raise ApiError(400, "X-Request-Timeout is a number of seconds above 0, such as 20.", "invalid_value")
+                raise invalid("X-Request-Timeout is a number of seconds above 0, such as 20.")
             seconds = min(seconds, float(asked))
         return time.monotonic() + seconds
 

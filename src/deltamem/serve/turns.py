@@ -11,7 +11,7 @@ from deltamem.chat.input import WriteInput
 from deltamem.serve.access import Caller
 from deltamem.serve.bridge import Jobs
 from deltamem.serve.engine.jobs import Written
-from deltamem.serve.errors import ApiError
+from deltamem.serve.errors import ApiError, invalid
 from deltamem.serve.schema.completions import MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.serve.traces import span
@@ -128,12 +128,14 @@ async def open_turn(server: Server, caller: Caller, options: MemoryOptions, dead
         caller.touch("write" if options.writes else "read", options.session)
         caller.need("write" if options.writes else "read")
     if options.fresh and (options.session is None or options.mode != "read_write"):
-        raise _unfitting("fresh leaves a session's memory behind: it needs a session and the mode read_write.", "fresh")
+        raise invalid(
+            "fresh leaves a session's memory behind: it needs a session and the mode read_write.", "memory.fresh"
+        )
     if options.must_exist and (options.session is None or options.mode == "off"):
-        raise _unfitting("must_exist asks for a session: name one, and a mode other than off.", "must_exist")
+        raise invalid("must_exist asks for a session: name one, and a mode other than off.", "memory.must_exist")
     if options.mode == "off":
         if options.return_state and options.session is not None:
-            raise _unfitting("The mode off uses no memory, so there is none to return.", "return_state")
+            raise invalid("The mode off uses no memory, so there is none to return.", "memory.return_state")
         if options.state is not None:
             received_state(server, caller, options.state)  # it is handed back, so it has to be one
         yield Turn(server, caller, deadline, options, None, 0)
@@ -176,7 +178,3 @@ def _writable(server: Server, caller: Caller, session: str, options: MemoryOptio
         if options.must_exist:
             raise
         return None
-
-
-def _unfitting(message: str, option: str) -> ApiError:
-    return ApiError(400, message, "invalid_value", f"memory.{option}")

@@ -14,7 +14,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from deltamem.serve.access import Caller
-from deltamem.serve.errors import ApiError, as_api_error, log_failure
+from deltamem.serve.errors import ApiError, as_api_error, invalid, log_failure
 from deltamem.serve.schema.completions import ChatRequest, Generation, MemoryOptions
 from deltamem.serve.server import Server
 from deltamem.store import NAME_PATTERN, Action, Scope
@@ -84,17 +84,12 @@ def memory_options(body: Generation, header: str | None) -> MemoryOptions:
     options = body.memory or MemoryOptions()
     if header is not None:
         if options.session not in (None, header) or options.state is not None:
-            raise ApiError(400, "X-Memory-Session and memory name different memories.", "invalid_value", "memory")
+            raise invalid("X-Memory-Session and memory name different memories.", "memory")
         options = options.model_copy(update={"session": header})
     if body.return_state:
         options = options.model_copy(update={"return_state": True})
     if options.writes and body.n > 1:
-        raise ApiError(
-            400,
-            "n must be 1 when the turn is written to memory; for several answers use mode read_only.",
-            "invalid_value",
-            "n",
-        )
+        raise invalid("n must be 1 when the turn is written to memory; for several answers use mode read_only.", "n")
     return options
 
 
@@ -107,7 +102,7 @@ def as_chat(translate: Callable[[], ChatRequest]) -> ChatRequest:
     try:
         return translate()
     except ValidationError as error:
-        raise ApiError(400, error.errors()[0]["msg"], "invalid_value") from None
+        raise invalid(error.errors()[0]["msg"]) from None
 
 
 def check_biases(body: Generation, vocabulary: int) -> None:
@@ -117,7 +112,7 @@ def check_biases(body: Generation, vocabulary: int) -> None:
         ApiError: there is one.
     """
     if any(int(token) >= vocabulary for token in body.logit_bias or ()):
-        raise ApiError(400, f"Token ids go from 0 to {vocabulary - 1}.", "invalid_value", "logit_bias")
+        raise invalid(f"Token ids go from 0 to {vocabulary - 1}.", "logit_bias")
 
 
 class EventStream(StreamingResponse):

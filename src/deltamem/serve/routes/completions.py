@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from deltamem.serve.errors import ApiError
+from deltamem.serve.errors import invalid
 from deltamem.serve.forms import form_of
 from deltamem.serve.generations import Choice, Generations, Token
 from deltamem.serve.prompts import Prompts
@@ -38,9 +38,9 @@ async def completions(
     options = memory_options(body, session)
     prompts = await asyncio.to_thread(_prompts, body.prompt, server.prompts)
     if len(prompts) * body.n > _MOST_CHOICES:
-        raise ApiError(400, f"One request gives at most {_MOST_CHOICES} choices.", "invalid_value", "prompt")
+        raise invalid(f"One request gives at most {_MOST_CHOICES} choices.", "prompt")
     if options.writes and len(prompts) > 1:
-        raise ApiError(400, "Only one prompt at a time can be written to memory.", "invalid_value", "prompt")
+        raise invalid("Only one prompt at a time can be written to memory.", "prompt")
     check_biases(body, server.prompts.vocabulary)
     form = await form_of(server, body)
     samplings = [body.sampling(server.sampling, body.logprobs, i) for i in range(body.n)]
@@ -61,9 +61,9 @@ def _prompts(given: str | list[Any], prompts: Prompts) -> list[list[int]]:
     several = given if isinstance(given, list) and given and not isinstance(given[0], int) else [given]
     encoded = [prompts.text(one) if isinstance(one, str) else list(one) for one in several]
     if not all(encoded):
-        raise ApiError(400, "A prompt has no tokens.", "invalid_value", "prompt")
+        raise invalid("A prompt has no tokens.", "prompt")
     if any(token >= prompts.vocabulary for ids in encoded for token in ids):
-        raise ApiError(400, f"Token ids go from 0 to {prompts.vocabulary - 1}.", "invalid_value", "prompt")
+        raise invalid(f"Token ids go from 0 to {prompts.vocabulary - 1}.", "prompt")
     return encoded
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, Tag
 
-from deltamem.serve.errors import ApiError
+from deltamem.serve.errors import invalid
 from deltamem.serve.routes.common import AskerOf, ServerOf
 from deltamem.serve.schema.body import Options, SomeText, by_form
 
@@ -60,7 +60,7 @@ async def embeddings(body: EmbeddingsRequest, server: ServerOf, caller: AskerOf)
     """
     encoder = server.needs_encoder()
     if body.dimensions not in (None, encoder.width):
-        raise ApiError(400, f"{encoder.name} makes vectors of {encoder.width}.", "invalid_value", "dimensions")
+        raise invalid(f"{encoder.name} makes vectors of {encoder.width}.", "dimensions")
     texts = [body.input] if isinstance(body.input, str) else body.input
     rows, tokens = await asyncio.to_thread(encoder.encode, texts)
     server.rates.charge(caller, tokens)

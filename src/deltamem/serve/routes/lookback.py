@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from deltamem.attribution import Check
 from deltamem.recall.sources import MOST_TRACED
-from deltamem.serve.errors import ApiError
+from deltamem.serve.errors import invalid
 from deltamem.serve.lookback import PastTurn, SeenMessage, beside_engine, past_turn, trace, weigh
 from deltamem.serve.routes.common import AskerOf, ServerOf
 from deltamem.serve.routes.sessions import Session
@@ -112,7 +112,7 @@ async def sources(
     def look(check: Check) -> tuple[AnswerSources, int]:
         answer = past_turn(server, caller, session, body.version, body.messages, body.roles)
         if not answer.answered:
-            raise ApiError(400, f"Version {answer.version} holds no answer.", "invalid_value", "version")
+            raise invalid(f"Version {answer.version} holds no answer.", "version")
         length = answer.length
         past: list[PastTurn] = []
         for item in reversed(body.past):

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from deltamem.serve.access import Caller
 from deltamem.serve.bridge import unless_disconnected
-from deltamem.serve.errors import ApiError
+from deltamem.serve.errors import invalid
 from deltamem.serve.lookback import beside_engine
 from deltamem.serve.memories import (
     Memory,
@@ -47,7 +47,7 @@ async def _whose(user_id: Id | None = None, agent_id: Id | None = None, run_id: 
     try:
         return Whose(user_id=user_id, agent_id=agent_id, run_id=run_id)
     except ValueError:
-        raise ApiError(400, "Say whose memories: user_id, agent_id or run_id.", "invalid_value", "user_id") from None
+        raise invalid("Say whose memories: user_id, agent_id or run_id.", "user_id") from None
 
 
 WhoseOf = Annotated[Whose, Depends(_whose)]

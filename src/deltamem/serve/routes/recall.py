@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from deltamem.attribution import Check
 from deltamem.recall import Recollection
 from deltamem.serve.access import Caller
-from deltamem.serve.errors import ApiError
+from deltamem.serve.errors import invalid
 from deltamem.serve.lookback import beside_engine
 from deltamem.serve.recalling import LoggedTurn, meant, recall, rewrite, without
 from deltamem.serve.routes.common import AskerOf, CallerOf, ServerOf
@@ -162,7 +162,7 @@ async def _erase(session: str, body: ForgetFact, request: Request, server: Serve
             try:
                 return server.interview().erase(str(body.question), str(body.answer), state, check=check)
             except ValueError as error:
-                raise ApiError(400, str(error), "invalid_value", "question") from None
+                raise invalid(str(error), "question") from None
 
         await turn.commit(await beside_engine(server, caller, request, work), "erase")
     return Forgotten(turns=0, exact=False)

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 
 from deltamem.serve.access import Caller
 from deltamem.serve.bridge import unless_disconnected
-from deltamem.serve.errors import ApiError
+from deltamem.serve.errors import ApiError, invalid
 from deltamem.serve.generations import Generations
 from deltamem.serve.responses import Output, ResponseRequest, response_id, session_of
 from deltamem.serve.routes.answering import begin_stream
@@ -118,7 +118,7 @@ async def _memory(
     elsewhere = options.session not in (None, named) or options.state is not None
     if elsewhere and (named is not None or body.previous_response_id is not None):
         other = "previous_response_id" if named is None else "conversation"
-        raise ApiError(400, f"{other} and memory name different memories: give one of them.", "invalid_value", "memory")
+        raise invalid(f"{other} and memory name different memories: give one of them.", "memory")
     if named is not None:
         return options.model_copy(update={"session": named}), [], False
     if body.previous_response_id is not None:
