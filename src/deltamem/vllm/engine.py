@@ -10,42 +10,22 @@ import itertools
 import logging
 import os
 import tempfile
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from deltamem.attach import attached
 from deltamem.formats.hub import add_adapter, read_adapter_from
 from deltamem.formats.state import StateCodec
 from deltamem.models.catalog import find_source
 from deltamem.models.loading import find_adapter, load_config, load_tokenizer
-from deltamem.observe import CHUNK, positions
-from deltamem.serve.engine.constraint import Constraint, definition_without_prefix
-from deltamem.serve.engine.interface import MakeEngine, check_prompt, end_tokens
-from deltamem.serve.engine.jobs import (
-    ClosedError,
-    Deliver,
-    Done,
-    EngineError,
-    Event,
-    Failed,
-    Load,
-    Piece,
-    QueueFullError,
-    Ticket,
-    Written,
-)
-from deltamem.serve.engine.sampling import MAX_LOGPROBS, Chosen, Sampling
-from deltamem.serve.engine.text import TextStream
+from deltamem.observe import CHUNK
+from deltamem.serve.engine.constraint import definition_without_prefix
+from deltamem.serve.engine.interface import AnyEngine, MakeEngine
+from deltamem.serve.engine.jobs import Done, EngineError, Event, Failed, Job, Load, Piece, Row, Writing, Written
+from deltamem.serve.engine.sampling import MAX_LOGPROBS, Chosen
 from deltamem.serve.settings import EngineLimits
-from deltamem.state import MemoryState
 from deltamem.vllm.check import UnfitError, check_front
 from deltamem.vllm.flags import engine_arguments
 from deltamem.vllm.request import MemoryRequest, unstacked
@@ -103,42 +83,18 @@ def open_hollow(model: str | Path, adapter: str | Path) -> Hollow:
     return Hollow(shape, load_tokenizer(model))
 
 
-@dataclass(eq=False)
-class _Answer:
-    """A generation under way."""
-
-    ticket: Ticket
-    state: MemoryState | None
-    prompt: list[int]
-    sampling: Sampling
-    text: TextStream
-    constraint: Constraint | None = None
-    made: int = 0
-
-
-@dataclass(eq=False)
-class _Writing:
-    """Tokens on their way into a memory, chunk by chunk; ``done`` of them are in it."""
-
-    ticket: Ticket
-    state: MemoryState
-    ids: Tensor
-    write: Tensor
-    done: int = 0
-
-
-class VllmEngine:
-    """:class:`deltamem.serve.engine.interface.AnyEngine` over vLLM; :func:`vllm_engine` binds what only it needs.
+class VllmEngine(AnyEngine):
+    """An engine over vLLM; :func:`vllm_engine` binds what only it needs.
 
     Args:
         model: a :class:`Hollow` one's, as its tokenizer is.
         tokenizer: vLLM is given it too, to follow forms with.
         limits: `max_batch` and `prefill_tokens` become vLLM's own limits.
-        watch: told of the tokens of answers alone, since vLLM mixes them with all else in a step.
-        delivered: called after every step.
         backbone: what vLLM runs, as :func:`deltamem.vllm.flags.engine_arguments` takes it.
         adapter: the same.
         options: further arguments of vLLM's `EngineArgs`.
+        told: `watch` and `delivered` of :class:`AnyEngine`, called after every step. The first is told of the tokens of
+            answers alone, since vLLM mixes them with all else in a step.
 
     Raises:
         UnfitError: this vLLM, or this backbone, cannot remember.
@@ -152,24 +108,15 @@ class VllmEngine:
         tokenizer: Any,
         limits: EngineLimits | None = None,
         *,
-        watch: Callable[[int, float], None] | None = None,
-        delivered: Callable[[], None] | None = None,
         backbone: str | Path,
         adapter: str | Path,
         options: dict[str, Any] | None = None,
+        **told: Callable[..., None],
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.limits = limits or EngineLimits()
-        most = positions(model) or 2**31
-        self.context = min(self.limits.context or most, most)
-        self._attachment = attached(model)
+        super().__init__(model, tokenizer, limits, **told)
         self._codec = StateCodec(model, rows=1)
-        self._ends = sorted(end_tokens(model, tokenizer))
-        self._watch = watch
-        self._delivered = delivered or (lambda: None)
         self._forms = tempfile.TemporaryDirectory(prefix="deltamem-")
-        _save_for_forms(tokenizer, self._ends, self._forms.name)
+        _save_for_forms(tokenizer, min(self._ends), self._forms.name)
         model.config.save_pretrained(self._forms.name)  # vLLM looks for one beside a tokenizer
         options = {"tokenizer": self._forms.name, **(options or {})}
         try:
@@ -178,134 +125,54 @@ class VllmEngine:
             self._forms.cleanup()
             raise
         self._names = (f"job-{number}" for number in itertools.count())
-        self._waiting: deque[_Answer | _Writing] = deque()
-        self._jobs: dict[str, _Answer | _Writing] = {}
-        self._changed = threading.Condition()
-        self._closing = False
-        self._seconds_per_job = 0.5
-        self._thread = threading.Thread(target=self._run, name="deltamem-vllm", daemon=True)
+        self._jobs: dict[str, Job] = {}
         self._thread.start()
-
-    @property
-    def alive(self) -> bool:
-        """False once it closes, or after a failure from which vLLM did not come back."""
-        return self._thread.is_alive() and not self._closing
-
-    def new_state(self) -> MemoryState:
-        """Zeros on the CPU, where memories go in and out of requests."""
-        return self._attachment.new_state(1)
 
     def load(self) -> Load:
         """Prompts that are being read count among the answers: vLLM does not say which they are."""
         jobs = list(self._jobs.values())
-        answers = sum(isinstance(job, _Answer) for job in jobs)
+        answers = sum(isinstance(job, Row) for job in jobs)
         return Load(len(self._waiting), 0, answers, len(jobs) - answers)
-
-    def generate(
-        self,
-        prompt: list[int],
-        sampling: Sampling,
-        deliver: Deliver,
-        *,
-        state: MemoryState | None = None,
-        deadline: float | None = None,
-        continues: bool = False,
-        constraint: Constraint | None = None,
-    ) -> Ticket:
-        """Sends a request that reads its memory; stop texts are looked for here, and end it by an abort."""
-        check_prompt(prompt, self.context)
-        ticket = Ticket(deliver, deadline)
-        text = TextStream(self.tokenizer, sampling.stop, prompt if continues else ())
-        self._submit(_Answer(ticket, state, list(prompt), sampling, text, constraint))
-        return ticket
-
-    def write(
-        self,
-        ids: Tensor,
-        segments: Tensor,
-        write: Tensor,
-        deliver: Deliver,
-        *,
-        state: MemoryState | None = None,
-        deadline: float | None = None,
-        admitted: bool = False,
-    ) -> Ticket:
-        """Sends a request for each chunk, with the memory of the one before; the token it samples is not used."""
-        ticket = Ticket(deliver, deadline)
-        state = state if state is not None else self.new_state()
-        self._submit(_Writing(ticket, state, ids, write), admitted=admitted)
-        return ticket
-
-    def stop(self) -> None:
-        """Has the thread abort every request before its next step."""
-        self._take_no_more()
-        for job in [*self._waiting, *self._jobs.values()]:
-            job.ticket.cancel(ClosedError())
 
     def close(self, timeout: float | None = None) -> None:
         """Ends all requests, at the latest ``timeout`` seconds from now, and shuts vLLM down."""
-        self._take_no_more()
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            self.stop()
-            self._thread.join()
+        super().close(timeout)
         self._engine.engine_core.shutdown()
         self._forms.cleanup()
 
-    def _take_no_more(self) -> None:
+    def _line(self) -> tuple[int, int]:
+        return len(self._waiting) + len(self._jobs) - self.limits.max_batch, 0
+
+    def _busy(self) -> bool:
+        return bool(self._jobs)
+
+    def _all_jobs(self) -> list[Job]:
+        return [*self._waiting, *self._jobs.values()]
+
+    def _step(self) -> int:
         with self._changed:
-            self._closing = True
-            self._changed.notify()
+            begun = {next(self._names): self._waiting.popleft() for _ in range(len(self._waiting))}
+            self._jobs |= begun
+        for name, job in begun.items():
+            self._begin(name, job)
+        self._drop()
+        return sum(self._take(output) for output in self._engine.step())
 
-    def _submit(self, job: _Answer | _Writing, *, admitted: bool = False) -> None:
-        with self._changed:
-            if not self._thread.is_alive() or (self._closing and not admitted):
-                raise ClosedError
-            ahead = len(self._waiting) + len(self._jobs)
-            if not admitted and ahead >= self.limits.queue + self.limits.max_batch:
-                wait = (ahead - self.limits.max_batch) * self._seconds_per_job / self.limits.max_batch
-                raise QueueFullError(ahead - self.limits.max_batch, max(1, min(60, round(wait))))
-            self._waiting.append(job)
-            self._changed.notify()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not (self._waiting or self._jobs):
-                    if self._closing:
-                        return
-                    self._changed.wait()
-                begun = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            started = time.monotonic()
-            try:
-                for job in begun:
-                    self._begin(job)
-                self._drop()
-                made = sum(self._take(output) for output in self._engine.step())
-            except Exception as error:
-                self._fail(begun, error)
-            else:
-                if self._watch is not None:
-                    self._watch(made, time.monotonic() - started)
-            self._delivered()
-
-    def _begin(self, job: _Answer | _Writing) -> None:
+    def _begin(self, name: str, job: Job) -> None:
         """Hands a job, or the next chunk of one, to vLLM."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        name = next(self._names)
-        self._jobs[name] = job
-        state = None if job.state is None else self._codec.pack(job.state)
-        if isinstance(job, _Writing):
+        state = None if job.state is self._empty else self._codec.pack(job.state)
+        if isinstance(job, Writing):
             tokens, flags = self._chunk(job)
             wanted = MemoryRequest(state, bytes(flags), name)
             how: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0}
         else:
-            tokens, wanted, sampling = job.prompt, MemoryRequest(state), job.sampling
+            tokens, wanted, sampling = list(job.tokens), MemoryRequest(state), job.sampling
             how = {field: getattr(sampling, field) for field in _PASSED_ON} | {
                 "logprobs": sampling.logprobs,
-                "stop_token_ids": [] if sampling.ignore_end else self._ends,
+                "stop_token_ids": [] if sampling.ignore_end else sorted(self._ends),
                 "logit_bias": dict(sampling.logit_bias) or None,
             }
             if job.constraint is not None:
@@ -322,7 +189,7 @@ class VllmEngine:
         except ValueError as error:
             self._end(name, Failed(EngineError(f"vLLM refused the request: {error}")))
 
-    def _chunk(self, job: _Writing) -> tuple[list[int], list[int]]:
+    def _chunk(self, job: Writing) -> tuple[list[int], list[int]]:
         """The next tokens to write, and a flag for each; attention sees the chunk alone, as in :func:`observe`."""
         part = slice(job.done, job.done + min(CHUNK, self.context))
         return job.ids[0, part].tolist(), job.write[0, part].int().tolist()
@@ -345,17 +212,17 @@ class VllmEngine:
         if output.finished and made.finish_reason not in ("stop", "length"):
             self._end(name, Failed(EngineError(f"vLLM ended the request ({made.finish_reason}); nothing was written.")))
             return 0
-        if isinstance(job, _Writing):
+        if isinstance(job, Writing):
             if output.finished:
                 self._take_written(name, job)
             return 0
         return self._take_tokens(name, job, made, finished=output.finished)
 
-    def _take_tokens(self, name: str, job: _Answer, made: Any, *, finished: bool) -> int:
+    def _take_tokens(self, name: str, job: Row, made: Any, *, finished: bool) -> int:
         tokens = list(made.token_ids)
         ended = finished and made.finish_reason == "stop"
         for place, token in enumerate(tokens):
-            job.made += 1
+            job.tokens.append(token)
             if ended and place == len(tokens) - 1:  # the token that ends it has no text
                 break
             piece = job.text.push(token)
@@ -370,15 +237,15 @@ class VllmEngine:
                 if not finished:
                     self._engine.abort_request([name])
                 rest = "" if job.text.stopped else job.text.finish()
-                self._end(name, Done(rest, "stop", len(job.prompt), job.made))
+                self._end(name, Done(rest, "stop", job.prompt, job.made))
                 return len(tokens)
         if finished:
             rest = job.text.finish()
             reason = "stop" if ended or job.text.stopped else "length"
-            self._end(name, Done(rest, reason, len(job.prompt), job.made))
+            self._end(name, Done(rest, reason, job.prompt, job.made))
         return len(tokens)
 
-    def _take_written(self, name: str, job: _Writing) -> None:
+    def _take_written(self, name: str, job: Writing) -> None:
         tokens, flags = self._chunk(job)
         try:
             (value, *_) = self._engine.collective_rpc("deltamem_take", args=(name, len(tokens)))
@@ -389,28 +256,24 @@ class VllmEngine:
         job.done += len(tokens)
         if job.done < job.ids.shape[1]:
             del self._jobs[name]
-            self._begin(job)
+            following = next(self._names)
+            self._jobs[following] = job
+            self._begin(following, job)
         else:
             self._end(name, Written(job.state))
 
     def _end(self, name: str, event: Event) -> None:
-        job = self._jobs.pop(name)
-        if isinstance(event, Done):
-            spent = time.monotonic() - job.ticket.submitted
-            self._seconds_per_job = 0.9 * self._seconds_per_job + 0.1 * spent
-        job.ticket.deliver(event)
+        self._deliver_last(self._jobs.pop(name), event)
 
-    def _fail(self, begun: list[_Answer | _Writing], error: Exception) -> None:
+    def _fail(self, error: Exception) -> None:
         """Ends all jobs after an error of vLLM's, and stops if it cannot go on."""
         _log.error("vLLM failed under %d jobs", len(self._jobs), exc_info=error)
         failure = EngineError(f"vLLM failed ({type(error).__name__}); nothing was written.")
-        gone = dict.fromkeys([*self._jobs.values(), *begun])
-        names = list(self._jobs)
-        self._jobs.clear()
-        for job in gone:
+        gone, self._jobs = self._jobs, {}
+        for job in gone.values():
             job.ticket.deliver(Failed(failure))
         try:
-            self._engine.abort_request(names)
+            self._engine.abort_request(list(gone))
         except Exception as worse:
             _log.critical("vLLM cannot go on", exc_info=worse)
             self._closing = True
@@ -450,14 +313,14 @@ def _start(
     return LLMEngine.from_engine_args(EngineArgs(**{**arguments, **given, **options}))
 
 
-def _save_for_forms(tokenizer: Any, ends: Sequence[int], folder: str) -> None:
+def _save_for_forms(tokenizer: Any, end: int, folder: str) -> None:
     """Saves the tokenizer by which vLLM follows forms, as our own engine does; it reads and writes no text with it."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     plain = Tokenizer.from_str(definition_without_prefix(tokenizer))
-    end = tokenizer.convert_ids_to_tokens(ends[0])
-    PreTrainedTokenizerFast(tokenizer_object=plain, eos_token=end).save_pretrained(folder)
+    mark = tokenizer.convert_ids_to_tokens(end)
+    PreTrainedTokenizerFast(tokenizer_object=plain, eos_token=mark).save_pretrained(folder)
 
 
 def _with_logprobs(token: int, found: dict[int, Any], count: int) -> Chosen:

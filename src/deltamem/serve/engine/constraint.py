@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,24 +13,6 @@ from deltamem.extensions import from_extra
 
 class UnsupportedGrammarError(ValueError):
     """A schema, expression or grammar cannot be followed."""
-
-
-class Constraint(Protocol):
-    """What one generation may say next; it is told every token that was chosen."""
-
-    def allowed(self) -> Tensor:
-        """``[V]`` bool on the CPU, the tokens that may come next."""
-
-    def take(self, token: int) -> None:
-        """Takes the next token."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing may follow."""
-
-    @property
-    def form(self) -> "Form":
-        """What it follows, for an engine that follows forms itself."""
 
 
 @dataclass(frozen=True)
@@ -175,29 +157,40 @@ class Forms:
             raise UnsupportedGrammarError(_first_line(wrong))
         return Form(grammar)
 
-    def begin(self, form: Form) -> Constraint:
+    def begin(self, form: Form) -> "Constraint":
         """The constraint of one generation."""
         made = self._library.LLMatcher.grammar_from_lark(form.grammar)
-        return _Followed(form, self._library.LLMatcher(self._tokens, made), self._tokens.vocab_size)
+        return Constraint(form, self._library.LLMatcher(self._tokens, made), self._tokens.vocab_size)
 
 
-class _Followed:
+class Constraint:
+    """What one generation may say next; it is told every token that was chosen.
+
+    Args:
+        form: what it follows, for an engine that follows forms itself.
+        matcher: llguidance's, of that form.
+        vocabulary: V, how many tokens there are.
+    """
+
     def __init__(self, form: Form, matcher: Any, vocabulary: int) -> None:
         self.form = form
         self._matcher = matcher
         self._vocabulary = vocabulary
 
     def allowed(self) -> Tensor:
+        """``[V]`` bool on the CPU, the tokens that may come next."""
         packed = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
         bits = (packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
         return bits.flatten()[: self._vocabulary].bool()
 
     def take(self, token: int) -> None:
+        """Takes the next token."""
         if not self._matcher.is_stopped():
             self._matcher.consume_token(token)
 
     @property
     def finished(self) -> bool:
+        """Whether nothing may follow."""
         return bool(self._matcher.is_stopped())
 
 

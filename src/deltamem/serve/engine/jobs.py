@@ -134,7 +134,7 @@ class Row:
         sampling: how it samples.
         draws: its random numbers.
         text: its text so far.
-        fed: how many the model has seen.
+        fed: how many the server's own engine has fed to the model.
         constraint: what it may say; anything if ``None``.
     """
 
@@ -147,6 +147,11 @@ class Row:
     text: TextStream
     fed: int = 0
     constraint: Constraint | None = None
+
+    @property
+    def made(self) -> int:
+        """How many tokens the answer has."""
+        return len(self.tokens) - self.prompt
 
 
 @dataclass(eq=False)
@@ -168,6 +173,9 @@ class Writing:
     segments: Tensor = field(repr=False)
     write: Tensor = field(repr=False)
     done: int = 0
+
+
+Job = Row | Writing
 
 
 @dataclass(frozen=True)
