@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from deltamem.serve.engine.constraint import CallShape
 from deltamem.serve.tools import (
     HERMES,
     LLAMA3,
@@ -11,7 +12,6 @@ from deltamem.serve.tools import (
     Called,
     CallReader,
     Said,
-    Syntax,
     knows_tools,
     read_calls,
     syntax_of,
@@ -22,7 +22,7 @@ WEATHER = {"name": "weather", "arguments": {"city": 'Porto "}{', "days": [1, {"a
 CLOCK = {"name": "clock", "arguments": {}}
 
 
-def in_pieces(text: str, size: int, syntax: Syntax) -> tuple[str, list[tuple[str, str]]]:
+def in_pieces(text: str, size: int, syntax: CallShape) -> tuple[str, list[tuple[str, str]]]:
     reader = CallReader(syntax)
     events = [event for place in range(0, len(text), size) for event in reader.push(text[place : place + size])]
     said, calls = "", []
@@ -37,8 +37,8 @@ def in_pieces(text: str, size: int, syntax: Syntax) -> tuple[str, list[tuple[str
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
-@pytest.mark.parametrize("syntax", [HERMES, LLAMA3], ids=lambda syntax: syntax.name)
-def test_calls_come_out_as_they_were_written(syntax: Syntax, size: int) -> None:
+@pytest.mark.parametrize("syntax", [HERMES, LLAMA3], ids=["hermes", "llama3"])
+def test_calls_come_out_as_they_were_written(syntax: CallShape, size: int) -> None:
     text = written([WEATHER, CLOCK], syntax)
     said, calls = in_pieces(text, size, syntax)
     assert said == ""

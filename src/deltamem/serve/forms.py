@@ -20,14 +20,12 @@ async def form_of(server: Server, body: Generation) -> Form | None:
     """
     if isinstance(body, ChatRequest):
         schema = None if body.response_format is None else body.response_format.schema_of_answer
+        tools = {tool.function.name: tool.function.parameters for tool in body.required_tools or body.shown_tools}
+        shape = server.prompts.syntax
         if body.required_tools:
-            tools = {tool.function.name: tool.function.parameters for tool in body.required_tools}
             most = _MOST_CALLS if body.parallel_tool_calls else 1
-            shape = server.prompts.syntax.shape
             return await _made(server, "tools", lambda forms: forms.calls(tools, shape, most))
         if schema is not None:
-            tools = {tool.function.name: tool.function.parameters for tool in body.shown_tools}
-            shape = server.prompts.syntax.shape
             if tools:
                 return await _made(server, "response_format", lambda forms: forms.calls(tools, shape, 1, schema))
             return await _made(server, "response_format", lambda forms: forms.schema(schema))
@@ -44,7 +42,7 @@ def _form(forms: Forms, wanted: StructuredOutputs) -> Form:
         return forms.choice(wanted.choice)
     if wanted.grammar is not None:
         return forms.lark(wanted.grammar)
-    return forms.json_object()
+    return forms.schema({"type": "object"})
 
 
 async def _made(server: Server, field: str, make: Callable[[Forms], Form]) -> Form:

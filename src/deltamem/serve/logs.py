@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,17 +29,10 @@ class JsonFormatter(logging.Formatter):
             line["error"] = record.exc_info[0].__name__
             if isinstance(record.exc_info[1], (UnavailableError, SchemaError)):
                 line["reason"] = str(record.exc_info[1])  # names the database, which the client is not told
-            line["trace"] = self._places(record)
+            # Where it came from. Its message may quote what was sent, so that is left out.
+            places = traceback.walk_tb(record.exc_info[2])
+            line["trace"] = [f"{at.f_code.co_filename}:{number} {at.f_code.co_name}" for at, number in places]
         return json.dumps(line)
-
-    def _places(self, record: logging.LogRecord) -> list[str]:
-        """Where an error came from. Its message may quote what was sent, so that is left out."""
-        places, trace = [], record.exc_info[2] if record.exc_info else None
-        while trace is not None:
-            code = trace.tb_frame.f_code
-            places.append(f"{code.co_filename}:{trace.tb_lineno} {code.co_name}")
-            trace = trace.tb_next
-        return places
 
 
 class _StandardError(logging.Handler):

@@ -1,7 +1,6 @@
 """OpenAI's Responses in terms of chat: what is asked, how it is answered, and which session a response belongs to."""
 
 import base64
-import binascii
 import re
 import uuid
 from collections.abc import Iterator, Sequence
@@ -276,7 +275,7 @@ def session_of(response: str) -> tuple[str, int]:
         number, _, session = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().partition(":")
         if response.startswith("resp_") and _SESSION.fullmatch(session):
             return session, int(number)
-    except (ValueError, binascii.Error):
+    except ValueError:
         pass
     raise ApiError(404, f"There is no response {response!r} to continue.", "not_found", "previous_response_id")
 

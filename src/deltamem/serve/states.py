@@ -1,15 +1,10 @@
-"""Memories as clients get them: as signed text that they may bring back, and as plain numbers."""
+"""Memories as signed text that clients may bring back."""
 
 import base64
-import binascii
 import hashlib
 import hmac
 
-import torch
-from torch import Tensor
-
 from deltamem.serve.errors import ApiError
-from deltamem.state import MemoryState
 
 _PREFIX = "dms1"
 
@@ -38,7 +33,7 @@ class StateSigner:
         """
         try:
             prefix, state, signature = text.split(".")
-            found, given = _decode(state), _decode(signature)
+            found, given = (base64.b64decode(part, altchars=b"-_", validate=True) for part in (state, signature))
         except ValueError:
             prefix, found, given = "", b"", b""
         if prefix != _PREFIX:
@@ -59,32 +54,3 @@ class StateSigner:
 
 def _encode(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode()
-
-
-def _decode(text: str) -> bytes:
-    try:
-        return base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
-    except (binascii.Error, UnicodeEncodeError):
-        raise ValueError("not base64") from None
-
-
-def norms_of(state: MemoryState) -> list[list[float]]:
-    """``[layers][states]``, the Frobenius norms of a memory of one row."""
-    return _one_row(state.norms())
-
-
-def matrices_of(state: MemoryState) -> list[list[list[list[float]]]]:
-    """``[layers][states][R][R]``, a memory of one row as plain numbers."""
-    found: list[list[list[list[float]]]] = torch.stack([matrices[0] for matrices in state.states]).cpu().tolist()
-    return found
-
-
-def change_of(state: MemoryState, before: MemoryState) -> list[list[float]]:
-    """``[layers][states]``, the Frobenius norms of the change since an earlier memory."""
-    return _one_row(state.diff(before))
-
-
-def _one_row(values: Tensor) -> list[list[float]]:
-    """``[L, B, N]`` of one row as lists ``[L][N]``."""
-    rows: list[list[float]] = values[:, 0].tolist()
-    return rows

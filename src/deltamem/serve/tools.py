@@ -11,27 +11,13 @@ from deltamem.files import from_json
 from deltamem.serve.engine.constraint import CallShape
 from deltamem.serve.engine.text import overlap
 
-
-@dataclass(frozen=True)
-class Syntax:
-    """How a family of models writes calls.
-
-    Attributes:
-        name: what it is called.
-        shape: what stands around a call, and what its arguments are called.
-    """
-
-    name: str
-    shape: CallShape
-
-
-HERMES = Syntax("hermes", CallShape("<tool_call>\n", "\n</tool_call>", "\n", "arguments"))
+HERMES = CallShape("<tool_call>\n", "\n</tool_call>", "\n", "arguments")
 """Hermes, Qwen, SmolLM3, and every model whose template knows no tools."""
-LLAMA3 = Syntax("llama3", CallShape("", "", "; ", "parameters"))
+LLAMA3 = CallShape("", "", "; ", "parameters")
 """Llama 3: the whole answer is a call."""
 
 
-def syntax_of(template: str) -> Syntax:
+def syntax_of(template: str) -> CallShape:
     """The syntax that a chat template teaches."""
     if "<tool_call>" not in template and "parameters" in template and "ipython" in template:
         return LLAMA3
@@ -52,9 +38,8 @@ def explained(tools: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def written(calls: Sequence[Mapping[str, Any]], syntax: Syntax) -> str:
+def written(calls: Sequence[Mapping[str, Any]], shape: CallShape) -> str:
     """Calls, each with ``name`` and ``arguments``, as the model would have written them."""
-    shape = syntax.shape
     texts = (json.dumps({"name": call["name"], shape.arguments: call["arguments"]}) for call in calls)
     return shape.between.join(f"{shape.begin}{text}{shape.end}" for text in texts)
 
@@ -90,9 +75,9 @@ _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:argument
 class CallReader:
     """Reads calls out of an answer as it comes. What looks like a call and is none is given as text."""
 
-    def __init__(self, syntax: Syntax) -> None:
+    def __init__(self, shape: CallShape) -> None:
         self.calls = 0
-        self._begin, self._end = syntax.shape.begin.strip(), syntax.shape.end.strip()
+        self._begin, self._end = shape.begin.strip(), shape.end.strip()
         self._state = self._text
         self._held = ""
         self._depth = 0
@@ -196,9 +181,9 @@ class CallReader:
         return Called(self.calls - 1, f"call_{uuid.uuid4().hex[:24]}", name)
 
 
-def read_calls(text: str, syntax: Syntax) -> tuple[str, list[dict[str, Any]]]:
+def read_calls(text: str, shape: CallShape) -> tuple[str, list[dict[str, Any]]]:
     """What a whole answer says beside its calls, and these as OpenAI shows them."""
-    reader = CallReader(syntax)
+    reader = CallReader(shape)
     said: list[str] = []
     calls: list[dict[str, Any]] = []
     for event in [*reader.push(text), *reader.finish()]:

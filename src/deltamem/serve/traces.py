@@ -3,8 +3,8 @@
 Without :func:`send_traces` everything here does nothing, and needs nothing to be installed.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from deltamem.extensions import from_extra
@@ -43,18 +43,16 @@ def send_traces() -> Callable[[], None]:
     return end
 
 
-@contextmanager
-def request_span(headers: Mapping[str, str]) -> Iterator[Any]:
+def request_span(headers: Mapping[str, str]) -> AbstractContextManager[Any]:
     """The span of a request, within that of its client if ``headers`` name one; ``None`` without traces."""
     if _tracer is None:
-        yield None
-        return
+        return nullcontext()
     from opentelemetry.trace import SpanKind
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     context = TraceContextTextMapPropagator().extract(headers)
-    with _tracer.start_as_current_span("request", context=context, kind=SpanKind.SERVER) as span:
-        yield span
+    found: AbstractContextManager[Any] = _tracer.start_as_current_span("request", context=context, kind=SpanKind.SERVER)
+    return found
 
 
 def describe_request(span: Any, method: str, route: str, status: int, **about: str | None) -> None:
@@ -72,14 +70,9 @@ def describe_request(span: Any, method: str, route: str, status: int, **about: s
         span.set_status(StatusCode.ERROR)
 
 
-@contextmanager
-def span(name: str) -> Iterator[None]:
+def span(name: str) -> AbstractContextManager[Any]:
     """A span of what is done within the block."""
-    if _tracer is None:
-        yield
-        return
-    with _tracer.start_as_current_span(name):
-        yield
+    return nullcontext() if _tracer is None else _tracer.start_as_current_span(name)
 
 
 def begin_span(name: str) -> Callable[[Mapping[str, int]], None]:

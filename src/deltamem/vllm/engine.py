@@ -176,7 +176,7 @@ class VllmEngine(AnyEngine):
                 "logit_bias": dict(sampling.logit_bias) or None,
             }
             if job.constraint is not None:
-                how["structured_outputs"] = StructuredOutputsParams(grammar=job.constraint.form.grammar)
+                how["structured_outputs"] = StructuredOutputsParams(grammar=job.constraint.form)
         params = SamplingParams(
             **how,
             ignore_eos=True,  # the tokens that end an answer are named

@@ -1,7 +1,6 @@
 """What a request says of its memory: the field `deltamem` of vLLM's `kv_transfer_params`."""
 
 import base64
-import binascii
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,7 +146,7 @@ def _bytes(name: str, value: Any) -> bytes:
     if isinstance(value, str):
         try:
             return base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError):
+        except ValueError:
             raise ValueError(f"{name} is not base64.") from None
     if not isinstance(value, bytes | bytearray | memoryview):
         raise ValueError(f"{name} must be base64 or bytes, not {type(value).__name__}.")

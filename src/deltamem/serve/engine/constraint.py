@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NewType
 
 import torch
 from torch import Tensor
@@ -32,15 +32,8 @@ class CallShape:
     arguments: str
 
 
-@dataclass(frozen=True)
-class Form:
-    """A form that answers can have.
-
-    Attributes:
-        grammar: in Lark's notation with llguidance's additions.
-    """
-
-    grammar: str
+Form = NewType("Form", str)
+"""A form that answers can have: a grammar in Lark's notation with llguidance's additions."""
 
 
 class Forms:
@@ -63,10 +56,6 @@ class Forms:
         self._tokens = llguidance.LLTokenizer(
             definition_without_prefix(tokenizer), n_vocab=len(tokenizer), eos_token=ends[0]
         )
-
-    def json_object(self) -> Form:
-        """Any JSON object."""
-        return self.schema({"type": "object"})
 
     def schema(self, schema: Mapping[str, Any]) -> Form:
         """JSON that a schema describes, written as compactly as ``json.dumps`` does.
@@ -159,7 +148,7 @@ class Forms:
 
     def begin(self, form: Form) -> "Constraint":
         """The constraint of one generation."""
-        made = self._library.LLMatcher.grammar_from_lark(form.grammar)
+        made = self._library.LLMatcher.grammar_from_lark(form)
         return Constraint(form, self._library.LLMatcher(self._tokens, made), self._tokens.vocab_size)
 
 

@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from deltamem.chat import Message
 from deltamem.serve.access import Caller
 from deltamem.serve.bridge import encoded
+from deltamem.serve.engine.constraint import CallShape
 from deltamem.serve.forms import form_of
 from deltamem.serve.generations import Choice, Generations, Token
 from deltamem.serve.prompts import Prompts, answer_message, new_messages
@@ -24,7 +25,7 @@ from deltamem.serve.routes.common import (
 )
 from deltamem.serve.schema.completions import ChatRequest, MemoryOptions
 from deltamem.serve.server import Server
-from deltamem.serve.tools import Called, CallReader, Event, Said, Syntax, read_calls
+from deltamem.serve.tools import Called, CallReader, Event, Said, read_calls
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -110,7 +111,7 @@ class _Chat(Shape):
     prefix, whole, chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
     opening: ClassVar = {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
 
-    syntax: Syntax | None = None
+    syntax: CallShape | None = None
     _readers: dict[int, CallReader] = field(default_factory=dict, init=False)
 
     def choice(self, choice: Choice) -> dict[str, Any]:
@@ -147,7 +148,7 @@ class _Chat(Shape):
             return "tool_calls"
         return choice.reason
 
-    def _reader(self, index: int, syntax: Syntax) -> CallReader:
+    def _reader(self, index: int, syntax: CallShape) -> CallReader:
         return self._readers.setdefault(index, CallReader(syntax))
 
     def _read(self, choice: Choice) -> tuple[str, list[dict[str, Any]]]:

@@ -3,10 +3,11 @@
 from datetime import datetime
 from typing import Literal
 
+import torch
 from pydantic import BaseModel
+from torch import Tensor
 
 from deltamem.formats.state import unpack_state
-from deltamem.serve.states import change_of, matrices_of, norms_of
 from deltamem.state import MemoryState
 from deltamem.store import SessionRecord, StoredMessage, Version, VersionInfo
 
@@ -132,7 +133,7 @@ def detail_of(record: SessionRecord, head: Version, versions: int) -> SessionDet
     """A session with the norms of its memory, whichever adapter wrote it."""
     state, _ = unpack_state(head.state)
     return SessionDetail(
-        **info_of(record).model_dump(), versions=versions, bytes=len(head.state), norms=norms_of(state)
+        **info_of(record).model_dump(), versions=versions, bytes=len(head.state), norms=_of_one_row(state.norms())
     )
 
 
@@ -165,10 +166,16 @@ def memory_of(version: Version, state: MemoryState, since: int | None, before: M
         version=version.number,
         since=since,
         tokens_written=version.tokens,
-        states=matrices_of(state),
-        norms=norms_of(state),
-        change=None if before is None else change_of(state, before),
+        states=torch.stack([matrices[0] for matrices in state.states]).tolist(),
+        norms=_of_one_row(state.norms()),
+        change=None if before is None else _of_one_row(state.diff(before)),
     )
+
+
+def _of_one_row(values: Tensor) -> list[list[float]]:
+    """``[L, 1, N]`` as lists ``[L][N]``."""
+    rows: list[list[float]] = values[:, 0].tolist()
+    return rows
 
 
 def _seconds(moment: datetime) -> int:

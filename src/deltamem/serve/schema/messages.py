@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Tag, field_validator, model_validator
 
 from deltamem.files import from_json
+from deltamem.serve.engine.constraint import CallShape
 from deltamem.serve.schema.body import Body, Options, WholeText, by_form, only_type
-from deltamem.serve.tools import HERMES, Syntax, written
+from deltamem.serve.tools import HERMES, written
 
 Nothing = Annotated[list[Any], Field(max_length=0)]
 
@@ -84,9 +85,9 @@ class ChatMessage(Options):
         """Its content."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
-    def plain(self, syntax: Syntax = HERMES) -> dict[str, str]:
+    def plain(self, shape: CallShape = HERMES) -> dict[str, str]:
         """Role and content as every chat template takes them; calls of tools are text."""
-        calls = written([call.plain() for call in self.tool_calls or ()], syntax)
+        calls = written([call.plain() for call in self.tool_calls or ()], shape)
         content = "\n".join(part for part in (self.text, calls) if part)
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
