@@ -165,7 +165,7 @@ class CountTokensRequest(Options):
         Raises:
             ValidationError: its parts do not belong together.
         """
-        return ChatRequest.model_validate({name: one for name, one in self._fields().items() if one is not None})
+        return ChatRequest.model_validate(self._fields())
 
     def _fields(self) -> dict[str, Any]:
         system = [{"role": "system", "content": _text(self.system)}] if self.system else []

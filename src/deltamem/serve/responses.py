@@ -220,7 +220,7 @@ class ResponseRequest(Options):
             "response_format": None if form is None else _format(form),
             "memory": self.memory,
         }
-        return ChatRequest.model_validate({name: value for name, value in fields.items() if value is not None})
+        return ChatRequest.model_validate(fields)
 
     def _messages(self) -> list[ChatMessage]:
         if isinstance(self.input, str):

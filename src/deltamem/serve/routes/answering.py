@@ -14,12 +14,14 @@ from fastapi.responses import JSONResponse, Response
 
 from deltamem.serve.bridge import unless_disconnected
 from deltamem.serve.engine.text import piece
+from deltamem.serve.errors import ApiError
 from deltamem.serve.generations import Choice, Generations, Token
 from deltamem.serve.routes.common import SILENCE, EventStream, server_of
 from deltamem.serve.schema.completions import Generation
 
 # A token's text, its bytes, and its log-probability.
 Probed = tuple[str, bytes, float | None]
+Started = asyncio.Task[Generations]
 Finish = Callable[[Generations], Awaitable[dict[str, Any]]]
 
 
@@ -88,15 +90,9 @@ async def respond(
         "created": int(time.time()),
         "model": server_of(request).settings.model_name,
     }
-    if body.stream:
-        usage = bool(body.stream_options and body.stream_options.include_usage)
-        head |= {"object": shape.chunk} | ({"usage": None} if usage else {})
-        started, held = await begin_stream(opening)
-        return EventStream(request, _chunks(started, shape, finish, head, usage), held)
+    usage = bool(body.stream_options and body.stream_options.include_usage)
 
-    generations = await opening
-
-    async def answer() -> dict[str, Any]:
+    async def whole(generations: Generations) -> dict[str, Any]:
         async for _ in generations.pieces():
             pass
         memory = await finish(generations)
@@ -106,26 +102,61 @@ async def respond(
         ]
         return {**head, "object": shape.whole, "choices": choices, "usage": generations.usage, "memory": memory}
 
-    async with generations.held:
-        return JSONResponse(await unless_disconnected(request, answer()))
+    def chunk(index: int, fields: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+        choices = [{"index": index, **fields, "finish_reason": reason}]
+        return {**head, "object": shape.chunk, "choices": choices} | ({"usage": None} if usage else {})
+
+    async def chunks(started: Started) -> AsyncIterator[dict[str, Any]]:
+        generations = await started
+        if shape.opening is not None:
+            for index in range(len(generations.choices)):
+                yield chunk(index, shape.opening)
+        async for index, text, tokens in generations.pieces():
+            for fields in shape.parts(index, text, tokens):
+                yield chunk(index, fields)
+        for index in range(len(generations.choices)):
+            for fields in shape.rest(index):
+                yield chunk(index, fields)
+        memory = await finish(generations)
+        for index, choice in enumerate(generations.choices):
+            yield {**chunk(index, shape.part("", []), shape.reason(index, choice)), "memory": memory}
+        if usage:
+            yield {**head, "object": shape.chunk, "choices": [], "usage": generations.usage}
+
+    return await answered(request, opening, whole, chunks if body.stream else None)
 
 
-async def begin_stream(
+async def answered(
+    request: Request,
     opening: Coroutine[Any, Any, Generations],
-) -> tuple["asyncio.Task[Generations]", AsyncExitStack]:
-    """Starts generations for a stream, and gives what ends them with it.
+    whole: Callable[[Generations], Coroutine[Any, Any, dict[str, Any]]],
+    events: Callable[[Started], AsyncIterator[dict[str, Any]]] | None,
+    failed: Callable[[ApiError], dict[str, Any]] | None = None,
+) -> Response:
+    """An answer as one body, or as a stream.
 
     What refuses a request does so before anything is sent. One that waits for others begins its stream meanwhile.
+
+    Args:
+        request: who waits for it.
+        opening: starts the generations; they are let go when the answer is over.
+        whole: makes the body.
+        events: what a stream tells, where it is to be one.
+        failed: as :class:`EventStream` takes it.
     """
+    if events is None:
+        generations = await opening
+        async with generations.held:
+            return JSONResponse(await unless_disconnected(request, whole(generations)))
     started = asyncio.create_task(opening)
     if (await asyncio.wait((started,), timeout=SILENCE))[0]:
         started.result()
     held = AsyncExitStack()
     held.push_async_callback(_let_go, started)
-    return started, held
+    return EventStream(request, events(started), held, failed=failed)
 
 
-async def _let_go(started: "asyncio.Task[Generations]") -> None:
+async def _let_go(started: Started) -> None:
     """Ends generations, whether they have begun or not."""
     started.cancel()
     try:
@@ -133,26 +164,3 @@ async def _let_go(started: "asyncio.Task[Generations]") -> None:
     except (asyncio.CancelledError, Exception):  # whoever waited for them was told
         return
     await generations.held.aclose()
-
-
-async def _chunks(
-    started: "asyncio.Task[Generations]", shape: Shape, finish: Finish, head: dict[str, Any], usage: bool
-) -> AsyncIterator[dict[str, Any]]:
-    def chunk(index: int, fields: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
-        return {**head, "choices": [{"index": index, **fields, "finish_reason": reason}]}
-
-    generations = await started
-    if shape.opening is not None:
-        for index in range(len(generations.choices)):
-            yield chunk(index, shape.opening)
-    async for index, text, tokens in generations.pieces():
-        for fields in shape.parts(index, text, tokens):
-            yield chunk(index, fields)
-    for index in range(len(generations.choices)):
-        for fields in shape.rest(index):
-            yield chunk(index, fields)
-    memory = await finish(generations)
-    for index, choice in enumerate(generations.choices):
-        yield {**chunk(index, shape.part("", []), shape.reason(index, choice)), "memory": memory}
-    if usage:
-        yield {**head, "choices": [], "usage": generations.usage}

@@ -1,23 +1,22 @@
 """``/v1/messages``: Anthropic's dialect of chat, with a memory."""
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel
 
 from deltamem.serve.anthropic import Blocks, CountTokensRequest, MessagesRequest
-from deltamem.serve.bridge import encoded, unless_disconnected
+from deltamem.serve.bridge import encoded
+from deltamem.serve.errors import ApiError
 from deltamem.serve.generations import Generations
-from deltamem.serve.routes.answering import Finish, begin_stream
+from deltamem.serve.routes.answering import Started, answered
 from deltamem.serve.routes.chat import Conversation, in_prompt, texts_of
 from deltamem.serve.routes.common import (
     WHOLE_OR_STREAMED,
     AskerOf,
-    EventStream,
     ServerOf,
     SessionHeader,
     as_chat,
@@ -55,21 +54,27 @@ async def messages(
         "stop_reason": None,
         "stop_sequence": None,
     }
-    if body.stream:
-        started, held = await begin_stream(conversation.opening)
-        events = _events(started, blocks, head, conversation.finish)
-        return EventStream(request, events, held, failed=lambda error: error.body(request.scope["path"]))
 
-    generations = await conversation.opening
-
-    async def answer() -> dict[str, Any]:
+    async def whole(generations: Generations) -> dict[str, Any]:
         await blocks.read(generations.pieces())
         memory = await conversation.finish(generations)
         ended = {"stop_reason": _reason(generations, blocks), "usage": _usage(generations)}
         return {**head, **ended, "content": blocks.parts, "memory": memory}
 
-    async with generations.held:
-        return JSONResponse(await unless_disconnected(request, answer()))
+    async def events(started: Started) -> AsyncIterator[dict[str, Any]]:
+        generations = await started
+        yield {"type": "message_start", "message": {**head, "usage": _usage(generations)}}
+        async for event in blocks.events(generations.pieces()):
+            yield event
+        memory = await conversation.finish(generations)
+        delta = {"stop_reason": _reason(generations, blocks), "stop_sequence": None}
+        yield {"type": "message_delta", "delta": delta, "usage": _usage(generations), "memory": memory}
+        yield {"type": "message_stop"}
+
+    def failed(error: ApiError) -> dict[str, Any]:
+        return error.body(request.scope["path"])
+
+    return await answered(request, conversation.opening, whole, events if body.stream else None, failed)
 
 
 @router.post("/messages/count_tokens", summary="How many tokens messages have in Anthropic's dialect")
@@ -79,19 +84,6 @@ async def count_tokens(body: CountTokensRequest, server: ServerOf, caller: Asker
     messages, shown, tools = in_prompt(chat, server.prompts)
     counted = await encoded(lambda: server.prompts.count(shown, tools), texts_of(messages))
     return TokenCount(input_tokens=counted)
-
-
-async def _events(
-    started: "asyncio.Task[Generations]", blocks: Blocks, head: dict[str, Any], finish: Finish
-) -> AsyncIterator[dict[str, Any]]:
-    generations = await started
-    yield {"type": "message_start", "message": {**head, "usage": _usage(generations)}}
-    async for event in blocks.events(generations.pieces()):
-        yield event
-    memory = await finish(generations)
-    delta = {"stop_reason": _reason(generations, blocks), "stop_sequence": None}
-    yield {"type": "message_delta", "delta": delta, "usage": _usage(generations), "memory": memory}
-    yield {"type": "message_stop"}
 
 
 def _reason(generations: Generations, blocks: Blocks) -> str:

@@ -9,19 +9,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from deltamem.serve.access import Caller
-from deltamem.serve.bridge import unless_disconnected
 from deltamem.serve.errors import ApiError, invalid
 from deltamem.serve.generations import Generations
 from deltamem.serve.responses import Output, ResponseRequest, response_id, session_of
-from deltamem.serve.routes.answering import begin_stream
+from deltamem.serve.routes.answering import Started, answered
 from deltamem.serve.routes.chat import Conversation
 from deltamem.serve.routes.common import (
     WHOLE_OR_STREAMED,
     AskerOf,
-    EventStream,
     ServerOf,
     SessionHeader,
     as_chat,
@@ -70,34 +68,30 @@ async def responses(
         return _whole(head, generations, output, memory)
 
     reader = CallReader(server.prompts.syntax) if chat.shown_tools else None
-    if body.stream:
-        count = itertools.count()
+    count = itertools.count()
 
-        def numbered(event: dict[str, Any]) -> dict[str, Any]:
-            return {**event, "sequence_number": next(count)}
+    def numbered(event: dict[str, Any]) -> dict[str, Any]:
+        return {**event, "sequence_number": next(count)}
 
-        async def events(started: "asyncio.Task[Generations]") -> AsyncIterator[dict[str, Any]]:
-            generations = await started
-            head, output = head_of(generations), Output(reader)
-            for kind in ("response.created", "response.in_progress"):
-                yield numbered({"type": kind, "response": head})
-            async for event in output.events(generations.pieces()):
-                yield numbered(event)
-            done = await finish(generations, head, output)
-            yield numbered({"type": f"response.{done['status']}", "response": done})
-
-        started, held = await begin_stream(conversation.opening)
-        return EventStream(request, events(started), held, failed=lambda error: numbered(_failure(error)))
-
-    generations = await conversation.opening
-
-    async def answer() -> dict[str, Any]:
+    async def whole(generations: Generations) -> dict[str, Any]:
         head, output = head_of(generations), Output(reader)
         await output.read(generations.pieces())
         return await finish(generations, head, output)
 
-    async with generations.held:
-        return JSONResponse(await unless_disconnected(request, answer()))
+    async def events(started: Started) -> AsyncIterator[dict[str, Any]]:
+        generations = await started
+        head, output = head_of(generations), Output(reader)
+        for kind in ("response.created", "response.in_progress"):
+            yield numbered({"type": kind, "response": head})
+        async for event in output.events(generations.pieces()):
+            yield numbered(event)
+        done = await finish(generations, head, output)
+        yield numbered({"type": f"response.{done['status']}", "response": done})
+
+    def failed(error: ApiError) -> dict[str, Any]:
+        return numbered(_failure(error))
+
+    return await answered(request, conversation.opening, whole, events if body.stream else None, failed)
 
 
 def _failure(error: ApiError) -> dict[str, Any]:
