@@ -170,14 +170,10 @@ class Generations:
 
     @property
     def usage(self) -> dict[str, int]:
-        """What was read and generated, in OpenAI's terms."""
-        prompt, made = self.prompt_tokens, sum(choice.completion_tokens for choice in self.choices)
+        """What was read, each prompt once, however many answers it gets; and generated: in OpenAI's terms."""
+        prompt = sum(choice.prompt_tokens for choice in self.choices[:: self._answers])
+        made = sum(choice.completion_tokens for choice in self.choices)
         return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens read: each prompt once, however many answers it gets."""
-        return sum(choice.prompt_tokens for choice in self.choices[:: self._answers])
 
     def _close(self, request: Request) -> None:
         """Frees the rows, and counts what they cost."""

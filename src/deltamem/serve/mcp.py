@@ -40,23 +40,12 @@ class Api:
         """A path of a session."""
         return f"/v1/sessions/{session or self._session}{rest}"
 
-    async def get(self, path: str, **query: Any) -> Any:
-        """What a GET answers.
+    async def ask(self, method: str, path: str, **options: Any) -> Any:
+        """What a request answers; the options are those of httpx.
 
         Raises:
             ToolError: it is refused; the message says why.
         """
-        return await self._answer("GET", path, params={name: value for name, value in query.items() if value})
-
-    async def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """What a POST answers.
-
-        Raises:
-            ToolError: it is refused; the message says why.
-        """
-        return await self._answer("POST", path, json=body) if body is not None else await self._answer("POST", path)
-
-    async def _answer(self, method: str, path: str, **options: Any) -> Any:
         try:
             answer = await self._client.request(method, path, **options)
             found = answer.json()
@@ -110,7 +99,7 @@ def _add_tools(mcp: "MCPServer[Any]", api: Api) -> None:
         session: Session = None,
     ) -> dict[str, Any]:
         """Write something to a memory."""
-        done = await api.post(api.place(session, "/observe"), {"text": text})
+        done = await api.ask("POST", api.place(session, "/observe"), json={"text": text})
         return {name: done[name] for name in ("session", "version", "written_tokens")}
 
     @mcp.tool()
@@ -123,17 +112,8 @@ def _add_tools(mcp: "MCPServer[Any]", api: Api) -> None:
     ) -> dict[str, Any]:
         """What a memory knows, how sure that is, and the words that it is from. What it does not know it says so."""
         body = {"questions": questions, "threshold": threshold}
-        found = await api.post(api.place(session, "/recall"), {k: v for k, v in body.items() if v is not None})
-        known = [
-            {
-                "question": one["question"],
-                "answer": one["answer"],
-                "confidence": round(one["confidence"], 3),
-                "told": _told(one["source"]),
-            }
-            for one in found["data"]
-            if one["known"]
-        ]
+        found = await api.ask("POST", api.place(session, "/recall"), json=body)
+        known = [{"question": one["question"], **_answer(one)} for one in found["data"] if one["known"]]
         return {"known": known, "not_known": [one["question"] for one in found["data"] if not one["known"]]}
 
     @mcp.tool()
@@ -142,10 +122,9 @@ def _add_tools(mcp: "MCPServer[Any]", api: Api) -> None:
         session: Session = None,
     ) -> dict[str, Any]:
         """The memory's answer to one question, and whether it knows. Nothing is written."""
-        found = await api.post(api.place(session, "/recall"), {"questions": [question]})
+        found = await api.ask("POST", api.place(session, "/recall"), json={"questions": [question]})
         (one,) = found["data"]
-        confidence = round(one["confidence"], 3)
-        return {"answer": one["answer"], "known": one["known"], "confidence": confidence, "told": _told(one["source"])}
+        return {"known": one["known"], **_answer(one)}
 
     @mcp.tool()
     async def forget(
@@ -160,7 +139,7 @@ def _add_tools(mcp: "MCPServer[Any]", api: Api) -> None:
         given = {name: value for name, value in wanted.items() if value is not None}
         if everything == bool(given):
             raise ToolError("Say what to forget: text, or question and answer, or everything.")
-        done = await api.post(api.place(session, "/forget"), None if everything else given)
+        done = await api.ask("POST", api.place(session, "/forget"), json=given or None)
         forgotten: dict[str, Any] = done["forgotten"]
         return forgotten
 
@@ -169,14 +148,14 @@ def _add_tools(mcp: "MCPServer[Any]", api: Api) -> None:
         search: Annotated[str | None, Field(description="Text to find in names and labels.")] = None,
     ) -> dict[str, Any]:
         """The memories that there are, the latest first."""
-        found = await api.get("/v1/sessions", search=search)
+        found = await api.ask("GET", "/v1/sessions", params={"search": search} if search else {})
         names = ("session", "label", "version", "tokens_written", "updated")
         return {"sessions": [{name: one[name] for name in names} for one in found["data"]]}
 
     @mcp.tool()
     async def export(session: Session = None) -> dict[str, Any]:
         """A memory as signed text, which the import of the server that signed it takes back."""
-        found = await api.get(api.place(session, "/export"))
+        found = await api.ask("GET", api.place(session, "/export"))
         return {name: found[name] for name in ("session", "version", "tokens_written", "state")}
 
 
@@ -184,22 +163,24 @@ def _add_resources(mcp: "MCPServer[Any]", api: Api) -> None:
     @mcp.resource("memory://sessions", mime_type="application/json")
     async def sessions() -> str:
         """The memories that there are."""
-        return json.dumps((await api.get("/v1/sessions"))["data"])
+        return json.dumps((await api.ask("GET", "/v1/sessions"))["data"])
 
     @mcp.resource("memory://sessions/{session}", mime_type="application/json")
     async def session(session: str) -> str:
         """A memory's record."""
-        return json.dumps(await api.get(api.place(session)))
+        return json.dumps(await api.ask("GET", api.place(session)))
 
     @mcp.resource("memory://sessions/{session}/messages", mime_type="application/json")
     async def messages(session: str) -> str:
         """What was said to it, where that is kept."""
-        return json.dumps((await api.get(api.place(session, "/messages")))["data"])
+        return json.dumps((await api.ask("GET", api.place(session, "/messages")))["data"])
 
 
-def _told(source: dict[str, Any] | None) -> str | None:
-    """The words of the message that an answer is from."""
-    if source is None:
-        return None
-    said = max(source["messages"], key=lambda message: sum(token["share"] for token in message["tokens"]))
-    return "".join(token["text"] for token in said["tokens"])
+def _answer(recalled: dict[str, Any]) -> dict[str, Any]:
+    """An answer, how sure it is, and the words of the message that it is from."""
+    told = None
+    if recalled["source"] is not None:
+        messages = recalled["source"]["messages"]
+        said = max(messages, key=lambda message: sum(token["share"] for token in message["tokens"]))
+        told = "".join(token["text"] for token in said["tokens"])
+    return {"answer": recalled["answer"], "confidence": round(recalled["confidence"], 3), "told": told}

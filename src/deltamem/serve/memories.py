@@ -6,7 +6,7 @@ beside the log: what is searched is the log itself, encrypted or not, and what i
 
 import secrets
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ import numpy as np
 from deltamem.chat import Message
 from deltamem.serve.access import Caller
 from deltamem.serve.errors import ApiError, invalid
-from deltamem.serve.recalling import LoggedTurn
+from deltamem.serve.recalling import Change, LoggedTurn
 from deltamem.serve.schema.memories import Whose
 from deltamem.serve.server import Server
 from deltamem.session.retrieval import words
@@ -30,7 +30,6 @@ _LOG = 10_000  # the most messages of a session that are gone through
 _FUSED = 50  # the best of each ranking that count where there are two
 _ENCODED = 256  # texts that are encoded together, and then kept
 _KIND = 8  # the bytes before a vector that say which encoder made it
-Change = Callable[[LoggedTurn], Sequence[Message]]
 _KEY = "memory"  # what a message of the log has beside role and content
 
 

@@ -126,27 +126,16 @@ class Gate:
         route = getattr(scope.get("route"), "path", "other")
         status = status or 499  # nobody was there to be answered
         caller = scope.get("deltamem_caller")
-        describe_request(
-            span,
-            method,
-            route,
-            status,
-            request_id=scope["deltamem_request_id"],
-            tenant=getattr(caller, "tenant", None),
-            key=getattr(caller, "key", None),
-        )
-        self.server.metrics.requests.labels(route, method, status).inc()
-        self.server.metrics.latency.labels(route).observe(seconds)
-        fields = {
+        about = {
             "request_id": scope["deltamem_request_id"],
-            "method": method,
-            "route": route,
-            "status": status,
-            "seconds": round(seconds, 4),
             "tenant": getattr(caller, "tenant", None),
             "key": getattr(caller, "key", None),
         }
-        _log.info("request", extra=fields | scope.get("deltamem_usage", {}))
+        describe_request(span, method, route, status, **about)
+        self.server.metrics.requests.labels(route, method, status).inc()
+        self.server.metrics.latency.labels(route).observe(seconds)
+        about |= {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
+        _log.info("request", extra=about | scope.get("deltamem_usage", {}))
 
 
 def _method(scope: Scope) -> str:

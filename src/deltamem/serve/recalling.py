@@ -42,6 +42,10 @@ class LoggedTurn:
     written: WrittenTurn
 
 
+Change = Callable[[LoggedTurn], Sequence[Message]]
+"""What a turn is to have said: its own messages, others, or none if it is to be gone."""
+
+
 def recall(
     server: Server, caller: Caller, session: str, body: AskRecall, check: Check
 ) -> tuple[Version, list[Recollection], list[LoggedTurn]]:
@@ -59,7 +63,7 @@ def recall(
     turns = logged_turns(server, caller, session, head, body.roles, check) if body.sources else []
     try:
         found = recollect(
-            server.interview(),
+            server.interview,
             calibration_of(server.engine.model),
             questions_of(body.questions),
             state,
@@ -116,7 +120,7 @@ async def rewrite(
     caller: Caller,
     request: Request,
     session: str,
-    change: Callable[[LoggedTurn], Sequence[Message]],
+    change: Change,
     roles: Sequence[Role],
 ) -> int:
     """Changes turns of a session, for good, and gives their number.
@@ -126,7 +130,7 @@ async def rewrite(
         caller: whose session it is.
         request: who waits for it.
         session: which.
-        change: what a turn is to have said: its own messages, others, or none if it is to be gone.
+        change: what its turns are to have said.
         roles: whose messages were written.
 
     Raises:
@@ -156,7 +160,7 @@ def changed(
     caller: Caller,
     session: str,
     head: Version,
-    change: Callable[[LoggedTurn], Sequence[Message]],
+    change: Change,
     roles: Sequence[Role],
     check: Check,
 ) -> tuple[int, int | None, list[Rewritten]]:
@@ -205,20 +209,16 @@ def changed(
     return len(other), turns[begin].parent, again
 
 
-def without(gone: Callable[[LoggedTurn], bool]) -> Callable[[LoggedTurn], Sequence[Message]]:
-    """The change that takes some turns out, for :func:`changed`."""
-    return lambda turn: () if gone(turn) else turn.written.messages
-
-
-def meant(fact: ForgetFact) -> Callable[[LoggedTurn], bool]:
-    """Whether a turn is among those that are to be forgotten: it says the text, or all the words, or is named."""
+def without(fact: ForgetFact) -> Change:
+    """The change that takes out the turns that say the text, or all the words, or are named."""
     said = [phrases for phrases in ([fact.text] if fact.text else [], fact.words) if phrases]
 
-    def forgotten(turn: LoggedTurn) -> bool:
+    def change(turn: LoggedTurn) -> Sequence[Message]:
         messages = turn.written.messages
-        return turn.version in (fact.versions or ()) or any(says(messages, *phrases) for phrases in said)
+        named = turn.version in (fact.versions or ())
+        return () if named or any(says(messages, *phrases) for phrases in said) else messages
 
-    return forgotten
+    return change
 
 
 def written_again(server: Server, turn: LoggedTurn, state: MemoryState) -> MemoryState:

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from contextlib import AbstractAsyncContextManager
+from functools import cached_property
 from typing import Any
 
 from starlette.requests import Request
@@ -94,7 +95,6 @@ class Server:
         self.looking_back = Locks(most=8)  # of each tenant, waiting ones included
         self.model_again = Locks()  # what calls the model beside the engine does so alone
         self.started = int(time.time())
-        self._interview: Interview | None = None
         self._forms: Forms | None = None
         self._making_forms = threading.Lock()
 
@@ -147,11 +147,10 @@ class Server:
             )
         return self.encoder
 
+    @cached_property
     def interview(self) -> Interview:
         """What asks memories beside the engine; made when it is first needed, by whoever holds the model."""
-        if self._interview is None:
-            self._interview = Interview(self.engine.model, self.engine.tokenizer)
-        return self._interview
+        return Interview(self.engine.model, self.engine.tokenizer)
 
     def forms(self) -> Forms:
         """The forms that answers can be given; made when they are first needed, in whatever thread.

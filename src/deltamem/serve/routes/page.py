@@ -1,7 +1,6 @@
 """The page at ``/``: plain files, and what they need to know of the server before they can ask it anything."""
 
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, JSONResponse, Response
@@ -44,18 +43,14 @@ def add_page(app: FastAPI) -> None:
 
     @app.get("/page.json", include_in_schema=False)
     async def about(server: ServerOf) -> JSONResponse:
-        return JSONResponse(_about(server), headers=_HEADERS)
+        # What anyone may know: no key is needed to ask.
+        known = {
+            "model": server.settings.model_name,
+            "needs_key": server.access.required,
+            "keeps_messages": server.store.keep_messages,
+            "layers": attached(server.engine.model).layer_numbers(),
+            "suggestions": server.settings.suggestions,
+        }
+        return JSONResponse(known, headers=_HEADERS)
 
     app.mount("/page", _Files(directory=_FOLDER), name="page")
-
-
-def _about(server: ServerOf) -> dict[str, Any]:
-    """What anyone may know: no key is needed to ask."""
-    settings = server.settings
-    return {
-        "model": settings.model_name,
-        "needs_key": server.access.required,
-        "keeps_messages": server.store.keep_messages,
-        "layers": attached(server.engine.model).layer_numbers(),
-        "suggestions": settings.suggestions,
-    }

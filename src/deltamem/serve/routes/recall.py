@@ -11,7 +11,7 @@ from deltamem.recall import Recollection
 from deltamem.serve.access import Caller
 from deltamem.serve.errors import invalid
 from deltamem.serve.lookback import beside_engine
-from deltamem.serve.recalling import LoggedTurn, meant, recall, rewrite, without
+from deltamem.serve.recalling import LoggedTurn, recall, rewrite, without
 from deltamem.serve.routes.common import AskerOf, CallerOf, ServerOf
 from deltamem.serve.routes.sessions import Session
 from deltamem.serve.routes.views import SessionInfo, info_of
@@ -144,8 +144,8 @@ async def forget(
             await turn.commit(server.engine.new_state(), "forget")
         done = Forgotten(turns=0, exact=True)
     elif body.replayed:
-        gone = without(meant(body))
-        done = Forgotten(turns=await rewrite(server, caller, request, session, gone, body.roles), exact=True)
+        turns = await rewrite(server, caller, request, session, without(body), body.roles)
+        done = Forgotten(turns=turns, exact=True)
         server.metrics.writes.labels("forget").inc()
     else:
         done = await _erase(session, body, request, server, caller)
@@ -160,7 +160,7 @@ async def _erase(session: str, body: ForgetFact, request: Request, server: Serve
         def work(check: Check) -> MemoryState:
             state = turn.state if turn.state is not None else server.engine.new_state()
             try:
-                return server.interview().erase(str(body.question), str(body.answer), state, check=check)
+                return server.interview.erase(str(body.question), str(body.answer), state, check=check)
             except ValueError as error:
                 raise invalid(str(error), "question") from None
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request
@@ -80,10 +79,6 @@ async def _export(request: Request, server: Server, caller: Caller, user: str | 
     caller.touch("export", None)
     lines = export(server.store, caller.tenant, user)
     await server.acts.record(request.scope, 200)
-
-    def text() -> Iterator[str]:
-        for line in lines:
-            yield json.dumps(line) + "\n"
-
+    text = (json.dumps(line) + "\n" for line in lines)
     name = f'attachment; filename="{(user or caller.tenant).replace(":", "_")}.jsonl"'
-    return StreamingResponse(text(), media_type=_LINES, headers={"Content-Disposition": name})
+    return StreamingResponse(text, media_type=_LINES, headers={"Content-Disposition": name})
