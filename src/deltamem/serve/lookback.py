@@ -204,18 +204,7 @@ def weigh(server: Server, turn: PastTurn, check: Check) -> list[SeenMessage]:
     write, reached = write_strengths(model, ids, turn.before, segment_ids=segments, write=flags, check=check)
     turn.check(reached)
     reads = _reads(server, turn, check) if turn.answered else {}
-    seen = []
-    for number, message in enumerate(turn.messages):
-        places = turn.tokens.of([number])[0].nonzero()[:, 0].tolist()
-        read_ids, read = reads.get(number, ([], None))
-        # A template may show a message otherwise where it is written.
-        known = read if read_ids == turn.tokens.input_ids[0, places].tolist() else None
-        items = [
-            SeenToken(text, float(write[place]), None if known is None else float(known[places.index(place)]))
-            for place, text in turn.tokens.content(number)
-        ]
-        seen.append(SeenMessage(message["role"], float(write[places].sum()), items))
-    return seen
+    return _seen(turn, write, reads)
 
 
 def _reads(server: Server, turn: PastTurn, check: Check) -> dict[int, tuple[list[int], Tensor]]:
@@ -259,19 +248,26 @@ def trace(server: Server, answer: PastTurn, past: Sequence[PastTurn], check: Che
         ids, segments, write = turn.written
         shares = write_shares(model, ids, turn.before, probe, segment_ids=segments, write=write)
         turn.check(shares.state)
-        turns.insert(0, _shares(turn, shares.tokens))
+        turns.insert(0, _seen(turn, shares.tokens, {}))
         probe = shares.probe
     begun = past[0].before if past else answer.before
     return AnswerTrace(read, probe.of(begun), turns)
 
 
-def _shares(turn: PastTurn, shares: Tensor) -> list[SeenMessage]:
-    """The messages of a turn with their tokens' ``shares`` ``[T]``."""
-    messages = []
+def _seen(turn: PastTurn, write: Tensor, reads: dict[int, tuple[list[int], Tensor]]) -> list[SeenMessage]:
+    """The messages of a turn, with ``write`` ``[T]`` of their tokens, and what these read as :func:`_reads` gives."""
+    seen = []
     for number, message in enumerate(turn.messages):
-        tokens = [SeenToken(text, float(shares[place])) for place, text in turn.tokens.content(number)]
-        messages.append(SeenMessage(message["role"], float(shares[turn.tokens.of([number])[0]].sum()), tokens))
-    return messages
+        places = turn.tokens.of([number])[0].nonzero()[:, 0].tolist()
+        read_ids, read = reads.get(number, ([], None))
+        # A template may show a message otherwise where it is written.
+        known = read if read_ids == turn.tokens.input_ids[0, places].tolist() else None
+        tokens = [
+            SeenToken(text, float(write[place]), None if known is None else float(known[places.index(place)]))
+            for place, text in turn.tokens.content(number)
+        ]
+        seen.append(SeenMessage(message["role"], float(write[places].sum()), tokens))
+    return seen
 
 
 def answer_probe(model: nn.Module, tokenizer: Any, messages: Sequence[Message], state: MemoryState) -> ReadProbe:

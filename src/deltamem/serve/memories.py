@@ -50,30 +50,20 @@ class Memory:
     score: float | None = None
 
     @property
-    def message(self) -> Mapping[str, Any]:
-        """As the log has it."""
-        return self.stored.message
-
-    @property
-    def created(self) -> datetime:
-        """When it was told."""
-        return self.stored.created
-
-    @property
     def text(self) -> str:
         """What it says."""
-        return str(self.message["content"])
+        return str(self.stored.message["content"])
 
     @property
     def metadata(self) -> Mapping[str, Any]:
         """What was kept with it."""
-        found: Mapping[str, Any] = self.message.get(_KEY, {}).get("metadata", {})
+        found: Mapping[str, Any] = self.stored.message.get(_KEY, {}).get("metadata", {})
         return found
 
     @property
     def earlier(self) -> Sequence[Mapping[str, Any]]:
         """The texts that it had before, each with ``text`` and ``until``, the oldest first."""
-        found: Sequence[Mapping[str, Any]] = self.message.get(_KEY, {}).get("earlier", ())
+        found: Sequence[Mapping[str, Any]] = self.stored.message.get(_KEY, {}).get("earlier", ())
         return found
 
 
@@ -118,11 +108,6 @@ def new_messages(messages: Sequence[Message], metadata: Mapping[str, Any]) -> li
     return [{**message, _KEY: {"id": f"m{secrets.token_hex(6)}", **kept}} for message in messages]
 
 
-def memories_of(session: str, log: Sequence[StoredMessage]) -> list[Memory]:
-    """The memories in a log: what was added, and what users said."""
-    return [_memory(session, stored) for stored in log if _is_memory(stored.message)]
-
-
 def all_memories(server: Server, caller: Caller, whose: Whose) -> list[Memory]:
     """The memories of a user, an agent or a run, the latest first.
 
@@ -133,15 +118,18 @@ def all_memories(server: Server, caller: Caller, whose: Whose) -> list[Memory]:
     return _in_sessions(server, caller, sessions_of(server, caller, whose))
 
 
+def _in_session(server: Server, caller: Caller, session: str) -> list[Memory]:
+    """The memories in a session's log: what was added, and what users said. None if there is no such session."""
+    try:
+        log = server.store.messages(caller.tenant, session, limit=_LOG)
+    except NotFoundError:
+        return []
+    return [_memory(session, stored) for stored in log if _is_memory(stored.message)]
+
+
 def _in_sessions(server: Server, caller: Caller, sessions: Sequence[str]) -> list[Memory]:
-    found: list[Memory] = []
-    for session in sessions:
-        try:
-            log = server.store.messages(caller.tenant, session, limit=_LOG)
-        except NotFoundError:  # deleted meanwhile
-            continue
-        found += reversed(memories_of(session, log))
-    return sorted(found, key=lambda memory: memory.created, reverse=True)
+    found = [memory for session in sessions for memory in reversed(_in_session(server, caller, session))]
+    return sorted(found, key=lambda memory: memory.stored.created, reverse=True)
 
 
 def find(server: Server, caller: Caller, wanted: str) -> Memory:
@@ -151,15 +139,11 @@ def find(server: Server, caller: Caller, wanted: str) -> Memory:
         ApiError: there is none, or this server keeps no messages.
     """
     check_kept(server)
-    session, _, number = wanted.rpartition(".")
-    try:
-        log = server.store.messages(caller.tenant, session, limit=_LOG) if session else ()
-    except NotFoundError:
-        log = ()
-    found = [memory for memory in memories_of(session, log) if memory.id == wanted] if number else []
-    if not found:
-        raise ApiError(404, f"There is no memory {wanted!r}; it may have been deleted.", "not_found", "id")
-    return found[0]
+    session = wanted.rpartition(".")[0]
+    for memory in _in_session(server, caller, session) if session else ():
+        if memory.id == wanted:
+            return memory
+    raise ApiError(404, f"There is no memory {wanted!r}; it may have been deleted.", "not_found", "id")
 
 
 def search(
@@ -200,7 +184,7 @@ def ranked_by_words(memories: Sequence[Memory], terms: str, limit: int) -> list[
         return []
     with closing(sqlite3.connect(":memory:")) as database:
         database.execute("CREATE VIRTUAL TABLE texts USING fts5(words, tokenize = 'porter unicode61')")
-        rows = ((place, _words_of(memory.message)) for place, memory in enumerate(memories))
+        rows = ((place, _words_of(memory.stored.message)) for place, memory in enumerate(memories))
         database.executemany("INSERT INTO texts (rowid, words) VALUES (?, ?)", rows)
         ranked = database.execute(
             "SELECT rowid, -rank FROM texts WHERE texts MATCH ? ORDER BY rank, rowid LIMIT ?",
@@ -254,12 +238,12 @@ def _fused(rankings: Sequence[Sequence[Memory]]) -> list[Memory]:
 
 def with_text(memory: Memory, text: str, metadata: Mapping[str, Any] | None) -> Change:
     """The change that gives a memory another text, which keeps its id and its earlier texts."""
-    kept = dict(memory.message.get(_KEY, {}))
+    kept = dict(memory.stored.message.get(_KEY, {}))
     kept["id"] = memory.id.rpartition(".")[2]
     kept["earlier"] = [*memory.earlier, {"text": memory.text, "until": datetime.now(UTC).isoformat()}]
     if metadata is not None:
         kept["metadata"] = dict(metadata)
-    return _changed(memory, {**memory.message, "content": text, _KEY: kept})
+    return _changed(memory, {**memory.stored.message, "content": text, _KEY: kept})
 
 
 def taken_out(memory: Memory) -> Change:
@@ -282,8 +266,8 @@ def check_kept(server: Server) -> None:
 def _changed(memory: Memory, message: Mapping[str, Any] | None) -> Change:
     def change(turn: LoggedTurn) -> Sequence[Message]:
         said = turn.written.messages
-        place = next((place for place, one in enumerate(said) if one == memory.message), None)
-        if place is None or turn.created != memory.created:
+        place = next((place for place, one in enumerate(said) if one == memory.stored.message), None)
+        if place is None or turn.created != memory.stored.created:
             return said
         return [*said[:place], *([message] if message is not None else []), *said[place + 1 :]]
 

@@ -116,12 +116,7 @@ def logged_turns(
 
 
 async def rewrite(
-    server: Server,
-    caller: Caller,
-    request: Request,
-    session: str,
-    change: Change,
-    roles: Sequence[Role],
+    server: Server, caller: Caller, request: Request, session: str, change: Change, roles: Sequence[Role]
 ) -> int:
     """Changes turns of a session, for good, and gives their number.
 
@@ -156,13 +151,7 @@ async def rewrite(
 
 
 def changed(
-    server: Server,
-    caller: Caller,
-    session: str,
-    head: Version,
-    change: Change,
-    roles: Sequence[Role],
-    check: Check,
+    server: Server, caller: Caller, session: str, head: Version, change: Change, roles: Sequence[Role], check: Check
 ) -> tuple[int, int | None, list[Rewritten]]:
     """The past of a session with some of its turns changed, for :meth:`deltamem.store.SessionStore.rewrite`.
 

@@ -133,14 +133,13 @@ async def open_turn(server: Server, caller: Caller, options: MemoryOptions, dead
         )
     if options.must_exist and (options.session is None or options.mode == "off"):
         raise invalid("must_exist asks for a session: name one, and a mode other than off.", "memory.must_exist")
+    # With the mode off it is handed back, so then too it has to be one.
+    state = None if options.state is None else received_state(server, caller, options.state)
     if options.mode == "off":
         if options.return_state and options.session is not None:
             raise invalid("The mode off uses no memory, so there is none to return.", "memory.return_state")
-        if options.state is not None:
-            received_state(server, caller, options.state)  # it is handed back, so it has to be one
         yield Turn(server, caller, deadline, options, None, 0)
     elif options.session is None:
-        state = None if options.state is None else received_state(server, caller, options.state)
         yield Turn(server, caller, deadline, options, state, 0)
     elif options.mode == "read_only":
         with span("store.load"):

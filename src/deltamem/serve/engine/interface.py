@@ -1,4 +1,7 @@
-"""What the server asks of an engine; it has two: its own, and vLLM (:mod:`deltamem.vllm.engine`)."""
+"""What an engine is: jobs wait in its queue, and its thread takes them further, step by step.
+
+The server has two: its own (:mod:`deltamem.serve.engine.engine`), and vLLM (:mod:`deltamem.vllm.engine`).
+"""
 
 import threading
 import time

@@ -4,9 +4,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
 INCOMPLETE = "�"
 # So many tokens before a token are enough to decode it as it stands in the text: a character has up to four.
 CONTEXT = 4
+# The byte of each character of a byte-level vocabulary.
+_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -105,13 +109,3 @@ def _bytes_of(tokenizer: Any, token: int) -> bytes:
     if all(character in _BYTES for character in piece):
         return bytes(_BYTES[character] for character in piece)
     return piece.encode()
-
-
-def _byte_level() -> dict[str, int]:
-    """The byte of each character of a byte-level vocabulary: printable ones stand for themselves."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(0x100) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
-
-
-_BYTES = _byte_level()

@@ -14,14 +14,7 @@ from deltamem.serve.errors import ApiError
 from deltamem.serve.generations import Generations
 from deltamem.serve.routes.answering import Started, answered
 from deltamem.serve.routes.chat import Conversation, in_prompt, texts_of
-from deltamem.serve.routes.common import (
-    WHOLE_OR_STREAMED,
-    AskerOf,
-    ServerOf,
-    SessionHeader,
-    as_chat,
-    memory_options,
-)
+from deltamem.serve.routes.common import WHOLE_OR_STREAMED, AskerOf, ServerOf, SessionHeader, as_chat, memory_options
 from deltamem.serve.tools import CallReader
 
 router = APIRouter(prefix="/v1", tags=["anthropic"])

@@ -228,7 +228,7 @@ async def delete(wanted: MemoryId, request: Request, server: ServerOf, caller: C
 async def history(wanted: MemoryId, server: ServerOf, caller: CallerOf) -> list[Change]:
     """Its texts, the first first. A memory that was deleted has none."""
     memory = await asyncio.to_thread(find, server, caller, wanted)
-    moments = [memory.created, *(datetime.fromisoformat(one["until"]) for one in memory.earlier)]
+    moments = [memory.stored.created, *(datetime.fromisoformat(one["until"]) for one in memory.earlier)]
     texts = [*(str(one["text"]) for one in memory.earlier), memory.text]
     return [
         Change(
@@ -262,13 +262,13 @@ def _item(memory: Memory) -> MemoryItem:
     return MemoryItem(
         id=memory.id,
         memory=memory.text,
-        role=memory.message["role"],
+        role=memory.stored.message["role"],
         session=memory.session,
         user_id=whose["user"],
         agent_id=whose["agent"],
         run_id=whose["run"],
         metadata=dict(memory.metadata),
-        created_at=memory.created,
-        updated_at=memory.created if updated is None else datetime.fromisoformat(updated),
+        created_at=memory.stored.created,
+        updated_at=memory.stored.created if updated is None else datetime.fromisoformat(updated),
         score=memory.score,
     )

@@ -17,14 +17,7 @@ from deltamem.serve.generations import Generations
 from deltamem.serve.responses import Output, ResponseRequest, response_id, session_of
 from deltamem.serve.routes.answering import Started, answered
 from deltamem.serve.routes.chat import Conversation
-from deltamem.serve.routes.common import (
-    WHOLE_OR_STREAMED,
-    AskerOf,
-    ServerOf,
-    SessionHeader,
-    as_chat,
-    memory_options,
-)
+from deltamem.serve.routes.common import WHOLE_OR_STREAMED, AskerOf, ServerOf, SessionHeader, as_chat, memory_options
 from deltamem.serve.schema.completions import MemoryOptions
 from deltamem.serve.schema.messages import ChatMessage
 from deltamem.serve.server import Server
