@@ -65,12 +65,7 @@ async def embeddings(body: EmbeddingsRequest, server: ServerOf, caller: AskerOf)
     rows, tokens = await asyncio.to_thread(encoder.encode, texts)
     server.rates.charge(caller, tokens)
     packed = body.encoding_format == "base64"
-    data = [
-        Embedding(
-            index=place,
-            embedding=base64.b64encode(row.astype("<f4").tobytes()).decode() if packed else row.tolist(),
-        )
-        for place, row in enumerate(rows)
-    ]
+    vectors = [base64.b64encode(row.astype("<f4").tobytes()).decode() if packed else row.tolist() for row in rows]
+    data = [Embedding(index=place, embedding=vector) for place, vector in enumerate(vectors)]
     usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
     return EmbeddingList(data=data, model=encoder.name, usage=usage)

@@ -124,12 +124,7 @@ class Generation(Options):
         Raises:
             ValueError: several are asked for.
         """
-        older = {
-            "json": self.guided_json,
-            "regex": self.guided_regex,
-            "choice": self.guided_choice,
-            "grammar": self.guided_grammar,
-        }
+        older = {name: getattr(self, f"guided_{name}") for name in ("json", "regex", "choice", "grammar")}
         asked = {name: value for name, value in older.items() if value is not None}
         if not asked:
             return self.structured_outputs
