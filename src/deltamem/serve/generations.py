@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from deltamem.serve.access import Caller
 from deltamem.serve.bridge import Jobs, Start
 from deltamem.serve.engine.constraint import Form
 from deltamem.serve.engine.interface import PromptError
-from deltamem.serve.engine.jobs import Deliver, Done, Piece, Ticket
+from deltamem.serve.engine.jobs import Done, Piece
 from deltamem.serve.engine.sampling import Chosen, Sampling
 from deltamem.serve.engine.text import CONTEXT
 from deltamem.serve.errors import ApiError, invalid
@@ -188,16 +189,12 @@ class Generations:
 
     def _start(self, ids: list[int], sampling: Sampling) -> Start:
         turn, server = self.turn, self.turn.server
-
-        def start(deliver: Deliver) -> Ticket:
-            return server.engine.generate(
-                ids,
-                sampling,
-                deliver,
-                state=turn.state,
-                deadline=turn.deadline,
-                continues=self.continues,
-                constraint=None if self._form is None else server.forms().begin(self._form),
-            )
-
-        return start
+        return partial(
+            server.engine.generate,
+            ids,
+            sampling,
+            state=turn.state,
+            deadline=turn.deadline,
+            continues=self.continues,
+            constraint=None if self._form is None else server.forms().begin(self._form),
+        )
