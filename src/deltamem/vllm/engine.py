@@ -163,6 +163,7 @@ class VllmEngine(AnyEngine):
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
+        # An empty memory need not be sent.
         state = None if job.state is self._empty else self._codec.pack(job.state)
         if isinstance(job, Writing):
             tokens, flags = self._chunk(job)
@@ -219,6 +220,7 @@ class VllmEngine(AnyEngine):
         return self._take_tokens(name, job, made, finished=output.finished)
 
     def _take_tokens(self, name: str, job: Row, made: Any, *, finished: bool) -> int:
+        """Delivers pieces of an answer; stop texts are looked for here, and end the request by an abort."""
         tokens = list(made.token_ids)
         ended = finished and made.finish_reason == "stop"
         for place, token in enumerate(tokens):
