@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
-from deltamem.attach import Attachment, attached
+from deltamem.attach import attached
 from deltamem.attach.cache import PAST
 from deltamem.observe import CHUNK, chunk_length, observe
 from deltamem.serve.engine.jobs import Row, Writing
@@ -18,11 +18,11 @@ _ATTENTIONS = ("sdpa", "eager")
 _SPARE = 64
 
 
-def check_model(model: PreTrainedModel) -> Attachment:
-    """The memories on a model whose rows can be batched.
+def check_model(model: PreTrainedModel) -> None:
+    """Refuses a model whose rows cannot be batched.
 
     Raises:
-        ValueError: it carries none, or its attention is of a kind whose cache cannot be kept by rows.
+        ValueError: it carries no memory, or its attention is of a kind whose cache cannot be kept by rows.
     """
     attachment = attached(model)
     config = attachment.base.config.get_text_config(decoder=True)
@@ -42,7 +42,6 @@ def check_model(model: PreTrainedModel) -> Attachment:
             f"The engine masks each row separately, which attention {config._attn_implementation!r} does not support; "
             f"load the backbone with attn_implementation= one of {', '.join(_ATTENTIONS)}."
         )
-    return attachment
 
 
 class RowBatch:
