@@ -113,9 +113,7 @@ def recollect(
         known = confidence > 0 and confidence >= threshold
         found.append(Recollection(name, question, evidence.answer, known, confidence, calibration.fitted, evidence))
     if turns:
-        known_places = [place for place, one in enumerate(found) if one.known]
-        asked = [(found[place].question, found[place].answer) for place in known_places]
-        sources = find_sources(interview, asked, state, turns, check=check)
-        for place, source in zip(known_places, sources, strict=True):
-            found[place] = replace(found[place], source=source)
+        asked = [(one.question, one.answer) for one in found if one.known]
+        sources = iter(find_sources(interview, asked, state, turns, check=check))
+        found = [replace(one, source=next(sources)) if one.known else one for one in found]
     return found

@@ -37,9 +37,8 @@ _DELETE_BEFORE = (
     .where(named_session(versions), versions.c.number < bindparam("at_number"))
     .returning(versions.c.kind)
 )
-
-# The columns of :data:`WHOLE` and whether the session is frozen; the head, unless ``number`` says which version.
 _NUMBER = func.coalesce(bindparam("number", type_=versions.c.number.type), sessions.c.head)
+# The columns of :data:`WHOLE` and whether the session is frozen; the head, unless ``number`` says which version.
 LOADED = (
     WHOLE.add_columns(sessions.c.frozen)
     .join_from(sessions, versions, and_(VERSIONS_OF, versions.c.number == _NUMBER))
