@@ -6,7 +6,7 @@ import torch
 import deltamem
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
-from deltamem_lab.harness.run import HarnessOptions, _metadata, run_harness
+from deltamem_lab.harness.run import _metadata, run_harness
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -77,14 +77,14 @@ def test_a_memory_needs_an_adapter_and_one_row(adapted):
 def test_ruler_measures_its_texts_by_the_models_own_tokenizer(adapted, tmp_path):
     from lm_eval.tasks.ruler.common_utils import get_tokenizer, resolve_tokenizer_name
 
-    told = _metadata(HarnessOptions(("niah_single_1",), lengths=(4096, 8192)), adapted[1], tmp_path)
+    told = _metadata("niah_single_1", (4096, 8192), adapted[1], tmp_path)
     found = get_tokenizer(resolve_tokenizer_name(told))
     assert found("I live in Oslo.").input_ids == adapted[1]("I live in Oslo.").input_ids
     assert told["max_seq_lengths"] == [4096, 8192]
-    told = _metadata(HarnessOptions(("babilong_qa1",), lengths=(4096,)), adapted[1], tmp_path)
+    told = _metadata("babilong_qa1", (4096,), adapted[1], tmp_path)
     assert told["max_seq_lengths"] == "4k"
     with pytest.raises(ValueError, match="one length at a time"):
-        _metadata(HarnessOptions(("babilong_qa1",), lengths=(4096, 8192)), adapted[1], tmp_path)
+        _metadata("babilong_qa1", (4096, 8192), adapted[1], tmp_path)
 
 
 def test_a_task_whose_data_is_on_the_hub_says_so_where_there_is_none(adapted, monkeypatch):
@@ -93,13 +93,9 @@ def test_a_task_whose_data_is_on_the_hub_says_so_where_there_is_none(adapted, mo
 
     monkeypatch.setattr("datasets.load_dataset", offline)
     with pytest.raises(OSError, match=r"could not get what babilong_qa1 reads.*on the Hub.*no route.*--data"):
-        run_harness(*adapted, HarnessOptions(("babilong_qa1",), limit=1))
+        run_harness(*adapted, "babilong_qa1", limit=1)
 
 
-def test_options_are_checked(tmp_path):
-    with pytest.raises(ValueError, match="at least one"):
-        HarnessOptions(())
-    with pytest.raises(ValueError, match="one task"):
-        HarnessOptions(("ifeval", "arc_easy"), data=tmp_path)
+def test_a_file_that_is_not_there_is_refused(adapted, tmp_path):
     with pytest.raises(ValueError, match="no such file"):
-        HarnessOptions(("ifeval",), data=tmp_path / "missing")
+        run_harness(*adapted, "ifeval", data=tmp_path / "missing")

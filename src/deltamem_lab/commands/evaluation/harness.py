@@ -64,7 +64,7 @@ def run(methods: Mapping[str, str | None], backbone: "Backbone", recipe: "EvalRe
     """
     from deltamem.files import write_json
     from deltamem_lab.harness.records import begin, keep
-    from deltamem_lab.harness.run import HarnessOptions, run_harness
+    from deltamem_lab.harness.run import run_harness
 
     output, limit = recipe.output, recipe.limit
     data = {name: one.data for name, one in recipe.tasks.items() if one.data is not None}
@@ -75,15 +75,17 @@ def run(methods: Mapping[str, str | None], backbone: "Backbone", recipe: "EvalRe
             whole = output / "harness" / f"{task}-{method}.json"
             if whole.exists():
                 continue
-            options = HarnessOptions(
-                tasks=(task,),
-                data=data.get(task),
-                limit=limit,
-                batch_size=backbone.batch,
-                lengths=recipe.lengths,
-            )
             with backbone.using(adapter), redirect_stdout(sys.stderr):
-                found = run_harness(backbone.model, backbone.tokenizer, options, **backbone.template)
+                found = run_harness(
+                    backbone.model,
+                    backbone.tokenizer,
+                    task,
+                    data=data.get(task),
+                    limit=limit,
+                    batch_size=backbone.batch,
+                    lengths=recipe.lengths,
+                    **backbone.template,
+                )
             answered += keep(output, task, method, adapter, backbone, found)
             # Comes last, so that it tells that all records are there.
             write_json(whole, found, default=str)
