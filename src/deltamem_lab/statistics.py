@@ -106,26 +106,21 @@ def rate(right: float, total: int) -> Interval:
     return Interval(right / total, low, high)
 
 
-def mean_interval(
-    values: Sequence[float], clusters: Sequence[str], questions: Sequence[str] | None = None, *, seed: int = 0
-) -> Interval:
+def mean_interval(values: Sequence[float], clusters: Sequence[str], questions: Sequence[str] | None = None) -> Interval:
     """A mean and its 95 % interval by a bootstrap over clusters; of fewer than six, over questions.
 
     Args:
         values: one an answer.
         clusters: the item each answer is about.
         questions: the question within its item that it answers, where some are answered several times.
-        seed: of the draws.
 
     Raises:
         ValueError: there are no values, or not one cluster for each.
     """
-    return _bootstrap(*_units(values, clusters, questions), seed)
+    return _bootstrap(*_units(values, clusters, questions))
 
 
-def rate_interval(
-    values: Sequence[float], clusters: Sequence[str], questions: Sequence[str] | None = None, *, seed: int = 0
-) -> Interval:
+def rate_interval(values: Sequence[float], clusters: Sequence[str], questions: Sequence[str] | None = None) -> Interval:
     """The interval of a mean of scores in [0, 1]; see :func:`mean_interval` and :func:`rate_of_sums`.
 
     Raises:
@@ -134,10 +129,10 @@ def rate_interval(
     sums, counts = _units(values, clusters, questions)
     if len(set(clusters)) < LEAST_ITEMS:
         return rate(float((sums / counts).sum()), len(sums))
-    return rate_of_sums(sums, counts, seed=seed)
+    return rate_of_sums(sums, counts)
 
 
-def rate_of_sums(sums: Numbers, counts: Numbers, *, seed: int = 0) -> Interval:
+def rate_of_sums(sums: Numbers, counts: Numbers) -> Interval:
     """The interval of a mean of scores in [0, 1], from the sum and the number of scores of each item.
 
     By bootstrap; by Wilson over items where no item differs from another, and over questions of fewer than six items.
@@ -149,7 +144,7 @@ def rate_of_sums(sums: Numbers, counts: Numbers, *, seed: int = 0) -> Interval:
         raise ValueError(f"{len(sums)} sums and {len(counts)} counts; there must be as many, and at least one score.")
     if len(sums) < LEAST_ITEMS:
         return rate(float(sum(sums)), round(sum(counts)))
-    found = _bootstrap(sums, counts, seed)
+    found = _bootstrap(sums, counts)
     # Equal scores that are no whole numbers differ by rounding once they are drawn.
     if math.isclose(found.low, found.high):
         return rate(found.value * len(sums), len(sums))
@@ -162,8 +157,6 @@ def paired_difference(
     second: Sequence[float],
     clusters: Sequence[str],
     questions: Sequence[str] | None = None,
-    *,
-    seed: int = 0,
 ) -> Difference:
     """The difference of two methods on the same questions, as :func:`mean_interval` takes them, with a verdict.
 
@@ -171,12 +164,12 @@ def paired_difference(
         ValueError: the lengths differ, or there are no questions.
     """
     differences = [a - b for a, b in zip(first, second, strict=True)]
-    interval = mean_interval(differences, clusters, questions, seed=seed)
+    interval = mean_interval(differences, clusters, questions)
     asked = len(differences) if questions is None else len(set(zip(clusters, questions, strict=True)))
     return _judged(interval, *_by_cluster(differences, clusters), asked)
 
 
-def difference_of_sums(sums: Numbers, counts: Numbers, *, seed: int = 0) -> Difference:
+def difference_of_sums(sums: Numbers, counts: Numbers) -> Difference:
     """The same from the sum of the differences of each item's questions, and their number.
 
     Raises:
@@ -184,7 +177,7 @@ def difference_of_sums(sums: Numbers, counts: Numbers, *, seed: int = 0) -> Diff
     """
     if len(sums) < LEAST_ITEMS:
         raise ValueError(f"A difference from the sums of items needs {LEAST_ITEMS} of them, not {len(sums)}.")
-    return _judged(_bootstrap(sums, counts, seed), sums, counts, round(sum(counts)))
+    return _judged(_bootstrap(sums, counts), sums, counts, round(sum(counts)))
 
 
 def _judged(interval: Interval, sums: Numbers, counts: Numbers, questions: int) -> Difference:
@@ -232,21 +225,22 @@ def _units(
     values: Sequence[float], clusters: Sequence[str], questions: Sequence[str] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The sums and numbers of what is drawn: items, or the questions of fewer than six."""
-    _check(values, clusters)
+    if not values or len(values) != len(clusters):
+        raise ValueError(f"{len(values)} values and {len(clusters)} clusters; there must be as many, and at least one.")
     if len(set(clusters)) >= LEAST_ITEMS:
         return _by_cluster(values, clusters)
     names = map(str, range(len(values))) if questions is None else questions
     return _by_cluster(values, [f"{item}/{name}" for item, name in zip(clusters, names, strict=True)])
 
 
-def _bootstrap(sums: Numbers, counts: Numbers, seed: int) -> Interval:
+def _bootstrap(sums: Numbers, counts: Numbers) -> Interval:
     """The ratio of the totals, and the expanded percentile interval of drawing as many units as there are."""
     total, number, units = np.asarray(sums), np.asarray(counts), len(sums)
     value = float(total.sum() / number.sum())
     if units > _MANY:
         spread = Z95 * float(np.linalg.norm(total - value * number) / number.sum())
         return Interval(value, value - spread, value + spread)
-    drawn = _drawn(units, seed)
+    drawn = _drawn(units)
     means = (drawn @ total) / np.maximum(drawn @ number, 1)
     tail = _tail(units)
     low, high = np.quantile(means, (tail, 1 - tail))
@@ -254,9 +248,9 @@ def _bootstrap(sums: Numbers, counts: Numbers, seed: int) -> Interval:
 
 
 @lru_cache(maxsize=2)
-def _drawn(units: int, seed: int) -> NDArray[np.float64]:
+def _drawn(units: int) -> NDArray[np.float64]:
     """How often each unit is in each of the draws, ``[draws, units]``; a table needs the same ones many times."""
-    draws = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=_DRAWS)
+    draws = np.random.default_rng(0).multinomial(units, np.full(units, 1 / units), size=_DRAWS)
     return draws.astype(np.float64)
 
 
@@ -269,12 +263,6 @@ def _tail(units: int) -> float:
 
 def _by_cluster(values: Sequence[float], clusters: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The sum and the number of the values of each cluster."""
-    _check(values, clusters)
     _, rows = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.bincount(rows, weights=np.asarray(values, dtype=np.float64)).astype(np.float64)
     return sums, np.bincount(rows).astype(np.float64)
-
-
-def _check(values: Sequence[float], clusters: Sequence[str]) -> None:
-    if not values or len(values) != len(clusters):
-        raise ValueError(f"{len(values)} values and {len(clusters)} clusters; there must be as many, and at least one.")
