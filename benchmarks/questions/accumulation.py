@@ -25,8 +25,8 @@ from deltamem.demo.measure import all_asked
 from deltamem.demo.reader import Asked, Reader
 from deltamem.demo.world import Dialogue, sample_dialogue
 from deltamem.train.recipefile import RecipeError
-from deltamem_lab.sweep import Sweep, load_sweep, run_sweep
-from deltamem_lab.sweep.running import finished
+from deltamem_lab.sweep.plan import Sweep, load_sweep
+from deltamem_lab.sweep.running import finished, run_sweep
 from questions.common import MORE_COLOURS, arguments, finish, legend_below, line, panels, parse, rate, share_axis
 
 FACTS = (1, 2, 4, 8)

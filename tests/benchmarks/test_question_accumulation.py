@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deltamem.demo.world import Dialogue
-from deltamem_lab.sweep import load_sweep
+from deltamem_lab.sweep.plan import load_sweep
 from questions import accumulation
 
 

@@ -12,7 +12,7 @@ from toy import recipe
 from deltamem.cli.main import main
 from deltamem.train.recipe import Recipe
 from deltamem.train.recipefile import RecipeError, load_recipe, parse_recipe
-from deltamem_lab.sweep import PointResults, Results
+from deltamem_lab.sweep.results import PointResults, Results
 from deltamem_lab.sweep.sizing import choose_size, plan_sizes
 
 HELD_OUT = {"data": {"source": "toy:episodes", "options": {"count": 12, "seed": 9}}, "batch": 12}

@@ -15,8 +15,10 @@ from deltamem.cli.main import main
 from deltamem.train.hf import EpisodeTrainer
 from deltamem.train.recipefile import RecipeError, parse_recipe
 from deltamem.train.run import run
-from deltamem_lab.sweep import Sweep, collect, load_sweep, run_sweep
+from deltamem_lab.sweep.plan import Sweep, load_sweep
 from deltamem_lab.sweep.report import sweep_table
+from deltamem_lab.sweep.results import collect
+from deltamem_lab.sweep.running import run_sweep
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 HELD_OUT = {

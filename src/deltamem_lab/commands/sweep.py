@@ -11,7 +11,7 @@ from deltamem.wording import counted
 
 if TYPE_CHECKING:
     from deltamem.train.recipe import Recipe
-    from deltamem_lab.sweep import Sweep
+    from deltamem_lab.sweep.plan import Sweep
 
 
 def sweep(
@@ -33,12 +33,14 @@ def sweep(
     if not file.is_file():
         raise FileNotFoundError(f"There is no sweep {file}.")
     with from_extra("train", "Training needs {}"):
-        from deltamem_lab.sweep import load_sweep
+        from deltamem_lab.sweep.plan import load_sweep
     planned = load_sweep(file, changes or (), output)
     if dry_run:
         _plan(planned)
         return
-    from deltamem_lab.sweep import collect, run_sweep, write_all
+    from deltamem_lab.sweep.report import write_all
+    from deltamem_lab.sweep.results import collect
+    from deltamem_lab.sweep.running import run_sweep
 
     stopped = run_sweep(planned, jobs=jobs)
     results = collect(planned)
@@ -60,8 +62,9 @@ def auto_size(recipe: "Recipe") -> "Recipe":
         ValueError: the recipe has its size, nothing is held out to measure on, or no size could be trained.
         typer.Exit: it was stopped.
     """
-    from deltamem_lab.sweep import collect, run_sweep, write_all
-    from deltamem_lab.sweep.report import sweep_table
+    from deltamem_lab.sweep.report import sweep_table, write_all
+    from deltamem_lab.sweep.results import collect
+    from deltamem_lab.sweep.running import run_sweep
     from deltamem_lab.sweep.sizing import choose_size, plan_sizes
 
     sizes = plan_sizes(recipe)

@@ -15,7 +15,7 @@ import torch
 from deltamem.train.checkpoints import METRICS_FILE
 from deltamem.train.recipe import Recipe
 from deltamem_lab.statistics import Interval, student
-from deltamem_lab.sweep.plan import Place, Point, Sweep
+from deltamem_lab.sweep.plan import Point, Sweep
 from deltamem_lab.sweep.running import ERROR_FILE, finished
 
 # What the tables tell of each point, if it was measured; the further held-out episodes come after recall.
@@ -77,7 +77,9 @@ class Results:
         if self.sweep.options.grid:
             places = ((found.point.places[: len(axes)], found) for found in self.points)
             return {" × ".join(axes): [(", ".join(place.label for place in whole), found) for whole, found in places]}
-        ordered = sorted(((place, found) for found in self.points for place in found.point.places), key=_number)
+        ordered = sorted(
+            ((place, found) for found in self.points for place in found.point.places), key=lambda pair: pair[0].number
+        )
         return {axis: [(place.label, found) for place, found in ordered if place.axis == axis] for axis in axes}
 
 
@@ -127,10 +129,6 @@ def _described(found: PointResults) -> dict[str, Any]:
 def _finite(interval: Interval) -> dict[str, float | None]:
     ends = dataclasses.asdict(interval)
     return {name: value if math.isfinite(value) else None for name, value in ends.items()}
-
-
-def _number(placed: tuple[Place, PointResults]) -> int:
-    return placed[0].number
 
 
 def _numbers(recipe: Recipe) -> dict[str, float]:
