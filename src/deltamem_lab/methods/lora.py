@@ -143,6 +143,7 @@ def fit_lora(model: Any, name: str, updates: Iterable[Sequence[TokenRows]], plan
             lambda rows: next_token_loss(model, rows),
             rate=plan.rate,
             steps=plan.steps,
+            weight=lambda rows: rows.total,
         )
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,7 @@ _CLIP = 1.0
 _WARM_UP = 0.1
 
 
-class Counted(Protocol):
-    """What a pass reads, and how much it counts in the loss of its update."""
-
-    @property
-    def total(self) -> float:
-        """The sum of the weights of what is predicted."""
-
-
-_Pass = TypeVar("_Pass", bound=Counted)
+_Pass = TypeVar("_Pass")
 
 
 @dataclass(frozen=True)
@@ -58,6 +50,7 @@ def descend(
     *,
     rate: float,
     steps: int,
+    weight: Callable[[_Pass], float] = lambda _: 1.0,
 ) -> list[float]:
     """Trains parameters by AdamW; they need no gradient before or after.
 
@@ -67,6 +60,7 @@ def descend(
         loss: the weighted mean of the loss of what a pass predicts.
         rate: the highest learning rate, reached after a tenth of the updates; a cosine leads down from it.
         steps: how many updates there are.
+        weight: how much a pass counts in the loss of its update.
 
     Returns:
         the loss before each update.
@@ -78,11 +72,11 @@ def descend(
         optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, steps))
         for passes in updates:
-            total = sum(rows.total for rows in passes)
+            total = sum(map(weight, passes))
             optimizer.zero_grad()
             losses.append(0.0)
             for rows in passes:
-                part = loss(rows) * (rows.total / total)
+                part = loss(rows) * (weight(rows) / total)
                 part.backward()
                 losses[-1] += part.item()
             nn.utils.clip_grad_norm_(parameters, _CLIP)

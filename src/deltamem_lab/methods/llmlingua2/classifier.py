@@ -79,10 +79,6 @@ class _Rows:
         pieces = [(window.ids, torch.ones_like(window.ids), window.labels) for window in windows]
         return cls(*(pad_sequence(list(part), batch_first=True) for part in zip(*pieces, strict=True)))
 
-    @property
-    def total(self) -> float:
-        return float(self.mask.sum())
-
 
 def train_classifier(asked: Sequence[Asked], plan: ClassifierPlan, device: torch.device | None = None) -> Trained:
     """Trains a classifier on histories and what is asked about them.
@@ -102,7 +98,7 @@ def train_classifier(asked: Sequence[Asked], plan: ClassifierPlan, device: torch
         rows = _Rows(*(part.to(device) for part in (rows.ids, rows.mask, rows.labels)))
         logits = model(input_ids=rows.ids, attention_mask=rows.mask).logits
         losses = functional.cross_entropy(logits.flatten(0, 1), rows.labels.flatten(), reduction="none")
-        return (losses * rows.mask.flatten()).sum() / rows.total
+        return (losses * rows.mask.flatten()).sum() / rows.mask.sum()
 
     places = shuffled(len(windows), plan.seed)
     updates = ([_Rows.of([windows[place] for place in islice(places, plan.batch)])] for _ in range(plan.steps))

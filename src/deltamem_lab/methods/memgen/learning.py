@@ -113,5 +113,11 @@ def fit_weaver(model: Any, weaver: Weaver, tokenizer: Any, updates: Iterable[Seq
     def loss(rows: TokenRows) -> Tensor:
         return weaver_loss(model, weaver, exchanges(rows, tokenizer, plan.insertions))
 
-    parameters = weaver_parameters(model, weaver)
-    return descend(parameters, updates, loss, rate=plan.lora.rate, steps=plan.lora.steps)
+    return descend(
+        weaver_parameters(model, weaver),
+        updates,
+        loss,
+        rate=plan.lora.rate,
+        steps=plan.lora.steps,
+        weight=lambda rows: rows.total,
+    )

@@ -1,6 +1,5 @@
 """Teaching the MLP: half the distribution of the neighbours, half the token that did follow."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -49,17 +48,6 @@ class Loss:
         return weight * self.imitation + (1 - weight) * self.following
 
 
-@dataclass(frozen=True)
-class _Keys:
-    """The keys of an update."""
-
-    rows: Tensor
-
-    @property
-    def total(self) -> float:
-        return len(self.rows)
-
-
 def memory_loss(logits: Tensor, targets: Tensor, following: Tensor) -> Loss:
     """The mean loss of predictions.
 
@@ -79,10 +67,11 @@ def fit_memory(memory: MlpMemory, store: Datastore, targets: Targets, plan: MlpP
         the loss before each update.
     """
 
-    def loss(keys: _Keys) -> Tensor:
-        return _loss(memory, store, targets, keys.rows).total(plan.imitation)
+    def loss(rows: Tensor) -> Tensor:
+        return _loss(memory, store, targets, rows).total(plan.imitation)
 
-    updates = ([keys] for keys in _updates(len(store), plan, store.values.device))
+    places, device = shuffled(len(store), plan.seed), store.values.device
+    updates = ([torch.tensor(list(islice(places, plan.batch)), device=device)] for _ in range(plan.steps))
     return descend(list(memory.parameters()), updates, loss, rate=plan.rate, steps=plan.steps)
 
 
@@ -98,9 +87,3 @@ def measure_memory(memory: MlpMemory, store: Datastore, targets: Targets) -> Los
 def _loss(memory: MlpMemory, store: Datastore, targets: Targets, rows: Tensor) -> Loss:
     wanted = targets.dense(rows, memory.shape.vocabulary)
     return memory_loss(memory(store.keys[rows]), wanted, store.values[rows])
-
-
-def _updates(keys: int, plan: MlpPlan, device: torch.device) -> Iterator[_Keys]:
-    places = shuffled(keys, plan.seed)
-    for _ in range(plan.steps):
-        yield _Keys(torch.tensor(list(islice(places, plan.batch)), device=device))
