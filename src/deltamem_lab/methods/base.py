@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from deltamem.chat import Message
 from deltamem_lab.backbone import Backbone, Generated
-from deltamem_lab.interface import Answer, Ask, Budget, Cost, Decoding, Entry
+from deltamem_lab.interface import Answer, Ask, Budget, Cost, Decoding, Entry, text_bytes
 from deltamem_lab.methods.fitting import NoRoomError, fit
 from deltamem_lab.peak import PeakMemory
 
@@ -85,18 +85,24 @@ class BackboneMethod(ABC):
 
     Attributes:
         adapted: whether it uses an adapter of the backbone, so that each adapter gives a method.
+        takes_options: whether it is made with the :class:`MethodOptions` that were chosen.
+        keeps_text: whether it keeps the text of the history between turns.
         weights: what was trained for it, if that is not an adapter.
     """
 
     stranger = False
     needs_history = True
     adapted: ClassVar[bool] = False
+    takes_options: ClassVar[bool] = False
+    keeps_text: ClassVar[bool] = False
     weights: ClassVar[Weights | None] = None
 
     @classmethod
     def build(cls, name: str, backbone: Backbone, adapter: str, options: MethodOptions, **arguments: Any) -> Self:
-        """Makes it for the command line: by default from the name, the backbone and, if adapted, the adapter."""
+        """Makes it for the command line: by default from the name, the backbone, and adapter and options if it does."""
         make: Callable[..., Self] = cls
+        if cls.takes_options:
+            arguments["options"] = options
         return make(name, backbone, adapter, **arguments) if cls.adapted else make(name, backbone, **arguments)
 
     @classmethod
@@ -171,7 +177,7 @@ class BackboneMethod(ABC):
     @property
     def stored_bytes(self) -> int:
         """What is kept of the history between turns."""
-        return 0
+        return text_bytes(self.history) if self.keeps_text else 0
 
     def fitted(self, ask: Ask, shown: Sequence[Entry]) -> tuple[list[Message], bool]:
         """The prompt that shows as much of a part of the history as fits.

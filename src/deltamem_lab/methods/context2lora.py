@@ -1,7 +1,7 @@
 """Context2LoRA in both readings: a LoRA trained beforehand, and one that is fitted to each history."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -100,16 +100,9 @@ class FittedLora(NoContext):
 
     def keep(self, history: Sequence[Entry]) -> int:
         """Fits the LoRA to what is new, from where it is."""
-        pieces = self._pieces(history)
-        if not pieces:
-            return 0
-        used: list[int] = []
-        with self.backbone.using(None):
-            rows = [(piece, [1.0] * len(piece)) for piece in pieces]
-            # A pass each, as pieces are long.
-            updates = ([TokenRows.pad([row]) for row in part] for part in _dealt(rows, self.plan, used))
-            self._losses = fit_lora(self.backbone.model, FITTED, updates, self.plan)
-        return sum(used)
+        rows = [(piece, [1.0] * len(piece)) for piece in self._pieces(history)]
+        # A pass each, as pieces are long.
+        return self._fit(rows, lambda part: [TokenRows.pad([row]) for row in part])
 
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """Nothing: the text is gone."""
@@ -129,6 +122,16 @@ class FittedLora(NoContext):
     def stored_bytes(self) -> int:
         """The LoRA."""
         return lora_bytes(self.backbone.model, FITTED)
+
+    def _fit(self, rows: Sequence[_Row], passes: Callable[[list[_Row]], list[TokenRows]]) -> int:
+        """Fits the LoRA to rows, an update's in so many passes; how many tokens were read."""
+        if not rows:
+            return 0
+        used: list[int] = []
+        with self.backbone.using(None):
+            updates = map(passes, _dealt(rows, self.plan, used))
+            self._losses = fit_lora(self.backbone.model, FITTED, updates, self.plan)
+        return sum(used)
 
     @property
     def _length(self) -> int:
@@ -171,14 +174,8 @@ class AskedLora(FittedLora):
         written = self.backbone.generate(prompts, Decoding(_WRITTEN)) if prompts else []
         self._pairs += [pair for one in written for pair in asked_and_answered(one.text)]
         read = sum(one.prompt_tokens + one.new_tokens for one in written)
-        if not self._pairs:
-            return read
         rows = [self._row(question, answer) for question, answer in self._pairs]
-        used: list[int] = []
-        with self.backbone.using(None):
-            updates = ([TokenRows.pad(part)] for part in _dealt(rows, self.plan, used))
-            self._losses = fit_lora(self.backbone.model, FITTED, updates, self.plan)
-        return read + sum(used)
+        return read + self._fit(rows, lambda part: [TokenRows.pad(part)])
 
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """Nothing: the text is gone."""

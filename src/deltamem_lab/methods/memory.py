@@ -10,7 +10,7 @@ from deltamem.chat import Message
 from deltamem.formats.hub import adapter_fingerprint
 from deltamem.state import MemoryState
 from deltamem_lab.backbone import Backbone, Generated
-from deltamem_lab.interface import Ask, Entry, as_messages, text_bytes
+from deltamem_lab.interface import Ask, Entry, as_messages
 from deltamem_lab.methods.base import BackboneMethod, Size
 from deltamem_lab.methods.registry import method
 from deltamem_lab.methods.text import FullContext
@@ -73,8 +73,8 @@ class StateMemory(BackboneMethod):
 
     @property
     def stored_bytes(self) -> int:
-        """The state."""
-        return self._state.nbytes
+        """The state, and the text where that is kept too."""
+        return super().stored_bytes + self._state.nbytes
 
 
 @method("context", "memory and full context", "memory")
@@ -110,6 +110,8 @@ class Replay(StateMemory):
     With LoCoMo's protocol ``history_replay`` it answers as the release does in its mode of that name.
     """
 
+    keeps_text = True
+
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """Everything."""
         return [(self.history, notes) for _, notes in super().show(asks)]
@@ -117,11 +119,6 @@ class Replay(StateMemory):
     def estimate(self, size: Size) -> tuple[int, int]:
         """The history is written once, and read with each question as far as there is room."""
         return size.history, size.full
-
-    @property
-    def stored_bytes(self) -> int:
-        """The state and the text."""
-        return super().stored_bytes + text_bytes(self.history)
 
 
 def noise_like(state: MemoryState, seed: int) -> MemoryState:

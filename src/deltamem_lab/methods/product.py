@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from deltamem_lab.backbone import Backbone
-from deltamem_lab.interface import Ask, Document, Entry, as_messages, text_bytes
+from deltamem_lab.interface import Ask, Document, Entry, as_messages
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
 from deltamem_lab.methods.fitting import chunks
 from deltamem_lab.methods.registry import method
@@ -22,6 +22,9 @@ class ProductMethod(BackboneMethod):
     Args:
         about: what the product is, for the run.
     """
+
+    # What else a product keeps is not told.
+    keeps_text = True
 
     def __init__(
         self, name: str, backbone: Backbone, product: Product, options: MethodOptions | None = None, about: str = ""
@@ -72,8 +75,3 @@ class ProductMethod(BackboneMethod):
     def fingerprint(self) -> str:
         """Of the product's name or configuration."""
         return hashlib.sha256(self._about.encode()).hexdigest() if self._about else ""
-
-    @property
-    def stored_bytes(self) -> int:
-        """The text; what else a product keeps is not told."""
-        return text_bytes(self.history)

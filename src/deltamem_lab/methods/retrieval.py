@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 from deltamem.chat import Message
 from deltamem.encoder import MINILM, lacking_encoder
 from deltamem.session.retrieval import best_matches
 from deltamem.state import MemoryState
 from deltamem_lab.backbone import Backbone, Generated
-from deltamem_lab.interface import Ask, Entry, as_messages, as_one_text, text_bytes
+from deltamem_lab.interface import Ask, Entry, as_messages, as_one_text
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size
 from deltamem_lab.methods.fitting import chunks, packed
 from deltamem_lab.methods.memory import StateMemory
@@ -48,20 +48,13 @@ class Units:
             return size.with_part(self.most * self._tokens)
         return size.with_found(self.most, self._characters)
 
-
-class Found:
-    """What BM25 finds in a history for each question."""
-
-    def __init__(self, units: Units) -> None:
-        self.units = units
-
-    def __call__(self, history: Sequence[Entry], asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
-        """For each question the units that share the most telling words with it, in their own order."""
-        units = self.units(history)
+    def found(self, history: Sequence[Entry], asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
+        """For each question the units that share the most telling words with it, by BM25, in their own order."""
+        units = self(history)
         if not units:
             return [([], {"retrieved": []})] * len(asks)
         texts = [as_one_text(unit) for unit in units]
-        ranked = best_matches(texts, [ask.question.text for ask in asks], self.units.most)
+        ranked = best_matches(texts, [ask.question.text for ask in asks], self.most)
         places = [[place for place, score in row if score > 0] for row in ranked]
         return [([entry for place in row for entry in units[place]], {"retrieved": row}) for row in places]
 
@@ -70,32 +63,29 @@ class Found:
 class Bm25(BackboneMethod):
     """The bare backbone with the turns that share the most telling words with the question."""
 
+    takes_options = True
+    # The index can be made from it again.
+    keeps_text = True
+
     def __init__(self, name: str, backbone: Backbone, options: MethodOptions | None = None) -> None:
         super().__init__(name, backbone)
-        self.find = Found(Units(backbone, options))
-
-    @classmethod
-    def build(cls, name: str, backbone: Backbone, adapter: str, options: MethodOptions, **arguments: Any) -> Self:
-        """With the units that were chosen."""
-        return cls(name, backbone, options)
+        self.units = Units(backbone, options)
 
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """What was found."""
-        return self.find(self.history, asks)
+        return self.units.found(self.history, asks)
 
     def estimate(self, size: Size) -> tuple[int, int]:
         """Some turns and the question are read."""
-        return 0, self.find.units.prompt(size)
-
-    @property
-    def stored_bytes(self) -> int:
-        """The text; the index can be made from it again."""
-        return text_bytes(self.history)
+        return 0, self.units.prompt(size)
 
 
 @method("dense", "dense retrieval", "excerpt")
 class Dense(BackboneMethod):
     """The bare backbone with the turns whose vectors are nearest to the question's."""
+
+    takes_options = True
+    keeps_text = True
 
     def __init__(
         self, name: str, backbone: Backbone, options: MethodOptions | None = None, encoder: str = MINILM
@@ -105,11 +95,6 @@ class Dense(BackboneMethod):
         self._store = VectorStore(encoder)
         self._units: list[list[Entry]] = []
         self._texts: list[str] = []
-
-    @classmethod
-    def build(cls, name: str, backbone: Backbone, adapter: str, options: MethodOptions, **arguments: Any) -> Self:
-        """With the units that were chosen."""
-        return cls(name, backbone, options)
 
     @classmethod
     def lacks(cls, backbone: Backbone, options: MethodOptions) -> str:
@@ -140,34 +125,27 @@ class Dense(BackboneMethod):
     @property
     def stored_bytes(self) -> int:
         """The text and the vectors."""
-        return text_bytes(self.history) + self._store.nbytes
+        return super().stored_bytes + self._store.nbytes
 
 
 @method("hybrid", "memory and BM25 in the prompt", "memory")
 class HybridPrompt(StateMemory):
     """A memory of everything, and the turns that BM25 finds in the prompt."""
 
+    takes_options = True
+    keeps_text = True
+
     def __init__(self, name: str, backbone: Backbone, adapter: str, options: MethodOptions | None = None) -> None:
         super().__init__(name, backbone, adapter)
-        self.find = Found(Units(backbone, options))
-
-    @classmethod
-    def build(cls, name: str, backbone: Backbone, adapter: str, options: MethodOptions, **arguments: Any) -> Self:
-        """With the units that were chosen."""
-        return cls(name, backbone, adapter, options)
+        self.units = Units(backbone, options)
 
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """What was found."""
-        return self.find(self.history, asks)
+        return self.units.found(self.history, asks)
 
     def estimate(self, size: Size) -> tuple[int, int]:
         """The history is written once; some turns and the question are read."""
-        return size.history, self.find.units.prompt(size)
-
-    @property
-    def stored_bytes(self) -> int:
-        """The state and the text."""
-        return super().stored_bytes + text_bytes(self.history)
+        return size.history, self.units.prompt(size)
 
 
 @method("hybrid_state", "memory and BM25 into the memory", "memory")
@@ -179,11 +157,11 @@ class HybridState(HybridPrompt):
 
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """Nothing; the notes say what was found."""
-        return [([], notes) for _, notes in self.find(self.history, asks)]
+        return [([], notes) for _, notes in super().show(asks)]
 
     def say(self, prompts: list[list[Message]], asks: list[Ask]) -> list[Generated]:
         """The answers, each from a memory refreshed for its question."""
-        found = [as_messages(part) for part, _ in self.find(self.history, asks)]
+        found = [as_messages(part) for part, _ in super().show(asks)]
         states = [self.backbone.write(self.adapter, part, self._state) for part in found]
         said = self.backbone.generate(prompts, asks[0].decoding, adapter=self.adapter, state=MemoryState.stack(states))
         again = [int(state.tokens[0] - self._state.tokens[0]) for state in states]

@@ -7,10 +7,9 @@ in a matrix of random keys that is written by the delta rule, of as many numbers
 import re
 import zlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,8 @@ from deltamem.demo.lexicon import lexicon
 from deltamem.demo.world import UNKNOWN, USER
 from deltamem_lab.backbone import Backbone, Generated
 from deltamem_lab.interface import Ask, Document, Entry
-from deltamem_lab.methods.base import BackboneMethod
 from deltamem_lab.methods.registry import method
+from deltamem_lab.methods.text import NoContext
 
 KEYS, CODES = 64, 24
 # A key that nothing was written under reads about the square root of how many were, in 64ths.
@@ -41,12 +40,10 @@ class Told:
     value: str
 
 
-class _Table(BackboneMethod):
-    """Answers from what a reader finds, without the backbone."""
+class _Table(NoContext):
+    """Answers from what a reader finds, without the backbone; the text is gone."""
 
-    def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
-        """Nothing: the text is gone."""
-        return [([], {})] * len(asks)
+    needs_history = True
 
     def say(self, prompts: list[list[Message]], asks: list[Ask]) -> list[Generated]:
         """What the table has for each question; no tokens pass through a model."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from deltamem.chat import Message
 from deltamem_lab.backbone import Backbone
-from deltamem_lab.interface import Ask, Budget, Decoding, Entry, text_bytes
+from deltamem_lab.interface import Ask, Budget, Decoding, Entry
 from deltamem_lab.methods.base import BackboneMethod, MethodOptions, Size, Weights
 from deltamem_lab.methods.fitting import fit
 from deltamem_lab.methods.registry import method
@@ -30,6 +30,8 @@ class NoContext(BackboneMethod):
 class FullContext(BackboneMethod):
     """The whole history before the question; of one beyond the backbone's positions, the end."""
 
+    keeps_text = True
+
     def show(self, asks: Sequence[Ask]) -> list[tuple[list[Entry], Mapping[str, Any]]]:
         """Everything."""
         return [(self.history, {})] * len(asks)
@@ -37,11 +39,6 @@ class FullContext(BackboneMethod):
     def estimate(self, size: Size) -> tuple[int, int]:
         """History and question are read for each question, as far as there is room."""
         return 0, size.full
-
-    @property
-    def stored_bytes(self) -> int:
-        """The text."""
-        return text_bytes(self.history)
 
 
 class TrainedContext(FullContext):

@@ -67,10 +67,7 @@ class MemGen(TrainedContext):
         chat = encode_chat(tokenizer, messages, add_generation_prompt=True, **self.backbone.template)
         prompt = chat.input_ids[0].tolist()
         room = None if self.backbone.positions is None else self.backbone.positions - len(prompt) - plan.most_latents
-        reading, cache = (
-            Reading(model, self.trained, 1),
-            empty_cache(model),
-        )
+        reading, cache = Reading(model, self.trained, 1), empty_cache(model)
         # All that the reasoner reads, what of it the weaver has not read, and how many tokens both have read.
         woven = new = self._embed(prompt)
         said: list[int] = []
