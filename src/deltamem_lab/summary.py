@@ -1,7 +1,7 @@
 """From records to tables: means with intervals, differences with verdicts, and what is answerable without memory."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -117,6 +117,25 @@ def reference_of(method: str, reference: str, methods: Mapping[str, str]) -> str
     return None
 
 
+def compare_all(
+    methods: Mapping[str, str], compare: Callable[[str, str], Difference | None]
+) -> dict[tuple[str, str], Difference]:
+    """The difference of each method from each reference, by both names; the verdicts hold together.
+
+    Args:
+        methods: the fingerprint of what was trained for each.
+        compare: a method with another; ``None`` where they cannot be compared.
+    """
+    compared = references(methods)
+    found = {
+        (name, reference): difference
+        for name in methods
+        for reference in compared
+        if (other := reference_of(name, reference, methods)) and (difference := compare(name, other))
+    }
+    return corrected(found)
+
+
 def _main(methods: Mapping[str, str]) -> str | None:
     """The adapter that controls without a name are about: they have its weights, or it is the only one."""
     named = {
@@ -135,15 +154,8 @@ def _task(task: str, protocol: str, methods: dict[str, Answers]) -> TaskSummary:
     # Where there is nothing to remember, no answer needs a memory.
     bare = {} if reads_nothing(task, protocol) else methods.get(NONE, {})
     known = {key for key, record in bare.items() if record.score >= RIGHT}
-    compared = references(methods)
     prints = {name: next(iter(answers.values())).adapter for name, answers in methods.items()}
-    found = {
-        (name, reference): difference
-        for name, answers in methods.items()
-        for reference in compared
-        if (other := reference_of(name, reference, prints)) and (difference := _compare(answers, methods[other]))
-    }
-    held = corrected(found)
+    held = compare_all(prints, lambda name, other: _compare(methods[name], methods[other]))
     return TaskSummary(
         task=task,
         protocol=protocol,
@@ -153,7 +165,7 @@ def _task(task: str, protocol: str, methods: dict[str, Answers]) -> TaskSummary:
         items=len({record.item for record in everything}),
         questions=len({key for answers in methods.values() for key in answers}),
         known=len(known) if bare else None,
-        references=compared,
+        references=references(methods),
         methods=tuple(
             _method(name, answers, {other: one for (own, other), one in held.items() if own == name}, known, bool(bare))
             for name, answers in methods.items()

@@ -13,11 +13,10 @@ from deltamem_lab.statistics import (
     LEAST_ITEMS,
     Difference,
     Interval,
-    corrected,
     difference_of_sums,
     rate_of_sums,
 )
-from deltamem_lab.summary import reference_of, references
+from deltamem_lab.summary import compare_all, references
 
 Scores = Sequence[float | None]
 
@@ -106,19 +105,11 @@ def _kinds(results: Results, ranked: Sequence[MethodResults]) -> list[Block]:
         return []
     rows = []
     for entry in ranked:
-        parts = [
-            tuple(score if own == source else None for own, score in zip(results.sources, entry.scores, strict=True))
-            for source in sources
-        ]
-        rows.append(
-            [
-                entry.method,
-                *(
-                    _percent(_score(results, part)) if any(score is not None for score in part) else "–"
-                    for part in parts
-                ),
-            ]
-        )
+        cells = [entry.method]
+        for source in sources:
+            part = [score if own == source else None for own, score in zip(results.sources, entry.scores, strict=True)]
+            cells.append(_percent(_score(results, part)) if any(score is not None for score in part) else "–")
+        rows.append(cells)
     return [Heading("By kind", 3), Paragraph(_KINDS), Table(["method", *sources], rows)]
 
 
@@ -130,20 +121,13 @@ def _in_order(source: str) -> tuple[float, str]:
 
 def _differences(results: Results, ranked: Sequence[MethodResults]) -> list[Block]:
     """What each method is better or worse than, its own controls among it."""
-    entries = {entry.method: entry for entry in ranked}
+    scores = {entry.method: entry.scores for entry in ranked}
     prints = {entry.method: entry.adapter for entry in ranked}
-    compared = references(entries)
-    found = {
-        (name, reference): difference
-        for name, entry in entries.items()
-        for reference in compared
-        if (other := reference_of(name, reference, prints))
-        and (difference := _difference(results, entry.scores, entries[other].scores))
-    }
-    if not found:
+    held = compare_all(prints, lambda name, other: _difference(results, scores[name], scores[other]))
+    if not held:
         return []
-    held = corrected(found)
-    rows = [[name, *(verdict(held.get((name, reference))) for reference in compared)] for name in entries]
+    compared = references(scores)
+    rows = [[name, *(verdict(held.get((name, reference))) for reference in compared)] for name in scores]
     return [
         Heading("Differences, points", 3),
         Paragraph(f"{EXPLAINED} {power(list(held.values()))}".strip()),
