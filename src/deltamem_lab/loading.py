@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,38 +17,10 @@ from deltamem_lab.methods.registry import known_weights, static_of
 from deltamem_lab.names import STATIC
 
 
-@dataclass(frozen=True)
-class Placing:
-    """How a model is loaded; what is empty is chosen by what there is.
-
-    Attributes:
-        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``; by default bfloat16 on a GPU and float32 elsewhere.
-        attention: the implementation, as transformers names it.
-        device_map: where its parts go, as transformers has it; by default all to one GPU if there is one.
-    """
-
-    dtype: str | None = None
-    attention: str | None = None
-    device_map: str | None = None
-
-    def arguments(self) -> dict[str, Any]:
-        """Those of :func:`~deltamem.models.loading.load_weights`."""
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
-        return {
-            "dtype": self.dtype or ("bfloat16" if torch.cuda.is_available() else "float32"),
-            "device": device,
-            "attention": self.attention,
-            "device_map": self.device_map,
-        }
-
-
 def embedded_backbone(statics: Sequence[str] = (), *, batch: int = 32, adapters: Sequence[str] = ()) -> Backbone:
     """The package's own backbone with its adapters, their static controls if there are any, and further adapters.
 
-    Args:
-        statics: see :func:`load_backbone`; one without a name is the control of ``multi``.
-        batch: the most prompts answered at once.
-        adapters: see :func:`load_backbone`.
+    The arguments are as :func:`load_backbone` has them; a static control without a name is that of ``multi``.
 
     Raises:
         AdapterFileError: an adapter belongs to another backbone.
@@ -72,7 +43,9 @@ def load_backbone(
     batch: int = 16,
     weights: bool = True,
     template: dict[str, Any] | None = None,
-    placing: Placing | None = None,
+    dtype: str | None = None,
+    attention: str | None = None,
+    device_map: str | None = None,
 ) -> Backbone:
     """A model with its adapters.
 
@@ -88,7 +61,9 @@ def load_backbone(
         batch: the most prompts answered at once.
         weights: without, the model has shapes and no weights, which is enough to plan a run.
         template: further variables of the chat template.
-        placing: type of numbers, attention and devices.
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``; by default bfloat16 on a GPU and float32 elsewhere.
+        attention: the implementation, as transformers names it.
+        device_map: where its parts go, as transformers has it; by default all to one GPU if there is one.
 
     Raises:
         OSError: the model is not there.
@@ -101,7 +76,15 @@ def load_backbone(
     config = load_config(model, revision=revision)
     loaded: Any
     if weights:
-        loaded = load_weights(model, revision=revision, **(placing or Placing()).arguments())
+        gpu = torch.cuda.is_available()
+        loaded = load_weights(
+            model,
+            revision=revision,
+            dtype=dtype or ("bfloat16" if gpu else "float32"),
+            device=torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpu else "cpu",
+            attention=attention,
+            device_map=device_map,
+        )
     else:
         with torch.device("meta"):
             loaded = AutoModelForCausalLM.from_config(config)

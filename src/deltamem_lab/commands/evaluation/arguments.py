@@ -12,9 +12,14 @@ from deltamem_lab.names import check_harness_tasks, check_method, check_suite, c
 
 if TYPE_CHECKING:
     from deltamem_lab.commands.evaluation.recipe import EvalRecipe, TaskSection
-    from deltamem_lab.loading import Placing
     from deltamem_lab.runner import Job
     from deltamem_lab.suites import Suite
+
+
+# The keys of a recipe that only methods on tasks have a use for.
+METHOD_KEYS = ("window", "turns", "unit", "compressor", "product")
+# The options whose names do not follow from the recipe's keys.
+_OPTIONS = {"methods": "--method", "static_adapters": "--static-adapter", "train": "--no-train"}
 
 
 def check_names(recipe: "EvalRecipe") -> None:
@@ -64,38 +69,29 @@ def choose_suite(suite: str, tasks: "Mapping[str, TaskSection]", *, has_model: b
     return replace(found, trainings=(), seconds=0) if has_model else found
 
 
-def refuse(recipe: "EvalRecipe", keys: Mapping[str, str], given: Mapping[str, object], where: str) -> None:
-    """Refuses what would have no effect.
-
-    Args:
-        recipe: what is asked for.
-        keys: of the recipe that must be as they are by default, with the option that each goes by.
-        given: options beside it, each with something true if it was given.
-        where: what has no use for them.
+def refuse(recipe: "EvalRecipe", keys: Sequence[str], given: Mapping[str, object], where: str) -> None:
+    """Refuses what has no effect there: keys of the recipe that are not as by default, and options that were given.
 
     Raises:
         typer.BadParameter: one of them was given.
     """
     fresh = type(recipe)()
-    names = [option for key, option in keys.items() if getattr(recipe, key) != getattr(fresh, key)]
+    names = [_OPTIONS.get(key, f"--{key}") for key in keys if getattr(recipe, key) != getattr(fresh, key)]
     if names := [*names, *(option for option, value in given.items() if value)]:
         raise typer.BadParameter(f"{', '.join(names)} cannot be used with {where}.")
 
 
-def placing_of(recipe: "EvalRecipe") -> "Placing":
-    """How a model is loaded.
+def check_placing(recipe: "EvalRecipe") -> None:
+    """Refuses to be told how a model is loaded where there is none to load.
 
     Raises:
-        typer.BadParameter: there is no model to load.
+        typer.BadParameter: it was told.
     """
-    from deltamem_lab.loading import Placing
-
-    placing = Placing(recipe.model.dtype, recipe.model.attention, recipe.model.device_map)
-    if not recipe.has_model and placing != Placing():
+    placing = (recipe.model.dtype, recipe.model.attention, recipe.model.device_map)
+    if not recipe.has_model and any(one is not None for one in placing):
         raise typer.BadParameter(
             "--dtype, --attention and --device-map go with a --model; the embedded model has its own settings."
         )
-    return placing
 
 
 def with_sources(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from deltamem_lab.commands.evaluation.arguments import METHOD_KEYS
+
 if TYPE_CHECKING:
     from deltamem_lab.backbone import Backbone
     from deltamem_lab.commands.evaluation.recipe import EvalRecipe
@@ -24,19 +26,8 @@ def choose_methods(named: Sequence[str], adapters: Sequence[str]) -> dict[str, s
     return {name: known[name] for name in named} if named else known
 
 
-# What has no effect on them, by its key in a recipe.
-WITHOUT_EFFECT = {
-    "suite": "--suite",
-    "static_adapters": "--static-adapter",
-    "seeds": "--seeds",
-    "questions": "--questions",
-    "train": "--no-train",
-    "window": "--window",
-    "turns": "--turns",
-    "unit": "--unit",
-    "compressor": "--compressor",
-    "product": "--product",
-}
+# The keys of a recipe that have no effect on them.
+WITHOUT_EFFECT = ("suite", "static_adapters", "seeds", "questions", "train", *METHOD_KEYS)
 
 
 def check_adapters(adapters: Sequence[str]) -> None:

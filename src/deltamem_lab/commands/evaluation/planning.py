@@ -23,12 +23,8 @@ def choose_methods(
 ) -> tuple[list[str], dict[str, str]]:
     """The methods of a run, controls last, and those of its suite that cannot run here, each with the reason.
 
-    Args:
-        suite: what is run.
-        named: by the user; then these, and no others.
-        backbone: with all adapters.
-        options: of the methods.
-        untrained: the methods of the suite of which is said elsewhere whether they will be trained.
+    Those that the user has named run, and no others. Of the ``untrained`` ones of the suite it is said elsewhere
+    whether they will be trained.
     """
     from deltamem_lab.methods import default_methods, is_control, lacking
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deltamem.extensions import how_to_install
 from deltamem.files import write_atomically
+from deltamem_lab.commands.evaluation.recipe import EvalRecipe, placed
 from deltamem_lab.loading import static_name
 from deltamem_lab.methods.registry import is_static, static_of
 from deltamem_lab.names import STATIC
@@ -37,10 +38,7 @@ def run_commands(commands: Mapping[str, Sequence[str]]) -> dict[str, int]:
     others. What interrupts this process reaches them too; they are waited for, and what has not begun is left out.
 
     Args:
-        commands: of each the module that Python runs and its arguments, by its name.
-
-    Returns:
-        the exit statuses by name.
+        commands: the module that Python runs and its arguments, by the command's name; so are the exit statuses.
     """
     import torch
 
@@ -75,44 +73,35 @@ class Preparation:
         folder: what has a folder for each.
         there: those that are done.
         left: those to do.
-        given: those in whose place the user gave an adapter.
         absent: the methods that go without, each with the reason.
+        recipe: what the user asked for.
     """
 
     folder: Path
     there: tuple[SuiteTraining, ...]
     left: tuple[SuiteTraining, ...]
-    given: tuple[SuiteTraining, ...]
     absent: Mapping[str, str]
-    own_adapters: tuple[str, ...]
-    own_statics: tuple[str, ...]
-    own_compressor: str
+    recipe: EvalRecipe
 
     @property
     def adapters(self) -> list[str]:
         """The adapters that the user gave, and those that were trained, as ``NAME=FOLDER``."""
         trained = [one.name for one in self.there if one.name != _COMPRESSED and not is_static(one.name)]
-        return [*self.own_adapters, *(f"{name}={self.folder / name}" for name in trained)]
+        return [*placed(self.recipe.adapters), *(f"{name}={self.folder / name}" for name in trained)]
 
     @property
     def statics(self) -> list[str]:
         """The static controls that the user gave, and those that were trained, some as ``ADAPTER=FOLDER``."""
         trained = [one.name for one in self.there if is_static(one.name)]
         named = (f"{name.removeprefix(static_of(''))}=" if name != STATIC else "" for name in trained)
-        return [*self.own_statics, *(f"{name}{self.folder / one}" for name, one in zip(named, trained, strict=True))]
+        made = (f"{name}{self.folder / one}" for name, one in zip(named, trained, strict=True))
+        return [*placed(self.recipe.static_adapters), *made]
 
     @property
     def compressor(self) -> str:
         """The classifier that compresses that the user gave, or the folder of the one that was trained."""
-        return self.own_compressor or str(self._trained(_COMPRESSED) or "")
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """The methods of the trainings that are done or in whose place something was given."""
-        return tuple(one.method for one in (*self.given, *self.there))
-
-    def _trained(self, name: str) -> Path | None:
-        return next((self.folder / name for one in self.there if one.name == name), None)
+        trained = any(one.name == _COMPRESSED for one in self.there)
+        return self.recipe.compressor or (str(self.folder / _COMPRESSED) if trained else "")
 
     def told(self) -> Iterator[str]:
         """What is to be trained, and about how long it takes, in lines."""
@@ -127,48 +116,20 @@ class Preparation:
             yield f"  {one.name}: {one.about}; about {one.seconds / 60:.0f} min"
 
 
-def find_preparation(
-    suite: Suite,
-    output: Path,
-    methods: Sequence[str],
-    adapters: Sequence[str],
-    statics: Sequence[str],
-    compressor: str,
-    *,
-    train: bool,
-) -> Preparation:
-    """What of a suite's trainings the methods need.
-
-    Args:
-        suite: the suite.
-        output: the run's folder.
-        methods: those to run; all if empty.
-        adapters: what the user gave, some as ``NAME=PLACE``: what has the name of a training takes its place.
-        statics: the static controls that the user gave, those of named adapters as ``ADAPTER=PLACE``.
-        compressor: the classifier that compresses that the user gave, if any.
-        train: whether what is not there is trained.
-    """
-    folder = output / TRAINED
-    named = {name for name, found, _ in (one.partition("=") for one in adapters) if found}
-    named |= {static_name(one)[0] for one in statics}
-    if compressor:
+def find_preparation(suite: Suite, recipe: EvalRecipe) -> Preparation:
+    """What of a suite's trainings the recipe's methods need; what the user gave takes the place of its namesake."""
+    folder, methods = recipe.output / TRAINED, recipe.methods
+    named = {name for name, found, _ in (one.partition("=") for one in placed(recipe.adapters)) if found}
+    named |= {static_name(one)[0] for one in placed(recipe.static_adapters)}
+    if recipe.compressor:
         named.add(_COMPRESSED)
     wanted = [
         one for one in suite.trainings if one.name not in named and (not methods or _is_among(one.method, methods))
     ]
     there = tuple(one for one in wanted if (folder / one.name / one.done).is_file())
     left = [one for one in wanted if one not in there]
-    absent = {one.method: reason for one in left if (reason := _lacking(one) or ("" if train else _NOT_TRAINED))}
-    return Preparation(
-        folder,
-        there,
-        tuple(one for one in left if one.method not in absent),
-        tuple(one for one in suite.trainings if one.name in named),
-        absent,
-        tuple(adapters),
-        tuple(statics),
-        compressor,
-    )
+    absent = {one.method: reason for one in left if (reason := _lacking(one) or ("" if recipe.train else _NOT_TRAINED))}
+    return Preparation(folder, there, tuple(one for one in left if one.method not in absent), absent, recipe)
 
 
 def train(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from deltamem_lab.commands.evaluation.arguments import METHOD_KEYS, read_sources
+
 if TYPE_CHECKING:
     from deltamem_lab.commands.evaluation.recipe import EvalRecipe
     from deltamem_lab.real.sections import Extent
@@ -14,19 +16,8 @@ if TYPE_CHECKING:
 RESULTS = "real_model.json"
 _NUMBERS = ("dialogues", "texts", "conversations")
 
-
-# What has no effect on them, by its key in a recipe.
-WITHOUT_EFFECT = {
-    "harness": "--harness",
-    "methods": "--method",
-    "limit": "--limit",
-    "seeds": "--seeds",
-    "window": "--window",
-    "turns": "--turns",
-    "unit": "--unit",
-    "compressor": "--compressor",
-    "product": "--product",
-}
+# The keys of a recipe that have no effect on them.
+WITHOUT_EFFECT = ("harness", "methods", "limit", "seeds", *METHOD_KEYS)
 
 
 def run(recipe: "EvalRecipe", data: Sequence[str], options: Sequence[str], *, dry_run: bool, as_json: bool) -> None:
@@ -35,7 +26,6 @@ def run(recipe: "EvalRecipe", data: Sequence[str], options: Sequence[str], *, dr
     Raises:
         typer.BadParameter: there is no such option or section, or a section's file was not given.
     """
-    from deltamem_lab.commands.evaluation.arguments import read_sources
     from deltamem_lab.commands.evaluation.recipe import placed
     from deltamem_lab.real.sections import FILES, SECTIONS, choose_sections
 

@@ -13,13 +13,12 @@ from deltamem.wording import counted
 if TYPE_CHECKING:
     from deltamem_lab.backbone import Backbone
     from deltamem_lab.commands.evaluation.recipe import EvalRecipe
-    from deltamem_lab.loading import Placing
     from deltamem_lab.methods import MethodOptions
     from deltamem_lab.runner import Job, Progress
 
 
 def load(
-    recipe: "EvalRecipe", adapters: Sequence[str], statics: Sequence[str], *, weights: bool, placing: "Placing"
+    recipe: "EvalRecipe", adapters: Sequence[str], statics: Sequence[str] = (), *, weights: bool = True
 ) -> "Backbone":
     """The backbone of a run with its adapters."""
     from deltamem.models.loading import quiet_transformers
@@ -36,7 +35,9 @@ def load(
         batch=recipe.batch,
         weights=weights,
         template={} if recipe.model.thinking else {"enable_thinking": False},
-        placing=placing,
+        dtype=recipe.model.dtype,
+        attention=recipe.model.attention,
+        device_map=recipe.model.device_map,
     )
 
 
