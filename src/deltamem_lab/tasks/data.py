@@ -1,30 +1,16 @@
 """Where a benchmark's rows come from: a file, or a data set on the Hub at a given revision."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deltamem.extensions import from_extra
-from deltamem.train.data.converters.datafiles import read_rows
-from deltamem.train.data.converters.example import need
-from deltamem.train.data.lines import BadDataError
-from deltamem_lab.interface import Item
-
-__all__ = [
-    "BadDataError",
-    "FromFile",
-    "HubData",
-    "Rows",
-    "digest",
-    "hub_file",
-    "hub_revision",
-    "need",
-    "read_rows",
-    "rows_from",
-    "texts",
-]
+from deltamem.train.data.converters.datafiles import read_rows as read_rows
+from deltamem.train.data.converters.example import need as need
+from deltamem.train.data.lines import BadDataError as BadDataError
+from deltamem_lab.interface import Decoding, Item, PublishedSize, Question
 
 
 @dataclass(frozen=True)
@@ -40,57 +26,48 @@ class HubData:
     files: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows and where each was found.
+Row = tuple[str, dict[str, Any]]
 
-    Attributes:
-        places: the file and number, or the data set, split and number, of each row.
-        rows: the rows.
-        revision: what a record says of the data: the Hub id and revision, or the file and its SHA-256.
+
+def items_from(rows: Iterable[Row], make: Callable[[dict[str, Any]], Item], what: str) -> list[Item]:
+    """The item that ``make`` gives for each row.
+
+    Raises:
+        BadDataError: a row is not what it should be; the message says what that is, and names the row.
     """
-
-    places: tuple[str, ...]
-    rows: tuple[dict[str, Any], ...]
-    revision: str
-
-    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        return zip(self.places, self.rows, strict=True)
-
-    def items(self, make: Callable[[dict[str, Any]], Item], what: str) -> list[Item]:
-        """An item of each row.
-
-        Args:
-            make: gives a row's item, or raises ``ValueError`` or ``TypeError``.
-            what: what a row should be, for the message.
-
-        Raises:
-            BadDataError: a row is not; the message names it.
-        """
-        items = []
-        for place, row in self:
-            try:
-                items.append(make(row))
-            except (ValueError, TypeError) as error:
-                raise BadDataError(f"{place} is not {what}: {error}.") from error
-        return items
+    items = []
+    for place, row in rows:
+        try:
+            items.append(make(row))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise BadDataError(f"{place} is not {what}: {error}.") from error
+    return items
 
 
 class FromFile:
-    """What benchmarks share whose items are those of a file: the items, and no settings beside data and protocol."""
+    """What benchmarks share whose items are those of a file: no settings beside data and protocol, greedy answers."""
 
     settings: Mapping[str, str] = {}
+    size: PublishedSize
     _items: list[Item]
 
     def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
         """The items in the data's order."""
         yield from self._items[:limit]
 
+    def decoding(self, item: Item, question: Question, protocol: str) -> Decoding:
+        """Greedy, as many tokens as the published answers have at most."""
+        return Decoding(self.size.new)
 
-def rows_from(data: Path | None, hub: HubData, revision: str | None) -> Rows:
+
+def rows_from(data: Path | None, hub: HubData, revision: str | None) -> tuple[list[Row], str]:
     """The rows of a file if one is given, else of the Hub.
 
     A file is JSON, JSON lines (either may be compressed with gzip) or Parquet; a folder is all its files.
+
+    Returns:
+        each row with its place, which is the file and number; and what a record says of the data: the Hub id and
+        revision, or the file and its SHA-256.
 
     Raises:
         BadDataError: the data cannot be read, or a row is not an object; the message names the file and the row.
@@ -110,8 +87,7 @@ def rows_from(data: Path | None, hub: HubData, revision: str | None) -> Rows:
             raise BadDataError(f"{place}: a row must be an object, not {type(row).__name__}.")
     if not found:
         raise BadDataError(f"{data or hub.name} has no rows.")
-    places, rows = zip(*found, strict=True)
-    return Rows(places, rows, said)
+    return found, said
 
 
 def hub_file(name: str, file: str, revision: str | None) -> Path:

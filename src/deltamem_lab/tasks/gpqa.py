@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deltamem.chat import Message
-from deltamem_lab.interface import Average, Budget, Decoding, Entry, Item, PublishedSize, Question
+from deltamem_lab.interface import Average, Budget, Entry, Item, PublishedSize, Question
 from deltamem_lab.tasks.data import BadDataError, FromFile, digest, hub_file, hub_revision
 from deltamem_lab.tasks.registry import task
 
@@ -71,10 +71,6 @@ class GPQA(FromFile):
         """A single message; nothing of a history is shown, there is none."""
         options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, question.options, strict=True))
         return [{"role": "user", "content": _PROMPT.format(question=question.text, options=options)}]
-
-    def decoding(self, item: Item, question: Question, protocol: str) -> Decoding:
-        """Greedy, 8,192 tokens."""
-        return Decoding(8192)
 
     def score(self, item: Item, question: Question, output: str, protocol: str) -> dict[str, float]:
         """Whether the letter that the answer settles on is the right one's."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from deltamem.chat import Message
 from deltamem.train.data.converters.hotpotqa import passages_of
-from deltamem_lab.interface import Average, Budget, Decoding, Document, Entry, Item, PublishedSize, Question, bare_text
+from deltamem_lab.interface import Average, Budget, Document, Entry, Item, PublishedSize, Question, bare_text
 from deltamem_lab.metrics.text import exact, first_line, normalise_as_released, strict_f1, token_f1_as_released
-from deltamem_lab.tasks.data import FromFile, HubData, need, rows_from
+from deltamem_lab.tasks.data import FromFile, HubData, items_from, need, rows_from
 from deltamem_lab.tasks.registry import task
 
 HUB = HubData("hotpotqa/hotpot_qa", ("distractor/validation-00000-of-00001.parquet",))
@@ -39,9 +39,8 @@ class HotpotQA(FromFile):
     averages: tuple[Average, ...] = ("question", "category")
 
     def __init__(self, data: Path | None = None, *, revision: str | None = None) -> None:
-        rows = rows_from(data, HUB, revision)
-        self.revision = rows.revision
-        self._items = rows.items(_item, "a question of HotpotQA")
+        rows, self.revision = rows_from(data, HUB, revision)
+        self._items = items_from(rows, _item, "a question of HotpotQA")
 
     def prompt(
         self, item: Item, question: Question, history: Sequence[Entry], protocol: str, budget: Budget
@@ -55,10 +54,6 @@ class HotpotQA(FromFile):
         context = "\n\n".join(passages) or _NOTHING
         text = f"{_INSTRUCTIONS}\n\n{context}\n\nQuestion: {question.text.strip()}\nAnswer:"
         return [{"role": "user", "content": text}]
-
-    def decoding(self, item: Item, question: Question, protocol: str) -> Decoding:
-        """Greedy, 32 tokens."""
-        return Decoding(32)
 
     def score(self, item: Item, question: Question, output: str, protocol: str) -> dict[str, float]:
         """Exact match and F1 of the answer's first line."""

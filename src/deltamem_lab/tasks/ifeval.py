@@ -13,7 +13,7 @@ from typing import Any
 from deltamem.chat import Message
 from deltamem.extensions import how_to_install
 from deltamem_lab.interface import Average, Budget, Decoding, Entry, Item, PublishedSize, Question
-from deltamem_lab.tasks.data import FromFile, HubData, need, rows_from, texts
+from deltamem_lab.tasks.data import FromFile, HubData, items_from, need, rows_from, texts
 from deltamem_lab.tasks.registry import task
 
 HUB = HubData("google/IFEval", ("ifeval_input_data.jsonl",))
@@ -60,9 +60,8 @@ class IFEval(FromFile):
         self._answer_tokens = answer_tokens
         if answer_tokens != _ANSWER_TOKENS:
             self.settings = {"answer tokens": str(answer_tokens)}
-        rows = rows_from(data, HUB, revision)
-        self.revision = rows.revision
-        self._items = rows.items(_item, "a prompt of IFEval")
+        rows, self.revision = rows_from(data, HUB, revision)
+        self._items = items_from(rows, _item, "a prompt of IFEval")
         asked = {name for item in self._items for name in item.questions[0].extra["instruction_id_list"]}
         self._cuts_sentences = not asked.isdisjoint(_SENTENCES)
 

@@ -38,7 +38,7 @@ from deltamem_lab.metrics.locomo import (
     official_answer,
     released_answer,
 )
-from deltamem_lab.tasks.data import BadDataError, digest, need, read_rows
+from deltamem_lab.tasks.data import BadDataError, digest, items_from, need, read_rows
 from deltamem_lab.tasks.registry import task
 
 URL = "https://raw.githubusercontent.com/snap-research/locomo/{}/data/locomo10.json"
@@ -115,12 +115,7 @@ class LoCoMo:
         self.settings |= judge.settings(LOCOMO_PROMPTS) if judge else {}
         self._categories = frozenset(categories)
         self._wrong = None if audit is None else _wrong_keys(audit)
-        self._items: list[Item] = []
-        for place, row in read_rows(path):
-            try:
-                self._items.append(self._item(row))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise BadDataError(f"{place} is not a conversation of LoCoMo: {error}.") from error
+        self._items = items_from(read_rows(path), self._item, "a conversation of LoCoMo")
 
     def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
         """The conversations; those without a question of the categories are left out."""
@@ -223,8 +218,7 @@ def _turns(conversation: dict[str, Any]) -> Iterator[Document]:
 
 def _as_sessions(history: Sequence[Entry]) -> tuple[Message, ...]:
     """A history as the release replays it: the system prompt, and a message of the user a session."""
-    sessions = (_HEADING.format(date) + "".join(map(_turn, turns)) for date, turns in groupby(history, key=date_of))
-    told: list[Message] = [{"role": "user", "content": session.strip()} for session in sessions]
+    told: list[Message] = [{"role": "user", "content": session.strip()} for session in _sessions(history)]
     return ({"role": "system", "content": _SYSTEM}, *told)
 
 

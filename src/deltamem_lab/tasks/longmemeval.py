@@ -9,7 +9,6 @@ from deltamem.chat import Message
 from deltamem_lab.interface import (
     Average,
     Budget,
-    Decoding,
     Document,
     Entry,
     Item,
@@ -20,7 +19,7 @@ from deltamem_lab.interface import (
 )
 from deltamem_lab.metrics.judge import LONGMEMEVAL_PROMPTS, QUESTION_TYPES, Judge, judge_prompt
 from deltamem_lab.metrics.text import contains, normalise, token_f1
-from deltamem_lab.tasks.data import FromFile, HubData, need, rows_from, texts
+from deltamem_lab.tasks.data import FromFile, HubData, items_from, need, rows_from, texts
 from deltamem_lab.tasks.registry import task
 
 HUB = HubData("xiaowu0162/longmemeval-cleaned", ("longmemeval_s_cleaned.json",))
@@ -29,7 +28,6 @@ _SHOWN = (
     "I will give you several history chats between you and a user. Please answer the question based on the relevant "
     "chat history.\n\n\nHistory Chats:\n\n{history}\n\n"
 )
-_ANSWER_TOKENS = 500
 _ABSTENTION = "_abs"
 _ADMISSIONS = ("don't know", "do not know", "not mention", "no information", "not enough information", "cannot answer")
 
@@ -62,12 +60,11 @@ class LongMemEval(FromFile):
     averages: tuple[Average, ...] = ("question", "category")
 
     def __init__(self, data: Path | None = None, *, revision: str | None = None, judge: Judge | None = None) -> None:
-        rows = rows_from(data, HUB, revision)
-        self.revision = rows.revision
+        rows, self.revision = rows_from(data, HUB, revision)
         self.judge = judge
         self.settings = judge.settings(LONGMEMEVAL_PROMPTS) if judge else {}
         self.main_metric = "judged" if judge else "lexical"
-        self._items = rows.items(_item, "a question of LongMemEval")
+        self._items = items_from(rows, _item, "a question of LongMemEval")
 
     def prompt(
         self, item: Item, question: Question, history: Sequence[Entry], protocol: str, budget: Budget
@@ -81,10 +78,6 @@ class LongMemEval(FromFile):
             return [{"role": "user", "content": content}]
 
         return render(budget.most(len(shown), render))
-
-    def decoding(self, item: Item, question: Question, protocol: str) -> Decoding:
-        """Greedy, 500 tokens."""
-        return Decoding(_ANSWER_TOKENS)
 
     def score(self, item: Item, question: Question, output: str, protocol: str) -> dict[str, float]:
         """The lexical scores, and the judge's if there is one.

@@ -1,7 +1,7 @@
 """MemoryAgentBench (Hu et al., 2025): long contexts that are read once, and 3,671 questions in four competencies."""
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from deltamem_lab.metrics.judge import summary_prompts as read_summary_prompts
 from deltamem_lab.metrics.memoryagentbench import mab_scores, mab_scores_as_released
 from deltamem_lab.metrics.movies import film_names
 from deltamem_lab.tasks.chunks import chunks_of, joined
-from deltamem_lab.tasks.data import BadDataError, HubData, Rows, digest, hub_file, need, rows_from, texts
+from deltamem_lab.tasks.data import BadDataError, HubData, Row, digest, hub_file, need, rows_from, texts
 from deltamem_lab.tasks.mab_prompts import (
     clip,
     clip_to_room,
@@ -85,15 +85,14 @@ class MemoryAgentBench:
         judge: Judge | None = None,
         summary_prompts: Path | None = None,
     ) -> None:
-        rows = rows_from(data, HUB, revision)
-        self.revision = rows.revision
+        rows, self.revision = rows_from(data, HUB, revision)
         self.judge = judge
         self._summary_prompts = read_summary_prompts(summary_prompts) if summary_prompts else SUMMARY_PROMPTS
         self.settings = judge.settings((*LONGMEMEVAL_PROMPTS, *self._summary_prompts)) if judge else {}
         wanted = tuple(sources)
         self._items = [item for item in _items(rows) if not wanted or item.source.startswith(wanted)]
         if not self._items:
-            raise ValueError(f"There is no source that begins with {' or '.join(wanted)} in {rows.revision}.")
+            raise ValueError(f"There is no source that begins with {' or '.join(wanted)} in {self.revision}.")
         self._movies: dict[int, str] | None = None
         if any(kind_of(item.source) == "recsys" for item in self._items):
             if movies is None and data is not None:
@@ -170,7 +169,7 @@ def _context(item: Item, history: Sequence[Entry]) -> str:
     return joined(history)
 
 
-def _items(rows: Rows) -> list[Item]:
+def _items(rows: Iterable[Row]) -> list[Item]:
     items: list[Item] = []
     alone: dict[str, list[Question]] = {}
     splits: dict[str, str] = {}
