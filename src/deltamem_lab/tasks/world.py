@@ -16,9 +16,12 @@ from deltamem_lab.tasks import unseen
 from deltamem_lab.tasks.registry import task
 
 _NEW_TOKENS = 16
-_FACTS = (2, 4, 8, 16)
-_CORRECTED = (4, 2)
-_LATER = (4, 40)
+# By kind of dialogue its facts, how many of them are corrected, and the exchanges of small talk that follow.
+_KINDS: Mapping[str, tuple[int, int, int]] = {
+    **{f"{facts} facts": (facts, 0, 0) for facts in (2, 4, 8, 16)},
+    "corrections": (4, 2, 0),
+    "long ago": (4, 0, 40),
+}
 # Of many people, so many facts beside the user's: about five times as many bytes as the largest memory has.
 _CROWD = (4, 600)
 _UNSEEN = 4
@@ -68,7 +71,7 @@ class WorldTask:
 
     def items(self, protocol: str, limit: int | None = None) -> Iterator[Item]:
         """Item after item, a kind each."""
-        kinds = len(_BEYOND) if protocol == BEYOND else len(_FACTS) + 2
+        kinds = len(_BEYOND if protocol == BEYOND else _KINDS)
         make = self._beyond if protocol == BEYOND else self._item
         every = kinds * self.dialogues
         for number in range(every if limit is None else min(limit, every)):
@@ -92,16 +95,11 @@ class WorldTask:
         return scores
 
     def _item(self, number: int, kind: int) -> Item:
+        source, (facts, corrections, later) = list(_KINDS.items())[kind]
         rng = random.Random(f"eval/{self.seed}/{number}/{kind}")
-        if kind < len(_FACTS):
-            dialogue = sample_dialogue(rng, facts=_FACTS[kind], split="test")
-            return self._made(number, f"{_FACTS[kind]} facts", rng, dialogue)
-        if kind == len(_FACTS):
-            dialogue = sample_dialogue(rng, facts=_CORRECTED[0], corrections=_CORRECTED[1], split="test")
-            return self._made(number, "corrections", rng, dialogue)
-        dialogue = sample_dialogue(rng, facts=_LATER[0], split="test")
-        longer = replace(dialogue, messages=(*dialogue.messages, *chat(rng, _LATER[1])))
-        return self._made(number, "long ago", rng, longer)
+        dialogue = sample_dialogue(rng, facts=facts, corrections=corrections, split="test")
+        longer = replace(dialogue, messages=(*dialogue.messages, *chat(rng, later)))
+        return self._made(number, source, rng, longer)
 
     def _beyond(self, number: int, kind: int) -> Item:
         source, make = list(_BEYOND.items())[kind]
