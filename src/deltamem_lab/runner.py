@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,7 @@ def run_jobs(
     work = [one for place, one in enumerate(_work(jobs)) if place % count == number]
     total = sum(len(one.item.questions) for one in work for method in built if fits(method, one.item))
     finished, answered, start = 0, 0, time.monotonic()
-    writer = Writer(shard_file(output, number, count))
-    try:
+    with closing(Writer(shard_file(output, number, count))) as writer:
         for one in work:
             for method in (method for method in built if fits(method, one.item)):
                 left = [q for q in one.item.questions if _key(one, q, method.name) not in done]
@@ -138,8 +138,6 @@ def run_jobs(
                 pace = (time.monotonic() - start) / answered if answered else None
                 remaining = None if pace is None else pace * (total - finished)
                 progress(Progress(finished, total, remaining, f"{one.job.task.name}, {method.name}"))
-    finally:
-        writer.close()
     return answered
 
 

@@ -1,6 +1,7 @@
 """What lm-evaluation-harness answered as records, so that it is reported like everything else."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,8 @@ def keep(output: Path, task: str, method: str, adapter: str | None, backbone: Ba
     Tasks that are groups have samples by their parts, whose names are the categories. Costs are not known.
     """
     records = list(_records(task, method, adapter, backbone, found))
-    writer = Writer(shard_file(output, 0, 1))
-    try:
+    with closing(Writer(shard_file(output, 0, 1))) as writer:
         writer.add(records)
-    finally:
-        writer.close()
     return len(records)
 
 
@@ -102,13 +100,12 @@ def _records(
             )
 
 
-def _once(samples: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _once(samples: Sequence[dict[str, Any]]) -> Iterable[dict[str, Any]]:
     """Every question once: where several filters read an answer, the first of them."""
-    seen: set[Any] = set()
+    first: dict[Any, dict[str, Any]] = {}
     for sample in samples:
-        if sample["doc_id"] not in seen:
-            seen.add(sample["doc_id"])
-            yield sample
+        first.setdefault(sample["doc_id"], sample)
+    return first.values()
 
 
 def _is_rate(value: Any) -> bool:
