@@ -90,7 +90,7 @@ class Sweep:
         """Every point with every seed and the recipe of that run; all points get a seed before the next seed's turn."""
         found = []
         for seed, point in itertools.product(self.options.seeds, self.points):
-            values = _plain(point.recipe)
+            values = point.recipe.model_dump(mode="json", exclude_none=True)
             for key in self.options.seed_keys:
                 set_value(values, key, seed)
             set_value(values, "output.folder", str(self.folder / point.name / f"seed-{seed}"))
@@ -162,7 +162,3 @@ def _point(name: str, values: dict[str, Any], steps: tuple[_Step, ...]) -> Point
     called = "_".join(f"{place.axis.rpartition('.')[2]}-{place.label}" for place in places) or CENTRE
     folder = re.sub(r"[^\w.+-]+", "-", called)
     return Point(folder, places, changes, parse_recipe(changed, f"{name}, {called}"))
-
-
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(mode="json", exclude_none=True)

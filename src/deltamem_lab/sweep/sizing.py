@@ -58,24 +58,19 @@ def choose_size(recipe: Recipe, results: Results) -> Choice:
         raise ValueError(f"No size could be trained: {reasons}")
     best = max(value for _, value in known)
     chosen = min((found for found, value in known if value >= best - margin), key=_size)
-    adapter = replace(
-        recipe.adapter,
-        rank=chosen.point.recipe.adapter.rank,
-        states=chosen.point.recipe.adapter.states,
-        alpha=chosen.point.recipe.adapter.alpha,
-    )
-    values = {value for _, value in known}
-    if len(known) > 1 and len(values) == 1:
-        return Choice(
-            recipe.model_copy(update={"adapter": adapter}),
+    size = chosen.point.recipe.adapter
+    adapter = replace(recipe.adapter, rank=size.rank, states=size.states, alpha=size.alpha)
+    if len(known) > 1 and len({value for _, value in known}) == 1:
+        reason = (
             f"Warning: all {len(known)} sizes have the same {metric} ({sign * best:.3f}), so the runs say nothing of "
             f"size; {chosen.point.name} was taken only because it is the smallest. Train longer (auto.share), or "
-            "choose by another auto.metric, such as own_loss.",
+            "choose by another auto.metric, such as own_loss."
         )
-    reason = (
-        f"{chosen.point.name} is the smallest whose {metric} ({chosen.first(metric):.3f}) is within {margin:g} of the "
-        f"best ({sign * best:.3f})."
-    )
+    else:
+        reason = (
+            f"{chosen.point.name} is the smallest whose {metric} ({chosen.first(metric):.3f}) is within {margin:g} of "
+            f"the best ({sign * best:.3f})."
+        )
     return Choice(recipe.model_copy(update={"adapter": adapter}), reason)
 
 
