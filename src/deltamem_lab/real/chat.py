@@ -2,10 +2,12 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from deltamem.attach import attached, disabled, memory_cache
 from deltamem.attach.cache import PAST
@@ -206,14 +208,11 @@ class Chat:
         return found
 
     def _padded(self, rows: Sequence[list[int]], *, left: bool = True) -> tuple[Tensor, Tensor]:
-        longest = max(map(len, rows))
-        fill = [[self.pad] * (longest - len(row)) for row in rows]
-        ids = [[*f, *r] if left else [*r, *f] for f, r in zip(fill, rows, strict=True)]
-        mask = [
-            [*[0] * len(f), *[1] * len(r)] if left else [*[1] * len(r), *[0] * len(f)]
-            for f, r in zip(fill, rows, strict=True)
-        ]
-        return torch.tensor(ids), torch.tensor(mask)
+        """Ids and mask ``[B, T]``."""
+        ids = [torch.tensor(row, dtype=torch.int64) for row in rows]
+        side: dict[str, Any] = {"batch_first": True, "padding_side": "left" if left else "right"}
+        mask = pad_sequence([torch.ones_like(row) for row in ids], **side)
+        return pad_sequence(ids, padding_value=self.pad, **side), mask
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

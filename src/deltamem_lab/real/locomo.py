@@ -16,15 +16,10 @@ _TURNS = 10
 
 
 def measure_locomo(chat: Chat, data: Path, folder: Path, conversations: int, questions: int) -> Rates:
-    """F1 by method, by the release's protocol, with the conversation written as turns.
+    """F1 by method, by the release's protocol, with so many conversations of ``locomo10.json`` written as turns.
 
-    Args:
-        chat: the model.
-        data: ``locomo10.json``.
-        folder: where the answers are kept, so that a stopped run goes on. They have the data's text in them, whose
-            licence (CC BY-NC 4.0) is not this package's.
-        conversations: how many.
-        questions: how many about each.
+    The folder keeps the answers, so that a stopped run goes on. They have the data's text in them, whose licence
+    (CC BY-NC 4.0) is not this package's.
     """
     backbone = Backbone(chat.model, chat.tokenizer, name=chat.name)
     main = chat.memories[0]

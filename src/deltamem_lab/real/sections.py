@@ -97,12 +97,12 @@ class Results:
 
     def begin(self, name: str) -> None:
         """Drops what a section has of other adapters or another extent."""
-        if self._state(name).get("about") != self.about:
+        if not self._own(name):
             self.put(name, None, seconds=0.0, done=False)
 
     def done(self, name: str) -> bool:
         """Whether a section is measured, with the same adapters and to the same extent."""
-        return bool(self._state(name).get("done")) and self._state(name).get("about") == self.about
+        return bool(self._own(name).get("done"))
 
     def get(self, name: str) -> Any:
         """What a section has."""
@@ -115,9 +115,7 @@ class Results:
             place.pop(name, None)
         else:
             place[name] = found
-        spent = round(
-            self._state(name).get("seconds", 0.0) * (self._state(name).get("about") == self.about) + seconds, 1
-        )
+        spent = round(self._own(name).get("seconds", 0.0) + seconds, 1)
         self.data["sections"][name] = {"about": self.about, "seconds": spent, "done": done, "machine": machine()}
         if self.path is not None:
             write_json(self.path, self.data, indent=1, ensure_ascii=False)
@@ -126,9 +124,10 @@ class Results:
         place: Rates = self.data.setdefault("share", {}) if name in _SHARES else self.data
         return place
 
-    def _state(self, name: str) -> Rates:
+    def _own(self, name: str) -> Rates:
+        """What is noted of a section that has the same adapters and the same extent; nothing of another."""
         state: Rates = self.data.setdefault("sections", {}).get(name, {})
-        return state
+        return state if state.get("about") == self.about else {}
 
 
 def measure(

@@ -15,7 +15,7 @@ from deltamem.train.data.converters.example import Example, Row, Style
 from deltamem.train.data.converters.persona import persona
 from deltamem.train.data.lines import BadDataError
 from deltamem_lab.real.chat import STATIC, Chat
-from deltamem_lab.real.told import Rates, measure_window_harm
+from deltamem_lab.real.told import Rates, measure_window_harm, rounded
 from deltamem_lab.statistics import Interval
 
 _DRAWS = 10_000
@@ -133,8 +133,7 @@ def ratio(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> dict[str, 
     below = wholes[drawn].sum(1)
     draws = parts[drawn].sum(1)[below > 0] / below[below > 0]
     low, high = np.quantile(draws, (0.025, 0.975))
-    found = Interval(float(parts.sum() / wholes.sum()), float(low), float(high))
-    return {"value": round(found.value, 4), "low": round(found.low, 4), "high": round(found.high, 4)}
+    return rounded(Interval(float(parts.sum() / wholes.sum()), float(low), float(high)))
 
 
 def measure_harm(chat: Chat, talks: Sequence[Sequence[Message]], dialogues: int, count: int = 24) -> Rates:

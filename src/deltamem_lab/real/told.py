@@ -8,7 +8,7 @@ import random
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,7 @@ class Asked:
 
 
 class Told:
-    """Dialogues and the answers of each method to their questions.
-
-    Args:
-        chat: the model.
-        dialogues: with their questions.
-    """
+    """Dialogues and the answers of each method to their questions."""
 
     def __init__(self, chat: Chat, dialogues: Sequence[Dialogue]) -> None:
         self.chat, self.dialogues = chat, dialogues
@@ -248,17 +243,12 @@ def measure_bytes(chat: Chat, dialogues: int, chats: Chats | None) -> Rates:
         chat.use(name)
         found["state"][name] = chat.empty().nbytes
     for facts in (1, 4, 8):
-        texts = ["\n".join(m["content"] for m in d.messages) for d in sampled("known", facts, 50)]
-        found["text"][str(facts)] = round(sum(len(text.encode()) for text in texts) / len(texts))
-        found["zstd"][str(facts)] = round(sum(map(packed, texts)) / len(texts))
+        for kind, size in _mean_bytes(sampled("known", facts, 50)).items():
+            found[kind][str(facts)] = size
     if chats is None:
         return found
     told = Told(chat, in_chat(chat, dialogues, chats))
-    whole = ["\n".join(message["content"] for message in dialogue.messages) for dialogue in told.dialogues]
-    found["chat"] = {
-        "text": round(sum(len(text.encode()) for text in whole) / len(whole)),
-        "zstd": round(sum(map(packed, whole)) / len(whole)),
-    }
+    found["chat"] = _mean_bytes(told.dialogues)
     curve: dict[str, list[Rates]] = {}
     for name in chat.memories:
         chat.use(name)
@@ -316,10 +306,7 @@ def measure_gallery(chat: Chat) -> list[Rates]:
 def measure_window_harm(chat: Chat, dialogues: int, crowded: MemoryState) -> Rates:
     """One fact with its text in the window: recall of the bare model, with an empty memory, and with a full one.
 
-    Args:
-        chat: the model, with its main adapter active.
-        dialogues: how many questions.
-        crowded: one row, the memory of unrelated text.
+    The main adapter is active; ``crowded`` is one row, the memory of unrelated text.
     """
     told = Told(chat, sampled("known", 1, max(12, dialogues)))
     histories = [dialogue.messages for dialogue in told.dialogues]
@@ -348,8 +335,12 @@ def rate(values: Sequence[float], clusters: Sequence[str]) -> Rates:
 
 def as_data(interval: Interval, questions: int) -> Rates:
     """An interval as it stands in the results."""
-    numbers = {"value": interval.value, "low": interval.low, "high": interval.high}
-    return {**{name: round(number, 4) for name, number in numbers.items()}, "questions": questions}
+    return {**rounded(interval), "questions": questions}
+
+
+def rounded(interval: Interval) -> dict[str, float]:
+    """A value and its ends to four places."""
+    return {name: round(number, 4) for name, number in asdict(interval).items()}
 
 
 def packed(text: str) -> int:
@@ -362,9 +353,20 @@ def last_within(messages: Sequence[Message], most: int) -> Sequence[Message]:
     low, high = 0, len(messages)
     while low < high:
         middle = (low + high + 1) // 2
-        fits = packed("\n".join(message["content"] for message in messages[len(messages) - middle :])) <= most
+        fits = packed(_joined(messages[len(messages) - middle :])) <= most
         low, high = (middle, high) if fits else (low, middle - 1)
     return messages[len(messages) - low :]
+
+
+def _mean_bytes(dialogues: Sequence[Dialogue]) -> dict[str, int]:
+    """The mean bytes of dialogues, plain and compressed."""
+    texts = [_joined(dialogue.messages) for dialogue in dialogues]
+    plain, compressed = sum(len(text.encode()) for text in texts), sum(map(packed, texts))
+    return {"text": round(plain / len(texts)), "zstd": round(compressed / len(texts))}
+
+
+def _joined(messages: Sequence[Message]) -> str:
+    return "\n".join(message["content"] for message in messages)
 
 
 def in_chat(chat: Chat, dialogues: int, chats: Chats) -> list[Dialogue]:
