@@ -44,17 +44,18 @@ _PAIR = re.compile(r"Question[ \d]*:[ *]*(\S[^\n]*)\n+[* ]*Answer[ \d]*:[ *]*(\S
 _Row = tuple[list[int], list[float]]
 
 
+def _trained_loras(model: Any) -> Mapping[str, Any]:
+    """The LoRAs that were trained beforehand, without those of weavers."""
+    return {one: one for one in loras(model) if one != FITTED and one not in weavers(model)}
+
+
 @method("context2lora", "Context2LoRA, trained beforehand", "trained")
 class StaticLora(TrainedContext):
     """The full context, read by the backbone with a LoRA that was trained on the adapters' data."""
 
     weights = Weights("lora", is_lora, load_lora)
     what, command = "a LoRA", "lora"
-
-    @classmethod
-    def loaded(cls, model: Any) -> Mapping[str, Any]:
-        """The LoRAs that were trained beforehand, without those of weavers."""
-        return {one: one for one in loras(model) if one != FITTED and one not in weavers(model)}
+    loaded = staticmethod(_trained_loras)
 
     @property
     def fingerprint(self) -> str:

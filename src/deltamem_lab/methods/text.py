@@ -68,9 +68,9 @@ class TrainedContext(FullContext):
             )
         self.label, self.trained = list(there.items())[-1]
 
-    @classmethod
+    @staticmethod
     @abstractmethod
-    def loaded(cls, model: Any) -> Mapping[str, Any]:
+    def loaded(model: Any) -> Mapping[str, Any]:
         """What is loaded on a model, by name."""
 
     @classmethod

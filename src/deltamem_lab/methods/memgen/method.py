@@ -31,11 +31,7 @@ class MemGen(TrainedContext):
 
     weights = Weights("memgen", is_weaver, load_weaver)
     what, command = "a weaver", "memgen"
-
-    @classmethod
-    def loaded(cls, model: Any) -> Mapping[str, Any]:
-        """The weavers."""
-        return weavers(model)
+    loaded = staticmethod(weavers)
 
     @property
     def fingerprint(self) -> str:

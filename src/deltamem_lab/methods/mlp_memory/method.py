@@ -58,11 +58,7 @@ class MixedMemory(TrainedContext):
 
     weights = Weights("mlp", is_mlp_memory, load_memory)
     what, command = "an MLP memory", "mlp-memory"
-
-    @classmethod
-    def loaded(cls, model: Any) -> Mapping[str, Any]:
-        """The MLPs."""
-        return memories(model)
+    loaded = staticmethod(memories)
 
     @property
     def fingerprint(self) -> str:
