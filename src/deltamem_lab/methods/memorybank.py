@@ -22,23 +22,18 @@ from deltamem_lab.methods.vectors import VectorStore, nearest
 Curve = Literal["paper", "code"]
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_YEAR_FIRST = re.compile(r"\b(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})\b")
-_DAY_FIRST = re.compile(r"\b(\d{1,2})(?:st|nd|rd|th)? ([A-Za-z]{3})[a-z]*\.?,? (\d{4})\b")
-_MONTH_FIRST = re.compile(r"\b([A-Za-z]{3})[a-z]*\.? (\d{1,2})(?:st|nd|rd|th)?,? (\d{4})\b")
+_DATES = (
+    re.compile(r"\b(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})\b"),
+    re.compile(r"\b(?P<day>\d{1,2})(?:st|nd|rd|th)? (?P<month>[A-Za-z]{3})[a-z]*\.?,? (?P<year>\d{4})\b"),
+    re.compile(r"\b(?P<month>[A-Za-z]{3})[a-z]*\.? (?P<day>\d{1,2})(?:st|nd|rd|th)?,? (?P<year>\d{4})\b"),
+)
 
 
 def day_of(text: str) -> int | None:
     """The number of the day that a text names, counted from the year 1, or none."""
-    if found := _YEAR_FIRST.search(text):
-        year, month, day = (int(part) for part in found.groups())
-    elif found := _DAY_FIRST.search(text):
-        year, month, day = int(found[3]), _month(found[2]), int(found[1])
-    elif found := _MONTH_FIRST.search(text):
-        year, month, day = int(found[3]), _month(found[1]), int(found[2])
-    else:
-        return None
+    found = next(filter(None, (pattern.search(text) for pattern in _DATES)), None)
     try:
-        return date(year, month, day).toordinal()
+        return date(int(found["year"]), _month(found["month"]), int(found["day"])).toordinal() if found else None
     except ValueError:
         return None
 
@@ -60,7 +55,9 @@ def days_of(history: Sequence[Entry]) -> list[int]:
 
 
 def _month(name: str) -> int:
-    """1 to 12, or 0 for a word that is not a month."""
+    """1 to 12 for a number or the beginning of a month's name, or 0 for another word."""
+    if name.isdigit():
+        return int(name)
     return _MONTHS.index(name.lower()) + 1 if name.lower() in _MONTHS else 0
 
 
@@ -129,10 +126,8 @@ _NEW_TOKENS = 400
 class Summariser:
     """Lets a backbone sum up lines as an instruction says.
 
-    What does not fit into one prompt is summed up in parts, whose summaries follow one another.
-
-    Args:
-        backbone: what summarises. A summary has at most 400 tokens, or an eighth of its positions.
+    What does not fit into one prompt is summed up in parts, whose summaries follow one another. A summary has at most
+    400 tokens, or an eighth of the backbone's positions.
     """
 
     def __init__(self, backbone: Backbone) -> None:
