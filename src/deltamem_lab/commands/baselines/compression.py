@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deltamem_lab.commands.baselines.training import RecipeChanges, RecipeFile, prepare, write_record
+from deltamem_lab.commands.baselines.training import RecipeChanges, RecipeFile, prepare
 
 if TYPE_CHECKING:
     from deltamem_lab.commands.baselines.training import Training
@@ -35,7 +35,7 @@ def compression(
 
     Example: deltamem baseline compression recipes/embedded.yaml --output runs/compression
     """
-    training = prepare(recipe, changes or ())
+    training = prepare(recipe, changes)
     from rich.console import Console
 
     from deltamem_lab.methods.llmlingua2.classifier import ClassifierPlan, train_classifier
@@ -48,11 +48,11 @@ def compression(
         trained = train_classifier(asked, plan, training.model.device)
     trained.tokenizer.save_pretrained(output)
     trained.model.save_pretrained(output)
-    made = {"texts": len(asked), "telling": trained.telling, "steps": steps, "rate": rate, "losses": trained.losses}
-    write_record(output, recipe, changes or (), made)
+    telling, losses = trained.telling, trained.losses
+    training.write_record(output, texts=len(asked), telling=telling, steps=steps, rate=rate, losses=losses)
     print(
-        f"Wrote a classifier to {output}: {len(asked):,} histories, {100 * trained.telling:.0f} % of their pieces "
-        f"telling; loss {trained.losses[0]:.3f} to {trained.losses[-1]:.3f}. Use it by --compressor {output}."
+        f"Wrote a classifier to {output}: {len(asked):,} histories, {100 * telling:.0f} % of their pieces "
+        f"telling; loss {losses[0]:.3f} to {losses[-1]:.3f}. Use it by --compressor {output}."
     )
 
 

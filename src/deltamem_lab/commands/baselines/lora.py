@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from deltamem.wording import counted
-from deltamem_lab.commands.baselines.training import RecipeChanges, RecipeFile, prepare, write_record
+from deltamem_lab.commands.baselines.training import RecipeChanges, RecipeFile, prepare
 
 _NAME = "lora"
 
@@ -28,11 +28,11 @@ def lora(
     """
     from deltamem_lab.methods.lora import LoraPlan, add_lora, fit_lora, save_lora
 
-    training = prepare(recipe, changes or ())
+    training = prepare(recipe, changes)
     training.checkpoint_activations()
     plan = LoraPlan(rank=rank, alpha=alpha, rate=rate, steps=training.steps, seed=training.recipe.seed)
     add_lora(training.model, _NAME, plan)
     losses = fit_lora(training.model, _NAME, training.updates(), plan)
     save_lora(training.model, output, _NAME, plan, base=training.base)
-    write_record(output, recipe, changes or (), {"steps": plan.steps, "rate": rate, "losses": losses})
+    training.write_record(output, steps=plan.steps, rate=rate, losses=losses)
     print(f"Wrote a LoRA to {output}: {counted(plan.steps, 'update')}, loss {losses[0]:.3f} to {losses[-1]:.3f}.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltamem.wording import counted
-from deltamem_lab.commands.baselines.training import RecipeChanges, RecipeFile, prepare, write_record
+from deltamem_lab.commands.baselines.training import RecipeChanges, RecipeFile, prepare
 
 if TYPE_CHECKING:
     from deltamem_lab.methods.training import TokenRows
@@ -45,7 +45,7 @@ def memgen(
     from deltamem_lab.methods.memgen.learning import fit_weaver
     from deltamem_lab.methods.memgen.weaver import WeaverPlan, add_weaver
 
-    training = prepare(recipe, changes or ())
+    training = prepare(recipe, changes)
     if training.recipe.optimiser.gradient_checkpointing:
         raise ValueError("A weaver takes no gradient checkpointing: add optimiser.gradient_checkpointing=false.")
     lora = LoraPlan(
@@ -62,9 +62,7 @@ def memgen(
     updates = _some(training.updates(plan.most_latents), answers, training.recipe.seed)
     losses = fit_weaver(training.model, weaver, training.tokenizer, updates)
     save_weaver(training.model, weaver, output, training.base)
-    write_record(
-        output, recipe, changes or (), {"steps": lora.steps, "rate": rate, "answers": answers, "losses": losses}
-    )
+    training.write_record(output, steps=lora.steps, rate=rate, answers=answers, losses=losses)
     print(f"Wrote a weaver to {output}: {counted(lora.steps, 'update')}, loss {losses[0]:.3f} to {losses[-1]:.3f}.")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltamem.wording import counted
-from deltamem_lab.commands.baselines.training import RecipeChanges, RecipeFile, prepare, write_record
+from deltamem_lab.commands.baselines.training import RecipeChanges, RecipeFile, prepare
 
 if TYPE_CHECKING:
     from deltamem_lab.commands.baselines.training import Training
@@ -41,7 +41,7 @@ def mlp_memory(
     """
     if temperature <= 0:
         raise typer.BadParameter("--temperature must be above 0.")
-    training = prepare(recipe, changes or ())
+    training = prepare(recipe, changes)
     from rich.console import Console
 
     from deltamem_lab.methods.mlp_memory.datastore import build_datastore, knn_targets
@@ -60,17 +60,17 @@ def mlp_memory(
         losses = fit_memory(memory, store, targets, MlpPlan(rate=rate, steps=steps, seed=seed))
         after = measure_memory(memory, store, targets)
     save_memory(memory, output, model, share=share, base=training.base)
-    made = {
-        "keys": len(store),
-        "neighbours": neighbours,
-        "temperature": temperature,
-        "steps": steps,
-        "rate": rate,
-        "imitation": [before.imitation.item(), after.imitation.item()],
-        "following": [before.following.item(), after.following.item()],
-        "losses": losses,
-    }
-    write_record(output, recipe, changes or (), made)
+    training.write_record(
+        output,
+        keys=len(store),
+        neighbours=neighbours,
+        temperature=temperature,
+        steps=steps,
+        rate=rate,
+        imitation=[before.imitation.item(), after.imitation.item()],
+        following=[before.following.item(), after.following.item()],
+        losses=losses,
+    )
     print(
         f"Wrote an MLP memory to {output}: {counted(len(store), 'key')}, {counted(steps, 'update')}; "
         f"from what the neighbours say {before.imitation:.3f} to {after.imitation:.3f} nats, "

@@ -1,7 +1,7 @@
 """What the baselines' commands share: a recipe's backbone and data, as texts with the history before the question."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -24,8 +24,10 @@ _RECORD_FILE = "training.json"
 
 @dataclass(frozen=True)
 class Training:
-    """What a recipe says of the backbone and the data, loaded."""
+    """What a recipe, a file with changes, says of the backbone and the data, loaded."""
 
+    file: Path
+    changes: Sequence[str]
     recipe: "Recipe"
     model: Any
     tokenizer: Any
@@ -68,8 +70,14 @@ class Training:
             texts = [full_texts(as_batch(part, padding), room) for part in parts]
             yield [TokenRows(text.ids, text.weights) for text in texts]
 
+    def write_record(self, folder: Path, **made: Any) -> None:
+        """Writes beside the weights what they were trained with."""
+        from deltamem.files import write_json
 
-def prepare(recipe: Path, changes: Sequence[str]) -> Training:
+        write_json(folder / _RECORD_FILE, {"recipe": str(self.file), "changes": list(self.changes), **made})
+
+
+def prepare(recipe: Path, changes: Sequence[str] | None) -> Training:
     """Loads what a recipe names.
 
     Raises:
@@ -84,6 +92,7 @@ def prepare(recipe: Path, changes: Sequence[str]) -> Training:
     from deltamem.train.loading import load_backbone, load_data
 
     quiet_transformers()
+    changes = changes or ()
     checked = load_recipe(recipe, changes)
     model: Any
     model, tokenizer = load_backbone(checked.backbone)
@@ -93,12 +102,4 @@ def prepare(recipe: Path, changes: Sequence[str]) -> Training:
     schedule = checked.schedule
     steps = schedule.steps or math.ceil((schedule.epochs or 1) * math.ceil(len(dataset) / schedule.batch))
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return Training(checked, model, tokenizer, dataset, steps)
-
-
-def write_record(folder: Path, recipe: Path, changes: Sequence[str], made: Mapping[str, Any]) -> None:
-    """Writes beside the weights what they were trained with."""
-    from deltamem.files import write_json
-
-    record = {"recipe": str(recipe), "changes": list(changes), **made}
-    write_json(folder / _RECORD_FILE, record)
+    return Training(recipe, changes, checked, model, tokenizer, dataset, steps)
