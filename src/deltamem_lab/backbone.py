@@ -242,13 +242,8 @@ def generation_options(decoding: Decoding, room: int | None) -> dict[str, Any]:
     most = decoding.max_new_tokens if room is None else min(decoding.max_new_tokens, room)
     if not decoding.temperature:
         return {"max_new_tokens": most, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    return {
-        "max_new_tokens": most,
-        "do_sample": True,
-        "temperature": decoding.temperature,
-        "top_p": decoding.top_p,
-        "top_k": decoding.top_k,
-    }
+    sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": decoding.top_k}
+    return {"max_new_tokens": most, "do_sample": True, **sampling}
 
 
 @contextmanager

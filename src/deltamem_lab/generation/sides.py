@@ -1,8 +1,7 @@
 """What is compared: a bare backbone, the same with a memory, and the same with a LoRA, with one set of weights."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,14 +39,9 @@ class Side:
         # The prompt is one segment, for adapters that write once a segment.
         return attachment.new_cache(segment_ids=ids.new_zeros(ids.shape) if attachment.config.writes_segments else None)
 
-    @contextmanager
-    def on(self) -> Iterator[None]:
+    def on(self) -> AbstractContextManager[None]:
         """Within the block the model is this side."""
-        if self.name != "lora":
-            yield
-            return
-        with using_lora(self.model, _NAME):
-            yield
+        return using_lora(self.model, _NAME) if self.name == "lora" else nullcontext()
 
 
 def sides_of(model: Any, adapter: str | None = None) -> tuple[list[Side], str]:

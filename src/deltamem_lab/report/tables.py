@@ -11,18 +11,20 @@ from deltamem.files import write_atomically
 from deltamem_lab.report.blocks import Block, Heading, Table
 from deltamem_lab.report.page import INTERVAL, is_numbers, to_markdown
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "–": "--",
-    "±": r"$\pm$",
-    "δ": r"$\delta$",
-    "|": r"\textbar{}",
-    "“": "``",
-    "”": "''",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-}
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "–": "--",
+        "±": r"$\pm$",
+        "δ": r"$\delta$",
+        "|": r"\textbar{}",
+        "“": "``",
+        "”": "''",
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    }
+)
 
 
 def write_tables(blocks: Sequence[Block], folder: Path) -> list[Path]:
@@ -55,7 +57,7 @@ def to_csv(table: Table) -> str:
 def to_latex(table: Table) -> str:
     """A ``tabular`` with the rules of booktabs; numbers stand on the right."""
     aligned = "".join("r" if is_numbers(column) else "l" for column in zip(table.head, *table.rows, strict=True))
-    lines = [" & ".join(map(_latex, row)) + r" \\" for row in (table.head, *table.rows)]
+    lines = [" & ".join(cell.translate(_LATEX) for cell in row) + r" \\" for row in (table.head, *table.rows)]
     body = "\n".join([r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"])
     return f"\\begin{{tabular}}{{{aligned}}}\n{body}\n\\end{{tabular}}\n"
 
@@ -85,7 +87,3 @@ def _parted(head: str, cells: Sequence[str]) -> list[tuple[str, ...]]:
     names = (head, f"{head}, low", f"{head}, high", f"{head}, verdict")
     columns = [(name, *column) for name, column in zip(names, zip(*rows, strict=True), strict=True)]
     return [column for column in columns if any(column[1:]) or column[0] == head]
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
