@@ -40,12 +40,7 @@ def estimate(
 ) -> Iterator[Estimate]:
     """What each method would do on each task. Renders prompts and counts tokens; the model reads nothing.
 
-    Args:
-        jobs: the tasks.
-        methods: their names.
-        backbone: whose tokens count.
-        options: of the methods.
-        too_long: gets each question that has no room even alone, and would end a run; it is left out here.
+    A question that has no room even alone, and would end a run, is told to ``too_long`` and left out.
 
     Raises:
         ValueError: a method is not known, or prompts cannot be rendered.

@@ -129,13 +129,7 @@ def reset_lora(model: nn.Module, name: str, seed: int) -> None:
 
 
 def fit_lora(model: Any, name: str, updates: Iterable[Sequence[TokenRows]], plan: LoraPlan) -> list[float]:
-    """Trains a LoRA by the weighted loss of the next token; everything else stays as it is.
-
-    There are as many updates as the plan has, and the rows of each in as many passes as memory asks for.
-
-    Returns:
-        the loss before each update.
-    """
+    """Trains a LoRA by the weighted loss of the next token, as :func:`descend` does; all else stays as it is."""
     with using_lora(model, name):
         return descend(
             lora_weights(model, name),

@@ -91,10 +91,7 @@ def descend(
 def next_token_loss(model: Any, rows: TokenRows, **read: Any) -> Tensor:
     """The weighted mean of the loss of each token from those before it.
 
-    Args:
-        model: the backbone.
-        rows: the tokens and their weights.
-        read: what the model reads instead, such as ``inputs_embeds`` of these tokens after a cache.
+    The model reads the tokens, or what ``read`` says instead, such as ``inputs_embeds`` of these tokens after a cache.
     """
     ids, weights = rows.ids.to(model.device), rows.weights[:, 1:].to(model.device)
     columns = (weights > 0).any(0).nonzero()[:, 0]

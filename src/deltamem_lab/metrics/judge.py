@@ -180,10 +180,7 @@ class Judge:
     def says_correct(self, question: str, gold: str, response: str) -> bool:
         """Whether the judge finds an answer to one of LoCoMo's questions right; a reply without a verdict is a no.
 
-        Raises:
-            ImportError: openai is not installed.
-            ValueError: the key's variable is not set.
-            openai.OpenAIError: the endpoint cannot be reached or refuses.
+        It fails as :meth:`says_yes` does.
         """
         reply = self._reply(_LOCOMO.format(question=question, gold=gold, response=response), 200)
         verdicts = re.findall(r"\b(?:CORRECT|WRONG|INCORRECT)\b", reply.upper())
@@ -194,12 +191,8 @@ class Judge:
     ) -> dict[str, float]:
         """A summary's ``fluency`` (0 or 1), ``recall`` of key points and ``precision`` of sentences, in [0, 1].
 
-        ``score`` is fluency times the harmonic mean of the other two, as MemoryAgentBench's authors have it.
-
-        Raises:
-            ImportError: openai is not installed.
-            ValueError: the key's variable is not set, or the judge's replies have no numbers to read.
-            openai.OpenAIError: the endpoint cannot be reached or refuses.
+        ``score`` is fluency times the harmonic mean of the other two, as MemoryAgentBench's authors have it. It fails
+        as :meth:`says_yes` does, and by a ``ValueError`` where the judge's replies have no numbers to read.
         """
         text, listed = summary.strip(), "\n".join(f"{number}. {point}" for number, point in enumerate(points, start=1))
         fluency = self._numbers(prompts.fluency.format(text=text), "fluency")

@@ -81,12 +81,7 @@ class Panel:
 
 
 def category_bars(categories: Mapping[str, Mapping[str, Interval]], marked: frozenset[str]) -> str:
-    """For each category a bar for each method, from 0 to 1, with 95 % intervals.
-
-    Args:
-        categories: by category and method.
-        marked: the methods that are drawn in grey, such as controls.
-    """
+    """For each category a bar for each method, from 0 to 1, with 95 % intervals; marked methods are grey."""
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
@@ -168,15 +163,7 @@ def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def panels(drawn: Sequence[Panel], x_label: str, *, columns: int = 3, height: float = 170, legend: bool = True) -> str:
-    """Panels in rows.
-
-    Args:
-        drawn: the panels.
-        x_label: what all x axes are of.
-        columns: how many stand side by side.
-        height: of each, in pixels.
-        legend: whether each names its lines.
-    """
+    """Panels in rows, each of a height in pixels and with the names of its lines in a legend or without."""
     rows = math.ceil(len(drawn) / columns)
 
     def draw(figure: Any) -> None:

@@ -76,13 +76,7 @@ def with_new_attributes(rng: random.Random, facts: int) -> Dialogue:
 
 
 def crowd(rng: random.Random, facts: int, others: int) -> Dialogue:
-    """The user's facts among many about many people, which nobody asks for.
-
-    Args:
-        rng: the source of randomness.
-        facts: the user's.
-        others: how many are told of other people, each another attribute of another person.
-    """
+    """The user's facts among many others about many people, which nobody asks for: no two of one kind of one person."""
     kinds, names = lexicon().attributes, lexicon().names["test"]
     own = [(None, name) for name in rng.sample(sorted(kinds), facts)]
     relations = {name: rng.choice(lexicon().relations) for name in names}

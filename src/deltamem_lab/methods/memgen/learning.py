@@ -101,13 +101,7 @@ def _tail_loss(model: Any, prompts: Sequence[Tensor], tails: Sequence[Tensor], r
 
 
 def fit_weaver(model: Any, weaver: Weaver, tokenizer: Any, updates: Iterable[Sequence[TokenRows]]) -> list[float]:
-    """Trains a weaver on the answers of rows; the backbone stays as it is.
-
-    There are as many updates as the plan has, and the rows of each in as many passes as memory asks for.
-
-    Returns:
-        the loss before each update.
-    """
+    """Trains a weaver on the answers of rows, as :func:`descend` does; the backbone stays as it is."""
     plan = weaver.plan
 
     def loss(rows: TokenRows) -> Tensor:

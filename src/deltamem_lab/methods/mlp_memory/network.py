@@ -99,11 +99,7 @@ def fresh_memory(model: Any, *, blocks: int, layer: int = -1, seed: int = 0) -> 
 
 
 def feed_forward(model: nn.Module, layer: int) -> nn.Module:
-    """The feed-forward of a backbone's block.
-
-    Args:
-        model: the backbone, bare or with adapters.
-        layer: the block's number; -1 is the last.
+    """The feed-forward of a backbone's block of that number, -1 for the last; the backbone may have adapters.
 
     Raises:
         ValueError: there is no such block, or its feed-forward is not named ``mlp``.
