@@ -12,8 +12,8 @@ from deltamem.state import MemoryState
 from deltamem.train.episodes import EpisodeBatch, TextBatch
 from deltamem.train.long import write_history
 from deltamem.train.options import ObjectiveOptions
-from deltamem.train.passes import Answers, answers, forward, reading_step
-from deltamem.train.terms import Contrast, Distillation, Reading, Term, WriteSparsity, cross_entropy, preservation
+from deltamem.train.passes import answers, forward, reading_step
+from deltamem.train.terms import TERMS, Reading
 from deltamem.train.views import View, full_texts, mixed_texts, sample_views
 
 
@@ -62,14 +62,14 @@ class EpisodeObjective(nn.Module):
         Raises:
             ValueError: a term needs something that the batch lacks; the message says what.
         """
-        terms = _terms(self.options)
-        reading = self._read(batch, step, gates="sparsity" in terms)
-        values = {name: term(reading) for name, (_, term) in terms.items()}
-        loss = torch.stack([weight * values[name] for name, (weight, _) in terms.items()]).sum()
+        reading = self._read(batch, step)
+        weights = {name: weight for name in TERMS if (weight := getattr(self.options, name))}
+        values = {name: TERMS[name](reading) for name in weights}
+        loss = torch.stack([weight * values[name] for name, weight in weights.items()]).sum()
         recall = 1 - len(reading.asked.wrong()) / len(batch.episode_of)
         return ObjectiveResult(loss, {name: value.detach() for name, value in values.items()}, recall)
 
-    def _read(self, batch: EpisodeBatch, step: int, *, gates: bool) -> Reading:
+    def _read(self, batch: EpisodeBatch, step: int) -> Reading:
         model, options = self.model, self.options
         empty = attached(model).new_state(batch.passages[0].ids.shape[0])
         state, told = write_history(model, empty, batch.passages, options.writing)
@@ -77,16 +77,21 @@ class EpisodeObjective(nn.Module):
         episodes = sample_views(batch, state_and_text=options.state_and_text, no_memory=options.no_memory, seed=seed)
         views = episodes[batch.episode_of]
         texts, memories, writing = self._seen(batch, state, views)
-        recorded: dict[int, Tensor] | None = {} if gates else None
+        recorded: dict[int, Tensor] | None = {} if options.sparsity else None
         hidden = forward(model, texts, reading_step(memories, texts, writing, recorded))
         return Reading(
             model=model,
             batch=batch,
             state=state,
-            told=_answers_inside(model, batch.passages, told),
+            told=tuple(
+                answers(model, inside, passage)
+                for passage, inside in zip(batch.passages, told, strict=True)
+                if inside is not None
+            ),
             asked=answers(model, hidden, texts),
             views=views,
             texts=texts,
+            options=options,
             gates=tuple(recorded[layer] for layer in sorted(recorded)) if recorded else (),
         )
 
@@ -111,23 +116,3 @@ class EpisodeObjective(nn.Module):
 def episode_loss(model: PreTrainedModel, batch: EpisodeBatch) -> ObjectiveResult:
     """The plain :class:`EpisodeObjective`: the cross-entropy of the answers once the text is gone."""
     return EpisodeObjective(model).forward(batch)
-
-
-def _terms(options: ObjectiveOptions) -> dict[str, tuple[float, Term]]:
-    """The terms in use, by name, with their weights."""
-    every: dict[str, Term] = {
-        "cross_entropy": cross_entropy,
-        "sparsity": WriteSparsity(options.sparsity_target),
-        "distillation": Distillation(options.temperature),
-        "contrast_empty": Contrast("empty", options.margin),
-        "contrast_other": Contrast("other", options.margin),
-        "preservation": preservation,
-    }
-    return {name: (weight, term) for name, term in every.items() if (weight := getattr(options, name))}
-
-
-def _answers_inside(
-    model: PreTrainedModel, passages: tuple[TextBatch, ...], told: list[Tensor | None]
-) -> tuple[Answers, ...]:
-    pairs = zip(passages, told, strict=True)
-    return tuple(answers(model, hidden, passage) for passage, hidden in pairs if hidden is not None)

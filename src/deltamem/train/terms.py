@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from deltamem.attach import attached
 from deltamem.observe import positions
 from deltamem.state import MemoryState
 from deltamem.train.episodes import EpisodeBatch, TextBatch
+from deltamem.train.options import ObjectiveOptions
 from deltamem.train.passes import Answers, answers, read, read_bare
 from deltamem.train.views import View, full_texts
 
@@ -27,6 +27,7 @@ class Reading:
         asked: the answers of the queries.
         views: ``[Q]``, how each query was read (:class:`View`).
         texts: the queries as they were read.
+        options: the margins, targets and temperatures of the terms.
         gates: the write gates of each layer as the queries were read, ``[Q, T, G]``; none unless asked for.
     """
 
@@ -37,10 +38,8 @@ class Reading:
     asked: Answers
     views: Tensor
     texts: TextBatch
+    options: ObjectiveOptions
     gates: tuple[Tensor, ...] = ()
-
-
-Term = Callable[[Reading], Tensor]
 
 
 def cross_entropy(reading: Reading) -> Tensor:
@@ -51,79 +50,41 @@ def cross_entropy(reading: Reading) -> Tensor:
     return total / weight
 
 
-@dataclass(frozen=True)
-class WriteSparsity:
-    """The mean over the layers of (mean β on the tokens of the read pass - ``target``)², as in the published runs.
-
-    Attributes:
-        target: what the mean write gate of a layer is drawn to.
-    """
-
-    target: float = 0.05
-
-    def __call__(self, reading: Reading) -> Tensor:
-        """The term's value for one reading, which must have gates."""
-        real = reading.texts.mask[..., None]
-        means = [gates[real.to(gates.device).expand_as(gates)].mean() for gates in reading.gates]
-        return torch.stack([(mean.to(means[0].device) - self.target) ** 2 for mean in means]).mean()
+def sparsity(reading: Reading) -> Tensor:
+    """The mean over the layers of (mean β on the tokens of the read pass - the target)², as in the published runs."""
+    real = reading.texts.mask[..., None]
+    means = [gates[real.to(gates.device).expand_as(gates)].mean() for gates in reading.gates]
+    target = reading.options.sparsity_target
+    return torch.stack([(mean.to(means[0].device) - target) ** 2 for mean in means]).mean()
 
 
-@dataclass(frozen=True)
-class Distillation:
+def distillation(reading: Reading) -> Tensor:
     """KL divergence on the answers' tokens from the bare backbone that sees the history's text.
 
-    Attributes:
-        temperature: divides both sides' logits; the divergence is multiplied by its square, which keeps the size of
-            its gradients.
+    The temperature divides both sides' logits; the divergence is multiplied by its square, which keeps the size of its
+    gradients.
     """
-
-    temperature: float = 1.0
-
-    def __call__(self, reading: Reading) -> Tensor:
-        """The term's value for one reading."""
-        teacher = read_bare(reading.model, full_texts(reading.batch, positions(reading.model)))
-        return _divergence(teacher.logits, reading.asked, self.temperature)
+    teacher = read_bare(reading.model, full_texts(reading.batch, positions(reading.model)))
+    return _divergence(teacher.logits, reading.asked, reading.options.temperature)
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """How far the loss of a query under its own memory is from being lower by a margin than under a false one.
+def contrast_empty(reading: Reading) -> Tensor:
+    """The hinge of :func:`_contrast` against an empty memory.
 
-    The hinge max(0, margin + own - false), each the query's loss a token, averaged over the queries that are read from
-    the memory alone. An empty memory that is only read is constant, and then the term weighs the queries by whether
-    the memory has helped yet; under another row's memory the gradient also raises the false loss.
-
-    Attributes:
-        against: an ``empty`` memory, or that of the ``other`` episode that follows in the batch and has another
-            history. A batch without one, as the last of an epoch may be, counts as 0.
-        margin: in nats a token.
+    One that is only read is constant, and then the term weighs the queries by whether the memory has helped yet.
     """
+    return _contrast(reading, attached(reading.model).new_state(len(reading.batch.episode_of)))
 
-    against: Literal["empty", "other"]
-    margin: float = 1.0
 
-    def __call__(self, reading: Reading) -> Tensor:
-        """The term's value for one reading."""
-        batch, queries = reading.batch, reading.batch.queries
-        memories, false_ones = self._false(reading)
-        hidden = read(reading.model, memories, queries, writing=batch.write_queries)
-        own, false = (
-            _loss_a_text(part, len(batch.episode_of))
-            for part in (reading.asked, answers(reading.model, hidden, queries))
-        )
-        alone = (reading.views == View.STATE) & false_ones
-        return (F.relu(self.margin + own - false) * alone).sum() / alone.sum().clamp(min=1)
+def contrast_other(reading: Reading) -> Tensor:
+    """The hinge of :func:`_contrast` against the memory of the next episode in the batch that has another history.
 
-    def _false(self, reading: Reading) -> tuple[MemoryState, bool]:
-        """A memory for each query, and whether it is a false one.
-
-        Where there is none the queries are read all the same: sharded models need all processes in every pass.
-        """
-        owners = reading.batch.episode_of
-        if self.against == "empty":
-            return attached(reading.model).new_state(len(owners)), True
-        others = reading.batch.strangers()
-        return reading.state.select(owners if others is None else others[owners]), others is not None
+    The gradient also raises the false loss. A batch without such an episode, as the last of an epoch may be, counts as
+    0; its queries are read all the same, as sharded models need all processes in every pass.
+    """
+    owners, others = reading.batch.episode_of, reading.batch.strangers()
+    memories = reading.state.select(owners if others is None else others[owners])
+    return _contrast(reading, memories, counts=others is not None)
 
 
 def preservation(reading: Reading) -> Tensor:
@@ -138,6 +99,28 @@ def preservation(reading: Reading) -> Tensor:
     rows = torch.arange(plain.ids.shape[0], device=plain.ids.device) % reading.state.batch
     hidden = read(reading.model, reading.state.select(rows), plain, writing=reading.batch.write_queries)
     return _divergence(read_bare(reading.model, plain).logits, answers(reading.model, hidden, plain))
+
+
+TERMS: dict[str, Callable[[Reading], Tensor]] = {
+    term.__name__: term
+    for term in (cross_entropy, sparsity, distillation, contrast_empty, contrast_other, preservation)
+}
+"""By the name of their weight in :class:`ObjectiveOptions`."""
+
+
+def _contrast(reading: Reading, memories: MemoryState, *, counts: bool = True) -> Tensor:
+    """How far the loss of a query under its own memory is from being lower by the margin than under a false one.
+
+    The hinge max(0, margin + own - false), each the query's loss a token, averaged over the queries that are read from
+    the memory alone; none of them if not ``counts``.
+    """
+    batch, queries = reading.batch, reading.batch.queries
+    hidden = read(reading.model, memories, queries, writing=batch.write_queries)
+    own, false = (
+        _loss_a_text(part, len(batch.episode_of)) for part in (reading.asked, answers(reading.model, hidden, queries))
+    )
+    alone = (reading.views == View.STATE) & counts
+    return (F.relu(reading.options.margin + own - false) * alone).sum() / alone.sum().clamp(min=1)
 
 
 def _divergence(teacher: Tensor, student: Answers, temperature: float = 1.0) -> Tensor:
