@@ -29,7 +29,6 @@ import torch
 
 from deltamem.demo.lessons import DialogueTokens, sample_lesson
 from deltamem.demo.reader import ASSISTANT
-from deltamem.demo.training import WorldEpisodes
 from deltamem.train.episodes import Episode, Text
 from deltamem.train.loading import load_backbone, load_episodes, pad_id
 from deltamem.train.recipe import Recipe
@@ -114,7 +113,7 @@ def parts(options: argparse.Namespace) -> dict[str, Part]:
     }
 
 
-def dialogues(tokenizer: Any, *, count: int, seed: str) -> WorldEpisodes:
+def dialogues(tokenizer: Any, *, count: int, seed: str) -> list[Episode]:
     """Dialogues with questions in them, cut into a history and a query as stories are: a recipe's data source."""
     tokens, rng = DialogueTokens(tokenizer), random.Random(f"dialogues {seed}")
     episodes = []
@@ -125,7 +124,7 @@ def dialogues(tokenizer: Any, *, count: int, seed: str) -> WorldEpisodes:
             told = Text(text.ids[:WRITTEN], (0.0,) * WRITTEN, text.segments[:WRITTEN])
             rest = Text(text.ids[WRITTEN:LENGTH], text.weights[WRITTEN:LENGTH], text.segments[WRITTEN:LENGTH])
             episodes.append(Episode((told,), (rest,)))
-    return WorldEpisodes(episodes)
+    return episodes
 
 
 def recipe_of(part: Part, steps: int, seed: int, folder: Path) -> Recipe:

@@ -64,15 +64,15 @@ def test_a_chat_beyond_the_window_breaks_between_messages(tokenizer: PreTrainedT
 def test_a_step_always_gives_the_same_batch(sampler: Callable[..., EpisodeSampler]) -> None:
     one, other = sampler(), sampler()
     for step in (700, 3, 700):
-        a, b = one.batch_at(step), other.batch_at(step)
+        a, b = one[step], other[step]
         assert torch.equal(a.queries.ids, b.queries.ids)
         assert torch.equal(a.passages[0].ids, b.passages[0].ids)
         assert a.write_queries == b.write_queries
-    assert not torch.equal(one.batch_at(700).queries.ids, sampler().batch_at(701).queries.ids)
+    assert not torch.equal(one[700].queries.ids, sampler()[701].queries.ids)
 
 
 def test_training_begins_with_one_fact_and_its_question(sampler: Callable[..., EpisodeSampler]) -> None:
-    batch = sampler(write_queries=0.0).batch_at(0)
+    batch = sampler(write_queries=0.0)[0]
     assert batch.episode_of.tolist() == list(range(len(batch.episode_of)))
     assert not any(passage.weights.any() for passage in batch.passages)
 
@@ -86,14 +86,14 @@ def test_dialogues_grow_to_the_most_facts(sampler: Callable[..., EpisodeSampler]
 
 
 def test_histories_of_a_cut_batch_are_written_in_two_passes(sampler: Callable[..., EpisodeSampler]) -> None:
-    cut = sampler(plain=0.0, cut=1.0, long=0.0).batch_at(900)
-    whole = sampler(plain=0.0, cut=0.0, long=0.0).batch_at(900)
+    cut = sampler(plain=0.0, cut=1.0, long=0.0)[900]
+    whole = sampler(plain=0.0, cut=0.0, long=0.0)[900]
     assert (len(cut.passages), len(whole.passages)) == (2, 1)
 
 
 def test_some_histories_hold_answered_questions_to_train_on(sampler: Callable[..., EpisodeSampler]) -> None:
-    trained = sampler(plain=0.0, answered=1.0).batch_at(900)
-    silent = sampler(plain=0.0, answered=0.0).batch_at(900)
+    trained = sampler(plain=0.0, answered=1.0)[900]
+    silent = sampler(plain=0.0, answered=0.0)[900]
     assert trained.passages[0].weights.any()
     assert not silent.passages[0].weights.any()
 
@@ -103,5 +103,5 @@ def test_episodes_keep_to_the_attributes_of_their_mix(
 ) -> None:
     one = sampler(attributes=["codeword", "tree"], max_facts=2, answered=1.0, unanswerable=1.0)
     for step in (0, 900):
-        for row in one.batch_at(step).queries.ids:
+        for row in one[step].queries.ids:
             assert re.search("password|secret word|Which word|tree", tokenizer.decode(row))

@@ -5,6 +5,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch.utils.data import Dataset
+
 from deltamem.demo.lessons import DialogueTokens
 from deltamem.demo.world import (
     Event,
@@ -60,8 +62,8 @@ class Mix:
     attributes: tuple[str, ...] = ()
 
 
-class EpisodeSampler:
-    """Batches of training episodes, each from the number of its step alone.
+class EpisodeSampler(Dataset[EpisodeBatch]):
+    """The batch of each step of a training, sampled when it is asked for from the step's number alone.
 
     Args:
         steps: the length of the training, over which dialogues grow.
@@ -74,8 +76,12 @@ class EpisodeSampler:
         self.seed = seed
         self._pool: tuple[int, list[list[Episode]]] = (-1, [])
 
-    def batch_at(self, step: int) -> EpisodeBatch:
-        """The batch of one step."""
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> EpisodeBatch:
+        if not 0 <= step < self.steps:
+            raise IndexError(f"Batch {step} of {self.steps}.")
         number, place = divmod(step, _POOL)
         if self._pool[0] != number:
             self._pool = (number, self._sample_pool(number))
