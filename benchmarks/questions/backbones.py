@@ -122,8 +122,7 @@ def dialogues(tokenizer: Any, *, count: int, seed: str) -> list[Episode]:
         text = tokens.text([(message, float(message.role == ASSISTANT)) for message in turns])
         if any(text.weights[WRITTEN + 1 : LENGTH]):
             told = Text(text.ids[:WRITTEN], (0.0,) * WRITTEN, text.segments[:WRITTEN])
-            rest = Text(text.ids[WRITTEN:LENGTH], text.weights[WRITTEN:LENGTH], text.segments[WRITTEN:LENGTH])
-            episodes.append(Episode((told,), (rest,)))
+            episodes.append(Episode((told,), (text[WRITTEN:LENGTH],)))
     return episodes
 
 

@@ -75,7 +75,7 @@ def test_truncation_is_a_detached_memory_that_many_chunks_before_the_end(chunks:
     told = batch.passages[0]
     start = 10 * (5 - chunks)
     before = observe(model, told.ids[:, :start], chunk_size=10)
-    rest = dataclasses.replace(batch, passages=(told.columns(start, 45),))
+    rest = dataclasses.replace(batch, passages=(told[:, start:45],))
     attachment = attached(model)
     empty, attachment.new_state = attachment.new_state, lambda batch=1: before  # type: ignore[method-assign]
     by_hand = gradients(model, rest, Writing(chunk=10))

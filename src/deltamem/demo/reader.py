@@ -98,7 +98,7 @@ class Reader:
         """
         questions = self._pad([self._question(question) for question in asked])
         room = WINDOW - questions.ids.shape[1]
-        contexts = [_last(self._text(history), room) for history in histories]
+        contexts = [self._text(history)[-room:] for history in histories]
         right = [False] * len(asked)
         with using(self.model, adapter):
             for rows in _groups([len(context.ids) for context in contexts]):
@@ -107,7 +107,7 @@ class Reader:
                     continue
                 group, within = self._pad(contexts[rows.start : rows.stop]), [asked[p].row - rows.start for p in places]
                 hidden = self._continue(group, within, questions.ids[places])
-                graded = self._right(hidden, _rows(questions, places))
+                graded = self._right(hidden, questions[places])
                 for place, good in zip(places, graded, strict=True):
                     right[place] = good
         return right
@@ -118,7 +118,7 @@ class Reader:
 
         An adapter starts empty, and reads and writes all along.
         """
-        batch = self._pad([_last(self._text(history), WINDOW) for history in histories])
+        batch = self._pad([self._text(history)[-WINDOW:] for history in histories])
         with using(self.model, adapter):
             hidden = self.model.model(batch.ids, use_cache=False).last_hidden_state
         return answers(self.model, hidden, batch).losses().mean().item()
@@ -149,14 +149,6 @@ class Reader:
 
     def _pad(self, texts: Sequence[Text]) -> TextBatch:
         return TextBatch.pad(texts, self._tokens.pad_id)
-
-
-def _last(text: Text, tokens: int) -> Text:
-    return Text(text.ids[-tokens:], text.weights[-tokens:], text.segments[-tokens:])
-
-
-def _rows(batch: TextBatch, rows: list[int]) -> TextBatch:
-    return TextBatch(batch.ids[rows], batch.mask[rows], batch.weights[rows], batch.segments[rows])
 
 
 def _groups(lengths: list[int]) -> Iterator[range]:

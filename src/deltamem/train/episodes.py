@@ -1,7 +1,8 @@
 """Training episodes: what is written into a memory, and what is asked of it once the text is gone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,9 @@ class Text:
                 f"A text needs one weight and one segment for each token; it has {len(self.ids)} tokens, "
                 f"{len(self.weights)} weights and {len(self.segments)} segments."
             )
+
+    def __getitem__(self, part: slice) -> "Text":
+        return Text(self.ids[part], self.weights[part], self.segments[part])
 
 
 @dataclass(frozen=True)
@@ -98,10 +102,12 @@ class TextBatch:
         """``[B, T]``, the segments as :class:`deltamem.Step` takes them: -1 for none."""
         return self.segments.clamp(min=NO_SEGMENT)
 
-    def columns(self, start: int, stop: int) -> "TextBatch":
-        """The tokens from ``start`` up to ``stop`` of every text."""
-        part = slice(start, stop)
-        return TextBatch(self.ids[:, part], self.mask[:, part], self.weights[:, part], self.segments[:, part])
+    def __getitem__(self, part: Any) -> "TextBatch":
+        return TextBatch(*(tensor[part] for tensor in vars(self).values()))
+
+    def on(self, device: torch.device) -> "TextBatch":
+        """The batch with its tensors on a device."""
+        return TextBatch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,17 @@ class EpisodeBatch:
     write_queries: bool = False
     full: TextBatch | None = None
     plain: TextBatch | None = None
+
+    def on(self, device: torch.device) -> "EpisodeBatch":
+        """The batch with its tensors on a device."""
+        return replace(
+            self,
+            passages=tuple(passage.on(device) for passage in self.passages),
+            queries=self.queries.on(device),
+            episode_of=self.episode_of.to(device, non_blocking=True),
+            full=self.full and self.full.on(device),
+            plain=self.plain and self.plain.on(device),
+        )
 
     def strangers(self) -> Tensor | None:
         """``[B]``, for each episode the next row whose history is another; ``None`` if all have the same."""

@@ -27,7 +27,7 @@ from deltamem.train.checkpoints import PROGRESS_FILE
 from deltamem.train.data.batches import LengthGroupedBatches
 from deltamem.train.episodes import EpisodeBatch, collate
 from deltamem.train.measure import Condition, Measured, Tally, add, mean_loss, summarise
-from deltamem.train.module import EpisodeModule, gather_adapter, moved, trained_weight
+from deltamem.train.module import EpisodeModule, gather_adapter, trained_weight
 from deltamem.train.strangers import Strangers
 
 CHECKPOINT = "checkpoint-"
@@ -125,7 +125,7 @@ class EpisodeTrainer(Trainer):
         return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return {"batch": moved(inputs["batch"], self.args.device)}
+        return {"batch": inputs["batch"].on(self.args.device)}
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, EpisodeBatch]], device: torch.device) -> Tensor:
         """The trained weight of all micro-batches of an update, over all processes."""
@@ -205,7 +205,7 @@ class EpisodeTrainer(Trainer):
             for start in range(0, len(batches), processes):
                 # Sharded models need all processes in every pass, so one without a batch of its own repeats another.
                 place = min(start + rank, len(batches) - 1)
-                counted = model(moved(batches[place], self.args.device), condition=condition)
+                counted = model(batches[place].on(self.args.device), condition=condition)
                 if start + rank < len(batches):
                     tallies.append(Tally(*(value.cpu() for value in counted)))
         model.train(training)

@@ -93,7 +93,6 @@ def _write_locally(
 
 
 def _chunks(passage: TextBatch, size: int | None) -> list[TextBatch]:
-    length = passage.ids.shape[1]
-    if size is None or length <= size:
+    if size is None:
         return [passage]
-    return [passage.columns(start, start + size) for start in range(0, length, size)]
+    return [passage[:, start : start + size] for start in range(0, passage.ids.shape[1], size)]

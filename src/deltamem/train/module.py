@@ -1,6 +1,5 @@
 """The module that is wrapped for several processes: one call of it is one step, or one batch measured."""
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from deltamem.attach import attached
 from deltamem.formats.adapter import AdapterFile
 from deltamem.formats.hub import backbone_shape, hub_origin
 from deltamem.memory import DeltaMemory
-from deltamem.train.episodes import EpisodeBatch, TextBatch
+from deltamem.train.episodes import EpisodeBatch
 from deltamem.train.measure import Condition, Tally, tally
 from deltamem.train.objective import EpisodeObjective, ObjectiveResult
 from deltamem.train.options import ObjectiveOptions
@@ -38,25 +37,6 @@ def trained_weight(batch: EpisodeBatch) -> float:
     """The sum of the loss weights of a batch, which its share in a larger one goes by."""
     parts = (*batch.passages, batch.queries)
     return sum(part.weights[:, 1:].sum().item() for part in parts)
-
-
-def moved(batch: EpisodeBatch, device: torch.device) -> EpisodeBatch:
-    """The batch with its tensors on a device."""
-    there: EpisodeBatch = _moved(batch, device)
-    return there
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, tuple):
-        return tuple(_moved(part, device) for part in value)
-    if isinstance(value, (EpisodeBatch, TextBatch)):
-        fields: dict[str, Any] = {
-            field.name: _moved(getattr(value, field.name), device) for field in dataclasses.fields(value)
-        }
-        return dataclasses.replace(value, **fields)
-    return value
 
 
 @torch.no_grad()

@@ -61,8 +61,8 @@ def full_texts(batch: EpisodeBatch, positions: int | None = None) -> TextBatch:
         texts = [_text(batch.full, row) for row in rows]
     else:
         texts = [joined(_history(batch, row), _text(batch.queries, row)) for row in rows]
-    shown = TextBatch.pad([_last(text, positions) for text in texts], pad_id=0)
-    shown = TextBatch(*(tensor.to(batch.queries.ids.device) for tensor in vars(shown).values()))
+    last = slice(None if positions is None else -positions, None)
+    shown = TextBatch.pad([text[last] for text in texts], pad_id=0).on(batch.queries.ids.device)
     if not torch.equal(_trained(shown), _trained(batch.queries)):
         raise ValueError(
             "Queries must train the same tokens with their history's text as without: the answers in EpisodeBatch.full "
@@ -74,18 +74,11 @@ def full_texts(batch: EpisodeBatch, positions: int | None = None) -> TextBatch:
 def mixed_texts(texts: TextBatch, others: TextBatch, choose: Tensor) -> TextBatch:
     """The rows of ``others`` where ``choose`` ``[B]`` is true, else those of ``texts``."""
     rows = [_text(others if other else texts, row) for row, other in enumerate(choose.tolist())]
-    mixed = TextBatch.pad(rows, pad_id=0)
-    return TextBatch(*(tensor.to(texts.ids.device) for tensor in vars(mixed).values()))
+    return TextBatch.pad(rows, pad_id=0).on(texts.ids.device)
 
 
 def _history(batch: EpisodeBatch, query: int) -> list[Text]:
     return [_text(passage, int(batch.episode_of[query])) for passage in batch.passages]
-
-
-def _last(text: Text, length: int | None) -> Text:
-    if length is None or len(text.ids) <= length:
-        return text
-    return Text(text.ids[-length:], text.weights[-length:], text.segments[-length:])
 
 
 def _text(batch: TextBatch, row: int) -> Text:

@@ -68,7 +68,7 @@ class Renderer:
             groups[-1].append(message)
             room -= size
         found = (self.history(group) for group in groups)
-        return tuple(piece for text in found for piece in _pieces(text, limit))
+        return tuple(text[start : start + limit] for text in found for start in range(0, len(text.ids), limit))
 
     def count(self, message: Message) -> int:
         """About how many tokens a message has: those of its text, and what the template puts around one."""
@@ -142,9 +142,3 @@ class Renderer:
 
     def _text(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
         return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
-
-
-def _pieces(text: Text, limit: int) -> list[Text]:
-    """A text in pieces of at most so many tokens."""
-    parts = [slice(start, start + limit) for start in range(0, len(text.ids), limit)]
-    return [Text(text.ids[part], text.weights[part], text.segments[part]) for part in parts]
