@@ -4,10 +4,9 @@ Each lesson asks several questions: with one question a dialogue, recall does no
 """
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from deltamem.demo.tokenizer import END, START
 from deltamem.demo.world import (
@@ -28,11 +27,10 @@ if TYPE_CHECKING:
 
 WINDOW = 512
 _UNANSWERABLE_SHARE = 0.17
-_ANSWER_WEIGHT, _UNKNOWN_WEIGHT, _REPLY_WEIGHT, _USER_WEIGHT = 1.0, 1.0, 0.2, 0.1
+_ANSWER_WEIGHT, _REPLY_WEIGHT, _USER_WEIGHT = 1.0, 0.2, 0.1
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """A message and the weight of its tokens in the loss."""
 
     message: Utterance
@@ -68,8 +66,10 @@ def _with_questions(
     turns: list[Turn] = []
     for place, event in enumerate([*events, Event(())]):
         for _ in range(places.count(place)):
-            turns += _answered(_next_question(rng, events[:place], people, unanswerable))
-        turns += _reply(event.messages)
+            asked = _next_question(rng, events[:place], people, unanswerable)
+            turns.append(Turn(Utterance("user", asked.ask), _USER_WEIGHT))
+            turns.append(Turn(Utterance("assistant", asked.answer), _ANSWER_WEIGHT))
+        turns += [Turn(told, _USER_WEIGHT if told.role == "user" else _REPLY_WEIGHT) for told in event.messages]
     return turns
 
 
@@ -78,15 +78,6 @@ def _next_question(rng: random.Random, told: list[Event], people: tuple[Person, 
     if not facts or rng.random() < unanswerable:
         return unanswerable_question(rng, facts, people, "train")
     return question(rng, rng.choice(facts), people)
-
-
-def _answered(asked: Question) -> list[Turn]:
-    weight = _ANSWER_WEIGHT if asked.fact else _UNKNOWN_WEIGHT
-    return [Turn(Utterance("user", asked.ask), _USER_WEIGHT), Turn(Utterance("assistant", asked.answer), weight)]
-
-
-def _reply(messages: tuple[Utterance, ...]) -> list[Turn]:
-    return [Turn(message, _REPLY_WEIGHT if message.role == "assistant" else _USER_WEIGHT) for message in messages]
 
 
 class DialogueTokens:
@@ -101,7 +92,7 @@ class DialogueTokens:
         }
         self._encode = lru_cache(maxsize=50_000)(lambda text: tokenizer.encode(text, add_special_tokens=False))
 
-    def text(self, turns: list[tuple[Utterance, float]]) -> Text:
+    def text(self, turns: Sequence[tuple[Utterance, float]]) -> Text:
         """A chat in which each message's words, and its end, have a loss weight; every message is a segment."""
         ids: list[int] = []
         weights: list[float] = []
@@ -114,7 +105,7 @@ class DialogueTokens:
             segments += [number] * (len(head) + len(body) + 1)
         return Text(tuple(ids), tuple(weights), tuple(segments))
 
-    def passages(self, turns: list[tuple[Utterance, float]]) -> tuple[Text, ...]:
+    def passages(self, turns: Sequence[tuple[Utterance, float]]) -> tuple[Text, ...]:
         """A chat as one text or, beyond the backbone's window, as several that break between messages.
 
         Raises:
@@ -143,17 +134,17 @@ class DialogueTokens:
             segments += [NO_SEGMENT if segment else number for segment in said.segments]
         return Text(tuple(ids[:-1]), tuple(weights[:-1]), tuple(segments[:-1]))
 
+    def pad(self, texts: Sequence[Text]) -> TextBatch:
+        """A batch of texts."""
+        return TextBatch.pad(texts, self.pad_id)
 
-class LessonTokens:
+
+class LessonTokens(DialogueTokens):
     """Turns lessons into token ids and loss weights."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
-        self._tokens = DialogueTokens(tokenizer)
-
-    def encode(self, turns: list[Turn]) -> Text:
+    def encode(self, turns: Sequence[Turn]) -> Text:
         """The chat as the template gives it, with the loss weight of each token; cut to the window."""
-        text = self._tokens.text([(turn.message, turn.weight) for turn in turns])
-        return Text(text.ids[:WINDOW], text.weights[:WINDOW], text.segments[:WINDOW])
+        return self.text(turns)[:WINDOW]
 
     def batches(
         self, rng: random.Random, *, max_facts: int, plain: bool, tokens: int, pool: int = 8
@@ -171,7 +162,3 @@ class LessonTokens:
         rng.shuffle(groups)
         for group in groups:
             yield self.pad(group)
-
-    def pad(self, group: list[Text]) -> TextBatch:
-        """A batch of encoded lessons."""
-        return TextBatch.pad(group, self._tokens.pad_id)

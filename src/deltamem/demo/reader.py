@@ -67,7 +67,7 @@ class Reader:
             state = attached(self.model).new_state(len(rows)) if state is None else state
             for number in range(max(map(len, rows))):
                 passages = [row[number] if number < len(row) else _NOTHING for row in rows]
-                state, _ = write(self.model, state, self._pad(passages))
+                state, _ = write(self.model, state, self._tokens.pad(passages))
         return state
 
     @torch.inference_mode()
@@ -76,18 +76,17 @@ class Reader:
         texts = [self._question(question) for question in asked]
         # Like lengths together: less padding.
         order = sorted(range(len(texts)), key=lambda place: len(texts[place].ids))
-        right = [False] * len(asked)
+        right: dict[int, bool] = {}
         with using(self.model, adapter):
             for group in _groups([len(texts[place].ids) for place in order]):
                 places = order[group.start : group.stop]
-                questions = self._pad([texts[place] for place in places])
+                questions = self._tokens.pad([texts[place] for place in places])
                 if state is None:
                     hidden = self.model.model(questions.ids, use_cache=False).last_hidden_state
                 else:
                     hidden = read(self.model, state.select([asked[place].row for place in places]), questions)
-                for place, good in zip(places, self._right(hidden, questions), strict=True):
-                    right[place] = good
-        return right
+                right |= zip(places, self._right(hidden, questions), strict=True)
+        return [right[place] for place in range(len(asked))]
 
     @torch.inference_mode()
     def read(self, adapter: str | None, histories: Sequence[History], asked: Sequence[Asked]) -> list[bool]:
@@ -96,21 +95,20 @@ class Reader:
         Of a history that does not fit, the last tokens are in the window. An adapter starts empty, and reads and
         writes all along.
         """
-        questions = self._pad([self._question(question) for question in asked])
+        questions = self._tokens.pad([self._question(question) for question in asked])
         room = WINDOW - questions.ids.shape[1]
         contexts = [self._text(history)[-room:] for history in histories]
-        right = [False] * len(asked)
+        right: dict[int, bool] = {}
         with using(self.model, adapter):
             for rows in _groups([len(context.ids) for context in contexts]):
                 places = [place for place, question in enumerate(asked) if question.row in rows]
                 if not places:
                     continue
-                group, within = self._pad(contexts[rows.start : rows.stop]), [asked[p].row - rows.start for p in places]
+                group = self._tokens.pad(contexts[rows.start : rows.stop])
+                within = [asked[place].row - rows.start for place in places]
                 hidden = self._continue(group, within, questions.ids[places])
-                graded = self._right(hidden, questions[places])
-                for place, good in zip(places, graded, strict=True):
-                    right[place] = good
-        return right
+                right |= zip(places, self._right(hidden, questions[places]), strict=True)
+        return [right[place] for place in range(len(asked))]
 
     @torch.inference_mode()
     def loss(self, adapter: str | None, histories: Sequence[History]) -> float:
@@ -118,7 +116,7 @@ class Reader:
 
         An adapter starts empty, and reads and writes all along.
         """
-        batch = self._pad([self._text(history)[-WINDOW:] for history in histories])
+        batch = self._tokens.pad([self._text(history)[-WINDOW:] for history in histories])
         with using(self.model, adapter):
             hidden = self.model.model(batch.ids, use_cache=False).last_hidden_state
         return answers(self.model, hidden, batch).losses().mean().item()
@@ -146,9 +144,6 @@ class Reader:
 
     def _question(self, question: Asked) -> Text:
         return self._tokens.exchange([(question.ask, question.answer)])
-
-    def _pad(self, texts: Sequence[Text]) -> TextBatch:
-        return TextBatch.pad(texts, self._tokens.pad_id)
 
 
 def _groups(lengths: list[int]) -> Iterator[range]:
