@@ -4,7 +4,8 @@ A chunk is one forward pass whose attention sees that chunk alone, from position
 reads a text: what one chunk knows of those before comes from the memory. So training writes as use does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from deltamem.state import MemoryState
 from deltamem.step import Step
 from deltamem.train.episodes import TextBatch
 from deltamem.train.options import Writing
-from deltamem.train.passes import forward
+from deltamem.train.passes import forward, write
 
 
 def write_history(
@@ -40,42 +41,24 @@ def write_history(
             if writing.truncate is not None and left % writing.truncate == 0:
                 state = state.detach()
             beyond = writing.truncate is not None and left > writing.truncate and not trained
-            closes = place == len(chunks) - 1
             with torch.set_grad_enabled(torch.is_grad_enabled() and not beyond):
+                how: Callable[..., tuple[MemoryState, Tensor]] = write
                 if writing.local and not trained:
-                    result = _write_locally(model, state, chunk, closes)
+                    how = _write_locally
                 elif writing.recompute and torch.is_grad_enabled():
-                    result = checkpoint(
-                        _write_chunk,
-                        model,
-                        state,
-                        chunk,
-                        closes,
-                        use_reentrant=False,
-                        preserve_rng_state=model.training,
-                    )
-                else:
-                    result = _write_chunk(model, state, chunk, closes)
-            state = result[0]
+                    how = partial(checkpoint, write, use_reentrant=False, preserve_rng_state=model.training)
+                state, seen = how(model, state, chunk, close=place == len(chunks) - 1)
             if trained:
-                hidden.append(result[1])
+                hidden.append(seen)
             left -= 1
         told.append(torch.cat(hidden, 1) if trained else None)
     return state, told
 
 
-def _write_chunk(
-    model: PreTrainedModel, state: MemoryState, chunk: TextBatch, close: bool
-) -> tuple[MemoryState, Tensor]:
-    step = Step(state, write=chunk.writes, mask=chunk.mask, segment_ids=chunk.segment_ids, close=close)
-    hidden = forward(model, chunk, step)
-    return step.new_state, hidden
-
-
 def _write_locally(
-    model: PreTrainedModel, state: MemoryState, chunk: TextBatch, close: bool
+    model: PreTrainedModel, state: MemoryState, chunk: TextBatch, *, close: bool
 ) -> tuple[MemoryState, Tensor]:
-    """As :func:`_write_chunk`, with gradients inside each layer's own memory alone."""
+    """As :func:`~deltamem.train.passes.write`, with gradients inside each layer's own memory alone."""
     inputs: dict[int, Tensor] = {}
 
     def step(start: MemoryState, inputs: dict[int, Tensor] | None = None) -> Step:

@@ -42,12 +42,14 @@ class Answers:
         return rows
 
 
-def write(model: PreTrainedModel, state: MemoryState, text: TextBatch) -> tuple[MemoryState, Tensor]:
+def write(
+    model: PreTrainedModel, state: MemoryState, text: TextBatch, *, close: bool = True
+) -> tuple[MemoryState, Tensor]:
     """Writes one passage per row: the new memory, and the hidden states ``[B, T, D]`` of the passage.
 
-    The last segment of the passage is closed, so a segment adapter writes all of it.
+    Unless ``close`` is false, the last segment of the passage is closed, so a segment adapter writes all of it.
     """
-    step = Step(state, write=text.writes, mask=text.mask, segment_ids=text.segment_ids, close=True)
+    step = Step(state, write=text.writes, mask=text.mask, segment_ids=text.segment_ids, close=close)
     hidden = forward(model, text, step)
     return step.new_state, hidden
 
