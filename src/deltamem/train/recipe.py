@@ -276,31 +276,20 @@ class Recipe(Section):
     seed: int = 42
 
     @validator(mode="after")
-    def _gates_can_learn(self) -> Self:
+    def _consistent(self) -> Self:
         if self.objective.sparsity and self.adapter.gates == "fixed":
             raise ValueError("objective.sparsity lowers the write gates, and adapter.gates: fixed has none to train")
-        return self
-
-    @validator(mode="after")
-    def _starts_once(self) -> Self:
         if self.fit is not None:
             if self.start is not None:
                 raise ValueError("give either start (an adapter to continue from) or fit (weights computed from data)")
             check_fits(self.adapter)
-        return self
-
-    @validator(mode="after")
-    def _has_others(self) -> Self:
-        if self.objective.contrast_other and self.schedule.micro_batch < 2 and isinstance(self.data, DataOptions):
+        read = isinstance(self.data, DataOptions)
+        if read and self.objective.contrast_other and self.schedule.micro_batch < 2:
             raise ValueError(
                 "objective.contrast_other needs several episodes at once; give schedule.micro_batch: 2 or more, or "
                 "objective.contrast_empty instead"
             )
-        return self
-
-    @validator(mode="after")
-    def _has_plain(self) -> Self:
-        if self.objective.preservation and self.plain is None and isinstance(self.data, DataOptions):
+        if read and self.objective.preservation and self.plain is None:
             raise ValueError(
                 "objective.preservation needs conversations that need no memory; give plain: {path: FILE}, or "
                 "objective.preservation: 0"
