@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -46,18 +46,10 @@ class Relation:
 def relations(held: bool = False) -> tuple[Relation, ...]:
     """The relations that are trained, or those that are held out."""
     text = files("deltamem.train.data.told").joinpath("relations.yaml").read_text("utf-8")
-    found = [
-        Relation(
-            name,
-            row["values"],
-            tuple(row["tell"]),
-            tuple(row["ask"]),
-            row["answer"],
-            also_ask=tuple(row.get("also_ask", ())),
-            held=row.get("held", False),
-        )
-        for name, row in yaml.safe_load(text).items()
-    ]
+    found = []
+    for name, row in yaml.safe_load(text).items():
+        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+        found.append(Relation(name, **fields))
     return tuple(relation for relation in found if relation.held == held)
 
 

@@ -7,6 +7,7 @@ may list other names, so the same seed gives the same dialogues with the same ve
 import random
 import re
 import zlib
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -20,10 +21,20 @@ _LOCALES = (
     "da_DK", "no_NO", "fi_FI", "pl_PL", "cs_CZ", "hr_HR", "hu_HU", "ro_RO", "sl_SI", "tr_TR",
 )  # fmt: skip
 _NAME = re.compile(r"[A-Z][a-z]{2,11}")
-_STREETS = ("Street", "Lane", "Road", "Avenue", "Square", "Hill")
-_FIRMS = ("Works", "Brothers", "Media", "Bank", "Foods", "Systems", "Press", "Motors")
-_SCHOOLS = ("School", "College", "Academy")
-FRAMES = ("The", *_STREETS, *_FIRMS, *_SCHOOLS)
+# What Faker's providers call the names of a kind.
+_ATTRIBUTES = {
+    "first": ("first_names", "first_names_male", "first_names_female"),
+    "last": ("last_names", "last_names_male", "last_names_female"),
+    "city": ("cities", "city_names"),
+}
+_RANGES = {"number": (2, 999), "age": (18, 95), "size": (34, 48)}
+# Values composed of a surname and one of these words.
+_AFTER_NAMES = {
+    "street": ("Street", "Lane", "Road", "Avenue", "Square", "Hill"),
+    "company": ("Works", "Brothers", "Media", "Bank", "Foods", "Systems", "Press", "Motors"),
+    "school": ("School", "College", "Academy"),
+}
+FRAMES = ("The", *(word for words in _AFTER_NAMES.values() for word in words))
 """The words of composed values that are not drawn from a list of names or words."""
 _ONSETS = "b br c ch cl d dr f fl g gl gr h j k l m n p pl qu r s sh sk sl st t tr v w z".split()  # noqa: SIM905
 _VOWELS = "a e i o u ai ea oo ou".split()  # noqa: SIM905
@@ -54,20 +65,12 @@ def members(kind: str) -> tuple[str, ...]:
         ImportError: the packages with names and words are not installed.
         KeyError: there is no such kind, or its values are composed (see :func:`sample_value`).
     """
-    match kind:
-        case "first":
-            return _names("first_names", "first_names_male", "first_names_female")
-        case "last":
-            return _names("last_names", "last_names_male", "last_names_female")
-        case "city":
-            return _names("cities", "city_names")
-        case "word":
-            return _words()
-        case _:
-            return listed()[kind]
+    if kind == "word":
+        return _words()
+    return _names(_ATTRIBUTES[kind]) if kind in _ATTRIBUTES else listed()[kind]
 
 
-def _names(*attributes: str) -> tuple[str, ...]:
+def _names(attributes: Sequence[str]) -> tuple[str, ...]:
     """The names that Faker's providers list under these attributes, sorted."""
     try:
         from faker import Faker
@@ -115,16 +118,16 @@ def sample_value(rng: random.Random, kind: str, *, unseen: bool = False, strict:
 
 def parts(value: str, kind: str) -> list[str]:
     """What was drawn for a value: the name of a company, street or school, the words of a title, or all of it."""
-    match kind:
-        case "title":
-            return value.split()[1:]
-        case "company" | "street" | "school":
-            return value.split()[:1]
-        case _:
-            return [value]
+    if kind == "title":
+        return value.split()[1:]
+    return value.split()[:1] if kind in _AFTER_NAMES else [value]
 
 
 def _draw(rng: random.Random, kind: str) -> str:
+    if kind in _RANGES:
+        return str(rng.randint(*_RANGES[kind]))
+    if kind in _AFTER_NAMES:
+        return f"{rng.choice(members('last'))} {rng.choice(_AFTER_NAMES[kind])}"
     match kind:
         case "coined":
             syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((1, 2)))]
@@ -133,18 +136,6 @@ def _draw(rng: random.Random, kind: str) -> str:
             return rng.choice(members("word")).capitalize() if rng.random() < 0.5 else rng.choice(members("first"))
         case "title":
             return f"The {rng.choice(members('word')).capitalize()} {rng.choice(members('word')).capitalize()}"
-        case "company":
-            return f"{rng.choice(members('last'))} {rng.choice(_FIRMS)}"
-        case "street":
-            return f"{rng.choice(members('last'))} {rng.choice(_STREETS)}"
-        case "school":
-            return f"{rng.choice(members('last'))} {rng.choice(_SCHOOLS)}"
-        case "number":
-            return str(rng.randint(2, 999))
-        case "age":
-            return str(rng.randint(18, 95))
-        case "size":
-            return str(rng.randint(34, 48))
         case "date":
             return f"{rng.randint(1, 28)} {rng.choice(members('month'))}"
         case "time":
