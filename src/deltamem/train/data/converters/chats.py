@@ -7,22 +7,13 @@ from deltamem.train.data.converters.example import Example, Row, Skipped, Style,
 from deltamem.train.data.lines import read_messages
 
 # What the many exports in ShareGPT's layout call the speakers.
-_SPEAKERS = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "function_response": "tool",
+_NAMES = {
+    "system": ("system",),
+    "user": ("human", "user"),
+    "assistant": ("gpt", "chatgpt", "bing", "bard", "assistant", "model", "function_call"),
+    "tool": ("tool", "function", "observation", "function_response"),
 }
+_SPEAKERS = {name: role for role, names in _NAMES.items() for name in names}
 
 
 def sharegpt(row: Row, style: Style) -> Iterator[Example | Skipped]:

@@ -119,7 +119,7 @@ def convert(
     if not examples:
         raise BadDataError(f"{source} gives no training line ({rows} rows, skipped: {dict(skipped)}).")
     kept = examples if shortest is None else _shortest(examples, shortest, measure)
-    write_lines(target, map(_as_line, kept))
+    write_lines(target, ({"id": item.name, "messages": list(item.messages)} for item in kept))
     return Conversion(rows, len(kept), dict(skipped), len(examples) - len(kept), max(map(measure, kept)))
 
 
@@ -149,7 +149,3 @@ def _shortest(examples: list[Example], count: int, measure: Callable[[Example], 
     lengths = [measure(item) for item in examples]
     kept = sorted(sorted(range(len(examples)), key=lengths.__getitem__)[:count])
     return [examples[number] for number in kept]
-
-
-def _as_line(item: Example) -> dict[str, Any]:
-    return {"id": item.name, "messages": list(item.messages)}
