@@ -25,11 +25,9 @@ def show_story(console: Console, story: Story) -> None:
         for who, colour, text in (("you", "bold cyan", turn[0]), ("model", "dim", turn[1]))
     ]
     console.print(Panel(Group(*lines), width=72, border_style="dim", padding=(0, 1)))
-    layers, states, rank = story.shape
     console.print(
-        f"The text is dropped. What is left of it is a memory of [bold]{story.memory_bytes:,} bytes[/bold] "
-        f"({layers} layers × {states} states of {rank} × {rank} numbers), the same size whatever is told. Now a new "
-        "session: an empty window, and the same frozen weights.\n",
+        f"The text is dropped. What is left of it is a memory of {story}. Now a new session: an empty window, and the "
+        "same frozen weights.\n",
         highlight=False,
         width=WIDTH,
     )
@@ -73,7 +71,7 @@ def _show_recall(console: Console, recall: Mapping[str, Mapping[int, Rate]]) -> 
     facts = list(recall["full"])
     table = plain_table("facts told", *(f"{number}" for number in facts), right=len(facts))
     for method, rates in recall.items():
-        table.add_row(LABELS[method], *(_cell(rates[number]) for number in facts), style=_style(method))
+        table.add_row(LABELS[method], *(rate_cell(rates[number]) for number in facts), style=_style(method))
     table.add_section()
     table.add_row("questions", *(str(recall["full"][number].total) for number in facts), style="dim")
     console.print(table)
@@ -84,7 +82,7 @@ def _show_updates(console: Console, updates: Updates) -> None:
     headline(console, "Corrected facts", f"two of four facts corrected later, {total} questions, percent")
     table = plain_table("answer", "new value", "old value", right=2)
     for method, rate in updates.new.items():
-        table.add_row(LABELS[method], _cell(rate), _cell(updates.old[method]), style=_style(method))
+        table.add_row(LABELS[method], rate_cell(rate), rate_cell(updates.old[method]), style=_style(method))
     console.print(table)
 
 
@@ -96,7 +94,7 @@ def _show_forgetting(console: Console, results: Results) -> None:
     headline(console, "Forgetting", detail)
     table = plain_table("tokens since the facts", *(f"{tokens:,}" for tokens in marks), right=len(marks))
     for method, curve in curves.items():
-        table.add_row(LABELS[method], *(_cell(rate) for _, rate in curve), style=_style(method))
+        table.add_row(LABELS[method], *(rate_cell(rate) for _, rate in curve), style=_style(method))
     console.print(table)
 
 
@@ -105,7 +103,7 @@ def _show_cost(console: Console, results: Results) -> None:
     headline(console, "What it costs the backbone", "text in the window; the memory starts empty and writes along")
     table = plain_table("", "bare", "with adapter", right=2)
     bare, adapted = cost.in_context["bare"], cost.in_context["adapted"]
-    table.add_row(f"answers right, percent ({bare.total} questions)", _cell(bare, 1), _cell(adapted, 1))
+    table.add_row(f"answers right, percent ({bare.total} questions)", rate_cell(bare, 1), rate_cell(adapted, 1))
     table.add_row("loss a token, nats (assistant's text)", f"{cost.loss['bare']:.3f}", f"{cost.loss['adapted']:.3f}")
     console.print(table)
     sizes = ", ".join(f"{name} {size:,}" for name, size in results.bytes_per_session.items())
@@ -127,7 +125,8 @@ def plain_table(first: str, *others: str, right: int = 0) -> Table:
     return table
 
 
-def _cell(rate: Rate, digits: int = 0) -> str:
+def rate_cell(rate: Rate, digits: int = 0) -> str:
+    """A rate in percent, with its interval dimmed."""
     low, high = rate.interval
     span = f"{100 * low:.{digits}f}–{100 * high:.{digits}f}"
     return f"{100 * rate.value:.{digits}f} [dim]{span:>6}[/dim]"

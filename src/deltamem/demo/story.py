@@ -1,14 +1,14 @@
 """A scripted conversation: what is told, and what the model still knows when the text is gone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
-
-from deltamem.attach import disabled
-from deltamem.chat import Message, encode_chat
+from deltamem.chat import Message
+from deltamem.demo.real.answers import answer
 from deltamem.session import Session
+from deltamem.state import MemoryState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
@@ -33,6 +33,37 @@ ASKED = (
 
 
 @dataclass(frozen=True)
+class Remains:
+    """What is left of a conversation whose text is dropped.
+
+    Attributes:
+        text_bytes: the size of the conversation's text.
+        memory_bytes: the size of the memory that is left of it.
+        shape: layers, states a layer, and the side of one state.
+        file: where the memory is saved.
+    """
+
+    text_bytes: int
+    memory_bytes: int
+    shape: tuple[int, int, int]
+    file: Path
+
+    @classmethod
+    def of(cls, said: Sequence[Message], state: MemoryState, file: Path, **more: Any) -> Self:
+        """What is left of what was said, and ``more`` of what came of it."""
+        text_bytes = sum(len(message["content"].encode()) for message in said)
+        shape = (len(state.states), *state.states[0].shape[1:3])
+        return cls(text_bytes=text_bytes, memory_bytes=state.nbytes, shape=shape, file=file, **more)
+
+    def __str__(self) -> str:
+        layers, states, rank = self.shape
+        return (
+            f"[bold]{self.memory_bytes:,} bytes[/bold] ({layers} layers × {states} states of {rank} × {rank} numbers), "
+            "the same size whatever is told"
+        )
+
+
+@dataclass(frozen=True)
 class Reply:
     """One question, the answer it should get, and the answers of the bare backbone and of the one with memory."""
 
@@ -43,22 +74,10 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Story:
-    """What came of the conversation.
-
-    Attributes:
-        replies: the questions and both answers.
-        text_bytes: the size of the conversation's text.
-        memory_bytes: the size of the memory that is left of it.
-        shape: layers, states a layer, and the side of one state.
-        file: where the memory is saved.
-    """
+class Story(Remains):
+    """What came of the conversation: what is left of it, and the questions with both answers."""
 
     replies: tuple[Reply, ...]
-    text_bytes: int
-    memory_bytes: int
-    shape: tuple[int, int, int]
-    file: Path
 
 
 def tell_story(model: "Qwen3ForCausalLM", tokenizer: "PreTrainedTokenizerFast", file: Path) -> Story:
@@ -73,29 +92,9 @@ def tell_story(model: "Qwen3ForCausalLM", tokenizer: "PreTrainedTokenizerFast", 
     session = Session(model, tokenizer, window=0)
     session.observe(messages)
     session.save(file)
-    state = session.state
-    replies = [
-        Reply(
-            ask,
-            answer,
-            bare=_bare_reply(model, tokenizer, ask),
-            memory=Session.load(file, model, tokenizer, window=0).reply(ask, max_new_tokens=_LONGEST_REPLY),
-        )
-        for ask, answer in ASKED
-    ]
-    return Story(
-        replies=tuple(replies),
-        text_bytes=sum(len(message["content"].encode()) for message in messages),
-        memory_bytes=state.nbytes,
-        shape=(len(state.states), *state.states[0].shape[1:3]),
-        file=file,
-    )
-
-
-def _bare_reply(model: Any, tokenizer: "PreTrainedTokenizerFast", text: str) -> str:
-    prompt = encode_chat(tokenizer, [{"role": "user", "content": text}], add_generation_prompt=True).input_ids
-    with disabled(model):
-        tokens = model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=_LONGEST_REPLY
-        )
-    return str(tokenizer.decode(tokens[0, prompt.shape[1] :], skip_special_tokens=True)).strip()
+    replies = []
+    for ask, right in ASKED:
+        (bare,) = answer(model, tokenizer, [[{"role": "user", "content": ask}]], longest=_LONGEST_REPLY)
+        fresh = Session.load(file, model, tokenizer, window=0)
+        replies.append(Reply(ask, right, bare, fresh.reply(ask, max_new_tokens=_LONGEST_REPLY)))
+    return Story.of(messages, session.state, file, replies=tuple(replies))

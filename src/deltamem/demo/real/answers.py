@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from deltamem.attach import disabled, memory_cache
 from deltamem.attach.cache import PAST
 from deltamem.chat import Message, encode_chat
-from deltamem.demo.real.script import LONGEST_ANSWER, SYSTEM
+from deltamem.demo.real.script import LONGEST_ANSWER
 from deltamem.session.retrieval import best_matches
 from deltamem.state import MemoryState
 from deltamem.train.data.told.chats import exchanges
@@ -18,25 +20,28 @@ TURNS = 3
 
 
 def answer(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[Message]], memory: MemoryState | None = None
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[Message]],
+    memory: MemoryState | None = None,
+    *,
+    longest: int = LONGEST_ANSWER,
 ) -> list[str]:
-    """The likeliest answer to each prompt, word by word, from a row of ``memory`` each, or by the bare model."""
-    system = [{"role": "system", "content": SYSTEM}] if SYSTEM else []
-    rows = [encode_chat(tokenizer, [*system, *one], add_generation_prompt=True).input_ids[0] for one in prompts]
-    longest = max(len(row) for row in rows)
-    ids = torch.full((len(rows), longest), tokenizer.pad_token_id or 0)
-    mask = torch.zeros_like(ids)
-    for place, row in enumerate(rows):
-        ids[place, longest - len(row) :] = row
-        mask[place, longest - len(row) :] = 1
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    options = {"attention_mask": mask, "do_sample": False, "max_new_tokens": LONGEST_ANSWER}
+    """The likeliest answer to each prompt, word by word, from a row of ``memory`` each, or by the bare model.
+
+    An answer has at most ``longest`` tokens.
+    """
+    rows = [encode_chat(tokenizer, list(one), add_generation_prompt=True).input_ids[0] for one in prompts]
+    pad = partial(pad_sequence, batch_first=True, padding_side="left")
+    ids = pad(rows, padding_value=tokenizer.pad_token_id or 0).to(model.device)
+    mask = pad([torch.ones_like(row) for row in rows]).to(model.device)
+    options = {"attention_mask": mask, "do_sample": False, "max_new_tokens": longest}
     if memory is None:
         with disabled(model):
             out = model.generate(ids, **options)
     else:
         out = model.generate(ids, **{PAST: memory_cache(model, memory, write=False)}, **options)
-    return [text.strip() for text in tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)]
+    return [text.strip() for text in tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)]
 
 
 def holds(said: str, value: str) -> bool:

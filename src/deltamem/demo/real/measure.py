@@ -9,8 +9,9 @@ from typing import Any
 from deltamem.attach import attached
 from deltamem.chat import Message
 from deltamem.demo.real.answers import answer, found_again, holds
-from deltamem.demo.real.script import ASKED, LONGEST_REPLY, SYSTEM, TOLD
+from deltamem.demo.real.script import ASKED, LONGEST_REPLY, TOLD
 from deltamem.demo.results import Rate
+from deltamem.demo.story import Remains
 from deltamem.session import Session
 from deltamem.state import MemoryState
 from deltamem.train.data.told.dialogues import Dialogue, Mix, Split, sample_dialogue
@@ -35,24 +36,16 @@ COLUMNS = (Column("known", 1, 12), Column("known", 4, 3), Column("values", 1, 12
 
 
 @dataclass(frozen=True)
-class Conversation:
-    """What came of the script.
+class Conversation(Remains):
+    """What came of the script: what is left of it, and more.
 
     Attributes:
         messages: what was said, by both.
         answers: of each question, by method: ``bare``, ``memory``, ``bm25``, ``full``.
-        text_bytes: the size of what was said.
-        memory_bytes: the size of the memory that is left of it.
-        shape: layers, states a layer, and the side of one state.
-        file: where the memory is saved.
     """
 
     messages: tuple[Message, ...]
     answers: tuple[dict[str, str], ...]
-    text_bytes: int
-    memory_bytes: int
-    shape: tuple[int, int, int]
-    file: Path
 
     def right(self, method: str) -> list[bool]:
         """Which questions a method answers with the right word."""
@@ -65,7 +58,7 @@ def converse(model: Any, tokenizer: Any, file: Path, tell: Tell) -> Conversation
     The model answers each message by itself, with what was said still visible. The questions are asked of the saved
     memory alone, and of the bare model without, with the best turns, and with all of the text.
     """
-    session = Session(model, tokenizer, window=None, system=SYSTEM)
+    session = Session(model, tokenizer, window=None)
     for said in TOLD:
         tell("talking")
         session.reply(said, do_sample=False, max_new_tokens=LONGEST_REPLY)
@@ -82,14 +75,8 @@ def converse(model: Any, tokenizer: Any, file: Path, tell: Tell) -> Conversation
     ):
         tell("asking")
         answers[method] = answer(model, tokenizer, prompts, memory)
-    return Conversation(
-        messages=tuple(messages),
-        answers=tuple(dict(zip(answers, row, strict=True)) for row in zip(*answers.values(), strict=True)),
-        text_bytes=sum(len(message["content"].encode()) for message in messages),
-        memory_bytes=state.nbytes,
-        shape=(len(state.states), *state.states[0].shape[1:3]),
-        file=file,
-    )
+    by_question = tuple(dict(zip(answers, row, strict=True)) for row in zip(*answers.values(), strict=True))
+    return Conversation.of(messages, state, file, messages=tuple(messages), answers=by_question)
 
 
 CONVERSATION_STEPS = len(TOLD) + 4
@@ -124,7 +111,7 @@ def recall_steps(column: Column) -> int:
 
 
 def _remember(model: Any, tokenizer: Any, dialogue: Dialogue) -> MemoryState:
-    session = Session(model, tokenizer, attached(model).new_state(1), window=0, system=SYSTEM)
+    session = Session(model, tokenizer, attached(model).new_state(1), window=0)
     session.observe(list(dialogue.messages))
     return session.state
 

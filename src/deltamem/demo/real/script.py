@@ -1,8 +1,5 @@
 """What is said to the real model. It was written before it was tried, and all of it is shown."""
 
-SYSTEM = ""
-"""A system message before everything; empty leaves the chat template its own opening."""
-
 TOLD = (
     "Hello! My name is Ravi.",
     "I moved to Lisbon last spring.",

@@ -14,7 +14,7 @@ from deltamem.demo.real import measure as measuring
 from deltamem.demo.real.answers import TURNS
 from deltamem.demo.real.measure import BARE, BM25, COLUMNS, FULL, MEMORY, METHODS, STRANGER, Conversation
 from deltamem.demo.real.script import ASKED
-from deltamem.demo.report import WIDTH, headline, plain_table
+from deltamem.demo.report import WIDTH, headline, plain_table, rate_cell
 from deltamem.demo.results import Rate
 
 LABELS = {
@@ -90,12 +90,10 @@ def show_conversation(console: Console, talk: Conversation) -> None:
     who = {"user": ("   you › ", "bold cyan"), "assistant": (" model › ", "dim")}
     lines = [Text.assemble(who[message["role"]], " ".join(message["content"].split())) for message in talk.messages]
     console.print(Panel(Group(*lines), width=WIDTH, border_style="dim", padding=(0, 1)))
-    layers, states, rank = talk.shape
     console.print(
-        f"The text ({talk.text_bytes:,} bytes) is dropped. What is left is a memory of [bold]{talk.memory_bytes:,} "
-        f"bytes[/bold] ({layers} layers × {states} states of {rank} × {rank} numbers), the same size whatever is told: "
-        "it earns its bytes over long histories, not over one this short. Now a new session: nothing but the question "
-        "in the window, and the same frozen weights.\n",
+        f"The text ({talk.text_bytes:,} bytes) is dropped. What is left is a memory of {talk}: it earns its bytes over "
+        "long histories, not over one this short. Now a new session: nothing but the question in the window, and the "
+        "same frozen weights.\n",
         highlight=False,
         width=WIDTH,
     )
@@ -119,7 +117,7 @@ def show_recall(console: Console, rates: list[dict[str, Rate]], memory_bytes: in
     heads = [f"{column.facts} told, {_HELD_OUT[column.split]}" for column in COLUMNS]
     table: Table = plain_table("", *heads, right=len(heads))
     for method in METHODS:
-        cells = [_percent(row[method]) for row in rates]
+        cells = [rate_cell(row[method]) for row in rates]
         table.add_row(LABELS[method], *cells, style="bold" if method == MEMORY else "")
     table.add_section()
     table.add_row("questions", *(str(row[MEMORY].total) for row in rates), style="dim")
@@ -146,8 +144,3 @@ def _show_end(console: Console, talk: Conversation, seconds: float) -> None:
 def _marked(said: str, right: bool) -> Text:
     shown = " ".join(said.split())
     return Text.assemble(("✓ " if right else "✗ ", "green" if right else "red"), shown)
-
-
-def _percent(rate: Rate) -> str:
-    low, high = rate.interval
-    return f"{100 * rate.value:.0f} [dim]{f'{100 * low:.0f}–{100 * high:.0f}':>6}[/dim]"
