@@ -203,10 +203,11 @@ def read_release(folder: Path) -> AdapterFile:
     tensors: dict[str, Tensor] = {}
     for layer, parts in by_layer.items():
         for part, tensor in parts.items():
-            if _is_unused(part, config):
-                _check_silent(part, tensor, path)
-            else:
+            if not _is_unused(part, config):
                 tensors[f"layers.{layer}.{part}"] = tensor
+            elif part != "output_norm" and tensor.any():
+                theirs = _THEIR_PARTS[part]
+                raise AdapterFileError(f"{path} has weights in {theirs}, a head that delta_heads does not choose.")
     return build_adapter(folder, config, tensors, BackboneShape(first["q_proj"].shape[1], total, outputs))
 
 
@@ -271,8 +272,3 @@ def _is_unused(part: str, config: DeltaMemConfig) -> bool:
     if part == "output_norm":
         return config.output_norm and "o" not in config.heads
     return part.startswith("delta_") and part.removeprefix("delta_") not in config.heads
-
-
-def _check_silent(part: str, tensor: Tensor, path: Path) -> None:
-    if part != "output_norm" and tensor.any():
-        raise AdapterFileError(f"{path} has weights in {_THEIR_PARTS[part]}, a head that delta_heads does not choose.")

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +20,7 @@ from deltamem.state import MemoryState, OpenSegment
 
 FORMAT = Format("deltamem-state")
 _KEY = "deltamem"
+Unpacked = TypeVar("Unpacked")
 
 
 class StateFileError(ValueError):
@@ -58,11 +60,7 @@ def load_state(path: str | Path, model: nn.Module) -> MemoryState:
         StateFileError: the file is missing, damaged, of a newer format, or belongs to another adapter.
         ValueError: the model carries no memory.
     """
-    data = _read(Path(path))
-    try:
-        return state_from_bytes(data, model)
-    except StateFileError as error:
-        raise StateFileError(f"{path}: {error}") from None
+    return _read(Path(path), StateCodec(model).unpack)
 
 
 def state_to_bytes(state: MemoryState, model: nn.Module) -> bytes:
@@ -160,11 +158,7 @@ def read_state(path: str | Path) -> tuple[MemoryState, StateInfo]:
     Raises:
         StateFileError: the file is missing, damaged, or of a newer format.
     """
-    data = _read(Path(path))
-    try:
-        return unpack_state(data)
-    except StateFileError as error:
-        raise StateFileError(f"{path}: {error}") from None
+    return _read(Path(path), unpack_state)
 
 
 def pack_state(state: MemoryState, info: StateInfo) -> bytes:
@@ -261,8 +255,11 @@ def _checksum(description: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, unpack: Callable[[bytes], Unpacked]) -> Unpacked:
+    """What a file holds; errors name the file."""
     try:
-        return path.read_bytes()
+        return unpack(path.read_bytes())
     except OSError as error:
         raise StateFileError(f"Cannot read the memory {path}: {error.strerror}.") from None
+    except StateFileError as error:
+        raise StateFileError(f"{path}: {error}") from None

@@ -1,7 +1,5 @@
 """Loading a model by name, from a folder, a GGUF file or the Hub, with its adapter and tokenizer."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,10 @@ def quiet_transformers() -> None:
     logging.disable_progress_bar()
 
 
-@contextmanager
-def _named(source: Source) -> Iterator[None]:
-    """Says which model it is that the Hub does not give: a folder's name that is mistyped looks like a Hub id."""
+def _from_pretrained(kind: Any, source: Source, revision: str | None, **options: Any) -> Any:
+    """Loads by a class of transformers; says what the Hub does not give: a mistyped folder looks like a Hub id."""
     try:
-        yield
+        return kind.from_pretrained(source.place, revision=revision, **source.options, **options)
     except OSError as error:
         if Path(source.place).is_dir():
             raise
@@ -35,18 +32,14 @@ def load_config(model: str | Path, *, revision: str | None = None) -> Any:
     """A model's ``transformers`` configuration."""
     from transformers import AutoConfig
 
-    source = find_source(model)
-    with _named(source):
-        return AutoConfig.from_pretrained(source.place, revision=revision, **source.options)
+    return _from_pretrained(AutoConfig, find_source(model), revision)
 
 
 def load_tokenizer(model: str | Path, *, revision: str | None = None) -> Any:
     """A model's tokenizer."""
     from transformers import AutoTokenizer
 
-    source = find_source(model)
-    with _named(source):
-        return AutoTokenizer.from_pretrained(source.place, revision=revision, **source.options)
+    return _from_pretrained(AutoTokenizer, find_source(model), revision)
 
 
 def load_weights(
@@ -80,12 +73,10 @@ def load_weights(
     chosen: Any = dtype if dtype == "auto" else getattr(torch, dtype)
     if dtype == "auto" and (source.known or source.options):
         chosen = torch.float32 if device.type == "cpu" else torch.bfloat16
-    options = source.options if attention is None else {**source.options, "attn_implementation": attention}
-    if device_map is not None:
-        options = {**options, "device_map": device_map}
-    with _named(source):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source.place, revision=revision, dtype=chosen, **options)
-    return loaded.eval() if device_map is not None else loaded.to(device).eval()
+    given = {"dtype": chosen, "attn_implementation": attention, "device_map": device_map}
+    options = {name: value for name, value in given.items() if value is not None}
+    loaded = _from_pretrained(AutoModelForCausalLM, source, revision, **options)
+    return (loaded if device_map is not None else loaded.to(device)).eval()
 
 
 def load_model(

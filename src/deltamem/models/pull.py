@@ -9,7 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,8 @@ def _convert(place: str | Path, made: Path, wanted: Pullable, **source: Any) -> 
     from deltamem.models.loading import quiet_transformers
 
     quiet_transformers()
-    with _quiet_unless_watched():
+    # Progress bars are for a terminal alone.
+    with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(place, **source)
         model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.bfloat16, **source)
     commit: str | None = getattr(model.config, "_commit_hash", None)
@@ -170,16 +171,6 @@ def _convert(place: str | Path, made: Path, wanted: Pullable, **source: Any) -> 
     plain.save_pretrained(made)
     tokenizer.save_pretrained(made)
     return commit
-
-
-@contextmanager
-def _quiet_unless_watched() -> Iterator[None]:
-    """Within the block progress bars are for a terminal alone."""
-    if sys.stderr.isatty():
-        yield
-    else:
-        with redirect_stderr(io.StringIO()):
-            yield
 
 
 def _without_quantiser(model: Any) -> Any:
