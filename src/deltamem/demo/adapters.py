@@ -183,7 +183,10 @@ def train(course: Course, folder: Path, output: Path, *, command: str, seed: int
         return True
     model, _ = load_backbone()
     load_adapter(model, place)
-    _round_to_bfloat16(model)
+    with torch.no_grad():
+        for memory in attached(model).memories():
+            for parameter in memory.parameters():
+                parameter.copy_(parameter.to(torch.bfloat16))
     save_adapter(model, output)
     record = {
         "command": command,
@@ -194,13 +197,6 @@ def train(course: Course, folder: Path, output: Path, *, command: str, seed: int
     }
     write_json(output / TRAINING_FILE, record)
     return True
-
-
-@torch.no_grad()
-def _round_to_bfloat16(model: "Qwen3ForCausalLM") -> None:
-    for memory in attached(model).memories():
-        for parameter in memory.parameters():
-            parameter.copy_(parameter.to(torch.bfloat16))
 
 
 def main() -> None:

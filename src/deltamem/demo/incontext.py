@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from deltamem.demo.lessons import WINDOW, LessonTokens, Turn
-from deltamem.demo.world import Question, Utterance, chat, sample_dialogue, unanswerable_question
+from deltamem.demo.world import Utterance, chat, sample_dialogue, unanswerable_question
 from deltamem.train.passes import answers
 
 if TYPE_CHECKING:
@@ -78,16 +78,15 @@ def answered_exactly(
     if any(len(row.ids) >= WINDOW for row in rows):
         raise ValueError(f"a probe does not fit in the window of {WINDOW} tokens")
     order = sorted(range(len(rows)), key=lambda row: len(rows[row].ids))
-    right = [False] * len(rows)
+    right: dict[int, bool] = {}
     for first in range(0, len(order), _BATCH):
         chunk = order[first : first + _BATCH]
         batch = tokens.pad([rows[row] for row in chunk])
         with torch.inference_mode():
             hidden = model.model(batch.ids, use_cache=False).last_hidden_state
             wrong = set(answers(model, hidden, batch).wrong().tolist())
-        for place, row in enumerate(chunk):
-            right[row] = place not in wrong
-    return right
+        right |= {row: place not in wrong for place, row in enumerate(chunk)}
+    return [right[row] for row in range(len(rows))]
 
 
 def _turns(probe: Probe) -> list[Turn]:
@@ -103,7 +102,6 @@ def _probes(rng: random.Random, tokens: LessonTokens, facts: int, count: int, ki
     while len(probes) < count:
         corrections = (facts + 3) // 4 if kind == "corrected" else 0
         dialogue = sample_dialogue(rng, facts=facts, corrections=corrections, split="test")
-        asked: list[tuple[str, str]] = []
         if kind == "small talk":
             said, reply = chat(rng, 1)
             asked = [(said.text, reply.text)]
@@ -111,11 +109,7 @@ def _probes(rng: random.Random, tokens: LessonTokens, facts: int, count: int, ki
             unknown = unanswerable_question(rng, dialogue.facts, dialogue.people, "test")
             asked = [(unknown.ask, unknown.answer)]
         else:
-            wanted: list[Question] = [
-                question
-                for question in dialogue.questions
-                if kind == "told" or (question.fact and question.fact.replaces)
-            ]
+            wanted = [q for q in dialogue.questions if kind == "told" or (q.fact and q.fact.replaces)]
             chosen = rng.sample(wanted, min(_QUESTIONS, len(wanted)))
             asked = [(question.ask, question.answer) for question in chosen]
         drawn = [Probe(dialogue.messages, ask, answer) for ask, answer in asked]

@@ -31,10 +31,7 @@ class Attribute:
 
     def tells(self, value: str, split: Split) -> list[str]:
         """Phrasings of ``value`` in a split: one in five, chosen by a hash of the value, belongs to the test split."""
-        held_out = held_out_index(self.name, value, len(self.tell))
-        if split == "test":
-            return [self.tell[held_out]]
-        return [phrasing for index, phrasing in enumerate(self.tell) if index != held_out]
+        return _in_split(self.tell, self.name, value, split)
 
 
 @dataclass(frozen=True)
@@ -52,10 +49,14 @@ class Lexicon:
 
     def correction_prefixes(self, attribute: str, value: str, split: Split) -> list[str]:
         """Openings of a correction to ``value`` in a split, held out by the rule of :meth:`Attribute.tells`."""
-        held_out = held_out_index(attribute, value, len(self.corrections))
-        if split == "test":
-            return [self.corrections[held_out]]
-        return [opening for index, opening in enumerate(self.corrections) if index != held_out]
+        return _in_split(self.corrections, attribute, value, split)
+
+
+def _in_split(phrasings: tuple[str, ...], attribute: str, value: str, split: Split) -> list[str]:
+    held_out = held_out_index(attribute, value, len(phrasings))
+    if split == "test":
+        return [phrasings[held_out]]
+    return [phrasing for index, phrasing in enumerate(phrasings) if index != held_out]
 
 
 def held_out_index(attribute: str, value: str, count: int) -> int:

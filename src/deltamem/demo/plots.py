@@ -1,6 +1,6 @@
 """The demo's pictures: recall by number of facts, the forgetting curve, and a state."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,26 +43,20 @@ def draw_plots(results: Results, state_file: Path, folder: Path) -> dict[str, Pa
 def _recall_figure(recall: Mapping[str, Mapping[int, Rate]]) -> "Figure":
     figure, axes = _figure("facts told in the dialogue")
     facts = list(recall["full"])
-    for method in STYLES:
-        if method in recall:
-            _line(axes, method, range(len(facts)), list(recall[method].values()))
+    _draw_curves(axes, {method: list(enumerate(rates.values())) for method, rates in recall.items()})
     axes.set_xticks(range(len(facts)), [str(number) for number in facts])
     axes.set_title("Recall on held-out dialogues (shaded: 95 % intervals)")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 
 
 def _forgetting_figure(curves: Mapping[str, Curve]) -> "Figure":
     figure, axes = _figure("tokens of small talk since the facts were told")
-    for method in STYLES:
-        if method in curves:
-            _line(axes, method, [tokens for tokens, _ in curves[method]], [rate for _, rate in curves[method]])
+    _draw_curves(axes, curves)
     axes.axvline(WINDOW, color="#999999", linewidth=0.8)
     axes.annotate(
         " the window ends", (WINDOW, 1.01), xycoords=("data", "axes fraction"), ha="center", fontsize=8, color="#666666"
     )
     axes.set_title("Recall of four facts while the conversation moves on", pad=18)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 
 
@@ -77,8 +71,11 @@ def _figure(x_label: str) -> tuple["Figure", Any]:
     return figure, axes
 
 
-def _line(axes: Any, method: str, x: Sequence[int], rates: Sequence[Rate]) -> None:
-    label, colour, dashes = STYLES[method]
-    low, high = zip(*(rate.interval for rate in rates), strict=True)
-    axes.plot(x, [rate.value for rate in rates], dashes, color=colour, label=label, marker="o", markersize=4)
-    axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+def _draw_curves(axes: Any, curves: Mapping[str, Curve]) -> None:
+    for method, (label, colour, dashes) in STYLES.items():
+        if method in curves:
+            x, rates = zip(*curves[method], strict=True)
+            low, high = zip(*(rate.interval for rate in rates), strict=True)
+            axes.plot(x, [rate.value for rate in rates], dashes, color=colour, label=label, marker="o", markersize=4)
+            axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)

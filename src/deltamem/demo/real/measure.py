@@ -94,7 +94,7 @@ def recall(model: Any, tokenizer: Any, column: Column, tell: Tell) -> dict[str, 
         about: list[int] = []
         for batch in _batches(dialogues):
             tell(f"{column.facts} told, {method}")
-            rows = [_row_of(method, row, len(dialogues)) for row, _ in batch]
+            rows = [(row + (method == STRANGER)) % len(dialogues) for row, _ in batch]  # a stranger's is the next one
             state = memory.select(rows) if method in (MEMORY, STRANGER) else None
             prompts = [_prompt(method, dialogues[row], question) for row, question in batch]
             answers = answer(model, tokenizer, prompts, state)
@@ -121,11 +121,6 @@ def _batches(dialogues: list[Dialogue]) -> Iterator[list[tuple[int, int]]]:
     pairs = [(row, question) for row, one in enumerate(dialogues) for question in range(len(one.questions))]
     for start in range(0, len(pairs), _BATCH):
         yield pairs[start : start + _BATCH]
-
-
-def _row_of(method: str, row: int, rows: int) -> int:
-    """Whose memory answers: one's own, or the next dialogue's."""
-    return (row + 1) % rows if method == STRANGER else row
 
 
 def _prompt(method: str, dialogue: Dialogue, question: int) -> list[Message]:
