@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from deltamem import DeltaMemConfig, attach
 from deltamem.train import Episode, EpisodeObjective, Text, collate
 from deltamem.train.plan import layer_bytes, meta_backbone, plan_run
+from deltamem.train.recipe import BackboneSection
 from deltamem.train.recipefile import load_recipe, parse_recipe
 from deltamem.train.run import run
 
@@ -66,7 +67,7 @@ def test_eight_processes_make_seventy_updates_too(monkeypatch: pytest.MonkeyPatc
 
 def test_an_unknown_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="needs model_type"):
-        meta_backbone({"hidden_size": 8})
+        meta_backbone(BackboneSection(model="any", shape={"hidden_size": 8}))
 
 
 def test_the_planned_updates_are_those_of_the_run(tmp_path: Path) -> None:

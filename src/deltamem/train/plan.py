@@ -36,7 +36,7 @@ def plan_run(recipe: Recipe) -> dict[str, Any]:
     Raises:
         ValueError: the number of samples or the shape is not known; the message says what to add.
     """
-    model: Any = _shape(recipe.backbone)
+    model: Any = meta_backbone(recipe.backbone)
     attachment = attach(model, recipe.adapter)
     report = attachment.report()
     text = model.config.get_text_config(decoder=True)
@@ -105,30 +105,21 @@ def layer_bytes(text: Any, adapter: DeltaMemConfig, number: int) -> int:
     return norms + products + memory
 
 
-def meta_backbone(shape: dict[str, Any]) -> PreTrainedModel:
-    """A model of a shape on the meta device: no weights.
-
-    Args:
-        shape: fields of a ``transformers`` configuration, ``model_type`` among them.
+def meta_backbone(backbone: BackboneSection) -> PreTrainedModel:
+    """A backbone without weights, on the meta device; one that a function makes is as it makes it.
 
     Raises:
-        ValueError: the model type is missing or unknown.
+        ValueError: its shape has no model type or an unknown one.
     """
-    fields = dict(shape)
-    if "model_type" not in fields:
-        raise ValueError("backbone.shape needs model_type, such as qwen3.")
-    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)  # type: ignore[no-any-return]
-
-
-def _shape(backbone: BackboneSection) -> PreTrainedModel:
-    if backbone.shape is not None:
-        return meta_backbone(backbone.shape)
-    if backbone.factory is not None:
+    if backbone.shape is None and backbone.factory is not None:
         return load_backbone(backbone).model
-    with torch.device("meta"):
+    if backbone.shape is None:
         config = load_config(str(backbone.model), revision=backbone.revision)
+    elif "model_type" in backbone.shape:
+        config = AutoConfig.for_model(**backbone.shape)
+    else:
+        raise ValueError("backbone.shape needs model_type, such as qwen3.")
+    with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)  # type: ignore[no-any-return]
 
 
