@@ -67,9 +67,13 @@ class ToldBatches(Dataset[EpisodeBatch]):
     Args:
         renderer: makes the tokens.
         stages: the curriculum, one stage after the other.
-        parts: batches an update, each of dialogues of like length.
+        parts: batches an update, each of dialogues of like length: the recipe's ``schedule.batch``, with a
+            ``micro_batch`` of 1.
         opened: the share of updates whose questions come after the template's own opening.
-        lead_share: the share of dialogues in whose answers more than the value is trained.
+        lead_share: the share of dialogues in whose answers more than the value is trained: how words are put is learned
+            soon, and each trained token costs a pass through the output layer. Where ``unknown`` is asked too, let both
+            weigh alike at the first word (``lead: 0.3, lead_share: 1``), or the model says of everything that it was
+            not told.
         seed: another seed, other dialogues.
         chats: what is put between the facts; the same facts are told with it and without.
         plain: conversations that need no memory, whose last replies are to stay as the backbone gives them.
@@ -164,14 +168,10 @@ def training_batches(
     tokenizer: Any,
     *,
     stages: Sequence[dict[str, Any]],
-    parts: int = 2,
-    opened: float = 0.2,
     lead: float = 0.05,
-    lead_share: float = 0.25,
-    seed: int = 0,
     chat: str | Path | None = None,
     plain: str | Path | None = None,
-    prompts: int = 0,
+    **options: Any,
 ) -> ToldBatches:
     """Batches of told facts for a recipe's ``data.source``.
 
@@ -179,18 +179,12 @@ def training_batches(
         tokenizer: of the backbone.
         stages: each with ``updates``, ``questions`` an update, and the fields of :class:`Mix`; with ``filler`` too,
             tokens of real chat around and between a dialogue's facts, as one number or the fewest and the most.
-        parts: batches an update: the recipe's ``schedule.batch``, with a ``micro_batch`` of 1.
-        opened: the share of updates whose questions come after the template's own opening.
         lead: the loss weight of an answer's words other than the value, where they are trained.
-        lead_share: the share of dialogues in which they are: how words are put is learned soon, and each trained token
-            costs a pass through the output layer. Where ``unknown`` is asked too, let both weigh alike at the first
-            word (``lead: 0.3, lead_share: 1``), or the model says of everything that it was not told.
-        seed: another seed, other dialogues.
         chat: a file of JSON lines of messages, or a folder or glob pattern, that ``filler`` is taken from. Such long
             histories are written in passages of at most 512 tokens.
         plain: JSON lines of conversations that need no memory and end with the backbone's own reply, for
             ``objective.preservation``: a file, a folder or a glob pattern.
-        prompts: how many of them an update has.
+        options: ``parts``, ``opened``, ``lead_share``, ``seed`` and ``prompts`` of :class:`ToldBatches`.
 
     Raises:
         BadDataError: ``chat`` or ``plain`` cannot be read.
@@ -200,10 +194,7 @@ def training_batches(
     renderer = Renderer(tokenizer, lead=lead)
     chats = None if chat is None else Chats(conversations(chat), renderer.count)
     kept = () if plain is None else conversations(plain)
-    return ToldBatches(
-        renderer, made, parts=parts, opened=opened, lead_share=lead_share, seed=seed, chats=chats, plain=kept,
-        prompts=prompts,
-    )  # fmt: skip
+    return ToldBatches(renderer, made, chats=chats, plain=kept, **options)
 
 
 def static_batches(tokenizer: Any, **options: Any) -> Strangers:
