@@ -75,7 +75,6 @@ class EpisodeTrainer(Trainer):
         held_out: what an evaluation on the way measures.
         callbacks: further callbacks.
         started: when the run began, on the monotonic clock, as if it had never been stopped; now by default.
-
     """
 
     loss_is_scaled_for_ga = True

@@ -256,9 +256,4 @@ def _sums(part: Answers, batch: EpisodeBatch) -> Tally:
     queries[:, 2] = 1
     queries[part.wrong(), 2] = 0
     queries[:, 3] = batch.episode_of
-    return Tally(
-        queries=queries,
-        gates=empty,
-        norms=empty,
-        memories=empty[0],
-    )
+    return Tally(queries, gates=empty, norms=empty, memories=empty[0])

@@ -56,11 +56,11 @@ def full_texts(batch: EpisodeBatch, positions: int | None = None) -> TextBatch:
     Raises:
         ValueError: the texts do not train the tokens that the queries train, or one of those was dropped.
     """
-    rows = range(batch.queries.ids.shape[0])
-    if batch.full is not None:
-        texts = [_text(batch.full, row) for row in rows]
-    else:
-        texts = [joined(_history(batch, row), _text(batch.queries, row)) for row in rows]
+    owners = batch.episode_of.tolist()
+    texts = [_text(batch.full or batch.queries, row) for row in range(len(owners))]
+    if batch.full is None:
+        histories = ([_text(passage, owner) for passage in batch.passages] for owner in owners)
+        texts = list(map(joined, histories, texts))
     last = slice(None if positions is None else -positions, None)
     shown = TextBatch.pad([text[last] for text in texts], pad_id=0).on(batch.queries.ids.device)
     if not torch.equal(_trained(shown), _trained(batch.queries)):
@@ -75,10 +75,6 @@ def mixed_texts(texts: TextBatch, others: TextBatch, choose: Tensor) -> TextBatc
     """The rows of ``others`` where ``choose`` ``[B]`` is true, else those of ``texts``."""
     rows = [_text(others if other else texts, row) for row, other in enumerate(choose.tolist())]
     return TextBatch.pad(rows, pad_id=0).on(texts.ids.device)
-
-
-def _history(batch: EpisodeBatch, query: int) -> list[Text]:
-    return [_text(passage, int(batch.episode_of[query])) for passage in batch.passages]
 
 
 def _text(batch: TextBatch, row: int) -> Text:

@@ -210,14 +210,11 @@ class EpisodeEncoder:
         if not messages:
             return _NOTHING
         if self._last[0] != messages:
-            self._last = (messages, self._render_history(messages))
+            chat = self._told(encode_to_write, messages)
+            self.by_message += chat.apart
+            self.rewritten += chat.rewritten
+            self._last = (messages, _numbers(chat, messages))
         return self._last[1]
-
-    def _render_history(self, messages: list[Message]) -> Tokens:
-        chat = self._told(encode_to_write, messages)
-        self.by_message += chat.apart
-        self.rewritten += chat.rewritten
-        return _numbers(chat, messages)
 
     def _render(self, messages: list[Message]) -> Tokens:
         return _numbers(self._told(encode_chat, messages), messages)
