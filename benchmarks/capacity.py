@@ -27,7 +27,7 @@ from deltamem.train.data.told.relations import put
 from deltamem.train.data.told.rendering import Renderer
 from deltamem.train.episodes import TextBatch, collate
 from deltamem.train.fit import told_tokens
-from deltamem.train.passes import answers, forward, reading_step
+from deltamem.train.passes import answers, read
 from deltamem_lab.real.chat import Chat
 from deltamem_lab.real.told import Told, sampled
 
@@ -67,7 +67,7 @@ def best_states(
         batch = TextBatch.pad(texts, chat.pad)
         memories = MemoryState(tuple(states), start.tokens).select(rows)
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = forward(chat.model, batch, reading_step(memories, batch))
+            hidden = read(chat.model, memories, batch)
             found = answers(chat.model, hidden, batch)
         loss = (found.losses() * found.weights).sum() / found.weights.sum()
         optimiser.zero_grad()

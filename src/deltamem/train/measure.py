@@ -16,7 +16,7 @@ from deltamem.rates import wilson
 from deltamem.train.episodes import EpisodeBatch
 from deltamem.train.long import write_history
 from deltamem.train.options import Writing
-from deltamem.train.passes import Answers, answers, forward, read_bare, reading_step
+from deltamem.train.passes import Answers, answers, read, read_bare
 from deltamem.train.views import full_texts
 
 # Below this gap between no text and text, in nats a token, a share of it says nothing.
@@ -153,8 +153,8 @@ def tally(model: PreTrainedModel, batch: EpisodeBatch, condition: Condition, wri
     empty = attached(model).new_state(batch.passages[0].ids.shape[0])
     state, _ = write_history(model, empty, batch.passages, writing or Writing())
     gates: dict[int, Tensor] = {}
-    step = reading_step(state.select(batch.episode_of), batch.queries, batch.write_queries, gates)
-    hidden = forward(model, batch.queries, step)
+    memories = state.select(batch.episode_of)
+    hidden = read(model, memories, batch.queries, writing=batch.write_queries, gates=gates)
     real = batch.queries.mask[..., None]
     means = [gates[layer][real.expand_as(gates[layer])].mean().to(real.device) for layer in sorted(gates)]
     queries = len(batch.episode_of)

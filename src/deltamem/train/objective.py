@@ -12,7 +12,7 @@ from deltamem.state import MemoryState
 from deltamem.train.episodes import EpisodeBatch, TextBatch
 from deltamem.train.long import write_history
 from deltamem.train.options import ObjectiveOptions
-from deltamem.train.passes import answers, forward, reading_step
+from deltamem.train.passes import answers, read
 from deltamem.train.terms import TERMS, Reading
 from deltamem.train.views import View, full_texts, mixed_texts, sample_views
 
@@ -78,7 +78,7 @@ class EpisodeObjective(nn.Module):
         views = episodes[batch.episode_of]
         texts, memories, writing = self._seen(batch, state, views)
         recorded: dict[int, Tensor] | None = {} if options.sparsity else None
-        hidden = forward(model, texts, reading_step(memories, texts, writing, recorded))
+        hidden = read(model, memories, texts, writing=writing, gates=recorded)
         return Reading(
             model=model,
             batch=batch,

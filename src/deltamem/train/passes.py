@@ -54,7 +54,14 @@ def write(
     return step.new_state, hidden
 
 
-def read(model: PreTrainedModel, state: MemoryState, text: TextBatch, *, writing: bool | Tensor = False) -> Tensor:
+def read(
+    model: PreTrainedModel,
+    state: MemoryState,
+    text: TextBatch,
+    *,
+    writing: bool | Tensor = False,
+    gates: dict[int, Tensor] | None = None,
+) -> Tensor:
     """Hidden states ``[B, T, D]`` of texts that read the memory.
 
     Args:
@@ -62,18 +69,13 @@ def read(model: PreTrainedModel, state: MemoryState, text: TextBatch, *, writing
         state: a memory for each text.
         text: the texts.
         writing: whether they write too, or ``[B, 1]`` bool, which of them do.
+        gates: is filled with the write gates of each layer, if given.
     """
-    return forward(model, text, reading_step(state, text, writing))
-
-
-def reading_step(
-    state: MemoryState, text: TextBatch, writing: bool | Tensor = False, gates: dict[int, Tensor] | None = None
-) -> Step:
-    """The step of :func:`read`, which fills ``gates`` if given."""
     if writing is False:
-        return Step(state, write=False, gates=gates)
-    writes = text.writes if writing is True else text.writes & writing
-    return Step(state, write=writes, mask=text.mask, segment_ids=text.segment_ids, gates=gates)
+        step = Step(state, write=False, gates=gates)
+    else:
+        step = Step(state, write=text.writes & writing, mask=text.mask, segment_ids=text.segment_ids, gates=gates)
+    return forward(model, text, step)
 
 
 @torch.no_grad()
