@@ -5,6 +5,7 @@ Each lesson asks several questions: with one question a dialogue, recall does no
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -124,15 +125,11 @@ class DialogueTokens:
 
         What generation would have to produce, or is given as its prompt, belongs to no segment.
         """
-        ids: list[int] = []
-        weights: list[float] = []
-        segments: list[int] = []
-        for number, (ask, answer) in enumerate(asked):
-            said = self.text([(Utterance("user", ask), 0.0), (Utterance("assistant", answer), 1.0)])
-            ids += said.ids
-            weights += said.weights
-            segments += [NO_SEGMENT if segment else number for segment in said.segments]
-        return Text(tuple(ids[:-1]), tuple(weights[:-1]), tuple(segments[:-1]))
+        turns: list[Turn] = []
+        for ask, answer in asked:
+            turns += [Turn(Utterance("user", ask), 0.0), Turn(Utterance("assistant", answer), 1.0)]
+        said = self.text(turns)[:-1]
+        return replace(said, segments=tuple(NO_SEGMENT if turn % 2 else turn // 2 for turn in said.segments))
 
     def pad(self, texts: Sequence[Text]) -> TextBatch:
         """A batch of texts."""

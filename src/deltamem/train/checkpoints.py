@@ -54,7 +54,7 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
         )
 
 
-def check_data(folder: Path, datasets: Mapping[str, Any], *, resume: bool) -> bytes:
+def check_data(folder: Path, datasets: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
     """Refuses to go on with other data than a run was started with, wherever the data lies.
 
     Args:
@@ -79,4 +79,4 @@ def check_data(folder: Path, datasets: Mapping[str, Any], *, resume: bool) -> by
                 f"The data of the run in {folder} has changed since it started (other lines: {', '.join(changed)}), "
                 "so it cannot reach the same result. Restore the data, or choose another output.folder."
             )
-    return (json.dumps(now, indent=2) + "\n").encode()
+    return now

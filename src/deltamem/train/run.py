@@ -13,7 +13,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from deltamem.attach import new_state
 from deltamem.figures import figure_class
-from deltamem.files import write_atomically, write_json
+from deltamem.files import write_json
 from deltamem.formats.adapter import AdapterFile, model_card, read_adapter, write_adapter, write_card
 from deltamem.formats.hub import push_folder
 from deltamem.train.arguments import processes, training_arguments
@@ -118,7 +118,7 @@ class Run:
         datasets = {"data": self.data, "evaluation": held, **further}
         known = check_data(self.folder, datasets, resume=resume)
         if self.main_process:
-            write_atomically(self.folder / DATA_FILE, known)
+            write_json(self.folder / DATA_FILE, known)
         # What a checkpoint is chosen by flatters it, so half of the episodes are kept apart to report it on.
         parts = (None, held) if held is None or evaluation.every is None else halves(held, recipe.seed)
         self.choosing, self.reporting = (

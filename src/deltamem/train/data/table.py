@@ -99,7 +99,7 @@ class TableBuilder:
     cut_reads: int = 0
     _ids: list[Numbers] = field(default_factory=list)
     _segments: list[Numbers] = field(default_factory=list)
-    _columns: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
+    _places: list[dict[str, int]] = field(default_factory=list)
     _texts: list[int] = field(default_factory=list)
     _numbers: dict[bytes, int] = field(default_factory=dict)
     _size: int = 0
@@ -118,15 +118,14 @@ class TableBuilder:
             place = {"history": first + begin, "history_end": end, "read": read, "target": read + episode.target}
             place["read_end"] = self._size
             place |= self._full(episode, end)
-            for name, column in self._columns.items():
-                column.append(place.get(name, -1))
+            self._places.append(place)
             self._texts.append(number)
             self.cut_histories += begin > 0
             self.cut_reads += episode.cut
 
     def build(self) -> EpisodeTable:
         """The table."""
-        columns = {name: torch.tensor(column, dtype=torch.int64) for name, column in self._columns.items()}
+        columns = {name: torch.tensor([at.get(name, -1) for at in self._places], dtype=torch.int64) for name in COLUMNS}
         texts = torch.tensor(self._texts, dtype=torch.int64)
         return EpisodeTable(_tensor(self._ids), _tensor(self._segments), texts, columns)
 

@@ -240,11 +240,10 @@ def held_out_episodes(
     rng, chat_rng = (random.Random(f"{what} {split}/{facts}/{seed}") for what in ("told", "chat"))
     renderer, system = Renderer(tokenizer, lead=0.0), None if opened else ""
     mix = Mix(facts=(facts, facts), corrected=corrected, strict=strict)
-    sampled = [sample_dialogue(rng, mix, split) for _ in range(dialogues)]
-    if not filler:
-        return [renderer.episode(dialogue, system) for dialogue in sampled]
-    if chat is None:
-        raise ValueError("filler is tokens of real chat; give chat, a file of JSON lines to take it from.")
-    chats = Chats(conversations(chat), renderer.count)
-    filled = (replace(dialogue, messages=chats.around(chat_rng, dialogue.messages, filler)) for dialogue in sampled)
-    return [renderer.episode(dialogue, system, passage=_PASSAGE) for dialogue in filled]
+    told = [sample_dialogue(rng, mix, split) for _ in range(dialogues)]
+    if filler:
+        if chat is None:
+            raise ValueError("filler is tokens of real chat; give chat, a file of JSON lines to take it from.")
+        chats = Chats(conversations(chat), renderer.count)
+        told = [replace(dialogue, messages=chats.around(chat_rng, dialogue.messages, filler)) for dialogue in told]
+    return [renderer.episode(dialogue, system, passage=_PASSAGE if filler else None) for dialogue in told]
