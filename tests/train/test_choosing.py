@@ -92,7 +92,7 @@ def test_the_control_is_chosen_as_the_adapter_is(tmp_path: Path) -> None:
 
 def test_halves_share_no_text_and_have_strangers(tmp_path: Path) -> None:
     found = overfitted(tmp_path)
-    held = load_data(found, load_backbone(found.backbone).tokenizer, progress=False)[1]
+    held = load_data(found, load_backbone(found.backbone)[1], progress=False)[1]
     assert held is not None
     held.texts = [number // 3 for number in range(12)]  # type: ignore[attr-defined]
     first, second = (set(part.texts) for part in halves(held, 0))  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ def qwen3() -> tuple[Qwen3ForCausalLM, None]:
 
 @pytest.mark.parametrize("made", ["gpt2", "qwen3"])
 def test_a_backbone_drops_nothing_out_while_an_adapter_is_trained(made: str) -> None:
-    model = load_backbone(BackboneSection(factory=Factory(source=f"test_loading:{made}"))).model
+    model = load_backbone(BackboneSection(factory=Factory(source=f"test_loading:{made}")))[0]
     attach(model, DeltaMemConfig())
     texts = pair_batch(0).queries
     trained, used = (read_bare(model.train(mode), texts).logits for mode in (True, False))

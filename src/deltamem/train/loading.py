@@ -3,7 +3,7 @@
 import importlib.util
 import random
 from collections.abc import Sequence, Sized
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from torch import nn
 from torch.utils.data import Dataset
@@ -17,19 +17,9 @@ from deltamem.train.data.dataset import EpisodeDataset
 from deltamem.train.data.lines import find_files
 from deltamem.train.data.options import DataOptions
 from deltamem.train.episodes import EpisodeBatch
-from deltamem.train.plain import WithPlain, has_plain
+from deltamem.train.plain import WithPlain
 from deltamem.train.recipe import BackboneSection, Factory, Recipe
 from deltamem.train.strangers import texts_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-class Loaded(NamedTuple):
-    """A bare backbone and its tokenizer."""
-
-    model: PreTrainedModel
-    tokenizer: "PreTrainedTokenizerBase"
 
 
 class Part(Dataset[Any]):
@@ -50,8 +40,8 @@ class Part(Dataset[Any]):
         return self.dataset[self.places[index]]
 
 
-def load_backbone(backbone: BackboneSection) -> Loaded:
-    """The backbone and its tokenizer.
+def load_backbone(backbone: BackboneSection) -> tuple[PreTrainedModel, Any]:
+    """The bare backbone and its tokenizer.
 
     Raises:
         ValueError: the factory is not there.
@@ -59,13 +49,13 @@ def load_backbone(backbone: BackboneSection) -> Loaded:
     """
     if backbone.factory is not None:
         model, tokenizer = load_object(backbone.factory.source)(**backbone.factory.options)
-        return Loaded(_without_dropout(model), tokenizer)
+        return _without_dropout(model), tokenizer
     name = str(backbone.model)
     tokenizer = load_tokenizer(name, revision=backbone.revision)
     model = load_weights(name, revision=backbone.revision, dtype=backbone.dtype, attention=backbone.attention)
     if backbone.compile:
         _compile_around_attention(model)
-    return Loaded(_without_dropout(model), tokenizer)
+    return _without_dropout(model), tokenizer
 
 
 def _compile_around_attention(model: PreTrainedModel) -> None:
@@ -170,7 +160,7 @@ def _with_plain(training: Dataset[Any], tokenizer: Any, recipe: Recipe, *, progr
     if recipe.plain is not None:
         prompts = EpisodeDataset(recipe.plain, tokenizer, recipe.adapter, progress=progress, plain=True)
         return WithPlain(training, prompts, recipe.seed)
-    if not has_plain(training[0]):
+    if not training[0].plain:
         raise ValueError(
             "objective.preservation needs prompts that need no memory, and the data has none; give the recipe "
             "plain: {path: FILE}, or the episodes their own."

@@ -47,8 +47,3 @@ class WithPlain(Dataset[Episode]):
         episode: Episode = self.dataset[index]
         prompt = self.prompts[self._order[index % len(self._order)]]
         return dataclasses.replace(episode, plain=prompt.queries)
-
-
-def has_plain(item: Episode | EpisodeBatch) -> bool:
-    """Whether an item of a dataset brings prompts that need no memory."""
-    return item.plain is not None and item.plain != ()

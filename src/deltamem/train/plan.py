@@ -112,7 +112,7 @@ def meta_backbone(backbone: BackboneSection) -> PreTrainedModel:
         ValueError: its shape has no model type or an unknown one.
     """
     if backbone.shape is None and backbone.factory is not None:
-        return load_backbone(backbone).model
+        return load_backbone(backbone)[0]
     if backbone.shape is None:
         config = load_config(str(backbone.model), revision=backbone.revision)
     elif "model_type" in backbone.shape:

@@ -105,8 +105,8 @@ class Run:
         self.main_process = arguments.process_index == 0
         if self.main_process:
             save_recipe(recipe, self.folder / RECIPE_FILE)
-        self.loaded = load_backbone(recipe.backbone)
-        tokenizer, evaluation = self.loaded.tokenizer, recipe.evaluation
+        self.model, tokenizer = load_backbone(recipe.backbone)
+        evaluation = recipe.evaluation
         self.padding = pad_id(tokenizer)
         with arguments.main_process_first(local=False):
             self.data, held = load_data(recipe, tokenizer, progress=self.main_process)
@@ -151,7 +151,7 @@ class Run:
             if self.stop.received:
                 return steps
             # The control's backbone may be wrapped and sharded by now.
-            self.loaded = load_backbone(self.recipe.backbone)
+            self.model, _ = load_backbone(self.recipe.backbone)
         static = json.loads(result.read_text("utf-8"))
         reporting.static, reporting.static_losses = static["static_loss"], static.get("static_losses")
         if self.choosing is not None:
@@ -189,7 +189,7 @@ class Run:
 
         ``held_out`` is what the best is chosen by; without it, the last is what is left. The log says ``title`` first.
         """
-        model, recipe = self.loaded.model, self.recipe
+        model, recipe = self.model, self.recipe
         add_trained_adapter(model, recipe)
         checkpoint = last_checkpoint(folder)
         if checkpoint is not None:
@@ -228,7 +228,7 @@ class Run:
         """Computes the first weights from the training data; a control begins with the same ones."""
         if self.main_process:
             print("Computing the first weights from the data.", file=sys.stderr, flush=True)
-        told = fit(self.loaded.model, in_batches(self.data, self.recipe.evaluation.batch, self.padding), options)
+        told = fit(self.model, in_batches(self.data, self.recipe.evaluation.batch, self.padding), options)
         if self.main_process:
             print(f"They come from {told:,} told tokens that answers repeat.", file=sys.stderr, flush=True)
 
