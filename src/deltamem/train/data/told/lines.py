@@ -9,13 +9,7 @@ from deltamem.train.data.told.dialogues import Mix, Split, sample_dialogue
 
 
 def told_lines(
-    dialogues: int,
-    mix: Mix,
-    split: Split = "train",
-    *,
-    seed: int = 0,
-    chats: Chats | None = None,
-    tokens: int = 0,
+    dialogues: int, mix: Mix, split: Split = "train", *, seed: int = 0, chats: Chats | None = None, tokens: int = 0
 ) -> Iterator[dict[str, Any]]:
     """A line for each question: the dialogue, the question, its answer; beside them what is told of whom.
 
