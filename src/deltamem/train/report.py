@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
 from deltamem.figures import figure_class, write_png
@@ -34,36 +34,22 @@ _LOSSES = {
 _RECALL = {"recall": ("training", "#999999", "-"), "eval_recall": ("held out", "#0072B2", "-")}
 
 
-class ProgressLines(ProgressCallback):
-    """A line on stderr for every logged step and every evaluation, from the main process; on a terminal also a bar."""
+class ProgressLines(TrainerCallback):
+    """A line on stderr for every logged step and every evaluation, from the main process."""
 
-    def __init__(self, *, bar: bool, title: str = "") -> None:
+    def __init__(self, title: str = "") -> None:
         super().__init__()
-        self._bar = bar
         self._title = title
         self._began, self._first = time.monotonic(), 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Says what is trained, and shows the bar."""
+        """Says what is trained."""
+        super().on_train_begin(args, state, control, **kwargs)
         self._began, self._first = time.monotonic(), state.global_step
         if self._title and state.is_world_process_zero:
             self._say(self._title)
-        if self._bar:
-            super().on_train_begin(args, state, control, **kwargs)  # type: ignore[no-untyped-call]
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Moves the bar on."""
-        if self._bar:
-            super().on_step_end(args, state, control, **kwargs)  # type: ignore[no-untyped-call]
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Closes the bar."""
-        if self._bar:
-            super().on_train_end(args, state, control, **kwargs)  # type: ignore[no-untyped-call]
 
     def on_log(
         self,
@@ -96,11 +82,15 @@ class ProgressLines(ProgressCallback):
         return f"{speed}  {timedelta(seconds=left)} left"
 
     def _say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+class ProgressLinesAndBar(ProgressLines, ProgressCallback):
+    """The same above the stock bar, for a terminal."""
+
+    def _say(self, line: str) -> None:
         bar: Any = self.training_bar
-        if bar is not None:
-            bar.write(line, file=sys.stderr)
-        else:
-            print(line, file=sys.stderr, flush=True)
+        bar.write(line, file=sys.stderr)
 
 
 def measured_table(measured: Measured) -> str:

@@ -43,7 +43,7 @@ from deltamem.train.measure import Condition, Measured, mean_loss
 from deltamem.train.module import EpisodeModule, fill_adapter, gather_adapter
 from deltamem.train.recipe import Metric, Recipe
 from deltamem.train.recipefile import recipe_yaml, save_recipe
-from deltamem.train.report import ProgressLines, draw_training, training_section
+from deltamem.train.report import ProgressLines, ProgressLinesAndBar, draw_training, training_section
 from deltamem.train.stopping import Patience, StopOnSignal
 from deltamem.train.strangers import Strangers
 
@@ -212,7 +212,8 @@ class Run:
         )
         for stock in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(stock)
-        trainer.add_callback(ProgressLines(bar=sys.stderr.isatty(), title=title))
+        lines = ProgressLinesAndBar if sys.stderr.isatty() else ProgressLines
+        trainer.add_callback(lines(title))
         state = TrainerState.load_from_json(str(checkpoint / STATE_FILE)) if checkpoint else None
         if state is not None and (state.global_step >= state.max_steps or Patience.ran_out(state)):
             trainer.state = state  # the stock loop would take one update more
