@@ -202,12 +202,8 @@ def chat(rng: random.Random, exchanges: int) -> list[Utterance]:
 def held_out_facts(seed: int, count: int) -> list[dict[str, str]]:
     """``count`` facts of the test split, each with how it is told, asked and answered."""
     rng = random.Random(seed)
-    found = []
-    for _ in range(count):
-        dialogue = sample_dialogue(rng, facts=1, split="test")
-        asked = dialogue.questions[0]
-        found.append({"tell": dialogue.facts[0].tell, "ask": asked.ask, "answer": asked.answer})
-    return found
+    asked = [sample_dialogue(rng, facts=1, split="test").questions[0] for _ in range(count)]
+    return [{"tell": one.fact.tell, "ask": one.ask, "answer": one.answer} for one in asked if one.fact]
 
 
 def _kinds(attributes: Collection[str]) -> list[str]:

@@ -70,10 +70,7 @@ def _kind(data: Any) -> str:
     return "factory" if made else "chat"
 
 
-Data = Annotated[
-    Annotated[DataOptions, Tag("chat")] | Annotated[Factory, Tag("factory")],
-    Discriminator(_kind),
-]
+Data = Annotated[Annotated[DataOptions, Tag("chat")] | Annotated[Factory, Tag("factory")], Discriminator(_kind)]
 
 
 class Optimiser(Section):

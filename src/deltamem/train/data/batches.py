@@ -25,13 +25,7 @@ class LengthGroupedBatches(Sampler[list[int]]):
     """
 
     def __init__(
-        self,
-        lengths: Sequence[int],
-        batch_size: int,
-        *,
-        together: int = 1,
-        seed: int = 0,
-        drop_last: bool = False,
+        self, lengths: Sequence[int], batch_size: int, *, together: int = 1, seed: int = 0, drop_last: bool = False
     ) -> None:
         for name, value in (("batch_size", batch_size), ("together", together)):
             if value < 1:

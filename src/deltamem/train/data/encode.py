@@ -35,9 +35,8 @@ class Tokens:
         later = np.flatnonzero(self.message >= message)
         return int(later[0]) if len(later) else len(self.message)
 
-    def part(self, start: int, end: int | None = None) -> "Tokens":
-        """The tokens from ``start`` up to ``end``."""
-        return Tokens(self.ids[start:end], self.message[start:end], self.segments[start:end])
+    def __getitem__(self, part: slice) -> "Tokens":
+        return Tokens(self.ids[part], self.message[part], self.segments[part])
 
 
 _NOTHING = Tokens(*(np.empty(0, np.int32) for _ in range(3)))
@@ -160,7 +159,7 @@ class EpisodeEncoder:
             elif self.plain:
                 episodes.append(episode)
             else:
-                told = history.part(max(0, episode.history - self.options.write_tokens), episode.history)
+                told = history[max(0, episode.history - self.options.write_tokens) : episode.history]
                 full = self._full(whole, told, episode, start, target) if whole else self._joined(told, episode)
                 episodes.append(replace(episode, full=full))
         return EncodedLine(history, tuple(episodes), tuple(problems))
@@ -170,7 +169,7 @@ class EpisodeEncoder:
         tokens = self._render(visible)
         target, cut = tokens.before(len(visible) - 1), max(0, len(tokens.ids) - self.options.read_tokens)
         tokens.segments[target:] = NO_SEGMENT
-        return EncodedEpisode(history, tokens.part(cut), target - cut, cut > 0)
+        return EncodedEpisode(history, tokens[cut:], target - cut, cut > 0)
 
     def _whole(self, messages: list[Message]) -> Tokens | None:
         """The tokens of a conversation with nothing hidden; ``None`` if the template does not render it as one."""
@@ -185,19 +184,19 @@ class EpisodeEncoder:
         What the whole and the visible part both begin with stays in any case: BOS, and the system message.
         """
         first_visible, end = whole.before(start), whole.before(target)
-        answer = episode.read.part(episode.target)
+        answer = episode.read[episode.target :]
         opening = _common(whole.ids[:first_visible], episode.read.ids[: episode.target])
         first = max(opening, first_visible - self.options.write_tokens)
         shared = _common(whole.ids[first:first_visible][::-1], told.ids[::-1])
         visible = max(first_visible, end - (self.options.read_tokens - len(answer.ids)))
-        before = _concatenated(whole.part(0, opening), whole.part(first, first_visible - shared))
-        return FullText(before, shared, _concatenated(whole.part(visible, end), answer), end - visible)
+        before = _concatenated(whole[:opening], whole[first : first_visible - shared])
+        return FullText(before, shared, _concatenated(whole[visible:end], answer), end - visible)
 
     def _joined(self, told: Tokens, episode: EncodedEpisode) -> FullText:
         """The history and the visible part one after the other, for a template that refuses the whole conversation."""
         # The opening comes before the history, as it comes before any text.
         opening = episode.read.before(0)
-        before, after = episode.read.part(0, opening), episode.read.part(opening)
+        before, after = episode.read[:opening], episode.read[opening:]
         if not len(told.ids) or opening > episode.target:
             before, after = _NOTHING, episode.read
         skipped = len(episode.read.ids) - len(after.ids)

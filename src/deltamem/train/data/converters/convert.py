@@ -108,8 +108,9 @@ def convert(
     skipped: Counter[str] = Counter()
     for place, row in progress(layout.read(source)):
         rows += 1
+        named = {"id": str(rows), **row} if isinstance(row, dict) else row
         try:
-            for item in layout.examples(_named(row, rows), chosen):
+            for item in layout.examples(named, chosen):
                 if isinstance(item, Example):
                     examples.append(item)
                 else:
@@ -138,11 +139,6 @@ def _checked_ask(kind: str, ask: str | None) -> str:
     if "{question}" in ask and "{question}" not in own:
         raise ValueError(f"{kind} has no questions, so that ask (--ask) cannot have {{question}} in it.")
     return ask
-
-
-def _named(row: Any, number: int) -> Any:
-    """The row with an id: its own, or else its number."""
-    return {"id": str(number), **row} if isinstance(row, dict) else row
 
 
 def _shortest(examples: list[Example], count: int, measure: Callable[[Example], int]) -> list[Example]:
