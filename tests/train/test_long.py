@@ -10,6 +10,8 @@ from transformers import Qwen3ForCausalLM
 
 from deltamem import attached, observe
 from deltamem.train import Episode, EpisodeBatch, EpisodeObjective, ObjectiveOptions, Text, Writing, collate, read
+from deltamem.train.episodes import UNWRITTEN
+from deltamem.train.long import write_history
 from deltamem.train.passes import answers
 
 
@@ -155,6 +157,16 @@ def test_local_gradients_of_one_adapted_layer_are_the_whole_ones(kind: str) -> N
     whole, local = gradients(model, batch, Writing(chunk=10)), gradients(model, batch, Writing(chunk=10, local=True))
     assert local[0] == pytest.approx(whole[0], rel=1e-6)
     torch.testing.assert_close(local[1], whole[1])
+
+
+@pytest.mark.parametrize("kind", ["token", "message"])
+def test_what_no_adapter_writes_is_not_written_with_local_gradients_either(kind: str) -> None:
+    model, batch = small_model(kind, init_gain=0.5), history((45, 17))
+    batch.passages[0].segments[:, :5] = UNWRITTEN
+    state = attached(model).new_state(2)
+    whole, local = (write_history(model, state, batch.passages, Writing(local=one))[0] for one in (False, True))
+    assert whole.tokens.tolist() == [40, 12]
+    torch.testing.assert_close(local.tensors(), whole.tensors())
 
 
 def test_local_gradients_leave_out_only_the_way_through_the_backbone() -> None:

@@ -62,7 +62,8 @@ def _write_locally(
     inputs: dict[int, Tensor] = {}
 
     def step(start: MemoryState, inputs: dict[int, Tensor] | None = None) -> Step:
-        return Step(start, mask=chunk.mask, segment_ids=chunk.segments, close=close, inputs=inputs)
+        written, segments = chunk.writes, chunk.segment_ids
+        return Step(start, write=written, mask=chunk.mask, segment_ids=segments, close=close, inputs=inputs)
 
     with torch.no_grad():
         hidden = forward(model, chunk, step(state.detach(), inputs))
