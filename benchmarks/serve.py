@@ -21,16 +21,15 @@ from typing import Any
 
 import httpx
 import torch
-import uvicorn
 
 from common import command_line, machine, tell
 from deltamem.chat import encode_chat
 from deltamem.demo.adapters import load_demo_adapter
 from deltamem.demo.backbone import load_backbone
-from deltamem.serve.app import create_app
 from deltamem.serve.engine.interface import warm_up
 from deltamem.serve.engine.jobs import Piece, Written, results
 from deltamem.serve.engine.sampling import Sampling
+from deltamem.serve.run import Web
 from deltamem.serve.server import Server
 from deltamem.serve.settings import EngineLimits, Settings
 from deltamem.state import MemoryState
@@ -147,10 +146,10 @@ class Bench:
 
 
 class Serving:
-    """A uvicorn in a thread, for as long as the block lasts."""
+    """A server in a thread, for as long as the block lasts."""
 
     def __init__(self, server: Server) -> None:
-        self._web = uvicorn.Server(uvicorn.Config(create_app(server), port=0, log_level="warning", access_log=False))
+        self._web = Web(server, port=0)
         self._thread = threading.Thread(target=self._web.run)
 
     def __enter__(self) -> str:

@@ -142,7 +142,10 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
-    uvicorn.run(create_router(options.replicas), host=options.host, port=options.port, access_log=False)
+    # Longer than clients keep theirs: a request must not meet a connection that just closes.
+    uvicorn.run(
+        create_router(options.replicas), host=options.host, port=options.port, access_log=False, timeout_keep_alive=75
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -60,6 +61,28 @@ def test_two_servers_in_one_process_tell_everything_once() -> None:
         [sys.executable, "-c", "\n".join(lines)], stderr=subprocess.PIPE, text=True, check=True
     ).stderr
     assert [json.loads(line)["event"] for line in told.splitlines() if '"once"' in line] == ["once"]
+
+
+def test_an_unused_connection_outlives_those_of_clients() -> None:
+    web = Web(make_server(), port=0)
+    thread = threading.Thread(target=web.run)
+    thread.start()
+    while not web.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    connection = HTTPConnection("127.0.0.1", web.servers[0].sockets[0].getsockname()[1])
+    try:
+        for pause in (0, 5.5):  # httpx keeps its own for 5 seconds
+            time.sleep(pause)
+            connection.request("GET", "/healthz")
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 200
+            assert connection.sock is not None
+    finally:
+        connection.close()
+        web.should_exit = True
+        thread.join()
 
 
 @pytest.mark.parametrize("terminal", [True, False])

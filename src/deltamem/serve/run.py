@@ -14,6 +14,9 @@ from deltamem.serve.server import Server
 _log = logging.getLogger(__name__)
 _GRACE = 30.0  # seconds for turns under way
 _LAST_WORDS = 5  # seconds to tell those that were not done by then
+# Seconds that an unused connection stays open: longer than the 5 to 60 of clients and proxies. One that keeps it longer
+# than the server can send a request just when the server closes it, which then has no answer.
+_IDLE = 75
 
 
 class Web(uvicorn.Server):
@@ -33,6 +36,7 @@ class Web(uvicorn.Server):
                 port=port,
                 log_config=None,
                 access_log=False,
+                timeout_keep_alive=_IDLE,
                 timeout_graceful_shutdown=round(grace) + _LAST_WORDS,
             )
         )
