@@ -7,10 +7,15 @@ of all layers and states added up. ``read``: the share for which what the layers
 raises the right token most among all the test's answer tokens. First tokens of an answer and later ones are counted
 apart: a later one can be found by the token before it. Nothing is trained, so the model itself does not answer yet.
 Intervals are 95 %, by a bootstrap over dialogues.
+
+    python benchmarks/fit.py --sizes 1x8 2x8 4x4 4x8 4x16 8x8 --json benchmarks/results/fit_sizes.json
+
+compares weights in closed form of several numbers of states and ranks, and so of bytes a memory.
 """
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,13 +30,22 @@ from deltamem.memory import DeltaMemory
 from deltamem.models.loading import load_tokenizer, load_weights
 from deltamem.step import Step
 from deltamem.train.data.told.batches import held_out_episodes, training_batches
+from deltamem.train.data.told.dialogues import Split
 from deltamem.train.episodes import Episode, EpisodeBatch, collate
 from deltamem.train.fit import fit, told_tokens
 from deltamem.train.fitoptions import FitOptions
 from deltamem.train.long import Writing, write_history
 from deltamem_lab.statistics import rate_interval
 
-CELLS = (("train", 4), ("known", 1), ("known", 4), ("values", 1), ("values", 4), ("relations", 1))
+CELLS: tuple[tuple[Split, int], ...] = (
+    ("train", 4),
+    ("known", 1),
+    ("known", 4),
+    ("values", 1),
+    ("values", 4),
+    ("relations", 1),
+)
+SIZED_CELLS: tuple[tuple[Split, int], ...] = (("known", 1), ("known", 4), ("known", 8), ("values", 4))
 CONFIG = deltamem.DeltaMemConfig(states=4, update_rule="no_lambda", gate_bias=-2.5, init_gain=0.5)
 ROWS = 8
 
@@ -104,30 +118,61 @@ def _batch(model: PreTrainedModel, batch: EpisodeBatch, start: int) -> list[tupl
     return found
 
 
+def measure_cells(
+    model: PreTrainedModel, tokenizer: Any, cells: Sequence[tuple[Split, int]], dialogues: int, name: str
+) -> dict[str, Any]:
+    """Each cell's figures, by split and facts told."""
+    found = {}
+    for split, facts in cells:
+        episodes = held_out_episodes(tokenizer, split=split, facts=facts, dialogues=dialogues, strict=True, seed=99)
+        found[f"{split}, {facts}"] = cell = measure(model, episodes)
+        show_cell(f"{name}: {split}, {facts} facts", cell)
+    return found
+
+
+def size(text: str) -> tuple[int, int]:
+    """States and rank of ``4x8``."""
+    states, rank = map(int, text.split("x"))
+    return states, rank
+
+
 def main() -> int:
-    """Measures fresh and fitted weights side by side."""
+    """Measures fresh and fitted weights side by side, or fitted ones of several sizes."""
     parser = command_line(__doc__)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--batches", type=int, default=60, help="that the weights are computed from")
     parser.add_argument("--dialogues", type=int, default=48, help="of each cell")
+    parser.add_argument(
+        "--sizes", nargs="+", type=size, metavar="STATESxRANK", help="compare these, in closed form alone"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = load_tokenizer(arguments.model)
-    model = load_weights(arguments.model, dtype="bfloat16").eval()
-    deltamem.attach(model, CONFIG)
     stage = {"updates": arguments.batches, "questions": 40, "facts": [1, 1], "answered": 0.3, "strict": True}
-    data = training_batches(tokenizer, stages=[stage], opened=0.3, seed=11)
+
+    def attach(config: deltamem.DeltaMemConfig) -> PreTrainedModel:
+        model = load_weights(arguments.model, dtype="bfloat16").eval()
+        deltamem.attach(model, config)
+        return model
+
+    def fitted(model: PreTrainedModel) -> int:
+        data = training_batches(tokenizer, stages=[stage], opened=0.3, seed=11)
+        return fit(model, data, FitOptions(batches=arguments.batches))
+
     result: dict[str, Any] = {"command": " ".join(["python", *sys.argv]), "machine": machine()}
+    if arguments.sizes:
+        for states, rank in arguments.sizes:
+            model, name = attach(replace(CONFIG, states=states, rank=rank)), f"{states}x{rank}"
+            fitted(model)
+            result[name] = {"bytes": attached(model).new_state(1).nbytes}
+            result[name] |= measure_cells(model, tokenizer, SIZED_CELLS, arguments.dialogues, name)
+            keep(result, arguments)
+        return 0
+    model = attach(CONFIG)
     for name in ("fresh", "closed form"):
         if name != "fresh":
-            result["told tokens"] = fit(model, data, FitOptions(batches=arguments.batches))
-        result[name] = {}
-        for split, facts in CELLS:
-            episodes = held_out_episodes(
-                tokenizer, split=split, facts=facts, dialogues=arguments.dialogues, strict=True, seed=99
-            )  # type: ignore[arg-type]
-            result[name][f"{split}, {facts}"] = cell = measure(model, episodes)
-            show_cell(f"{name}: {split}, {facts} facts", cell)
+            result["told tokens"] = fitted(model)
+        result[name] = measure_cells(model, tokenizer, CELLS, arguments.dialogues, name)
     keep(result, arguments)
     return 0
 
