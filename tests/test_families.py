@@ -135,6 +135,21 @@ def test_a_correction_lands_on_its_projection(family: str, head: str) -> None:
     torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_an_attention_whose_projections_get_a_copy_of_its_input_is_refused(family: str) -> None:
+    model, ids = backbone(family), tokens(2, LENGTH)
+    first = attentions(model)[0]
+    deltamem.attach(model, DeltaMemConfig(rank=4, heads=("q", "o")))
+
+    def copy(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return tuple(x.clone() if isinstance(x, Tensor) else x for x in args), {
+            name: x.clone() if name == "hidden_states" else x for name, x in kwargs.items()
+        }
+
+    first.register_forward_pre_hook(copy, with_kwargs=True)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="the corrections of q were lost"):
+        model(ids)
+
+
 def test_the_output_correction_is_added_to_the_attention_output(family: str) -> None:
     model, ids = backbone(family), tokens(2, LENGTH)
     first = attentions(model)[0]
@@ -151,7 +166,7 @@ def test_the_output_correction_is_added_to_the_attention_output(family: str) -> 
     with torch.no_grad():
         model(ids, memory=Step(state, write=False))
     parts = attachment.memories()[0].named_parts()
-    query = getattr(seen["x"], "hidden_states", seen["x"]) @ parts["q_proj"].t()
+    query = seen["x"] @ parts["q_proj"].t()
     read = torch.einsum("bij,btj->bti", state.states[0][:, 0], query)
     torch.testing.assert_close(
         seen["corrected"] - seen["bare"], 4.0 * read @ parts["delta_o"].t(), rtol=1e-4, atol=1e-4

@@ -8,9 +8,9 @@ from pairs import pair_batch
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
 from deltamem import DeltaMemConfig, attach
-from deltamem.train.loading import load_backbone
+from deltamem.train.loading import check_sources, load_backbone
 from deltamem.train.passes import read_bare
-from deltamem.train.recipe import BackboneSection, Factory
+from deltamem.train.recipe import BackboneSection, Factory, Recipe
 
 
 def gpt2() -> tuple[GPT2LMHeadModel, None]:
@@ -30,3 +30,19 @@ def test_a_backbone_drops_nothing_out_while_an_adapter_is_trained(made: str) -> 
     texts = pair_batch(0).queries
     trained, used = (read_bare(model.train(mode), texts).logits for mode in (True, False))
     torch.testing.assert_close(trained, used, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stages": [], "partz": 2}, "training_batches: got an unexpected keyword argument 'partz'"),
+        ({"parts": 2}, "training_batches: missing a required argument: 'stages'"),
+    ],
+)
+def test_options_that_a_source_does_not_take_are_named(options: dict[str, Any], message: str) -> None:
+    source = "deltamem.train.data.told.batches:training_batches"
+    data = {"source": source, "options": options}
+    needed = {"schedule": {"steps": 2, "batch": 2}, "output": {"folder": "runs/none"}}
+    recipe = {"backbone": {"model": "embedded"}, "data": data, **needed}
+    with pytest.raises(ValueError, match=message):
+        check_sources(Recipe.model_validate(recipe))

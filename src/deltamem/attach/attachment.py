@@ -119,9 +119,7 @@ class Attachment:
         if name in self.configs:
             self.remove(name)
         for place, (number, memory) in enumerate(zip(numbers, memories, strict=True)):
-            steered = self._steer(number)
-            steered.adapters[name] = memory
-            steered.index[name] = place
+            self._steer(number).add(name, memory, place)
         self.configs[name] = config
         self.activate(name)
         self.settle(name)

@@ -1,8 +1,7 @@
 """The wrapper modules that steer an attention block without touching its code.
 
-The attention is called with a :class:`SteeredInput` in place of its hidden states: it looks like the
-tensor, and takes the corrections along to the wrapped projections. So a correction travels with the
-call, no module holds one, and threads, checkpointing and compilation see pure functions.
+The corrections travel as an attribute of the attention's hidden states into the wrapped projections, each of which
+takes its own. So no module holds a correction, and threads, checkpointing and compilation see pure functions.
 """
 
 from typing import Any
@@ -16,32 +15,7 @@ from deltamem.config import Head
 from deltamem.memory import Corrections, DeltaMemory
 from deltamem.step import Step
 
-
-class SteeredInput:
-    """Hidden states ``[B, T, D]`` with the corrections of the projections they are about to enter."""
-
-    def __init__(self, hidden_states: Tensor, corrections: Corrections) -> None:
-        self.hidden_states = hidden_states
-        self.corrections = corrections
-
-    @property
-    def shape(self) -> torch.Size:
-        """The hidden states' shape."""
-        return self.hidden_states.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The hidden states' dtype."""
-        return self.hidden_states.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The hidden states' device."""
-        return self.hidden_states.device
-
-    def size(self, *dim: int) -> Any:
-        """The hidden states' size."""
-        return self.hidden_states.size(*dim)
+_KEY = "deltamem_corrections"
 
 
 class SteeredProjection(nn.Module):
@@ -61,28 +35,27 @@ class SteeredProjection(nn.Module):
         self.layout = layout
         self.count = count
 
-    def forward(self, hidden_states: Tensor | SteeredInput) -> Tensor:
-        """The base projection's output ``[B, T, out]``, corrected if the input brings corrections."""
-        if not isinstance(hidden_states, SteeredInput):
-            return self.base_layer(hidden_states)  # type: ignore[no-any-return]
-        output: Tensor = self.base_layer(hidden_states.hidden_states)
-        corrections = hidden_states.corrections
-        if not any(head in corrections for head in self.parts):
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """The base projection's output ``[B, T, out]``, with the corrections that its input brings along."""
+        output: Tensor = self.base_layer(hidden_states)
+        corrections: Corrections | None = getattr(hidden_states, _KEY, None)
+        if corrections is None:
             return output
-        return _add(output, self._lay_out(corrections, output))
+        pieces = {head: corrections.pop(head) for head in self.parts if head in corrections}
+        return _add(output, self._lay_out(pieces, output)) if pieces else output
 
-    def _lay_out(self, corrections: Corrections, output: Tensor) -> Tensor:
+    def _lay_out(self, pieces: Corrections, output: Tensor) -> Tensor:
         if self.layout == "separate":
-            (head,) = self.parts
-            return corrections[head]
-        like = next(iter(corrections.values()))
-        pieces = [
-            corrections[head] if head in corrections else like.new_zeros(*output.shape[:-1], width)
+            (piece,) = pieces.values()
+            return piece
+        like = next(iter(pieces.values()))
+        filled = [
+            pieces[head] if head in pieces else like.new_zeros(*output.shape[:-1], width)
             for head, width in self.parts.items()
         ]
         if self.layout == "stacked":
-            return torch.cat(pieces, dim=-1)
-        by_head = [torch.unflatten(piece, -1, (self.count, -1)) for piece in pieces]
+            return torch.cat(filled, dim=-1)
+        by_head = [torch.unflatten(piece, -1, (self.count, -1)) for piece in filled]
         return torch.cat(by_head, dim=-1).flatten(-2)
 
 
@@ -99,16 +72,23 @@ class SteeredAttention(nn.Module):
         self.adapters = nn.ModuleDict()
         self.index: dict[str, int] = {}
         self.active: str | None = None
-        self._wrap_projections(site)
+        self._site = site
+        self._originals: dict[str, nn.Module] = {}
 
-    def _wrap_projections(self, site: AttentionSite) -> None:
-        family, sizes = site.family, projection_sizes(site)
-        count = int(getattr(getattr(site.module, "config", None), "num_attention_heads", 1))
+    def add(self, name: str, memory: DeltaMemory, index: int) -> None:
+        """Puts an adapter's memory here, and wraps those projections that it corrects."""
+        self.adapters[name] = memory
+        self.index[name] = index
+        family, module = self._site.family, self._site.module
+        sizes = projection_sizes(self._site)
+        count = int(getattr(getattr(module, "config", None), "num_attention_heads", 1))
         heads: tuple[Head, ...] = ("q", "k", "v")
-        self._originals = {name: getattr(site.module, name) for name in family.inputs}
-        for i, name in enumerate(family.inputs):
+        for i, projection in enumerate(family.inputs):
             parts = {heads[i]: sizes[heads[i]]} if family.layout == "separate" else {h: sizes[h] for h in heads}
-            setattr(site.module, name, SteeredProjection(self._originals[name], parts, family.layout, count))
+            if projection in self._originals or parts.keys().isdisjoint(memory.config.heads):
+                continue
+            self._originals[projection] = original = getattr(module, projection)
+            setattr(module, projection, SteeredProjection(original, parts, family.layout, count))
 
     def unwrap(self) -> nn.Module:
         """Puts the attention's own projections back and returns it."""
@@ -148,12 +128,20 @@ class SteeredAttention(nn.Module):
             step.gates.setdefault(layer, memory.write_gates(hidden_states))
         if step.inputs is not None:
             step.inputs.setdefault(layer, hidden_states)
-        output = self.attention(SteeredInput(hidden_states, corrections), *args, **kwargs)
-        if "o" not in corrections:
+        of_output = corrections.pop("o", None)
+        setattr(hidden_states, _KEY, corrections)
+        output = self.attention(hidden_states, *args, **kwargs)
+        setattr(hidden_states, _KEY, None)
+        if corrections:
+            raise RuntimeError(
+                f"{type(self.attention).__name__} did not give its own input to its projections, so the corrections of "
+                f"{', '.join(corrections)} were lost. Its class cannot carry a memory of these heads."
+            )
+        if of_output is None:
             return output
         if isinstance(output, Tensor):
-            return _add(output, corrections["o"])
-        return (_add(output[0], corrections["o"]), *output[1:])
+            return _add(output, of_output)
+        return (_add(output[0], of_output), *output[1:])
 
 
 def _add(output: Tensor, correction: Tensor) -> Tensor:

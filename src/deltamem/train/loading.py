@@ -1,8 +1,9 @@
 """What a recipe names, loaded: the backbone with its adapter, the training episodes and the held-out ones."""
 
 import importlib.util
+import inspect
 import random
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 from torch import nn
@@ -48,7 +49,7 @@ def load_backbone(backbone: BackboneSection) -> tuple[PreTrainedModel, Any]:
         OSError: there is no such model.
     """
     if backbone.factory is not None:
-        model, tokenizer = load_object(backbone.factory.source)(**backbone.factory.options)
+        model, tokenizer = _function(backbone.factory)(**backbone.factory.options)
         return _without_dropout(model), tokenizer
     name = str(backbone.model)
     tokenizer = load_tokenizer(name, revision=backbone.revision)
@@ -95,22 +96,36 @@ def add_trained_adapter(model: PreTrainedModel, recipe: Recipe) -> None:
         )
 
 
+def _function(factory: Factory, *given: Any) -> Callable[..., Any]:
+    """The function that a recipe names, which takes ``given`` and the options that the recipe has for it.
+
+    Raises:
+        ValueError: it is not there, or does not take them.
+    """
+    function = load_object(factory.source)
+    try:
+        inspect.signature(function).bind(*given, **factory.options)
+    except TypeError as error:
+        raise ValueError(f"The options of {factory.source}: {error}.") from None
+    return function  # type: ignore[no-any-return]
+
+
 def check_sources(recipe: Recipe) -> None:
     """Asks for the files, functions and packages that a recipe names, so that what is missing is known at once.
 
     Raises:
         BadDataError: a file is not there.
-        ValueError: a function is not there.
+        ValueError: a function is not there, or does not take the options given for it.
         ImportError: a package that the metrics should go to is not installed.
     """
     plain = recipe.plain if recipe.objective.preservation else None
     for data in (recipe.data, plain, recipe.evaluation.data, *recipe.evaluation.further.values()):
         if isinstance(data, Factory):
-            load_object(data.source)
+            _function(data, "tokenizer")
         elif data is not None and data.path is not None:
             find_files(data.path)
     if recipe.backbone.factory is not None:
-        load_object(recipe.backbone.factory.source)
+        _function(recipe.backbone.factory)
     for name in recipe.logging.report_to:
         if importlib.util.find_spec(name) is None:
             raise ImportError(f"logging.report_to names {name}, which is not installed: pip install {name}")
@@ -123,7 +138,7 @@ def load_episodes(data: DataOptions | Factory, tokenizer: Any, recipe: Recipe, *
         ValueError: the source is bad; the message says what.
     """
     if isinstance(data, Factory):
-        made = load_object(data.source)(tokenizer, **data.options)
+        made = _function(data, tokenizer)(tokenizer, **data.options)
         if not isinstance(made, Sized) or not len(made):
             raise ValueError(f"{data.source} gave no dataset with a length above 0.")
         return made  # type: ignore[return-value]

@@ -67,17 +67,9 @@ class ToldBatches(Dataset[EpisodeBatch]):
     Args:
         renderer: makes the tokens.
         stages: the curriculum, one stage after the other.
-        parts: batches an update, each of dialogues of like length: the recipe's ``schedule.batch``, with a
-            ``micro_batch`` of 1.
-        opened: the share of updates whose questions come after the template's own opening.
-        lead_share: the share of dialogues in whose answers more than the value is trained: how words are put is learned
-            soon, and each trained token costs a pass through the output layer. Where ``unknown`` is asked too, let both
-            weigh alike at the first word (``lead: 0.3, lead_share: 1``), or the model says of everything that it was
-            not told.
-        seed: another seed, other dialogues.
+        parts: this, ``opened``, ``lead_share``, ``seed`` and ``prompts`` are as for :func:`training_batches`.
         chats: what is put between the facts; the same facts are told with it and without.
         plain: conversations that need no memory, whose last replies are to stay as the backbone gives them.
-        prompts: how many of them an update has.
 
     Raises:
         ValueError: a stage wants chat between the facts, and there is none; or prompts, and there are no conversations.
@@ -88,10 +80,10 @@ class ToldBatches(Dataset[EpisodeBatch]):
         renderer: Renderer,
         stages: Sequence[Stage],
         *,
-        parts: int = 2,
-        opened: float = 0.2,
-        lead_share: float = 0.25,
-        seed: int = 0,
+        parts: int,
+        opened: float,
+        lead_share: float,
+        seed: int,
         chats: Chats | None = None,
         plain: Sequence[Sequence[Message]] = (),
         prompts: int = 0,
@@ -171,7 +163,11 @@ def training_batches(
     lead: float = 0.05,
     chat: str | Path | None = None,
     plain: str | Path | None = None,
-    **options: Any,
+    parts: int = 2,
+    opened: float = 0.2,
+    lead_share: float = 0.25,
+    seed: int = 0,
+    prompts: int = 0,
 ) -> ToldBatches:
     """Batches of told facts for a recipe's ``data.source``.
 
@@ -184,7 +180,15 @@ def training_batches(
             histories are written in passages of at most 512 tokens.
         plain: JSON lines of conversations that need no memory and end with the backbone's own reply, for
             ``objective.preservation``: a file, a folder or a glob pattern.
-        options: ``parts``, ``opened``, ``lead_share``, ``seed`` and ``prompts`` of :class:`ToldBatches`.
+        parts: batches an update, each of dialogues of like length: the recipe's ``schedule.batch``, with a
+            ``micro_batch`` of 1.
+        opened: the share of updates whose questions come after the template's own opening.
+        lead_share: the share of dialogues in whose answers more than the value is trained: how words are put is learned
+            soon, and each trained token costs a pass through the output layer. Where ``unknown`` is asked too, let both
+            weigh alike at the first word (``lead: 0.3, lead_share: 1``), or the model says of everything that it was
+            not told.
+        seed: another seed, other dialogues.
+        prompts: how many conversations of ``plain`` an update has.
 
     Raises:
         BadDataError: ``chat`` or ``plain`` cannot be read.
@@ -194,7 +198,17 @@ def training_batches(
     renderer = Renderer(tokenizer, lead=lead)
     chats = None if chat is None else Chats(conversations(chat), renderer.count)
     kept = () if plain is None else conversations(plain)
-    return ToldBatches(renderer, made, chats=chats, plain=kept, **options)
+    return ToldBatches(
+        renderer,
+        made,
+        parts=parts,
+        opened=opened,
+        lead_share=lead_share,
+        seed=seed,
+        chats=chats,
+        plain=kept,
+        prompts=prompts,
+    )
 
 
 def static_batches(tokenizer: Any, **options: Any) -> Strangers:
