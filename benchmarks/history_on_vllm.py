@@ -205,13 +205,18 @@ class Own:
         self._asked += 1
         message = some_tokens(self.options.prompt, self._asked)
         how = Sampling(max_tokens=self.options.answer, temperature=0, ignore_end=True)
-        begun, first, answer = time.process_time(), 0.0, []
-        for event in results(lambda deliver: self.engine.generate(message, how, deliver, state=self._state)):
-            first = first or time.process_time() - begun
-            if isinstance(event, Piece):
-                answer.append(event.chosen.token)
+        begun, after = time.process_time(), []
+
+        def start(deliver: Any) -> Any:
+            def timed(event: Any) -> None:
+                after.append(time.process_time() - begun)
+                deliver(event)
+
+            return self.engine.generate(message, how, timed, state=self._state)
+
+        answer = [event.chosen.token for event in results(start) if isinstance(event, Piece)]
         self._write(self._state, message + answer)
-        return {"own_first_token_s": first, "own_turn_s": time.process_time() - begun}
+        return {"own_first_token_s": after[0], "own_turn_s": time.process_time() - begun}
 
     def _write(self, state: Any, tokens: list[int]) -> Any:
         from deltamem.serve.engine.jobs import Written, results

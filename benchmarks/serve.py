@@ -133,7 +133,7 @@ class Bench:
 
     def _generate(self, session: int, sampling: Sampling) -> tuple[list[int], str]:
         state = self._states[session]
-        events = list(results(lambda d: self.engine.generate(self._prompt, sampling, d, state=state)))
+        events = results(lambda d: self.engine.generate(self._prompt, sampling, d, state=state))
         tokens = [event.chosen.token for event in events if isinstance(event, Piece)]
         return tokens, "".join(event.text for event in events if not isinstance(event, Written))  # type: ignore[union-attr]
 

@@ -227,22 +227,24 @@ def test_cancelling_frees_the_row_and_leaves_the_others_alone(demo: tuple[Any, A
     ids = prompt(demo[1], "Hello!")
     endless = Sampling(max_tokens=400, temperature=0, ignore_end=True)
     expected = token_ids(collect(engine, [(ids, GREEDY, None)])[0])
-    failed: list[Event] = []
-    over = threading.Event()
+    beside = engine.generate(ids, endless, lambda event: None)
 
-    def deliver(event: Event) -> None:
-        failed.append(event)
-        if isinstance(event, Failed):
-            over.set()
+    def cancelled_at_its_first_token(deliver: Any) -> Any:
+        begun = threading.Event()
 
-    ticket = engine.generate(ids, endless, deliver)
-    stream = results(lambda d: engine.generate(ids, endless, d))
-    next(stream)
-    ticket.cancel()
+        def tell(event: Event) -> None:
+            begun.set()
+            deliver(event)
+
+        ticket = engine.generate(ids, endless, tell)
+        assert begun.wait(30)
+        ticket.cancel()
+        return ticket
+
+    with pytest.raises(CancelledJobError):
+        results(cancelled_at_its_first_token)
     assert token_ids(collect(engine, [(ids, GREEDY, None)])[0]) == expected
-    assert over.wait(30)
-    assert isinstance(failed[-1].error, CancelledJobError)  # type: ignore[union-attr]
-    stream.close()  # type: ignore[attr-defined]
+    beside.cancel()
     until = time.monotonic() + 30
     while engine.load().decoding and time.monotonic() < until:
         time.sleep(0.01)
@@ -253,7 +255,7 @@ def test_a_deadline_ends_what_runs_and_what_waits(demo: tuple[Any, Any], engine:
     ids = prompt(demo[1], "Hello!")
     endless = Sampling(max_tokens=400, temperature=0, ignore_end=True)
     with pytest.raises(DeadlineError):
-        list(results(lambda d: engine.generate(ids, endless, d, deadline=time.monotonic() + 0.1)))
+        results(lambda d: engine.generate(ids, endless, d, deadline=time.monotonic() + 0.1))
 
 
 def test_a_full_queue_refuses_and_says_when_to_return(demo: tuple[Any, Any]) -> None:
@@ -300,9 +302,9 @@ def test_a_model_that_fails_fails_its_batch_and_the_engine_goes_on(demo: tuple[A
     handle = demo[0].model.layers[0].register_forward_pre_hook(explode)
     try:
         with pytest.raises(EngineError, match="nothing was written"):
-            list(results(lambda d: engine.generate(ids, GREEDY, d)))
+            results(lambda d: engine.generate(ids, GREEDY, d))
         with pytest.raises(EngineError, match="nothing was written"):
-            list(results(lambda d: engine.write(*written(demo[1], TOLD[0]), d)))
+            results(lambda d: engine.write(*written(demo[1], TOLD[0]), d))
     finally:
         handle.remove()
     assert text_of(collect(engine, [(ids, GREEDY, None)])[0])

@@ -255,10 +255,8 @@ MakeEngine = Callable[..., AnyEngine]
 def warm_up(engine: AnyEngine) -> None:
     """Runs a few tokens through everything, so that the first request does not wait for kernels to compile."""
     ids = torch.ones(1, 2, dtype=torch.int64)
-    for _ in results(lambda d: engine.write(ids, torch.zeros_like(ids), ids.bool(), d)):
-        pass
-    for _ in results(lambda d: engine.generate([1, 1], Sampling(max_tokens=2, ignore_end=True), d)):
-        pass
+    results(lambda d: engine.write(ids, torch.zeros_like(ids), ids.bool(), d))
+    results(lambda d: engine.generate([1, 1], Sampling(max_tokens=2, ignore_end=True), d))
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -1,10 +1,10 @@
 """What the engine is asked to do, and what it answers."""
 
 import random
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 
 from torch import Tensor
 
@@ -195,8 +195,8 @@ class Load:
     writing: int
 
 
-def results(start: Callable[[Deliver], Ticket]) -> Iterator[Event]:
-    """The events of a job, for callers that may block; leaving early cancels it.
+def results(start: Callable[[Deliver], Ticket]) -> list[Event]:
+    """All events of a job once it is over, for callers that may block; they wake once and not at every token.
 
     Args:
         start: submits the job with the given ``deliver``, as in ``results(lambda d: engine.generate(ids, how, d))``.
@@ -204,15 +204,20 @@ def results(start: Callable[[Deliver], Ticket]) -> Iterator[Event]:
     Raises:
         EngineError: the job failed.
     """
-    events: SimpleQueue[Event] = SimpleQueue()
-    ticket = start(events.put)
+    events: list[Event] = []
+    over = threading.Event()
+
+    def deliver(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, (Done, Written, Failed)):
+            over.set()
+
+    ticket = start(deliver)
     try:
-        while True:
-            event = events.get()
-            if isinstance(event, Failed):
-                raise event.error
-            yield event
-            if isinstance(event, (Done, Written)):
-                return
+        over.wait()
     finally:
         ticket.cancel()
+    last = events[-1]
+    if isinstance(last, Failed):
+        raise last.error
+    return events
