@@ -135,7 +135,7 @@ def test_a_split_holds_out_what_it_says(split: Split, trained: list[Dialogue]) -
 
 
 def test_strictly_no_word_of_training_is_one_that_is_held_out() -> None:
-    strict = dataclasses.replace(EVERYTHING, strict=True)
+    strict = dataclasses.replace(EVERYTHING, strict=True, further=True)
     said = {word.lower() for dialogue in dialogues(500, strict) for word in WORD.findall(text(dialogue))}
     assert len(said) > 2000
     assert not {word for word in said - everyday_words() if held_out(word)}
@@ -467,16 +467,40 @@ def test_a_static_control_meets_other_dialogues_memories(chat_tokenizer: Any) ->
     assert (static.episode_of != own.episode_of).all()
 
 
-def test_further_askings_are_for_training_alone() -> None:
-    further = {put(wording) for relation in relations() for wording in relation.also_ask}
-    held_out = {put(relation.ask[-1]) for relation in (*relations(), *relations(held=True))}
-    assert len(further) > 150
-    assert not further & held_out
-    asked = {split: set[str]() for split in ("train", "known")}
-    for split, found in asked.items():
-        rng = random.Random(f"further {split}")
-        mix = Mix(facts=(4, 4), others=0.0, also_ask=True)
-        for _ in range(300):
-            found |= {question.ask for question in sample_dialogue(rng, mix, split).questions}  # type: ignore[arg-type]
-    assert len(asked["train"] & further) > 100
-    assert asked["known"] <= held_out
+def test_further_wordings_are_for_training_alone() -> None:
+    everything = (*relations(), *relations(held=True))
+    held_told, held_asked = {said(each.tell[-1]) for each in everything}, {said(each.ask[-1]) for each in everything}
+    also = {said(wording) for each in relations() for wording in each.also_ask}
+    told = {said(wording) for each in relations() for wording in each.further_tell}
+    asked = {said(wording) for each in relations() for wording in each.further_ask}
+    assert len(told) > 200
+    assert len(asked) > 400
+    assert len(also) > 150
+    assert not told & held_told
+    assert not (asked | also) & held_asked
+    for options, expected in ((("also_ask",), also), (("also_ask", "further"), also | asked), ((), set())):
+        mix = Mix(facts=(4, 4), others=0.0, **dict.fromkeys(options, True))  # type: ignore[arg-type]
+        train, known = (
+            {question.ask for one in dialogues(400, mix, split) for question in one.questions}
+            for split in ("train", "known")
+        )
+        assert len(train & expected) >= len(expected) / 2
+        assert not train & ((also | asked) - expected)
+        assert known <= {put(each.ask[-1]) for each in relations()}
+    plain, further = (dialogues(300, Mix(others=0.0, talk=0.0, answered=0.0, further=on)) for on in (False, True))
+    assert not {message for one in plain for message in tellings(one)} & told
+    assert len({message for one in further for message in tellings(one)} & told) > 100
+
+
+def said(wording: str) -> str:
+    """A telling or an asking with a mark in place of the value."""
+    return put(wording, value="?")
+
+
+def tellings(dialogue: Dialogue) -> Iterator[str]:
+    """What is told, with a mark in place of each value."""
+    for message, question in zip(dialogue.messages, dialogue.questions, strict=True):
+        text = message["content"]
+        yield from (
+            text.replace(value, "?") for value in (question.value, question.value.capitalize()) if value in text
+        )

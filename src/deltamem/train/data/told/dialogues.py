@@ -103,7 +103,8 @@ class Mix:
         together: the share of facts told in one message with the one before.
         answered: the share of messages that the assistant answers.
         talk: exchanges of small talk, for each fact.
-        also_ask: whether training asks in further wordings too; see :class:`Relation`.
+        also_ask: whether training asks in the wordings of ``also_ask`` too; see :class:`Relation`.
+        further: whether training tells and asks in the wordings of ``further.yaml`` too.
         strict: whether training keeps held-out values out of composed values too ("Lopez Works" where "Lopez" is held
             out), and tests take none that training has in a short list or in a wording ("ruby", "street").
 
@@ -120,6 +121,7 @@ class Mix:
     answered: float = 0.5
     talk: float = 0.2
     also_ask: bool = False
+    further: bool = False
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -189,7 +191,7 @@ def _messages(rng: random.Random, facts: Sequence[Fact], mix: Mix, train: bool) 
         fact, value, again = event
         subject = _mention(rng, fact, introduce=fact.subject not in met)
         met.add(fact.subject)
-        template = rng.choice(fact.relation.tell[:-1]) if train else fact.relation.tell[-1]
+        template = rng.choice(_trained_tellings(fact.relation, mix)) if train else fact.relation.tell[-1]
         text = put(template, value=value, subject=subject)
         if again:
             text = rng.choice(CORRECTIONS).format(text)
@@ -205,9 +207,17 @@ def _messages(rng: random.Random, facts: Sequence[Fact], mix: Mix, train: bool) 
 
 def _question(rng: random.Random, fact: Fact, mix: Mix, train: bool) -> Question:
     answer = put(fact.relation.answer, value=fact.value, subject=fact.subject, speaker="assistant")
-    *trained, held = fact.relation.ask
-    template = rng.choice([*trained, *fact.relation.also_ask] if mix.also_ask else trained) if train else held
+    template = rng.choice(_trained_askings(fact.relation, mix)) if train else fact.relation.ask[-1]
     return Question(put(template, subject=_mention(rng, fact)), answer if fact.value else UNKNOWN, fact)
+
+
+def _trained_tellings(relation: Relation, mix: Mix) -> list[str]:
+    return [*relation.tell[:-1], *(relation.further_tell if mix.further else ())]
+
+
+def _trained_askings(relation: Relation, mix: Mix) -> list[str]:
+    also = relation.also_ask if mix.also_ask else ()
+    return [*relation.ask[:-1], *also, *(relation.further_ask if mix.further else ())]
 
 
 def _mention(rng: random.Random, fact: Fact, *, introduce: bool = False) -> str:
@@ -237,7 +247,8 @@ def everyday_words() -> frozenset[str]:
     """The words of all wordings, small talk and short lists, in lower case: training has them whatever is held out."""
     texts = [*KIN, *ACKS, *CORRECTIONS, *(text for pair in TALK for text in pair), UNKNOWN, *FRAMES]
     for relation in (*relations(), *relations(held=True)):
-        for wording in (*relation.tell, *relation.ask, *relation.also_ask, relation.answer):
+        further = (*relation.further_tell, *relation.further_ask)
+        for wording in (*relation.tell, *relation.ask, *relation.also_ask, *further, relation.answer):
             texts += [put(wording), put(wording, subject="0"), put(wording, speaker="assistant")]
     texts += [value for values in listed().values() for value in values]
     return frozenset(word.lower() for text in texts for word in _WORD.findall(text))

@@ -29,7 +29,9 @@ class Relation:
         tell: how it is told; the last is held out.
         ask: how it is asked; the last is held out.
         answer: how it is answered.
-        also_ask: further askings for training.
+        also_ask: more askings for training.
+        further_tell: tellings for training only, from ``further.yaml``.
+        further_ask: askings for training only, from there too.
         held: whether the whole relation is held out.
     """
 
@@ -39,18 +41,26 @@ class Relation:
     ask: tuple[str, ...]
     answer: str
     also_ask: tuple[str, ...] = ()
+    further_tell: tuple[str, ...] = ()
+    further_ask: tuple[str, ...] = ()
     held: bool = False
 
 
 @cache
 def relations(held: bool = False) -> tuple[Relation, ...]:
     """The relations that are trained, or those that are held out."""
-    text = files("deltamem.train.data.told").joinpath("relations.yaml").read_text("utf-8")
+    rows, further = _read("relations.yaml"), _read("further.yaml")
     found = []
-    for name, row in yaml.safe_load(text).items():
+    for name, row in rows.items():
+        row |= {f"further_{what}": wordings for what, wordings in further.get(name, {}).items()}
         fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
         found.append(Relation(name, **fields))
     return tuple(relation for relation in found if relation.held == held)
+
+
+def _read(name: str) -> dict[str, Any]:
+    rows: dict[str, Any] = yaml.safe_load(files("deltamem.train.data.told").joinpath(name).read_text("utf-8"))
+    return rows
 
 
 def put(template: str, *, value: str = "", subject: str = "", speaker: Speaker = "user") -> str:
