@@ -44,6 +44,12 @@ SMALL_TALK = [
     *(words.replace("{}", "") for words in CORRECTIONS),
 ]
 WORD = re.compile(r"[^\W\d_]+")
+# Without their last s, as in "large_words".
+SMALL = """
+    a an and are at by can did do doe for ha have i in it me my of on tell that the to wa were what when where which who
+    whom with your
+"""
+SMALL_WORDS = {"", *SMALL.split()}
 
 
 def dialogues(count: int, mix: Mix, split: Split = "train", seed: int = 0) -> list[Dialogue]:
@@ -490,6 +496,22 @@ def test_further_wordings_are_for_training_alone() -> None:
     plain, further = (dialogues(300, Mix(others=0.0, talk=0.0, answered=0.0, further=on)) for on in (False, True))
     assert not {message for one in plain for message in tellings(one)} & told
     assert len({message for one in further for message in tellings(one)} & told) > 100
+
+
+def test_no_further_wording_says_what_is_held_out_in_other_small_words() -> None:
+    for each in relations():
+        for further, older, held in (
+            (each.further_tell, each.tell[:-1], each.tell[-1]),
+            (each.further_ask, (*each.ask[:-1], *each.also_ask), each.ask[-1]),
+        ):
+            if large_words(held) not in map(large_words, older):
+                assert large_words(held) not in map(large_words, further)
+    assert large_words("Tell me the name of {my} boat.") == large_words("What is {my} boat's name?")
+
+
+def large_words(wording: str) -> set[str]:
+    """The words of a wording that say what it is about, without their endings."""
+    return {word.rstrip("s") for word in WORD.findall(said(wording).lower())} - SMALL_WORDS
 
 
 def said(wording: str) -> str:
