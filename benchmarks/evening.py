@@ -44,7 +44,7 @@ def main() -> int:
     parser = command_line(__doc__)
     parser.add_argument("chats", type=Path, help="real conversations, JSON lines")
     parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--adapter", default="multi", help="a name, a folder or a Hub id")
+    parser.add_argument("--adapter", default="", help="a name, a folder or a Hub id; the model's main one by default")
     parser.add_argument("--turns", type=int, default=100)
     parser.add_argument("--facts", type=int, default=8, help="told in the course of the evening")
     parser.add_argument("--longest", type=int, default=32, help="tokens of an answer")

@@ -11,6 +11,7 @@ from typing import Any
 
 Results = Mapping[str, Any]
 LABELS = {
+    "wide": "**memory, one state of 16×16**",
     "multi": "**memory, four states**",
     "token": "**memory, one state**",
     "none": "question alone",
@@ -40,6 +41,17 @@ def told(results: Results) -> Iterator[str]:
 def corrected(results: Results) -> Iterator[str]:
     """Which of a corrected fact's values comes."""
     yield from _by_method(results["corrected"], {"new": "new value", "old": "old value"})
+
+
+def replies(results: Results) -> Iterator[str]:
+    """Recall where the model itself replied, with everything written or only what the user said."""
+    both, user = results["replies"]["both"], results["replies"]["user"]
+    rows = [
+        [label, percent(both[name]), percent(user[name]) if name in user else ""]
+        for name, label in LABELS.items()
+        if name in both
+    ]
+    yield from _table(["", "both sides written", "the user's side"], rows)
 
 
 def absence(results: Results) -> Iterator[str]:
@@ -108,6 +120,7 @@ def harm(results: Results) -> Iterator[str]:
 TABLES: Mapping[str, Callable[[Results], Iterator[str]]] = {
     "told": told,
     "corrected": corrected,
+    "replies": replies,
     "absence": absence,
     "formats": formats,
     "chat": chat,

@@ -12,6 +12,7 @@ import deltamem
 from deltamem.cli.main import main
 from deltamem.cli.terminal.chat import Chat
 from deltamem.demo.world import SUGGESTIONS
+from deltamem.formats.state import load_state
 from deltamem.session import Session
 
 
@@ -45,6 +46,19 @@ def test_a_fact_outlives_the_process_that_heard_it(say: Any, tmp_path: Path) -> 
     assert code == 0
     assert "tokens of earlier conversations" in out
     assert turns(out)[0] == "model › Oslo."
+
+
+def test_replies_are_written_or_left_out(say: Any, tmp_path: Path) -> None:
+    model, _ = deltamem.load_model("embedded")
+    written = {}
+    for name, more in (("both", ()), ("yours", ("--no-write-replies",))):
+        file = tmp_path / name
+        assert say("I live in Oslo.", options=("--memory", file, *more))[0] == 0
+        written[name] = int(load_state(file, model).tokens.sum())
+        code, out, _ = say("Where do I live?", options=("--memory", file, "--window", 0))
+        assert code == 0
+        assert turns(out)[0] == "model › Oslo."
+    assert 0 < written["yours"] < written["both"]
 
 
 def test_bytes_that_are_no_text_are_told_and_the_chat_goes_on(say: Any) -> None:

@@ -12,7 +12,7 @@ from deltamem.train.data.lines import BadDataError
 from deltamem.train.data.told.chats import Chats
 from deltamem.train.data.told.dialogues import everyday_words
 from deltamem.train.recipefile import RecipeError
-from deltamem_lab.real import told
+from deltamem_lab.real import replies, told
 from deltamem_lab.real.chat import Chat, choose_adapters
 from deltamem_lab.real.sections import Extent, Results, choose_sections, measure
 from deltamem_lab.real.texts import AskedText, measure_share, persona_texts, ratio, story_texts
@@ -185,6 +185,24 @@ def test_facts_are_forgotten_over_chat_that_is_counted(chat, monkeypatch):
     first, last = map(int, found["multi"])
     assert first == 0
     assert 30 < last <= 60
+
+
+def test_in_a_conversation_that_the_model_holds_itself_its_replies_are_written_or_not(chat, monkeypatch):
+    asked = []
+    answer = Chat.answer
+
+    def kept(self, prompts, state):
+        asked.append((prompts, state))
+        return answer(self, prompts, state)
+
+    monkeypatch.setattr(Chat, "answer", kept)
+    monkeypatch.setattr(replies, "sampled", lambda split, facts, count, **mix: sampled(split, 2, 2, **mix))
+    found = replies.measure_replies(chat, 1)
+    assert set(found["both"]) == {"none", "full", "bm25", "multi", "token", "stranger"}
+    assert set(found["user"]) == {"multi", "token", "stranger"}
+    assert found["both"]["multi"]["questions"] == 4
+    (_, both), (_, user) = asked[-2:]
+    assert int(both.tokens.sum()) > int(user.tokens.sum()) > 0
 
 
 def test_sections_need_their_files(tmp_path):

@@ -21,6 +21,9 @@ def chat(
     window: Annotated[
         int, typer.Option(min=0, help="Past messages that stay visible; 0 answers from memory alone.")
     ] = 8,
+    write_replies: Annotated[
+        bool, typer.Option(help="Whether the model's replies are written to memory too; a small model errs in them.")
+    ] = True,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 256,
     system: Annotated[str, typer.Option(help="A system message: always visible, never written to memory.")] = "",
     temperature: Annotated[
@@ -54,6 +57,7 @@ def chat(
             adapter,
             memory,
             window=window,
+            write_replies=write_replies,
             system=system,
             device=device,
             dtype=dtype,
@@ -79,6 +83,7 @@ def open_session(
     memory: Path | None,
     *,
     window: int,
+    write_replies: bool = True,
     system: str = "",
     device: str = "auto",
     dtype: str = "auto",
@@ -87,10 +92,11 @@ def open_session(
     """The name of a model, and a session of it that continues from a memory's file if there is one."""
     choose_model(model, adapter)  # what is not there is said before anything heavy is imported
     from deltamem.models.loading import quiet_transformers
-    from deltamem.session import Session
+    from deltamem.session.session import ROLES, Session
 
     quiet_transformers()
     name, backbone, tokenizer = open_model(model, adapter, device, dtype, chat_template)
+    roles = [role for role in ROLES if write_replies or role != "assistant"]
     if memory is not None and memory.exists():
-        return name, Session.load(memory, backbone, tokenizer, window=window, system=system)
-    return name, Session(backbone, tokenizer, window=window, system=system)
+        return name, Session.load(memory, backbone, tokenizer, window=window, roles=roles, system=system)
+    return name, Session(backbone, tokenizer, window=window, roles=roles, system=system)

@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from deltamem.models.catalog import EMBEDDED, MAIN_ADAPTER, MODELS, find_source, lacks_adapter
+from deltamem.models.catalog import EMBEDDED, MODELS, find_source, lacks_adapter
 
 Model = Annotated[
     str, typer.Option(help="smollm2, embedded, or a Hub id, folder or GGUF file; smollm2 if it is here, else embedded.")
 ]
 Adapter = Annotated[
-    str, typer.Option(help="Hub id or folder of an adapter for it; for a model with a name also multi or token.")
+    str, typer.Option(help="Hub id or folder of an adapter for it; of one in the package its name, such as token.")
 ]
 ChatTemplate = Annotated[
     Path | None,
@@ -38,9 +38,10 @@ def choose_model(model: str, adapter: str) -> tuple[str, str]:
             f"--model {name} needs an --adapter. To try one that is not trained: deltamem init {name} my-adapter. "
             "How to train one: docs/own-model.md."
         )
-    if lacking := lacks_adapter(name, adapter or MAIN_ADAPTER):
+    adapter = adapter or MODELS[name].main_adapter
+    if lacking := lacks_adapter(name, adapter):
         raise FileNotFoundError(lacking)
-    return name, adapter or MAIN_ADAPTER
+    return name, adapter
 
 
 def open_model(
@@ -77,4 +78,4 @@ def set_template(tokenizer: Any, name: str, file: Path | None) -> None:
 def default_model() -> str:
     """``smollm2`` if it is on this machine and the package has its main adapter, else the embedded toy."""
     real = MODELS["smollm2"]
-    return real.name if real.here and MAIN_ADAPTER in real.shipped() else EMBEDDED
+    return real.name if real.here and real.main_adapter in real.shipped() else EMBEDDED

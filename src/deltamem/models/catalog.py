@@ -10,7 +10,6 @@ from deltamem.extensions import how_to_install
 from deltamem.files import HUB_ID, cache_folder
 
 EMBEDDED = "embedded"
-MAIN_ADAPTER = "multi"
 _GGUF_PACKAGES = ("gguf", "accelerate")
 
 
@@ -64,6 +63,7 @@ class KnownModel:
         license: of its weights.
         pullable: how it is fetched; ``None`` for the one in the package.
         adapters: the folder of this package that holds its adapters, one folder each.
+        main_adapter: the one of them that is taken when none is named.
     """
 
     name: str
@@ -71,6 +71,7 @@ class KnownModel:
     license: str
     pullable: Pullable | None
     adapters: str
+    main_adapter: str = "multi"
 
     @property
     def folder(self) -> Path:
@@ -144,6 +145,7 @@ MODELS = {
                 hub="HuggingFaceTB/SmolLM2-135M-Instruct",
             ),
             adapters="models/smollm2",
+            main_adapter="wide",
         ),
         KnownModel(
             name="gemma3-270m",

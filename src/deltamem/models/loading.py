@@ -7,7 +7,7 @@ import torch
 
 from deltamem.formats.adapter import AdapterFileError
 from deltamem.formats.hub import load_adapter
-from deltamem.models.catalog import MAIN_ADAPTER, MODELS, Source, find_source, lacks_adapter
+from deltamem.models.catalog import MODELS, Source, find_source, lacks_adapter
 
 
 def quiet_transformers() -> None:
@@ -81,7 +81,7 @@ def load_weights(
 
 def load_model(
     model: str | Path = "smollm2",
-    adapter: str | Path | None = MAIN_ADAPTER,
+    adapter: str | Path | None = "",
     *,
     device: str = "cpu",
     dtype: str = "auto",
@@ -92,7 +92,7 @@ def load_model(
         model: a name (``smollm2``, ``gemma3-270m``, ``embedded``), a folder, a GGUF file or a Hub id. ``deltamem pull``
             fetches the first two.
         adapter: one that comes with the package for a model with a name, such as ``multi``; or a folder or Hub id;
-            ``None`` leaves the model bare.
+            empty for the main one in the package; ``None`` leaves the model bare.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         dtype: of the weights, such as ``bfloat16``; ``auto`` chooses. A memory always computes in float32.
 
@@ -113,10 +113,16 @@ def load_model(
 def find_adapter(model: str | Path, adapter: str | Path) -> str | Path:
     """The folder or Hub id of an adapter for a model, which may be called by its name in the package.
 
+    Without a name it is the package's main one for that model.
+
     Raises:
         AdapterFileError: it is not there; the message names those that are.
     """
     known = MODELS.get(str(model))
+    if not adapter:
+        if known is None:
+            raise AdapterFileError(f"{model} needs an adapter. Give a folder or a Hub id (owner/name).")
+        adapter = known.main_adapter
     shipped = known.shipped() if known else {}
     if str(adapter) in shipped:
         return shipped[str(adapter)]

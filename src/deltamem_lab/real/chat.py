@@ -13,7 +13,7 @@ from deltamem.attach import attached, disabled, memory_cache
 from deltamem.attach.cache import PAST
 from deltamem.chat import Message
 from deltamem.formats.hub import adapter_fingerprint, load_adapter
-from deltamem.models.catalog import MAIN_ADAPTER, MODELS
+from deltamem.models.catalog import MODELS, KnownModel
 from deltamem.models.loading import find_adapter, load_tokenizer, load_weights
 from deltamem.observe import observe, positions
 from deltamem.state import MemoryState
@@ -35,24 +35,30 @@ _ASKED = 200
 def choose_adapters(model: str, given: Sequence[str]) -> dict[str, str]:
     """The adapters by name, each given as ``NAME=PLACE`` or named by what it writes.
 
-    Of a model with a name of ours, by default the package's main one (or the first there is) and the one that has a
-    single state.
+    Of a model with a name of ours, by default all in the package that write token by token, the main one first.
 
     Raises:
         AdapterFileError: there is no such adapter, or none in the package.
         ValueError: two adapters have one name.
     """
-    there = MODELS[model].shipped() if model in MODELS else {}
-    usual = [name for name in (MAIN_ADAPTER, "token") if name in there] or list(there)[:1]
+    known = MODELS.get(model)
+    there = known.shipped() if known else {}
     found: dict[str, str] = {}
-    for one in given or usual:
+    for one in given or _usual(known):
         name, named, place = one.partition("=")
         place = str(find_adapter(model, place if named else one))
-        name = name if named else adapter_kind(place)
+        name = name if named or one in there else adapter_kind(place)
         if name in found:
             raise ValueError(f"Two adapters are named {name}; name them with NAME=FOLDER.")
         found[name] = place
     return found
+
+
+def _usual(known: KnownModel | None) -> list[str]:
+    if known is None:
+        return []
+    names = [name for name, folder in known.shipped().items() if adapter_kind(str(folder)) != "segment"]
+    return sorted(names, key=lambda name: name != known.main_adapter)
 
 
 class Chat:

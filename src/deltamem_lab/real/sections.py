@@ -15,6 +15,7 @@ from deltamem_lab.machine import machine
 from deltamem_lab.real import texts, told
 from deltamem_lab.real.chat import Chat
 from deltamem_lab.real.locomo import measure_locomo
+from deltamem_lab.real.replies import measure_replies
 from deltamem_lab.real.told import Rates
 
 Measure = Callable[[], Any]
@@ -22,6 +23,7 @@ Measure = Callable[[], Any]
 SECTIONS: Mapping[str, str] = {
     "told": "",
     "corrected": "",
+    "replies": "",
     "absence": "",
     "formats": "",
     "bytes": "",
@@ -166,6 +168,7 @@ def measure(
     chats = Chats(talks, chat.renderer.count) if talks else None
     each: dict[str, Measure] = {
         "corrected": lambda: told.measure_corrected(chat, extent.dialogues),
+        "replies": lambda: measure_replies(chat, extent.dialogues),
         "absence": lambda: told.measure_absence(chat, extent.dialogues),
         "formats": lambda: told.measure_formats(chat, extent.dialogues),
         "bytes": lambda: told.measure_bytes(chat, extent.dialogues, chats),

@@ -55,10 +55,11 @@ class Conversation(Remains):
 def converse(model: Any, tokenizer: Any, file: Path, tell: Tell) -> Conversation:
     """Says the script to the model, saves the memory, drops the text, and asks.
 
-    The model answers each message by itself, with what was said still visible. The questions are asked of the saved
+    The model answers each message by itself, with what was said still visible. Its replies are not written: a small
+    model errs in them, and would remember its errors. The questions are asked of the saved
     memory alone, and of the bare model without, with the best turns, and with all of the text.
     """
-    session = Session(model, tokenizer, window=None)
+    session = Session(model, tokenizer, window=None, roles=("user",))
     for said in TOLD:
         tell("talking")
         session.reply(said, do_sample=False, max_new_tokens=LONGEST_REPLY)

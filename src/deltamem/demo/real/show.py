@@ -43,7 +43,6 @@ def run_real_demo(folder: Path, adapter: str = "", *, as_data: bool = False) -> 
     """
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from deltamem.models.catalog import MAIN_ADAPTER
     from deltamem.models.loading import load_model, quiet_transformers
 
     start = time.monotonic()
@@ -53,7 +52,7 @@ def run_real_demo(folder: Path, adapter: str = "", *, as_data: bool = False) -> 
     if not console.is_terminal:
         console.width = WIDTH
     with progress.status("loading SmolLM2-135M-Instruct and its memory"):
-        model, tokenizer = load_model("smollm2", adapter or MAIN_ADAPTER, device="auto")
+        model, tokenizer = load_model("smollm2", adapter, device="auto")
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=progress, transient=True) as bar:
         steps = measuring.CONVERSATION_STEPS + sum(measuring.recall_steps(column) for column in COLUMNS)
@@ -91,9 +90,9 @@ def show_conversation(console: Console, talk: Conversation) -> None:
     lines = [Text.assemble(who[message["role"]], " ".join(message["content"].split())) for message in talk.messages]
     console.print(Panel(Group(*lines), width=WIDTH, border_style="dim", padding=(0, 1)))
     console.print(
-        f"The text ({talk.text_bytes:,} bytes) is dropped. What is left is a memory of {talk}: it earns its bytes over "
-        "long histories, not over one this short. Now a new session: nothing but the question in the window, and the "
-        "same frozen weights.\n",
+        f"Only what you say is written to the memory. The text ({talk.text_bytes:,} bytes) is dropped. What is left is "
+        f"a memory of {talk}: it earns its bytes over long histories, not over one this short. Now a new session: "
+        "nothing but the question in the window, and the same frozen weights.\n",
         highlight=False,
         width=WIDTH,
     )
@@ -133,8 +132,8 @@ def show_recall(console: Console, rates: list[dict[str, Rate]], memory_bytes: in
 def _show_end(console: Console, talk: Conversation, seconds: float) -> None:
     console.print(
         f"\nThe memory: {talk.file}   [dim](deltamem inspect reads it)[/dim]\n"
-        "Talk to it: [bold]deltamem chat --memory me.safetensors[/bold]   Serve it: [bold]deltamem serve[/bold]   "
-        "The toy: [bold]deltamem demo --embedded[/bold]\n"
+        "Talk to it: [bold]deltamem chat --memory me.safetensors --no-write-replies[/bold]\n"
+        "Serve it: [bold]deltamem serve[/bold]   The toy: [bold]deltamem demo --embedded[/bold]\n"
         f"{seconds:.0f} seconds.",
         highlight=False,
         soft_wrap=True,
