@@ -128,6 +128,22 @@ def test_replies_are_the_models_own(run: Any, tmp_path: Path) -> None:
     assert (code, err) == (1, "deltamem: No conversation has a user's message of at most 1 characters.\n")
 
 
+def test_told_replies_have_no_values_of_their_own(run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("faker")
+    pytest.importorskip("xkcdpass")
+    file = tmp_path / "told_replies.jsonl"
+    code, out, _ = run("make", "told-replies", file, "--model", "embedded", "--count", 60, "--tokens", 8)
+    first = file.read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in first.splitlines()]
+    assert (code, out) == (0, f"Wrote {file}: {len(lines)} lines.\n")
+    assert 30 <= len(lines) <= 60
+    for line in lines:
+        assert set(line) == {"relation", "other", "reply"}
+        assert not set("{}") & set(line["reply"].replace("{v}", "").replace("{subject}", ""))
+    run("make", "told-replies", file, "--model", "embedded", "--count", 60, "--tokens", 8)
+    assert file.read_text(encoding="utf-8") == first
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -183,6 +183,28 @@ def make_replies(
     print(f"Wrote {target}: {write_lines(target, answered):,} conversations.")
 
 
+@make.command("told-replies")
+def make_told_replies(
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="The .jsonl or .jsonl.gz file to write.")],
+    model: Annotated[str, typer.Option(help="smollm2, or Hub id or folder of the backbone.")],
+    count: Annotated[int, typer.Option(min=1, help="How many facts it is told.")] = 2000,
+    tokens: Annotated[int, typer.Option(min=1, help="The longest reply, in tokens.")] = 24,
+    seed: Annotated[int, typer.Option(help="Another seed, other facts.")] = 0,
+) -> None:
+    """Tell a backbone facts, one at a time, and keep what it replies, errors too.
+
+    The lines are for a recipe's data.options.replies: a memory learns to keep facts among such replies.
+
+    Example: deltamem data make told-replies told_replies.jsonl --model smollm2
+    """
+    from deltamem.models.loading import load_tokenizer, load_weights
+    from deltamem.train.data.lines import write_lines
+    from deltamem.train.data.told.replies import told_replies
+
+    lines = told_replies(load_weights(model), load_tokenizer(model), count, tokens=tokens, seed=seed)
+    print(f"Wrote {target}: {counted(write_lines(target, lines), 'line')}.")
+
+
 def _range(text: str) -> tuple[int, int]:
     """Two numbers, such as ``1-4``, or one for both."""
     fewest, _, most = text.partition("-")

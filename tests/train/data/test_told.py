@@ -21,6 +21,8 @@ from deltamem.train.data.told.chats import Chats, conversations
 from deltamem.train.data.told.dialogues import (
     ACKS,
     CORRECTIONS,
+    FRAMED_QUESTIONS,
+    FRAMED_TELLINGS,
     TALK,
     UNKNOWN,
     Dialogue,
@@ -33,6 +35,7 @@ from deltamem.train.data.told.dialogues import (
 from deltamem.train.data.told.lines import told_lines
 from deltamem.train.data.told.relations import Relation, put, relations
 from deltamem.train.data.told.rendering import Renderer
+from deltamem.train.data.told.replies import ToldReplies, reply_template
 from deltamem.train.data.told.values import OPEN, held_out, listed, members, parts, sample_value
 from deltamem.train.episodes import Text
 
@@ -526,3 +529,88 @@ def tellings(dialogue: Dialogue) -> Iterator[str]:
         yield from (
             text.replace(value, "?") for value in (question.value, question.value.capitalize()) if value in text
         )
+
+
+@pytest.fixture
+def replies(tmp_path: Path) -> Path:
+    file = tmp_path / "told_replies.jsonl"
+    rows = [
+        {"relation": each.name, "other": other, "reply": "So {subject} has {v}?" if other else "So it is {v}?"}
+        for each in relations()
+        for other in (False, True)
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return file
+
+
+def test_the_assistant_replies_as_the_backbone_does_in_a_share_of_its_answers(
+    replies: Path, chat_tokenizer: Any
+) -> None:
+    stage = {**STAGE, "questions": 60, "answered": 1.0, "together": 0.0, "talk": 0.0, "others": 0.5}
+
+    def answers(share: float) -> list[tuple[Dialogue, str]]:
+        batches = training_batches(chat_tokenizer, stages=[{**stage, "replied": share}], replies=replies)
+        return [(one, said["content"]) for one in batches.dialogues(0) for said in one.messages[1::2]]
+
+    assert {said for _, said in answers(0.0)} <= set(ACKS)
+    for dialogue, said in answers(1.0):
+        facts = [question.fact for question in dialogue.questions]
+        values = [value for fact in facts for value in (fact.value, fact.replaces) if value]
+        assert said in {f"So it is {value}?" for value in values} | {
+            f"So {fact.subject} has {value}?" for fact in facts for value in values
+        }
+    assert {said in ACKS for _, said in answers(0.5)} == {True, False}
+    with pytest.raises(ValueError, match="give replies, a file that"):
+        training_batches(chat_tokenizer, stages=[{**STAGE, "replied": 0.5}])
+
+
+def test_a_reply_is_kept_without_its_value_and_name() -> None:
+    home = next(each for each in relations() if each.name == "home")
+    reply = "Lyon! Ana, Lyonnais are proud of Lyon, Anabel."
+    assert (
+        reply_template(reply, Fact("Ana", "sister", home, "Lyon"))
+        == "{v}! {subject}, Lyonnais are proud of {v}, Anabel."
+    )
+    assert reply_template(reply, Fact("", "", home, "Ana")) == "Lyon! {v}, Lyonnais are proud of Lyon, Anabel."
+
+
+def test_bad_told_replies_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"relation": "home", "reply": "Nice."}\n', encoding="utf-8")
+    with pytest.raises(BadDataError, match=r"bad.jsonl:1: needs relation, other and reply, .* 'other'"):
+        ToldReplies(file)
+    file.write_text('["home"]\n', encoding="utf-8")
+    with pytest.raises(BadDataError, match=r"bad.jsonl:1: needs relation"):
+        ToldReplies(file)
+
+
+def test_a_share_of_the_dialogues_has_chat(chat: Path, chat_tokenizer: Any) -> None:
+    stage = {**STAGE, "questions": 60, "filler": 300}
+
+    def longest(share: float) -> set[bool]:
+        batches = training_batches(chat_tokenizer, stages=[{**stage, "filler_share": share}], parts=10, chat=str(chat))
+        return {
+            tokens > 200
+            for number in range(10)
+            for tokens in sum(part.mask.sum(1) for part in batches[number].passages).tolist()  # type: ignore[union-attr]
+        }
+
+    assert longest(0.0) == {False}
+    assert longest(1.0) == {True}
+    assert longest(0.5) == {True, False}
+    with pytest.raises(ValueError, match="Stage 1: filler_share is a share"):
+        training_batches(chat_tokenizer, stages=[{**stage, "filler_share": 2}], chat=str(chat))
+
+
+def test_framed_wordings_are_for_training_alone() -> None:
+    framed = Mix(facts=(2, 2), framed=1.0, answered=0.0, talk=0.0, together=0.0)
+
+    def within(text: str, frames: Sequence[str]) -> bool:
+        return any(
+            text.startswith(before) and text.endswith(after) for before, after in (f.split("{}") for f in frames)
+        )
+
+    for dialogue in dialogues(50, framed):
+        assert all(within(message, FRAMED_TELLINGS) for message in tellings(dialogue))
+        assert all(within(question.ask, FRAMED_QUESTIONS) for question in dialogue.questions)
+    assert dialogues(50, framed, "known") == dialogues(50, dataclasses.replace(framed, framed=0.0), "known")

@@ -101,24 +101,31 @@ def replied(
         tokens: the most of a reply.
         seed: another seed, other replies; they are sampled as the model's own generation settings say.
     """
-    import torch
-
     order = sorted(range(len(prompts)), key=lambda place: sum(len(m["content"]) for m in prompts[place]))
     for start in range(0, len(order), _BATCH):
-        torch.manual_seed(seed + start)
         part = [prompts[place] for place in order[start : start + _BATCH]]
-        for prompt, reply in zip(part, _replies(model, tokenizer, part, tokens), strict=True):
+        for prompt, reply in zip(part, replies_of(model, tokenizer, part, tokens, seed=seed + start), strict=True):
             if reply:
                 yield {"messages": [*prompt, {"role": "assistant", "content": reply}]}
 
 
-def _replies(model: Any, tokenizer: Any, prompts: Iterable[Sequence[Message]], tokens: int) -> list[str]:
+def replies_of(
+    model: Any, tokenizer: Any, prompts: Iterable[Sequence[Message]], tokens: int, *, seed: int | None = None
+) -> list[str]:
+    """What a model answers to each prompt, at most so many tokens: greedily, or sampled where there is a seed."""
+    import torch
+
+    if seed is not None:
+        torch.manual_seed(seed)
     texts = [
         tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True) for prompt in prompts
     ]
     encoded = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
     made = model.generate(
-        **encoded.to(model.device), max_new_tokens=tokens, do_sample=True, pad_token_id=tokenizer.pad_token_id
+        **encoded.to(model.device),
+        max_new_tokens=tokens,
+        do_sample=seed is not None,
+        pad_token_id=tokenizer.pad_token_id,
     )
     new = made[:, encoded["input_ids"].shape[1] :]
     return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]

@@ -12,6 +12,7 @@ from deltamem.chat import Message
 from deltamem.train.data.told.chats import Chats, conversations
 from deltamem.train.data.told.dialogues import Dialogue, Mix, Split, sample_dialogue
 from deltamem.train.data.told.rendering import Renderer
+from deltamem.train.data.told.replies import ToldReplies
 from deltamem.train.episodes import Episode, EpisodeBatch, collate, evenly
 from deltamem.train.strangers import Strangers
 
@@ -28,21 +29,23 @@ class Stage:
         questions: how many questions an update has at least.
         mix: what the dialogues are made of.
         filler: the fewest and the most tokens of real chat around and between the facts of a dialogue.
+        filler_share: the share of dialogues that have such chat.
     """
 
     updates: int
     questions: int
     mix: Mix
     filler: tuple[int, int] = (0, 0)
+    filler_share: float = 1.0
 
     @classmethod
     def from_options(cls, number: int, options: dict[str, Any]) -> "Stage":
-        """A stage as a recipe gives it: ``updates``, ``questions``, ``filler``, and fields of :class:`Mix`.
+        """A stage as a recipe gives it: its own attributes, and the fields of :class:`Mix`.
 
         Raises:
             ValueError: a key is missing or unknown, or has an impossible value.
         """
-        known = ["updates", "questions", "filler", *(field.name for field in fields(Mix))]
+        known = ["updates", "questions", "filler", "filler_share", *(field.name for field in fields(Mix))]
         if unknown := sorted(set(options) - set(known)):
             raise ValueError(f"Stage {number} has no {', '.join(unknown)}; its keys are {', '.join(known)}.")
         mix = dict(options)
@@ -53,10 +56,13 @@ class Stage:
         fewest, most = (filler, filler) if isinstance(filler, int) else filler
         if not 0 <= fewest <= most:
             raise ValueError(f"Stage {number}: filler must be tokens, such as 2000 or [0, 4000], not {filler}.")
+        share = mix.pop("filler_share", 1.0)
+        if not 0 <= share <= 1:
+            raise ValueError(f"Stage {number}: filler_share is a share and must be from 0 to 1, not {share}.")
         if "facts" in mix:
             mix["facts"] = tuple(mix["facts"])
         try:
-            return cls(updates, questions, Mix(**mix), (fewest, most))
+            return cls(updates, questions, Mix(**mix), (fewest, most), share)
         except ValueError as error:
             raise ValueError(f"Stage {number}: {error}") from None
 
@@ -70,9 +76,11 @@ class ToldBatches(Dataset[EpisodeBatch]):
         parts: this, ``opened``, ``lead_share``, ``seed`` and ``prompts`` are as for :func:`training_batches`.
         chats: what is put between the facts; the same facts are told with it and without.
         plain: conversations that need no memory, whose last replies are to stay as the backbone gives them.
+        replies: what a backbone itself answers to told facts.
 
     Raises:
-        ValueError: a stage wants chat between the facts, and there is none; or prompts, and there are no conversations.
+        ValueError: a stage wants chat between the facts or a backbone's replies, and there are none; or prompts, and
+            there are no conversations.
     """
 
     def __init__(
@@ -87,15 +95,22 @@ class ToldBatches(Dataset[EpisodeBatch]):
         chats: Chats | None = None,
         plain: Sequence[Sequence[Message]] = (),
         prompts: int = 0,
+        replies: ToldReplies | None = None,
     ) -> None:
         if chats is None and any(stage.filler[1] for stage in stages):
             raise ValueError(
                 "A stage has filler, tokens of real chat; give chat, a file of JSON lines to take it from."
             )
+        if replies is None and any(stage.mix.replied for stage in stages):
+            raise ValueError(
+                "A stage has replied, a backbone's own replies; give replies, a file that `deltamem data make "
+                "told-replies` made."
+            )
         if prompts and not plain:
             raise ValueError("prompts are conversations that need no memory; give plain, a file of JSON lines of them.")
         self.chats, self.lead_share = chats, lead_share
         self.plain, self.prompts = plain, prompts
+        self.reply = replies.draw if replies else None
         self.renderer, self.stages, self.parts, self.opened, self.seed = renderer, tuple(stages), parts, opened, seed
         self.updates = sum(stage.updates for stage in self.stages)
         self._last: tuple[int, list[list[Episode]]] = (-1, [])
@@ -121,7 +136,7 @@ class ToldBatches(Dataset[EpisodeBatch]):
         system = None if rng.random() < self.opened else ""
         found: list[tuple[Dialogue, bool]] = []
         while sum(len(dialogue.questions) for dialogue, _ in found) < stage.questions:
-            found.append((sample_dialogue(rng, stage.mix), rng.random() < self.lead_share))
+            found.append((sample_dialogue(rng, stage.mix, reply=self.reply), rng.random() < self.lead_share))
         return system, found
 
     def _episodes(self, update: int) -> list[list[Episode]]:
@@ -130,7 +145,7 @@ class ToldBatches(Dataset[EpisodeBatch]):
         found: list[Episode] = []
         for dialogue, lead in drawn:
             passage = None
-            if self.chats and stage.filler[1]:
+            if self.chats and stage.filler[1] and (stage.filler_share == 1 or chat_rng.random() < stage.filler_share):
                 around = self.chats.around(chat_rng, dialogue.messages, chat_rng.randint(*stage.filler))
                 dialogue, passage = replace(dialogue, messages=around), _PASSAGE
             found.append(self.renderer.episode(dialogue, system, lead=lead, passage=passage))
@@ -168,13 +183,15 @@ def training_batches(
     lead_share: float = 0.25,
     seed: int = 0,
     prompts: int = 0,
+    replies: str | Path | None = None,
 ) -> ToldBatches:
     """Batches of told facts for a recipe's ``data.source``.
 
     Args:
         tokenizer: of the backbone.
         stages: each with ``updates``, ``questions`` an update, and the fields of :class:`Mix`; with ``filler`` too,
-            tokens of real chat around and between a dialogue's facts, as one number or the fewest and the most.
+            tokens of real chat around and between a dialogue's facts, as one number or the fewest and the most, and
+            ``filler_share``, the share of dialogues that have it.
         lead: the loss weight of an answer's words other than the value, where they are trained.
         chat: a file of JSON lines of messages, or a folder or glob pattern, that ``filler`` is taken from. Such long
             histories are written in passages of at most 512 tokens.
@@ -189,9 +206,11 @@ def training_batches(
             not told.
         seed: another seed, other dialogues.
         prompts: how many conversations of ``plain`` an update has.
+        replies: JSON lines of what the backbone itself answers to told facts, errors too, for stages with ``replied``;
+            ``deltamem data make told-replies`` makes them.
 
     Raises:
-        BadDataError: ``chat`` or ``plain`` cannot be read.
+        BadDataError: ``chat``, ``plain`` or ``replies`` cannot be read.
         ValueError: a stage has an unknown key, lacks one, or has an impossible value; or the tokenizer will not do.
     """
     made = [Stage.from_options(number, stage) for number, stage in enumerate(stages, start=1)]
@@ -208,6 +227,7 @@ def training_batches(
         chats=chats,
         plain=kept,
         prompts=prompts,
+        replies=None if replies is None else ToldReplies(replies),
     )
 
 

@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
@@ -26,6 +26,16 @@ ACKS = (
     "Thanks, I will keep that in mind.", "That sounds wonderful.", "How interesting! Tell me more.", "Okay.",
 )  # fmt: skip
 CORRECTIONS = ("Actually, {}", "I have to correct myself: {}", "That has changed. {}", "Sorry, I was wrong. {}")
+FRAMED_TELLINGS = (
+    "By the way: {}", "Just so you know: {}", "Hi there! {}", "I wanted to tell you something. {}", "Guess what! {}",
+    "Here is something about us. {}", "{} What do you say to that?", "{} That is how it is.", "{} I hope you are well.",
+    "{} Please keep it in mind.", "Oh, and one thing: {}", "{} It has been a long day.", "Where was I? Ah yes. {}",
+)  # fmt: skip
+FRAMED_QUESTIONS = (
+    "Quick question: {}", "One more thing. {}", "I forgot. {}", "Remind me: {}", "By the way: {}", "Hello again! {}",
+    "{} One sentence is enough.", "{} I told you before.", "Let us see what you know. {}", "{} Think back.",
+    "Thanks. Now tell me: {}", "{} I have it on the tip of my tongue.", "Somebody wants to know: {}",
+)  # fmt: skip
 TALK = (
     ("Hello!", "Hello! How can I help you today?"),
     ("How are you?", "I am doing well, thank you for asking."),
@@ -90,6 +100,10 @@ class Dialogue:
     questions: tuple[Question, ...]
 
 
+Reply = Callable[[random.Random, Fact, str], str]
+"""Draws what is replied to a fact with this value."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mix:
     """How dialogues are drawn.
@@ -102,9 +116,11 @@ class Mix:
         unknown: questions about what was not told, for each that was.
         together: the share of facts told in one message with the one before.
         answered: the share of messages that the assistant answers.
+        replied: the share of these answers to facts that are a backbone's own replies.
         talk: exchanges of small talk, for each fact.
         also_ask: whether training asks in the wordings of ``also_ask`` too; see :class:`Relation`.
         further: whether training tells and asks in the wordings of ``further.yaml`` too.
+        framed: the share of tellings and of questions in training that have other words before or after them.
         strict: whether training keeps held-out values out of composed values too ("Lopez Works" where "Lopez" is held
             out), and tests take none that training has in a short list or in a wording ("ruby", "street").
 
@@ -119,16 +135,18 @@ class Mix:
     unknown: float = 0.0
     together: float = 0.2
     answered: float = 0.5
+    replied: float = 0.0
     talk: float = 0.2
     also_ask: bool = False
     further: bool = False
+    framed: float = 0.0
     strict: bool = False
 
     def __post_init__(self) -> None:
         fewest, most = self.facts
         if not 1 <= fewest <= most:
             raise ValueError(f"facts must be two numbers from 1 up, such as 1 and 4, not {fewest} and {most}.")
-        for name in ("others", "open_values", "corrected", "together", "answered"):
+        for name in ("others", "open_values", "corrected", "together", "answered", "replied", "framed"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share and must be from 0 to 1, not {getattr(self, name)}.")
         for name in ("unknown", "talk"):
@@ -136,8 +154,14 @@ class Mix:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}.")
 
 
-def sample_dialogue(rng: random.Random, mix: Mix, split: Split = "train") -> Dialogue:
+def sample_dialogue(rng: random.Random, mix: Mix, split: Split = "train", reply: Reply | None = None) -> Dialogue:
     """A dialogue whose facts are about different things.
+
+    Args:
+        rng: draws it.
+        mix: how.
+        split: what is held out.
+        reply: what a backbone answers to a fact and its value, for ``mix.replied``.
 
     Raises:
         ValueError: there are too few relations for so many facts and questions.
@@ -168,10 +192,10 @@ def sample_dialogue(rng: random.Random, mix: Mix, split: Split = "train") -> Dia
             raise ValueError(f"There are only {len(pool)} relations, and all were told; ask for fewer unknown ones.")
         questions.append(_question(rng, Fact(who[1], who[0], rng.choice(untold), ""), mix, train))
     rng.shuffle(questions)
-    return Dialogue(tuple(_messages(rng, facts, mix, train)), tuple(questions))
+    return Dialogue(tuple(_messages(rng, facts, mix, train, reply)), tuple(questions))
 
 
-def _messages(rng: random.Random, facts: Sequence[Fact], mix: Mix, train: bool) -> list[Message]:
+def _messages(rng: random.Random, facts: Sequence[Fact], mix: Mix, train: bool, reply: Reply | None) -> list[Message]:
     events: list[tuple[Fact, str, bool] | None] = [(fact, fact.replaces or fact.value, False) for fact in facts]
     for fact in facts:
         if fact.replaces:
@@ -184,8 +208,8 @@ def _messages(rng: random.Random, facts: Sequence[Fact], mix: Mix, train: bool) 
     told_last = False
     for event in events:
         if event is None:
-            said, reply = rng.choice(TALK)
-            messages += [{"role": "user", "content": said}, {"role": "assistant", "content": reply}]
+            said, answer = rng.choice(TALK)
+            messages += [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
             told_last = False
             continue
         fact, value, again = event
@@ -195,20 +219,31 @@ def _messages(rng: random.Random, facts: Sequence[Fact], mix: Mix, train: bool) 
         text = put(template, value=value, subject=subject)
         if again:
             text = rng.choice(CORRECTIONS).format(text)
+        elif train:
+            text = _framed(rng, text, FRAMED_TELLINGS, mix)
         if told_last and not again and messages[-1]["role"] == "user" and rng.random() < mix.together:
             messages[-1] = {"role": "user", "content": f"{messages[-1]['content']} {text}"}
             continue
         messages.append({"role": "user", "content": text})
         told_last = True
         if rng.random() < mix.answered:
-            messages.append({"role": "assistant", "content": rng.choice(ACKS)})
+            answer = reply(rng, fact, value) if reply and rng.random() < mix.replied else rng.choice(ACKS)
+            messages.append({"role": "assistant", "content": answer})
     return messages
 
 
 def _question(rng: random.Random, fact: Fact, mix: Mix, train: bool) -> Question:
     answer = put(fact.relation.answer, value=fact.value, subject=fact.subject, speaker="assistant")
     template = rng.choice(_trained_askings(fact.relation, mix)) if train else fact.relation.ask[-1]
-    return Question(put(template, subject=_mention(rng, fact)), answer if fact.value else UNKNOWN, fact)
+    ask = put(template, subject=_mention(rng, fact))
+    if train:
+        ask = _framed(rng, ask, FRAMED_QUESTIONS, mix)
+    return Question(ask, answer if fact.value else UNKNOWN, fact)
+
+
+def _framed(rng: random.Random, text: str, frames: Sequence[str], mix: Mix) -> str:
+    """The text, with other words before or after it in the share of cases that the mix says."""
+    return rng.choice(frames).format(text) if mix.framed and rng.random() < mix.framed else text
 
 
 def _trained_tellings(relation: Relation, mix: Mix) -> list[str]:
@@ -245,7 +280,16 @@ def _sample(rng: random.Random, kind: str, mix: Mix, *, unseen: bool) -> str:
 @cache
 def everyday_words() -> frozenset[str]:
     """The words of all wordings, small talk and short lists, in lower case: training has them whatever is held out."""
-    texts = [*KIN, *ACKS, *CORRECTIONS, *(text for pair in TALK for text in pair), UNKNOWN, *FRAMES]
+    texts = [
+        *KIN,
+        *ACKS,
+        *CORRECTIONS,
+        *FRAMED_TELLINGS,
+        *FRAMED_QUESTIONS,
+        *(text for pair in TALK for text in pair),
+        UNKNOWN,
+        *FRAMES,
+    ]
     for relation in (*relations(), *relations(held=True)):
         further = (*relation.further_tell, *relation.further_ask)
         for wording in (*relation.tell, *relation.ask, *relation.also_ask, *further, relation.answer):
