@@ -11,11 +11,12 @@ from deltamem.cli.main import main
 from deltamem.train.data.lines import BadDataError
 from deltamem.train.data.told.chats import Chats
 from deltamem.train.data.told.dialogues import everyday_words
+from deltamem.train.data.told.texts import AskedText
 from deltamem.train.recipefile import RecipeError
 from deltamem_lab.real import replies, told
 from deltamem_lab.real.chat import Chat, choose_adapters
 from deltamem_lab.real.sections import Extent, Results, choose_sections, measure
-from deltamem_lab.real.texts import AskedText, measure_share, persona_texts, ratio, story_texts
+from deltamem_lab.real.texts import measure_share, persona_texts, ratio, story_texts
 from deltamem_lab.real.told import FORMATS, Told, holds, last_within, packed, plain_words, sampled, trained_words
 
 STORY = {

@@ -4,7 +4,6 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from deltamem.state import MemoryState
 from deltamem.train.data.converters.example import Example, Row, Style
 from deltamem.train.data.converters.persona import persona
 from deltamem.train.data.lines import BadDataError
+from deltamem.train.data.told.texts import AskedText
 from deltamem_lab.real.chat import STATIC, Chat
 from deltamem_lab.real.told import Rates, measure_window_harm, rounded
 from deltamem_lab.statistics import Interval
@@ -23,13 +23,6 @@ _DRAWS = 10_000
 _QUESTIONS = 8
 _CROWD = 2000
 _TURNS = 12
-
-
-class AskedText(NamedTuple):
-    """What is read, and the questions about it with their answers."""
-
-    history: tuple[Message, ...]
-    questions: tuple[tuple[str, str], ...]
 
 
 def story_texts(path: Path, count: int) -> list[AskedText]:

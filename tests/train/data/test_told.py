@@ -6,6 +6,7 @@ import json
 import random
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ pytest.importorskip("faker")
 pytest.importorskip("xkcdpass")
 
 from deltamem.train.data.lines import BadDataError
-from deltamem.train.data.told.batches import held_out_episodes, static_batches, training_batches
+from deltamem.train.data.told.batches import ToldBatches, held_out_episodes, static_batches, training_batches
 from deltamem.train.data.told.chats import Chats, conversations
 from deltamem.train.data.told.dialogues import (
     ACKS,
@@ -36,6 +37,7 @@ from deltamem.train.data.told.lines import told_lines
 from deltamem.train.data.told.relations import Relation, put, relations
 from deltamem.train.data.told.rendering import Renderer
 from deltamem.train.data.told.replies import ToldReplies, reply_template
+from deltamem.train.data.told.texts import Texts
 from deltamem.train.data.told.values import OPEN, held_out, listed, members, parts, sample_value
 from deltamem.train.episodes import Text
 
@@ -614,3 +616,89 @@ def test_framed_wordings_are_for_training_alone() -> None:
         assert all(within(message, FRAMED_TELLINGS) for message in tellings(dialogue))
         assert all(within(question.ask, FRAMED_QUESTIONS) for question in dialogue.questions)
     assert dialogues(50, framed, "known") == dialogues(50, dataclasses.replace(framed, framed=0.0), "known")
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """Two files of texts; the first has one with two questions, and one that is long."""
+
+    def line(text: str, ask: str, answer: str) -> str:
+        roles = zip(("user", "user", "assistant"), (text, ask, answer), strict=True)
+        return json.dumps({"messages": [{"role": role, "content": content} for role, content in roles]}) + "\n"
+
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    fox, long = "A fox lost its tail.", "The king slept. " * 400
+    (folder / "a.jsonl").write_text(
+        line(fox, "Who lost it?", "A fox")
+        + line(long, "Who slept?", "The king")
+        + line(fox, "What was lost?", "A tail")
+    )
+    (folder / "b.jsonl").write_text(line("Ida sells boats.", "What does Ida sell?", "Boats"))
+    return folder
+
+
+def test_texts_are_drawn_with_their_questions(texts: Path) -> None:
+    count = lambda message: len(message["content"].split())  # noqa: E731
+    found = Texts(texts, count, 100)
+    drawn = [found.draw(random.Random(seed)) for seed in range(40)]
+    assert {text.history[0]["content"] for text in drawn} == {"A fox lost its tail.", "Ida sells boats."}
+    fox = next(text for text in drawn if "fox" in text.history[0]["content"])
+    assert set(fox.questions) == {("Who lost it?", "A fox"), ("What was lost?", "A tail")}
+    long = Texts(texts / "a.jsonl", count, 2000)
+    assert {len(long.draw(random.Random(seed)).history[0]["content"]) for seed in range(40)} == {20, 6400}
+    with pytest.raises(BadDataError, match=r"b\.jsonl has no text of at most 2 tokens"):
+        Texts(texts / "b.jsonl", count, 2)
+
+
+def test_bad_texts_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    for messages in (
+        [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "A fox"}],
+        [
+            {"role": "user", "content": "A fox."},
+            {"role": "assistant", "content": "Oh."},
+            {"role": "user", "content": "?"},
+        ],
+    ):
+        file.write_text(json.dumps({"messages": messages}) + "\n", encoding="utf-8")
+        with pytest.raises(BadDataError, match=r"bad\.jsonl:1: needs a text, a question of the user"):
+            Texts(file, lambda message: 1, 100)
+    file.write_text("[]\n", encoding="utf-8")
+    with pytest.raises(BadDataError, match=r"bad\.jsonl:1: "):
+        Texts(file, lambda message: 1, 100)
+
+
+def test_an_update_has_texts_beside_the_dialogues(texts: Path, chat_tokenizer: Any) -> None:
+    stage = {**STAGE, "texts": 2}
+    with_texts = training_batches(chat_tokenizer, stages=[stage], texts=texts, longest_text=100)
+    without = training_batches(chat_tokenizer, stages=[STAGE])
+    assert with_texts.dialogues(0) == without.dialogues(0)
+
+    def asked(batches: ToldBatches) -> list[str]:
+        return [
+            chat_tokenizer.decode(ids[mask])
+            for part in range(batches.parts)
+            for ids, mask in zip(batches[part].queries.ids, batches[part].queries.mask, strict=True)
+        ]
+
+    def trained(batches: ToldBatches) -> list[str]:
+        queries = [batches[part].queries for part in range(batches.parts)]
+        return [
+            chat_tokenizer.decode(row[weights > 0])
+            for one in queries
+            for row, weights in zip(one.ids, one.weights, strict=True)
+        ]
+
+    more = Counter(asked(with_texts)) - Counter(asked(without))
+    assert not Counter(asked(without)) - Counter(asked(with_texts))
+    histories = [
+        sum(each[part].passages[0].ids.shape[0] for part in range(each.parts)) for each in (with_texts, without)
+    ]
+    assert histories[0] == histories[1] + 2
+    assert all(any(ask in text for ask in ("Who lost it?", "What was lost?", "What does Ida sell?")) for text in more)
+    assert {answer for answer in ("A fox", "A tail", "Boats") if any(answer in text for text in trained(with_texts))}
+    with pytest.raises(ValueError, match="give texts, a file that"):
+        training_batches(chat_tokenizer, stages=[stage])
+    with pytest.raises(ValueError, match="Stage 1: texts must be a whole number, not -1"):
+        training_batches(chat_tokenizer, stages=[{**STAGE, "texts": -1}])

@@ -13,6 +13,7 @@ from deltamem.train.data.told.chats import Chats, conversations
 from deltamem.train.data.told.dialogues import Dialogue, Mix, Split, sample_dialogue
 from deltamem.train.data.told.rendering import Renderer
 from deltamem.train.data.told.replies import ToldReplies
+from deltamem.train.data.told.texts import Texts
 from deltamem.train.episodes import Episode, EpisodeBatch, collate, evenly
 from deltamem.train.strangers import Strangers
 
@@ -30,6 +31,7 @@ class Stage:
         mix: what the dialogues are made of.
         filler: the fewest and the most tokens of real chat around and between the facts of a dialogue.
         filler_share: the share of dialogues that have such chat.
+        texts: how many real texts with their questions an update has beside the dialogues.
     """
 
     updates: int
@@ -37,6 +39,7 @@ class Stage:
     mix: Mix
     filler: tuple[int, int] = (0, 0)
     filler_share: float = 1.0
+    texts: int = 0
 
     @classmethod
     def from_options(cls, number: int, options: dict[str, Any]) -> "Stage":
@@ -45,7 +48,7 @@ class Stage:
         Raises:
             ValueError: a key is missing or unknown, or has an impossible value.
         """
-        known = ["updates", "questions", "filler", "filler_share", *(field.name for field in fields(Mix))]
+        known = ["updates", "questions", "filler", "filler_share", "texts", *(field.name for field in fields(Mix))]
         if unknown := sorted(set(options) - set(known)):
             raise ValueError(f"Stage {number} has no {', '.join(unknown)}; its keys are {', '.join(known)}.")
         mix = dict(options)
@@ -59,10 +62,13 @@ class Stage:
         share = mix.pop("filler_share", 1.0)
         if not 0 <= share <= 1:
             raise ValueError(f"Stage {number}: filler_share is a share and must be from 0 to 1, not {share}.")
+        texts = mix.pop("texts", 0)
+        if not isinstance(texts, int) or texts < 0:
+            raise ValueError(f"Stage {number}: texts must be a whole number, not {texts}.")
         if "facts" in mix:
             mix["facts"] = tuple(mix["facts"])
         try:
-            return cls(updates, questions, Mix(**mix), (fewest, most), share)
+            return cls(updates, questions, Mix(**mix), (fewest, most), share, texts)
         except ValueError as error:
             raise ValueError(f"Stage {number}: {error}") from None
 
@@ -77,10 +83,11 @@ class ToldBatches(Dataset[EpisodeBatch]):
         chats: what is put between the facts; the same facts are told with it and without.
         plain: conversations that need no memory, whose last replies are to stay as the backbone gives them.
         replies: what a backbone itself answers to told facts.
+        texts: real texts with questions about them.
 
     Raises:
-        ValueError: a stage wants chat between the facts or a backbone's replies, and there are none; or prompts, and
-            there are no conversations.
+        ValueError: a stage wants chat between the facts, a backbone's replies or texts, and there are none; or prompts,
+            and there are no conversations.
     """
 
     def __init__(
@@ -96,6 +103,7 @@ class ToldBatches(Dataset[EpisodeBatch]):
         plain: Sequence[Sequence[Message]] = (),
         prompts: int = 0,
         replies: ToldReplies | None = None,
+        texts: Texts | None = None,
     ) -> None:
         if chats is None and any(stage.filler[1] for stage in stages):
             raise ValueError(
@@ -106,11 +114,15 @@ class ToldBatches(Dataset[EpisodeBatch]):
                 "A stage has replied, a backbone's own replies; give replies, a file that `deltamem data make "
                 "told-replies` made."
             )
+        if texts is None and any(stage.texts for stage in stages):
+            raise ValueError(
+                "A stage has texts, real ones with questions; give texts, a file that `deltamem data convert` made."
+            )
         if prompts and not plain:
             raise ValueError("prompts are conversations that need no memory; give plain, a file of JSON lines of them.")
         self.chats, self.lead_share = chats, lead_share
         self.plain, self.prompts = plain, prompts
-        self.reply = replies.draw if replies else None
+        self.reply, self.texts = replies.draw if replies else None, texts
         self.renderer, self.stages, self.parts, self.opened, self.seed = renderer, tuple(stages), parts, opened, seed
         self.updates = sum(stage.updates for stage in self.stages)
         self._last: tuple[int, list[list[Episode]]] = (-1, [])
@@ -149,6 +161,10 @@ class ToldBatches(Dataset[EpisodeBatch]):
                 around = self.chats.around(chat_rng, dialogue.messages, chat_rng.randint(*stage.filler))
                 dialogue, passage = replace(dialogue, messages=around), _PASSAGE
             found.append(self.renderer.episode(dialogue, system, lead=lead, passage=passage))
+        if self.texts:
+            text_rng = random.Random(f"texts {self.seed}/{update}")
+            drawn_texts = [self.texts.draw(text_rng) for _ in range(stage.texts)]
+            found += [self.renderer.asked(text, system, passage=_PASSAGE) for text in drawn_texts]
         return [
             self._with_plain(part, random.Random(f"plain {self.seed}/{update}/{number}"))
             for number, part in enumerate(evenly(found, self.parts))
@@ -184,6 +200,8 @@ def training_batches(
     seed: int = 0,
     prompts: int = 0,
     replies: str | Path | None = None,
+    texts: str | Path | None = None,
+    longest_text: int = 1024,
 ) -> ToldBatches:
     """Batches of told facts for a recipe's ``data.source``.
 
@@ -191,7 +209,7 @@ def training_batches(
         tokenizer: of the backbone.
         stages: each with ``updates``, ``questions`` an update, and the fields of :class:`Mix`; with ``filler`` too,
             tokens of real chat around and between a dialogue's facts, as one number or the fewest and the most, and
-            ``filler_share``, the share of dialogues that have it.
+            ``filler_share``, the share of dialogues that have it; with ``texts``, real texts an update.
         lead: the loss weight of an answer's words other than the value, where they are trained.
         chat: a file of JSON lines of messages, or a folder or glob pattern, that ``filler`` is taken from. Such long
             histories are written in passages of at most 512 tokens.
@@ -208,9 +226,12 @@ def training_batches(
         prompts: how many conversations of ``plain`` an update has.
         replies: JSON lines of what the backbone itself answers to told facts, errors too, for stages with ``replied``;
             ``deltamem data make told-replies`` makes them.
+        texts: JSON lines of real texts, each with a question and its answer, for stages with ``texts``; ``deltamem data
+            convert`` makes them. With several files each is drawn from equally often.
+        longest_text: the most tokens of a text; longer ones are left out.
 
     Raises:
-        BadDataError: ``chat``, ``plain`` or ``replies`` cannot be read.
+        BadDataError: ``chat``, ``plain``, ``replies`` or ``texts`` cannot be read.
         ValueError: a stage has an unknown key, lacks one, or has an impossible value; or the tokenizer will not do.
     """
     made = [Stage.from_options(number, stage) for number, stage in enumerate(stages, start=1)]
@@ -228,6 +249,7 @@ def training_batches(
         plain=kept,
         prompts=prompts,
         replies=None if replies is None else ToldReplies(replies),
+        texts=None if texts is None else Texts(texts, renderer.count, longest_text),
     )
 
 

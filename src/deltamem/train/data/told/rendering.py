@@ -7,6 +7,7 @@ from typing import Any
 from deltamem.chat.template import ANSWER, ASK, Message
 from deltamem.state import NO_SEGMENT
 from deltamem.train.data.told.dialogues import Dialogue, Question
+from deltamem.train.data.told.texts import AskedText
 from deltamem.train.episodes import Episode, Text
 
 
@@ -130,6 +131,14 @@ class Renderer:
         queries = tuple(self.query(question, system, lead=lead) for question in dialogue.questions)
         messages = dialogue.messages
         return Episode((self.history(messages),) if passage is None else self.passages(messages, passage), queries)
+
+    def asked(self, text: AskedText, system: str | None = "", *, passage: int) -> Episode:
+        """A real text and its questions; all tokens of the answers have weights. The rest is as for :meth:`episode`."""
+        queries = (
+            self.reply([{"role": "user", "content": ask}, {"role": "assistant", "content": answer}], system)
+            for ask, answer in text.questions
+        )
+        return Episode(self.passages(text.history, passage), tuple(queries))
 
     def _answered(self, asked: Sequence[Message], answer: str, system: str | None) -> tuple[str, str]:
         """The prompt of messages after a system message, and the prompt with its answer."""
