@@ -13,7 +13,7 @@ from deltamem.state import MemoryState
 from deltamem.train.data.converters.example import Example, Row, Style
 from deltamem.train.data.converters.persona import persona
 from deltamem.train.data.lines import BadDataError
-from deltamem.train.data.told.texts import AskedText
+from deltamem.train.data.told.texts import AskedText, asked_texts
 from deltamem_lab.real.chat import STATIC, Chat
 from deltamem_lab.real.told import Rates, measure_window_harm, rounded
 from deltamem_lab.statistics import Interval
@@ -49,21 +49,16 @@ def persona_texts(path: Path, count: int) -> list[AskedText]:
     Raises:
         BadDataError: a row is no such chat, or none has anything to ask for.
     """
-    found: dict[tuple[str, ...], AskedText] = {}
+    lines: list[tuple[Message, ...]] = []
     for number, row in enumerate(_rows(path), start=1):
         try:
-            lines = [one for one in persona(row, Style()) if isinstance(one, Example)]
+            lines += [one.messages for one in persona(row, Style()) if isinstance(one, Example)]
         except ValueError as error:
             raise BadDataError(f"{path}, row {number}: {error}.") from None
-        for *history, ask, answer in (line.messages for line in lines):
-            roles = tuple(message["role"] + message["content"] for message in history)
-            text = found.setdefault(roles, AskedText(tuple(history), ()))
-            found[roles] = text._replace(questions=(*text.questions, (ask["content"], answer["content"]))[:_QUESTIONS])
-        if len(found) >= count:
-            break
+    found = asked_texts(lines)
     if not found:
         raise BadDataError(f"{path} has no chat of Synthetic-Persona-Chat with anything to ask about.")
-    return list(found.values())[:count]
+    return [text._replace(questions=text.questions[:_QUESTIONS]) for text in found[:count]]
 
 
 def measure_share(chat: Chat, texts: Sequence[AskedText]) -> Rates:

@@ -1,7 +1,7 @@
 """Real texts with questions about them, to be trained beside the told facts."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,18 @@ class AskedText(NamedTuple):
 
     history: tuple[Message, ...]
     questions: tuple[tuple[str, str], ...]
+
+
+def asked_texts(lines: Iterable[Sequence[Message]]) -> list[AskedText]:
+    """Lines that end with a question and its answer as texts; those with the same history are one."""
+    questions: dict[tuple[tuple[str, str], ...], list[tuple[str, str]]] = {}
+    for *history, ask, answer in lines:
+        said = tuple((message["role"], message["content"]) for message in history)
+        questions.setdefault(said, []).append((ask["content"], answer["content"]))
+    return [
+        AskedText(tuple({"role": role, "content": content} for role, content in said), tuple(asked))
+        for said, asked in questions.items()
+    ]
 
 
 class Texts:
@@ -43,7 +55,7 @@ class Texts:
 
 
 def _texts(file: Path, count: Callable[[Message], int], longest: int) -> Sequence[AskedText]:
-    questions: dict[tuple[tuple[str, str], ...], list[tuple[str, str]]] = {}
+    lines: list[list[Message]] = []
     for line in raw_lines(DataOptions(path=file)):
         try:
             messages = parse_messages(line)
@@ -54,14 +66,8 @@ def _texts(file: Path, count: Callable[[Message], int], longest: int) -> Sequenc
                 f"{line.source}:{line.number}: needs a text, a question of the user and the assistant's answer, as "
                 "`deltamem data convert` writes them."
             )
-        *history, ask, answer = messages
-        said = tuple((message["role"], message["content"]) for message in history)
-        questions.setdefault(said, []).append((ask["content"], answer["content"]))
-    texts = [
-        AskedText(tuple({"role": role, "content": content} for role, content in said), tuple(asked))
-        for said, asked in questions.items()
-    ]
-    short = [text for text in texts if sum(map(count, text.history)) <= longest]
+        lines.append(messages)
+    short = [text for text in asked_texts(lines) if sum(map(count, text.history)) <= longest]
     if not short:
         raise BadDataError(f"{file} has no text of at most {longest} tokens.")
     return short
