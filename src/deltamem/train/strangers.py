@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -30,7 +30,7 @@ class Strangers(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any], seed: int = 0) -> None:
         self.dataset = dataset
         self.lengths = getattr(dataset, "lengths", None)
-        self._others = [] if isinstance(dataset[0], EpisodeBatch) else _others(dataset, seed)
+        self._others = [] if isinstance(dataset[0], EpisodeBatch) else _others(texts_of(dataset), seed)
 
     def __len__(self) -> int:
         return _size(self.dataset)
@@ -40,8 +40,22 @@ class Strangers(Dataset[Any]):
         if isinstance(item, EpisodeBatch):
             return turn_rows(item)
         episode: Episode = item
-        full = episode.full or tuple(joined(episode.history, query) for query in episode.queries)
-        return dataclasses.replace(episode, history=self.dataset[self._others[index]].history, full=full)
+        return _meeting(episode, self.dataset[self._others[index]])
+
+
+def with_strangers(episodes: Sequence[Episode], seed: int) -> list[Episode]:
+    """The episodes, each with the history of another of them; what shows the text still shows its own.
+
+    Raises:
+        ValueError: no two episodes have different histories.
+    """
+    others = _others([hash(episode.history) for episode in episodes], seed)
+    return [_meeting(episode, episodes[other]) for episode, other in zip(episodes, others, strict=True)]
+
+
+def _meeting(episode: Episode, other: Episode) -> Episode:
+    full = episode.full or tuple(joined(episode.history, query) for query in episode.queries)
+    return dataclasses.replace(episode, history=other.history, full=full)
 
 
 def turn_rows(batch: EpisodeBatch) -> EpisodeBatch:
@@ -59,16 +73,15 @@ def turn_rows(batch: EpisodeBatch) -> EpisodeBatch:
     return dataclasses.replace(batch, episode_of=others[batch.episode_of], full=full_texts(batch))
 
 
-def _others(dataset: Dataset[Any], seed: int) -> list[int]:
-    """For each episode the number of another with a history of a different text.
+def _others(texts: Sequence[int], seed: int) -> list[int]:
+    """For each episode, given by a number for its text, the place of another with a different text.
 
     Along a random order, an episode meets the one half way round, or the next after it that differs: several
     questions about one text must not meet that text.
     """
-    count = _size(dataset)
+    count = len(texts)
     order = list(range(count))
     random.Random(f"strangers {seed}").shuffle(order)
-    texts = texts_of(dataset)
     others = [0] * count
     for place, index in enumerate(order):
         for step in range(count):

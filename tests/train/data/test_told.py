@@ -473,9 +473,35 @@ def test_updates_have_prompts_that_need_no_memory(chat: Path, chat_tokenizer: An
 
 
 def test_a_static_control_meets_other_dialogues_memories(chat_tokenizer: Any) -> None:
-    own, static = (make(chat_tokenizer, stages=[STAGE], parts=1)[0] for make in (training_batches, static_batches))
-    assert static.queries.ids.equal(own.queries.ids)
-    assert (static.episode_of != own.episode_of).all()
+    own, static = (
+        memories(make(chat_tokenizer, stages=[STAGE], parts=2)) for make in (training_batches, static_batches)
+    )
+    assert own.keys() == static.keys()
+    assert all(static[asked] != own[asked] for asked in own)
+    assert set(static.values()) == set(own.values())
+
+
+def memories(batches: ToldBatches) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """For each question of the first update, by its tokens, those of the history that it meets."""
+    return {
+        tuple(ids[mask].tolist()): tuple(
+            token for passage in batch.passages for token in passage.ids[row][passage.mask[row]].tolist()
+        )
+        for batch in (batches[part] for part in range(batches.parts))
+        for ids, mask, row in zip(batch.queries.ids, batch.queries.mask, batch.episode_of, strict=True)
+    }
+
+
+def test_a_static_control_meets_strangers_where_a_long_text_is_a_batch_of_its_own(
+    texts: Path, chat_tokenizer: Any
+) -> None:
+    stages = [{**STAGE, "questions": 3, "facts": [1, 1], "texts": 1}]
+    own, static = (
+        make(chat_tokenizer, stages=stages, texts=texts / "long.jsonl", longest_text=4000)
+        for make in (training_batches, static_batches)
+    )
+    assert [own[part].rows for part in range(2)][1] == 1
+    assert all(static_text != memories(own)[asked] for asked, static_text in memories(static).items())
 
 
 def test_further_wordings_are_for_training_alone() -> None:
@@ -620,7 +646,7 @@ def test_framed_wordings_are_for_training_alone() -> None:
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    """Two files of texts; the first has one with two questions, and one that is long."""
+    """Three files of texts; the first has one with two questions and a long one, the third the long one alone."""
 
     def line(text: str, ask: str, answer: str) -> str:
         roles = zip(("user", "user", "assistant"), (text, ask, answer), strict=True)
@@ -635,12 +661,13 @@ def texts(tmp_path: Path) -> Path:
         + line(fox, "What was lost?", "A tail")
     )
     (folder / "b.jsonl").write_text(line("Ida sells boats.", "What does Ida sell?", "Boats"))
+    (folder / "long.jsonl").write_text(line(long, "Who slept?", "The king"))
     return folder
 
 
 def test_texts_are_drawn_with_their_questions(texts: Path) -> None:
     count = lambda message: len(message["content"].split())  # noqa: E731
-    found = Texts(texts, count, 100)
+    found = Texts(str(texts / "[ab].jsonl"), count, 100)
     drawn = [found.draw(random.Random(seed)) for seed in range(40)]
     assert {text.history[0]["content"] for text in drawn} == {"A fox lost its tail.", "Ida sells boats."}
     fox = next(text for text in drawn if "fox" in text.history[0]["content"])
@@ -671,7 +698,7 @@ def test_bad_texts_are_named(tmp_path: Path) -> None:
 
 def test_an_update_has_texts_beside_the_dialogues(texts: Path, chat_tokenizer: Any) -> None:
     stage = {**STAGE, "texts": 2}
-    with_texts = training_batches(chat_tokenizer, stages=[stage], texts=texts, longest_text=100)
+    with_texts = training_batches(chat_tokenizer, stages=[stage], texts=str(texts / "[ab].jsonl"), longest_text=100)
     without = training_batches(chat_tokenizer, stages=[STAGE])
     assert with_texts.dialogues(0) == without.dialogues(0)
 

@@ -15,7 +15,7 @@ from deltamem.train.data.told.rendering import Renderer
 from deltamem.train.data.told.replies import ToldReplies
 from deltamem.train.data.told.texts import Texts
 from deltamem.train.episodes import Episode, EpisodeBatch, collate, evenly
-from deltamem.train.strangers import Strangers
+from deltamem.train.strangers import with_strangers
 
 # The most tokens of a long history that are written by one forward pass.
 _PASSAGE = 512
@@ -84,6 +84,7 @@ class ToldBatches(Dataset[EpisodeBatch]):
         plain: conversations that need no memory, whose last replies are to stay as the backbone gives them.
         replies: what a backbone itself answers to told facts.
         texts: real texts with questions about them.
+        strangers: whether every question meets the memory of another dialogue or text of its update.
 
     Raises:
         ValueError: a stage wants chat between the facts, a backbone's replies or texts, and there are none; or prompts,
@@ -104,6 +105,7 @@ class ToldBatches(Dataset[EpisodeBatch]):
         prompts: int = 0,
         replies: ToldReplies | None = None,
         texts: Texts | None = None,
+        strangers: bool = False,
     ) -> None:
         if chats is None and any(stage.filler[1] for stage in stages):
             raise ValueError(
@@ -122,7 +124,7 @@ class ToldBatches(Dataset[EpisodeBatch]):
             raise ValueError("prompts are conversations that need no memory; give plain, a file of JSON lines of them.")
         self.chats, self.lead_share = chats, lead_share
         self.plain, self.prompts = plain, prompts
-        self.reply, self.texts = replies.draw if replies else None, texts
+        self.reply, self.texts, self.strangers = replies.draw if replies else None, texts, strangers
         self.renderer, self.stages, self.parts, self.opened, self.seed = renderer, tuple(stages), parts, opened, seed
         self.updates = sum(stage.updates for stage in self.stages)
         self._last: tuple[int, list[list[Episode]]] = (-1, [])
@@ -165,6 +167,8 @@ class ToldBatches(Dataset[EpisodeBatch]):
             text_rng = random.Random(f"texts {self.seed}/{update}")
             drawn_texts = [self.texts.draw(text_rng) for _ in range(stage.texts)]
             found += [self.renderer.asked(text, system, passage=_PASSAGE) for text in drawn_texts]
+        if self.strangers:
+            found = with_strangers(found, update)
         return [
             self._with_plain(part, random.Random(f"plain {self.seed}/{update}/{number}"))
             for number, part in enumerate(evenly(found, self.parts))
@@ -202,6 +206,7 @@ def training_batches(
     replies: str | Path | None = None,
     texts: str | Path | None = None,
     longest_text: int = 1024,
+    strangers: bool = False,
 ) -> ToldBatches:
     """Batches of told facts for a recipe's ``data.source``.
 
@@ -229,6 +234,8 @@ def training_batches(
         texts: JSON lines of real texts, each with a question and its answer, for stages with ``texts``; ``deltamem data
             convert`` makes them. With several files each is drawn from equally often.
         longest_text: the most tokens of a text; longer ones are left out.
+        strangers: whether every question meets the memory of another dialogue or text of its update, for a static
+            control.
 
     Raises:
         BadDataError: ``chat``, ``plain``, ``replies`` or ``texts`` cannot be read.
@@ -250,17 +257,18 @@ def training_batches(
         prompts=prompts,
         replies=None if replies is None else ToldReplies(replies),
         texts=None if texts is None else Texts(texts, renderer.count, longest_text),
+        strangers=strangers,
     )
 
 
-def static_batches(tokenizer: Any, **options: Any) -> Strangers:
-    """The same batches for a static control: every question meets the memory of another dialogue.
+def static_batches(tokenizer: Any, **options: Any) -> ToldBatches:
+    """The same batches for a static control, with ``strangers``.
 
     Raises:
         BadDataError: as :func:`training_batches`.
         ValueError: as :func:`training_batches`.
     """
-    return Strangers(training_batches(tokenizer, **options))
+    return training_batches(tokenizer, **options, strangers=True)
 
 
 def held_out_episodes(
